@@ -7,15 +7,25 @@ randomness comes from each state's key alone.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from swe_gym_env.sandbox.base import Sandbox
 from swe_gym_env.types import TaskInstance, ToolCall, Turn
 
 # (seed, round, instance_id, repeat, turn, role): everything that randomness may depend on
 Key = tuple[int, int, str, int, int, str]
+
+
+def keyed_rng(key: Sequence[int | str]) -> np.random.Generator:
+    """The generator of one key: the same in every process, whatever else runs."""
+    digest = hashlib.blake2b(json.dumps(list(key)).encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,8 @@ class State:
 @dataclass(frozen=True)
 class Reply:
     """One turn. Exactly one of ``text`` (a model's own words), ``action`` (a canonical call) and
-    ``error`` need be set. ``token_ids`` and ``logprobs`` are per sampled token, end-of-turn included."""
+    ``error`` need be set. ``token_ids`` and ``logprobs`` are per sampled token, end-of-turn
+    included."""
 
     text: str | None = None
     action: ToolCall | None = None
@@ -55,8 +66,10 @@ class Reply:
 
 
 class Policy(Protocol):
+    """Whoever answers states with turns: a model, a server, a script, the expert."""
+
     name: str
     needs_box: bool
 
     def act(self, states: Sequence[State]) -> list[Reply]:
-        """One reply per state, in order. A failure is a Reply with ``error`` set, not an exception."""
+        """One reply per state, in order. A failure is a Reply with ``error``, not an exception."""
