@@ -1,0 +1,138 @@
+"""Where a run lives, so that a killed one goes on and a finished one is not repeated.
+
+    runs/<algorithm>-<hash>/        one resolved configuration
+      config.yaml                   that configuration
+      tasks.json                    the task ids of each split, fixed when the run began
+      rounds/round_000 -> ...       iteration 0, a link into the shared folder
+      rounds/round_001/             episodes.jsonl annotations.jsonl metrics.json checkpoint/
+      evaluations/untrained -> ...  episodes.jsonl metrics.json; a link, as is iteration0
+      evaluations/round_002/
+      phases.json                   seconds of wall time per phase
+      summary.json                  the closing table; its presence means that the run is finished
+      report.html
+    runs/iteration0-<hash>/         what all algorithms share: the same layout, keyed by all that
+                                    it depends on
+
+The hash leaves out what cannot change the result (``VOLATILE``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from swe_gym_env.errors import SetupError
+
+VOLATILE = ("logging", "paths", "workers")
+# What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
+AFTER_ITERATION0 = ("algorithm", "beta", "rounds", "episodes_per_round", "evaluation")
+
+
+def digest(data: Any) -> str:
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _resolved(cfg: DictConfig, without: tuple[str, ...]) -> dict[str, Any]:
+    data = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(data, dict)
+    return {str(key): value for key, value in data.items() if key not in without}
+
+
+def run_folder(cfg: DictConfig) -> RunFolder:
+    name = f"{cfg.algorithm.name}-{digest(_resolved(cfg, VOLATILE))}"
+    return RunFolder(Path(cfg.paths.runs).absolute() / name)
+
+
+def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
+    depends = _resolved(cfg, VOLATILE + AFTER_ITERATION0)
+    name = f"iteration0-{digest([depends, task_ids])}"
+    return RunFolder(Path(cfg.paths.runs).absolute() / name)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Aside and renamed: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(data, indent=1) + "\n")
+    aside.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """None where there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+class RunFolder:
+    """One folder of the layout above."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        return read_json(self.path / "summary.json")
+
+    def round(self, index: int) -> Path:
+        return self.path / "rounds" / f"round_{index:03d}"
+
+    def evaluation(self, name: str) -> Path:
+        return self.path / "evaluations" / name
+
+    def start(self, cfg: DictConfig) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+
+    def link(self, own: Path, shared: Path) -> None:
+        """``own`` becomes a relative link to ``shared``, so that runs/ can be moved as a whole."""
+        own.parent.mkdir(parents=True, exist_ok=True)
+        target = os.path.relpath(shared, own.parent)
+        if own.is_symlink() and os.readlink(own) == target:
+            return
+        own.unlink(missing_ok=True)
+        own.symlink_to(target)
+
+    @contextlib.contextmanager
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Only one process works in a folder. The kernel lets go of the lock when that one dies."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                file.seek(0)
+                raise SetupError(
+                    f"process {file.read().strip()} is already working in {self.path}: wait for it, "
+                    "stop it, or change the configuration (another seed, say)"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the wall time to ``phases.json``, also where the phase is interrupted."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            phases = self.phases
+            phases[phase] = round(phases.get(phase, 0.0) + time.monotonic() - began, 1)
+            write_json(self.path / "phases.json", phases)
+
+    @property
+    def phases(self) -> dict[str, float]:
+        return read_json(self.path / "phases.json") or {}

@@ -1,0 +1,106 @@
+"""Says within seconds what a configuration lacks on this machine, before anything heavy starts.
+
+Imports no torch: asking nvidia-smi takes a moment, importing torch takes many. Everything that is
+missing is listed at once, with the nearest thing that does run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+
+from omegaconf import DictConfig
+
+from swe_gym_env.errors import SetupError
+
+NEAREST = (
+    "The nearest thing that runs here: python -m experiments.run\n"
+    "(SmolLM2-135M, the built-in expert as teacher, bugs put into PyPI packages, no GPU, no Docker)"
+)
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises SetupError with everything that is missing."""
+    found = [m for m in (_gpus(cfg), _tasks(cfg), _sandbox(cfg), _teacher(cfg), _model(cfg)) if m]
+    if found:
+        lines = "\n".join(f"  - {one}" for one in found)
+        raise SetupError(
+            f"model={cfg.model.name} cannot run on this machine yet:\n{lines}\n{NEAREST}"
+        )
+
+
+def _gpus(cfg: DictConfig) -> str | None:
+    needs = cfg.model.requires
+    if not needs.gpus:
+        return None
+    here = gpu_gigabytes()
+    enough = [size for size in here if size >= 0.9 * needs.gpu_gb]
+    if len(enough) >= needs.gpus:
+        return None
+    have = f"{len(here)} with {', '.join(f'{size:.0f}' for size in here)} GB" if here else "none"
+    return f"GPU: {cfg.model.path} needs {needs.gpus} with {needs.gpu_gb} GB each; found {have}"
+
+
+def gpu_gigabytes() -> list[float]:
+    """Memory of each NVIDIA GPU. AMD and others are not looked for."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(
+            query, capture_output=True, text=True, timeout=20, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [float(line) / 1024 for line in answer.split("\n") if line.strip().isdigit()]
+
+
+def _tasks(cfg: DictConfig) -> str | None:
+    from swe_gym_env import tasks
+
+    if cfg.tasks.name in tasks.FAMILIES:
+        return None
+    return (
+        f"tasks: {cfg.tasks.name} cannot be loaded yet (there are {', '.join(tasks.FAMILIES)}); "
+        "rows in swebench's columns can be given with tasks=jsonl"
+    )
+
+
+def _sandbox(cfg: DictConfig) -> str | None:
+    from swe_gym_env import sandbox
+
+    docker = ""
+    if cfg.sandbox.name == "docker" and shutil.which("docker") is None:
+        docker = " and Docker Engine is not installed"
+    try:
+        reason = sandbox.provider(cfg.sandbox.name).unavailable()
+    except SetupError as error:
+        reason = str(error)
+    return f"sandbox: {cfg.sandbox.name}: {reason}{docker}" if reason else None
+
+
+def _teacher(cfg: DictConfig) -> str | None:
+    if cfg.teacher.name != "server":
+        return None
+    url = f"{cfg.teacher.base_url.rstrip('/')}/models"
+    try:
+        urllib.request.urlopen(url, timeout=3)
+    except urllib.error.HTTPError:
+        return None  # it answers, if only to ask for a key
+    except (OSError, ValueError) as error:
+        return (
+            f"teacher: no server answers at {cfg.teacher.base_url} ({error}); "
+            f"start one (vllm serve {cfg.teacher.model}) or give teacher.base_url"
+        )
+    return None
+
+
+def _model(cfg: DictConfig) -> str | None:
+    for module in ("torch", "transformers"):
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed: pip install -e '.[train]'"
+    return None

@@ -1,0 +1,105 @@
+"""What the user sees while it runs: one bar per phase with its rate and the time left.
+
+Without a terminal (a log file, CI) the same facts come as plain lines every few seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+log = logging.getLogger("experiments")
+
+# advance(steps done, a note such as "7 resolved")
+Advance = Callable[[int, str], None]
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(_per(speed) if speed else "", style="dim")
+
+
+def _per(speed: float) -> str:
+    return f"{speed:.1f}/s" if speed >= 1 else f"{speed * 60:.1f}/min"
+
+
+class Display:
+    """One console for bars, log lines and tables."""
+
+    def __init__(self, level: str = "INFO", seconds_between_lines: float = 15) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._between = seconds_between_lines
+        handler: logging.Handler
+        if self.console.is_terminal:
+            handler = RichHandler(console=self.console, show_path=False, log_time_format="%H:%M:%S")
+        else:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+        for name in ("experiments", "algorithms", "swe_gym_env"):
+            logging.getLogger(name).setLevel(level)
+
+    @contextlib.contextmanager
+    def phase(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """``done`` of ``total`` steps may already lie on disk from an earlier start."""
+        show = self._bar if self.console.is_terminal else self._lines
+        with show(title, total, done) as advance:
+            yield advance
+
+    @contextlib.contextmanager
+    def _bar(self, title: str, total: int, done: int) -> Iterator[Advance]:
+        columns = (
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console, speed_estimate_period=120) as progress:
+            bar = progress.add_task(title, total=total, completed=done, note="")
+
+            def advance(steps: int = 1, note: str = "") -> None:
+                progress.update(bar, advance=steps, note=note)
+
+            yield advance
+
+    @contextlib.contextmanager
+    def _lines(self, title: str, total: int, done: int) -> Iterator[Advance]:
+        began = last = time.monotonic()
+        first = done
+        log.info("%s: %d of %d", title, done, total)
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            nonlocal done, last
+            done += steps
+            now = time.monotonic()
+            if now - last >= self._between and done > first:
+                last = now
+                speed = (done - first) / (now - began)
+                left = (total - done) / speed
+                log.info(
+                    "%s: %d of %d, %s, %.0f s left %s", title, done, total, _per(speed), left, note
+                )
+
+        yield advance
+        log.info("%s: %d of %d in %.0f s", title, done, total, time.monotonic() - began)
