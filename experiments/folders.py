@@ -114,8 +114,8 @@ class RunFolder:
             except BlockingIOError:
                 file.seek(0)
                 raise SetupError(
-                    f"process {file.read().strip()} is already working in {self.path}: wait for it, "
-                    "stop it, or change the configuration (another seed, say)"
+                    f"process {file.read().strip()} is already working in {self.path}: "
+                    "wait for it, stop it, or change the configuration (another seed, say)"
                 ) from None
             file.truncate(0)
             file.write(str(os.getpid()))

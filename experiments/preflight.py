@@ -56,7 +56,7 @@ def gpu_gigabytes() -> list[float]:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return [float(line) / 1024 for line in answer.split("\n") if line.strip().isdigit()]
+    return [float(line) / 1024 for line in answer.stdout.split("\n") if line.strip().isdigit()]
 
 
 def _tasks(cfg: DictConfig) -> str | None:

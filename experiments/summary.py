@@ -16,12 +16,14 @@ from experiments.folders import RunFolder, read_json
 from experiments.statistics import mcnemar, rate
 from swe_gym_env.types import Episode
 
+Verdicts = Mapping[str, Mapping[str, bool]]
+
 UNTRAINED, ITERATION0 = "untrained", "iteration0"
 
 
 def label(name: str) -> str:
     fixed = {UNTRAINED: "untrained student", ITERATION0: "SFT (iteration 0)"}
-    return fixed.get(name) or name.replace("round_", "after round ").replace(" 00", " ")
+    return fixed.get(name) or f"after round {int(name.removeprefix('round_'))}"
 
 
 def summarise(folder: RunFolder, names: Iterable[str], verdicts: Verdicts) -> dict[str, Any]:
@@ -45,9 +47,6 @@ def summarise(folder: RunFolder, names: Iterable[str], verdicts: Verdicts) -> di
         "rounds": [read_json(path) for path in rounds],
         "phases": folder.phases,
     }
-
-
-Verdicts = Mapping[str, Mapping[str, bool]]
 
 
 def verdicts_of(episodes: Iterable[Episode]) -> dict[str, bool]:

@@ -1,0 +1,68 @@
+"""Every choice composes, a model brings its own parts, and the command line still wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from experiments.folders import iteration0_folder, run_folder
+
+CONF = Path(__file__).parents[2] / "conf"
+OPTIONS = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml"))
+
+
+def configuration(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def test_the_default_is_the_main_job() -> None:
+    cfg = configuration()
+    chosen = (cfg.algorithm.name, cfg.model.name, cfg.teacher.name, cfg.tasks.name)
+    assert chosen == ("dagger", "smollm2", "expert", "pypi")
+    assert configuration("experiment=demo") == cfg
+    assert cfg.evaluation.tasks >= 50
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_composes(option: str) -> None:
+    cfg = configuration(option)
+    assert cfg.algorithm.name and cfg.model.path
+
+
+def test_a_model_brings_its_own_parts() -> None:
+    cfg = configuration("algorithm=dagger", "model=qwen8b")
+    chosen = (cfg.teacher.name, cfg.teacher.model, cfg.tasks.name, cfg.sandbox.name)
+    assert chosen == ("server", "Qwen/Qwen3-Coder-30B-A3B-Instruct", "swe_gym", "docker")
+    assert (cfg.rounds, cfg.beta.rounds, cfg.episodes_per_round) == (5, 5, 512)
+    assert (cfg.training.lr, cfg.training.batch, cfg.training.epochs) == (3e-6, 16, 3)
+    assert (cfg.limits.max_turns, cfg.limits.max_tokens) == (100, 65536)
+
+
+def test_the_command_line_wins_over_what_the_model_brings() -> None:
+    given = ("teacher=expert", "tasks=pypi", "sandbox=local", "training.lr=1e-5", "rounds=2")
+    for order in ((*given, "model=qwen8b"), ("model=qwen8b", *given)):
+        cfg = configuration(*order)
+        chosen = (cfg.teacher.name, cfg.tasks.name, cfg.sandbox.name, cfg.training.lr, cfg.rounds)
+        assert chosen == ("expert", "pypi", "local", 1e-5, 2)
+
+
+def test_the_folder_depends_on_what_changes_the_result_and_on_nothing_else() -> None:
+    one = run_folder(configuration()).path.name
+    same = ("logging=debug", "paths.runs=/elsewhere", "workers.concurrency=3", "workers.threads=1")
+    assert run_folder(configuration(*same)).path.name == one
+    assert one.startswith("dagger-")
+    others = ["seed=1", "beta=cosine", "training.lr=2e-4", "algorithm=sft", "limits.max_turns=9"]
+    names = {run_folder(configuration(other)).path.name for other in others}
+    assert len(names) == len(others) and one not in names
+
+
+def test_iteration0_is_shared_by_all_algorithms() -> None:
+    def shared(*overrides: str, ids: tuple[str, ...] = ("a", "b")) -> str:
+        return iteration0_folder(configuration(*overrides), list(ids)).path.name
+
+    assert shared() == shared("algorithm=sft", "beta=step", "rounds=7", "evaluation.tasks=3")
+    assert len({shared(), shared("seed=1"), shared("training=lora"), shared(ids=("a",))}) == 4
