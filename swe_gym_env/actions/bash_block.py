@@ -1,0 +1,83 @@
+"""The fenced bash block: some reasoning, then one ```bash block whose body is the command.
+
+It is the shortest format that small models get right: no JSON, no escaping. A command that itself
+contains a fence is put between longer fences, as in Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from swe_gym_env.actions.base import FormatError
+from swe_gym_env.types import ToolCall
+
+_FENCE = re.compile(r"(`{3,})[ \t]*([^`\s]*)[^`]*")
+_LANGUAGES = {"bash", "sh", "shell"}
+_FINISH = "finish"
+
+
+@dataclass
+class _Block:
+    fence: str
+    language: str
+    before: int  # lines before the opening fence
+    body: list[str] = field(default_factory=list)
+
+
+class BashBlock:
+    """``ToolCall("bash", {"command": ...})``, and ``ToolCall("finish")`` for the command finish."""
+
+    name = "bash_block"
+    example = "```bash\nls\n```"
+
+    def describe(self) -> str:
+        return (
+            "Each reply: one short thought, then one command in a ```bash block. "
+            "When the bug is fixed, the command is `finish`."
+        )
+
+    def parse(self, text: str) -> ToolCall:
+        lines = text.split("\n")
+        found = [block for block in _blocks(lines) if block.language in _LANGUAGES]
+        if len(found) != 1:
+            raise FormatError("no ```bash block" if not found else "more than one ```bash block")
+        command = "\n".join(found[0].body)
+        reasoning = "\n".join(lines[: found[0].before]).strip()
+        if not command.strip():
+            raise FormatError("the ```bash block is empty")
+        if command.strip() == _FINISH:
+            return ToolCall("finish", reasoning=reasoning)
+        return ToolCall("bash", {"command": command}, reasoning)
+
+    def render(self, call: ToolCall) -> str:
+        if call.name == "finish":
+            command = _FINISH
+        elif call.name == "bash" and call.arguments.get("command", "").strip():
+            command = call.arguments["command"]
+        else:
+            raise FormatError(f"a bash block cannot say {call.name} with {dict(call.arguments)}")
+        longest = max((len(run) for run in re.findall(r"`{3,}", command)), default=2)
+        fence = "`" * (longest + 1)
+        # a fence in the reasoning would be taken for the command
+        reasoning = call.reasoning.strip().replace("```", "'''")
+        return f"{reasoning}\n{fence}bash\n{command}\n{fence}".lstrip("\n")
+
+
+def _blocks(lines: list[str]) -> list[_Block]:
+    """Every fenced block, whatever its language. Raises FormatError where the last stays open."""
+    blocks: list[_Block] = []
+    current: _Block | None = None
+    for index, line in enumerate(lines):
+        bare = line.strip(" \t\r")
+        if current is not None:
+            if set(bare) == {"`"} and len(bare) >= len(current.fence):
+                blocks.append(current)
+                current = None
+            else:
+                current.body.append(line)
+        elif match := _FENCE.fullmatch(bare):
+            current = _Block(match[1], match[2].lower(), index)
+    if current is not None:
+        raise FormatError(f"the ```{current.language} block is not closed")
+    return blocks

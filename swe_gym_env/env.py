@@ -1,0 +1,296 @@
+"""SWEEnv: an agent's text goes in, what its command printed comes out, the tests give the reward.
+
+The budgets are inside (an outer ``TimeLimit`` could cut an episode off but not score it), and so is
+the scoring. A malformed turn is an observation; a fault of the machinery ends the episode with an
+``infra_error`` outcome whose ``mask`` is True. Neither is an exception.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium.error import ResetNeeded
+
+from swe_gym_env import actions
+from swe_gym_env.actions import ActionFormat, FormatError
+from swe_gym_env.agents import prompts
+from swe_gym_env.errors import InfraError, SetupError
+from swe_gym_env.sandbox.base import Sandbox, SandboxProvider, SandboxSpec
+from swe_gym_env.spaces import AnyText, outgoing
+from swe_gym_env.tools import FINISH, Toolbox
+from swe_gym_env.types import Outcome, TaskInstance, ToolCall
+
+log = logging.getLogger(__name__)
+
+MAX_OBSERVATION = 200_000
+MAX_ACTION = 200_000
+
+Step = tuple[str, float, bool, bool, dict[str, Any]]
+
+
+def estimate_tokens(text: str) -> int:
+    """Tokens of ``text`` where no tokenizer is at hand."""
+    return (len(text) + 3) // 4
+
+
+class SWEEnv(gymnasium.Env[str, str]):
+    """One software-engineering episode after another.
+
+    ``tasks``: task instances, or a name for ``swe_gym_env.tasks.load``. ``sandbox``: a provider or
+    its name. ``max_tokens`` counts everything the agent reads and writes, ``max_seconds`` the time
+    spent inside the environment (not while a model thinks). ``max_format_errors`` and
+    ``max_repeats`` count turns in a row. ``grade``: ``on_end`` scores in the last step,
+    ``deferred`` when :meth:`grade` is called, ``never`` not at all. Nothing is started before
+    ``reset``.
+    """
+
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012
+
+    def __init__(
+        self,
+        tasks: Sequence[TaskInstance] | str,
+        *,
+        sandbox: SandboxProvider | str = "auto",
+        action_format: str = "bash_block",
+        max_turns: int = 30,
+        max_tokens: int = 32_768,
+        max_seconds: float = 1800.0,
+        max_format_errors: int = 3,
+        max_repeats: int = 3,
+        command_timeout: float = 60.0,
+        output_limit: int = 4000,
+        grade: Literal["on_end", "deferred", "never"] = "on_end",
+        grade_timeout: float = 300.0,
+        count_tokens: Callable[[str], int] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if grade not in ("on_end", "deferred", "never"):
+            raise SetupError(f"grade={grade!r}: it is one of on_end, deferred, never")
+        if render_mode not in (None, "ansi"):
+            raise SetupError(f"render_mode={render_mode!r}: it is None or 'ansi'")
+        self.observation_space = AnyText(MAX_OBSERVATION)
+        self.action_space = AnyText(MAX_ACTION)
+        self.render_mode = render_mode
+        self.form: ActionFormat = actions.action_format(action_format)
+        self.grade_mode = grade
+        self.task: TaskInstance | None = None
+        self.sandbox: Sandbox | None = None
+        self._tasks = tasks
+        self._provider = sandbox
+        self._budget = {"turns": max_turns, "tokens": max_tokens, "seconds": max_seconds}
+        self._max_format_errors = max_format_errors
+        self._max_repeats = max_repeats
+        self._command_timeout = command_timeout
+        self._output_limit = output_limit
+        self._grade_timeout = grade_timeout
+        self._count = count_tokens or estimate_tokens
+        self._clear()
+
+    def _clear(self) -> None:
+        self._toolbox: Toolbox | None = None
+        self._turn = self._tokens = self._format_errors = self._repeats = 0
+        self._seconds = 0.0
+        self._costs: dict[str, float] = {}
+        self._last_call: tuple[str, dict[str, str]] | None = None
+        self._stop_reason = ""
+        self._patch = ""
+        self._outcome: Outcome | None = None
+        self._transcript: list[str] = []
+
+    # -- Gymnasium -----------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start a task in a fresh box: ``options={"instance_id": ...}``, or one drawn by the seed.
+
+        Raises SandboxError where no box could be made.
+        """
+        super().reset(seed=seed)
+        self.close()
+        self._clear()
+        task = self.task = self._choose((options or {}).get("instance_id"))
+        started = time.monotonic()
+        self.sandbox = self.provider.create(SandboxSpec(image=task.image, workdir=task.workdir))
+        self._spend("start", started)
+        self._toolbox = Toolbox(
+            self.sandbox, timeout=self._command_timeout, output_limit=self._output_limit
+        )
+        self._system_prompt = prompts.system_prompt(self.form)
+        observation = self._say(prompts.task_prompt(task))
+        self._tokens += self._count(self._system_prompt)
+        return observation, self._info(None)
+
+    def step(self, action: str) -> Step:
+        """Run the call in ``action``. Any text is answered with an observation."""
+        if self._toolbox is None or self._stop_reason:
+            raise ResetNeeded("call reset() first: no episode is running")
+        self._turn += 1
+        self._tokens += self._count(action)
+        self._transcript.append(action)
+        call: ToolCall | None = None
+        try:
+            call = self.form.parse(action)
+        except FormatError as error:
+            self._format_errors += 1
+            observation = prompts.format_mistake(str(error), self.form)
+        else:
+            self._format_errors = 0
+            if call.name == FINISH:
+                return self._end(prompts.FINISHED, "finished", call)
+            try:
+                observation = self._run(call)
+            except InfraError as error:
+                return self._fail(error, call)
+        observation = self._say(observation)
+        stop_reason = self._over_budget()
+        if stop_reason:
+            return self._end(observation, stop_reason, call, said=True)
+        return observation, 0.0, False, False, self._info(call)
+
+    def stop(self, reason: str) -> Step:
+        """End the episode from outside, and score it as any other."""
+        if self._toolbox is None or self._stop_reason:
+            raise ResetNeeded("call reset() first: no episode is running")
+        return self._end(f"(stopped: {reason})", reason, None)
+
+    def grade(self) -> Outcome:
+        """Score the ended episode in a fresh box (where ``grade="deferred"``, or once more)."""
+        from swe_gym_env.grading import grade
+
+        if not self._stop_reason or self.task is None:
+            raise ResetNeeded("only an ended episode can be graded")
+        if self._stop_reason == "infra_error" and self._outcome is not None:
+            return self._outcome
+        started = time.monotonic()
+        try:
+            self._outcome = grade(
+                self.task, self._patch, self.provider, timeout=self._grade_timeout
+            )
+        except InfraError as error:
+            self._outcome = _infra(error)
+        self._spend("grade", started)
+        return self._outcome
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The episode so far, as text."""
+        return "\n\n".join(self._transcript) if self.render_mode == "ansi" else None
+
+    def close(self) -> None:
+        """Throw the box away. May be called twice."""
+        box, self.sandbox, self._toolbox = self.sandbox, None, None
+        if box is not None:
+            box.close()
+
+    # -- the parts -----------------------------------------------------------------------------
+
+    @property
+    def provider(self) -> SandboxProvider:
+        if isinstance(self._provider, str):
+            from swe_gym_env.sandbox import provider
+
+            self._provider = provider(self._provider)
+        assert not isinstance(self._provider, str)
+        return self._provider
+
+    def _choose(self, instance_id: str | None) -> TaskInstance:
+        if isinstance(self._tasks, str):
+            from swe_gym_env.tasks import load
+
+            self._tasks = load(self._tasks)
+        assert not isinstance(self._tasks, str)
+        if not self._tasks:
+            raise SetupError("there are no tasks to choose from")
+        if instance_id is None:
+            return self._tasks[int(self.np_random.integers(len(self._tasks)))]
+        for task in self._tasks:
+            if task.instance_id == instance_id:
+                return task
+        some = ", ".join(task.instance_id for task in self._tasks[:3])
+        raise SetupError(f"no task {instance_id!r} among {len(self._tasks)}: {some}, ...")
+
+    def _run(self, call: ToolCall) -> str:
+        assert self._toolbox is not None
+        same = (call.name, {key: value.strip() for key, value in call.arguments.items()})
+        self._repeats = self._repeats + 1 if same == self._last_call else 1
+        self._last_call = same
+        started = time.monotonic()
+        try:
+            return self._toolbox.run(call, self._budget["seconds"] - self._seconds)
+        finally:
+            self._spend("tools", started)
+
+    def _over_budget(self) -> str:
+        if self._format_errors >= self._max_format_errors:
+            return "max_format_errors"
+        if self._repeats >= self._max_repeats:
+            return "max_repeats"
+        spent = {"turns": self._turn, "tokens": self._tokens, "seconds": self._seconds}
+        return next((f"max_{key}" for key in spent if spent[key] >= self._budget[key]), "")
+
+    def _end(
+        self, observation: str, reason: str, call: ToolCall | None, said: bool = False
+    ) -> Step:
+        """Take the patch, give the box back, and score."""
+        from swe_gym_env.grading import diff
+
+        assert self.sandbox is not None and self.task is not None
+        started = time.monotonic()
+        try:
+            self._patch = diff(self.sandbox, self.task)
+        except InfraError as error:
+            return self._fail(error, call)
+        self._spend("diff", started)
+        self._stop_reason = reason
+        self.close()
+        if not said:
+            observation = self._say(observation)
+        reward = self.grade().reward if self.grade_mode == "on_end" else 0.0
+        finished = reason == "finished"
+        return observation, float(reward), finished, not finished, self._info(call)
+
+    def _fail(self, error: InfraError, call: ToolCall | None) -> Step:
+        log.warning("episode of %s lost: %s", self.task and self.task.instance_id, error)
+        self._stop_reason = "infra_error"
+        self._outcome = _infra(error)
+        self.close()
+        return self._say(prompts.INFRA_FAULT), 0.0, False, True, self._info(call)
+
+    def _say(self, text: str) -> str:
+        text = outgoing(text, MAX_OBSERVATION)
+        self._tokens += self._count(text)
+        self._transcript.append(text)
+        return text
+
+    def _spend(self, part: str, started: float) -> None:
+        seconds = time.monotonic() - started
+        self._seconds += seconds
+        self._costs[part] = self._costs.get(part, 0.0) + seconds
+
+    def _info(self, call: ToolCall | None) -> dict[str, Any]:
+        """A fresh dict each time; the last one of an episode says how it ended."""
+        assert self.task is not None
+        info: dict[str, Any] = {
+            "instance_id": self.task.instance_id,
+            "system_prompt": self._system_prompt,
+            "turn": self._turn,
+            "tokens": self._tokens,
+            "action": call,
+        }
+        if self._stop_reason:
+            info |= {
+                "stop_reason": self._stop_reason,
+                "patch": self._patch,
+                "costs": dict(self._costs),
+            }
+            if self._outcome is not None:
+                info["outcome"] = self._outcome
+        return info
+
+
+def _infra(error: InfraError) -> Outcome:
+    return Outcome("infra_error", mask=True, reason=f"{error.cause}: {error}")
