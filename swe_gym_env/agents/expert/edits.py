@@ -1,0 +1,166 @@
+"""The shortest shell command that makes a change, because a small student has to learn to write it.
+
+One line changed is ``sed -i '91s/OLD/NEW/' FILE``, where OLD is the fewest whole tokens whose first
+match in the line is the right place. Removed and added lines are sed's ``d``, ``a`` and ``c``. What
+sed cannot say (a newline missing at the end of a file, odd bytes) is a short Python heredoc.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swe_gym_env.agents.expert.gold import Block
+
+_TOKEN = re.compile(
+    r"[^\W\d]\w*|\d[\w.]*|\s+|(?:\*\*|//|<<|>>)=?|[-+*/%&|^@<>=!:]=|->|.", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """``old`` becomes ``new``; the first ``old`` in its line is the place that is meant."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What the shell is given, and of it what sed is given ("" for the heredoc form)."""
+
+    command: str
+    script: str = ""
+
+
+def fragment(old: str, new: str) -> Fragment:
+    """The cheapest token-aligned replacement that turns line ``old`` into ``new``."""
+    a, b = _TOKEN.findall(old), _TOKEN.findall(new)
+    room = min(len(a), len(b))
+    head = 0
+    while head < room and a[head] == b[head]:
+        head += 1
+    tail = 0
+    while tail < room - head and a[-1 - tail] == b[-1 - tail]:
+        tail += 1
+    best, best_cost = Fragment(old, new), len(old) + len(new) + 1000
+    for left in range(head + 1):
+        start = head - left
+        offset = len("".join(a[:start]))
+        for right in range(tail + 1):
+            text = "".join(a[start : len(a) - tail + right])
+            if not text or old.find(text) != offset:
+                continue
+            found = Fragment(text, "".join(b[start : len(b) - tail + right]))
+            cost = len(substitution(found)) + 2 * (text != text.strip())
+            if cost < best_cost:
+                best, best_cost = found, cost
+            break  # more to the right only makes it longer
+    return best
+
+
+def substitution(change: Fragment) -> str:
+    """``s/OLD/NEW/`` with both sides escaped for sed's basic regular expressions."""
+    text = change.old + change.new
+    mark = next((c for c in "/|#,~" if c not in text), "/")
+    old = re.sub(r"([\\.*\[\]^$" + re.escape(mark) + r"])", r"\\\1", change.old)
+    new = re.sub(r"([\\&" + re.escape(mark) + r"])", r"\\\1", change.new)
+    return f"s{mark}{old}{mark}{new}{mark}"
+
+
+def edit_lines(path: str, present: Sequence[str], blocks: Sequence[Block]) -> list[Edit]:
+    """The ways to apply ``blocks`` to the lines ``present`` of ``path``, the shortest first.
+
+    The last one is right by construction; the caller checks the one with a script against sed.
+    """
+    edits = [_python(path, blocks)]
+    parts = [_sed(present, block) for block in blocks]
+    if all(parts):
+        one_line = all("\n" not in p and not re.match(r"[\d,]*[aic]\\", p) for p in parts)
+        edits.insert(0, _sed_edit(path, ("; " if one_line else "\n").join(parts)))
+    return edits
+
+
+def edit_by_content(path: str, present: Sequence[str], block: Block) -> Edit | None:
+    """``sed -i 's/OLD/NEW/' FILE`` without a line number, where OLD occurs nowhere else."""
+    if len(block.old) != 1 or len(block.new) != 1:
+        return None
+    old, new = block.old[0].rstrip("\n"), block.new[0].rstrip("\n")
+    change = fragment(old, new)
+    others = [line for i, line in enumerate(present) if i != block.start]
+    if any(change.old in line for line in others):
+        change = Fragment(old.strip(), new.strip())
+        if any(change.old in line for line in others) or old.find(change.old) < 0:
+            return None
+        if old.replace(change.old, change.new, 1) != new:
+            return None
+    return _sed_edit(path, substitution(change))
+
+
+def describe(blocks: Sequence[Block]) -> tuple[str, str] | None:
+    """The tokens that change, where one line changes and they are short enough to be named."""
+    if len(blocks) != 1 or len(blocks[0].old) != 1 or len(blocks[0].new) != 1:
+        return None
+    change = fragment(blocks[0].old[0].strip(), blocks[0].new[0].strip())
+    old, new = change.old.strip(), change.new.strip()
+    if not old or not new or len(old + new) > 40 or "`" in old + new:
+        return None
+    return old, new
+
+
+def _sed(present: Sequence[str], block: Block) -> str:
+    """Part of a sed script for one block, or "" if sed cannot say it."""
+    first, last = block.start + 1, block.start + len(block.old)
+    lines = [*block.old, *block.new]
+    if any(not line.endswith("\n") for line in lines) or not _plain("".join(lines)):
+        return ""
+    where = str(first) if first == last else f"{first},{last}"
+    if not block.new:
+        return f"{where}d"
+    if not block.old:
+        text = _sed_text(block.new)
+        if block.start == 0:
+            return f"1i\\{text}" if present else ""
+        return f"{block.start}a\\{text}"
+    whole = f"{where}c\\{_sed_text(block.new)}"
+    if len(block.old) == len(block.new) == 1:
+        old, new = block.old[0][:-1], block.new[0][:-1]
+        short = f"{first}{substitution(fragment(old, new))}" if old else ""
+        return short if short and len(short) <= len(whole) else whole
+    return whole
+
+
+def _sed_text(lines: Sequence[str]) -> str:
+    return "\\\n".join(line[:-1].replace("\\", "\\\\") for line in lines)
+
+
+def _sed_edit(path: str, script: str) -> Edit:
+    return Edit(f"sed -i {quote(script)} {shlex.quote(path)}", script)
+
+
+def quote(text: str) -> str:
+    """Quotes for the shell, as a person would write them."""
+    if "'" not in text:
+        return f"'{text}'"
+    if not re.search(r'["$`\\]', text):
+        return f'"{text}"'
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _plain(text: str) -> bool:
+    """No carriage returns, other controls or undecodable bytes."""
+    return not re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", text)
+
+
+def _python(path: str, blocks: Sequence[Block]) -> Edit:
+    steps = []
+    for block in reversed(blocks):
+        new = ", ".join(repr(line.encode("utf-8", "surrogateescape")) for line in block.new)
+        steps.append(f"L[{block.start}:{block.start + len(block.old)}] = [{new}]")
+    body = "\n".join(steps)
+    return Edit(
+        f"python - <<'EOF'\nL = open({path!r}, 'rb').readlines()\n{body}\n"
+        f"open({path!r}, 'wb').writelines(L)\nEOF"
+    )

@@ -1,0 +1,226 @@
+"""The expert's choice of a turn: look, undo, edit, test, finish, by what is and what was seen.
+
+It holds no plan. Every turn is decided anew from the box and the visible history, so it is right
+in states that it did not lead to, which is what labelling a student's states asks for.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from swe_gym_env.agents.base import Reply, State, keyed_rng
+from swe_gym_env.agents.expert import words
+from swe_gym_env.agents.expert.box import Probe, gives, probe, read, read_base
+from swe_gym_env.agents.expert.edits import Edit, describe, edit_by_content, edit_lines
+from swe_gym_env.agents.expert.evidence import History
+from swe_gym_env.agents.expert.gold import (
+    Block,
+    FilePatch,
+    apply_blocks,
+    missing_blocks,
+    parse_patch,
+    split_lines,
+)
+from swe_gym_env.agents.expert.look import Search
+from swe_gym_env.agents.expert.undo import repair
+from swe_gym_env.errors import PolicyError, SWEGymError
+from swe_gym_env.sandbox.base import Sandbox
+from swe_gym_env.types import TaskInstance, ToolCall
+
+TESTS = "python -m pytest -q 2>&1 | tail -3"
+SEEN_DIFF = 0.1  # share of episodes' ends that look at the diff once more
+OTHER_VIEW = 0.15  # share of views that number lines with nl
+_THREADS = 8
+_CACHED = 1024
+
+
+@dataclass(frozen=True)
+class Work:
+    """One file of the gold patch as it stands: its lines, and the blocks that it lacks."""
+
+    patch: FilePatch
+    present: list[str] | None
+    missing: list[Block] | None  # None: damaged
+
+
+class ExpertPolicy:
+    """A teacher that knows the gold patch and needs the box."""
+
+    name = "expert"
+    needs_box = True
+
+    def __init__(self) -> None:
+        self._bases: dict[tuple[str, str, str], list[str]] = {}
+
+    def act(self, states: Sequence[State]) -> list[Reply]:
+        if len(states) < 2:
+            return [self._reply(state) for state in states]
+        with ThreadPoolExecutor(min(_THREADS, len(states))) as pool:
+            return list(pool.map(self._reply, states))
+
+    def _reply(self, state: State) -> Reply:
+        started = perf_counter()
+        try:
+            if state.sandbox is None:
+                raise PolicyError("the expert needs the box of the state, which holds none")
+            action = self._turn(state, state.sandbox)
+        except (SWEGymError, OSError) as error:
+            return Reply(error=f"{type(error).__name__}: {error}")
+        return Reply(action=action, policy_version=self.name, seconds=perf_counter() - started)
+
+    def _turn(self, state: State, box: Sandbox) -> ToolCall:
+        history, rng = History(state), keyed_rng(state.key)
+        found = probe(box, state.task)
+        works = [
+            self._work(box, state.task, p) for p in parse_patch(state.task.gold_patch).values()
+        ]
+        step = (
+            self._undo(history, found, state.task, works, rng)
+            or self._change(history, box, works, rng)
+            or self._close(history, state.task, found, rng)
+        )
+        if step.name == "bash" and history.away():
+            command = f"cd {shlex.quote(state.task.workdir)} && {step.arguments['command']}"
+            return ToolCall("bash", {"command": command}, step.reasoning)
+        return step
+
+    def _work(self, box: Sandbox, task: TaskInstance, patch: FilePatch) -> Work:
+        text = read(box, task, patch.path)
+        present = None if text is None else split_lines(text)
+        if patch.creates:
+            if present is None:
+                return Work(patch, None, list(patch.blocks))
+            wanted = apply_blocks([], patch.blocks)
+            return Work(patch, present, [] if present == wanted else None)
+        if patch.deletes:
+            return Work(patch, present, [] if present is None else [Block(0, (), ())])
+        if present is None:
+            return Work(patch, None, None)
+        base = self._base(box, task, patch, present)
+        missing = None if base is None else missing_blocks(base, patch.blocks, present)
+        return Work(patch, present, missing)
+
+    def _base(
+        self, box: Sandbox, task: TaskInstance, patch: FilePatch, present: list[str]
+    ) -> list[str] | None:
+        key = (task.image, task.base_commit, patch.path)
+        if key not in self._bases:
+            text = read_base(box, task, patch.path)
+            if text is None:  # the history is gone: an untouched file still tells
+                return present if _fits(present, patch) else None
+            if len(self._bases) >= _CACHED:
+                self._bases.clear()
+            self._bases[key] = split_lines(text)
+        return self._bases[key]
+
+    def _undo(
+        self,
+        history: History,
+        found: Probe,
+        task: TaskInstance,
+        works: list[Work],
+        rng: np.random.Generator,
+    ) -> ToolCall | None:
+        if not found.git:
+            return None  # nothing to compare with and nothing to undo from
+        sound = {w.patch.path for w in works if w.missing is not None}
+        changed = found.changed or {}
+        tracked = {p: s for p, s in changed.items() if p not in sound or s == "P"}
+        junk = [p for p in found.untracked if p not in sound]
+        keep = set(changed) - set(tracked)
+        step = repair(history, found, task.base_commit, tracked, junk, bool(keep))
+        return words.bash(rng, *step) if step else None
+
+    def _change(
+        self, history: History, box: Sandbox, works: list[Work], rng: np.random.Generator
+    ) -> ToolCall | None:
+        for work in works:
+            if work.missing:
+                step = _edit(history, box, work, rng)
+                if step:
+                    return step
+        return None
+
+    def _close(
+        self, history: History, task: TaskInstance, found: Probe, rng: np.random.Generator
+    ) -> ToolCall:
+        command = str(task.metadata.get("test_command") or TESTS)
+        tested = history.last("test") > history.last("write")
+        if not tested and history.count("test") < 6 and not history.tried(command):
+            return words.bash(rng, "test", command)
+        seen = history.diff_since_write() is not None
+        if found.git and found.changed and not seen and rng.random() < SEEN_DIFF:
+            return words.bash(rng, "check", "git diff")
+        return ToolCall("finish", {}, words.say(rng, "finish"))
+
+
+def _fits(present: list[str], patch: FilePatch) -> bool:
+    try:
+        apply_blocks(present, patch.blocks)
+    except ValueError:
+        return False
+    return True
+
+
+def _edit(history: History, box: Sandbox, work: Work, rng: np.random.Generator) -> ToolCall | None:
+    """The edit if its lines stand in the history, else a look at them."""
+    path, present, blocks = work.patch.path, work.present or [], work.missing or []
+    if work.patch.deletes:
+        return _unless_tried(history, rng, "edit", [f"git rm -qf {shlex.quote(path)}"])
+    if work.patch.creates:
+        text = "".join(blocks[0].new) if blocks else ""
+        command = f"cat > {shlex.quote(path)} <<'EOF'\n{text}EOF"
+        return _unless_tried(history, rng, "edit", [command])
+    numbered = history.numbered(path)
+    needed = _needed(present, blocks)
+    unseen = [i for i in needed if present[i].rstrip() not in numbered.get(i + 1, ())]
+    edits: list[Edit] = []
+    if not unseen:
+        edits = edit_lines(path, present, blocks)
+    elif len(blocks) == 1 and history.names(path):
+        raw = history.raw(path)
+        by_content = edit_by_content(path, present, blocks[0])
+        if by_content and all(present[i].rstrip() in raw for i in needed):
+            edits = [by_content]
+    wanted = "".join(apply_blocks(present, blocks))
+    sound = [e.command for e in edits if not e.script or gives(box, e, path, wanted)]
+    step = _unless_tried(history, rng, "edit", sound, describe(blocks))
+    if step or not unseen:
+        return step
+
+    def view(name: str, first: int, last: int) -> str:
+        number = "nl -ba" if rng.random() < OTHER_VIEW else "cat -n"
+        return f"{number} {shlex.quote(name)} | sed -n '{first},{last}p'"
+
+    look = Search(history, box, path, present, unseen[0], view).next()
+    return words.bash(rng, look[1], look[0]) if look else None
+
+
+def _needed(present: list[str], blocks: list[Block]) -> list[int]:
+    """The lines that must have been seen: those that go, or those around an insertion."""
+    needed: set[int] = set()
+    for block in blocks:
+        if block.old:
+            needed.update(range(block.start, block.start + len(block.old)))
+        else:
+            around = [i for i in (block.start - 1, block.start) if 0 <= i < len(present)]
+            needed.update([i for i in around if present[i].strip()] or around)
+    return sorted(needed)
+
+
+def _unless_tried(
+    history: History,
+    rng: np.random.Generator,
+    kind: str,
+    commands: list[str],
+    change: tuple[str, str] | None = None,
+) -> ToolCall | None:
+    """The first command that the history does not show to have been without effect."""
+    command = next((c for c in commands if not history.tried(c)), None)
+    return words.bash(rng, kind, command, change) if command else None
