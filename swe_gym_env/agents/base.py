@@ -28,6 +28,11 @@ def keyed_rng(key: Sequence[int | str]) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
+# Begins the ``error`` of a Reply whose history no longer fits the model: the episode ends there and
+# is scored, where any other error has it tried again.
+CONTEXT_FULL = "context full"
+
+
 @dataclass(frozen=True)
 class State:
     """What a policy may look at. ``sandbox`` is set only for a policy with ``needs_box``."""

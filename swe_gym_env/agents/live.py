@@ -1,0 +1,85 @@
+"""An episode from its request, through play, to the record that is kept of it."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from swe_gym_env.agents.base import Key, State
+from swe_gym_env.env import SWEEnv
+from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
+
+
+@dataclass(frozen=True)
+class Request:
+    """One episode to play."""
+
+    task: TaskInstance
+    seed: int = 0
+    round: int = 0
+    repeat: int = 0
+
+    @property
+    def episode_id(self) -> str:
+        return f"{self.task.instance_id}/{self.round}/{self.repeat}/{self.seed}"
+
+    def key(self, turn: int, role: str) -> Key:
+        return (self.seed, self.round, self.task.instance_id, self.repeat, turn, role)
+
+
+@dataclass(eq=False)
+class Live:
+    """An episode in play. ``pending`` runs in its box, ``since`` then; ``said`` is the turn behind
+    it, None for a reset or a stop."""
+
+    request: Request
+    env: SWEEnv
+    attempt: int = 1
+    pending: Future[Any] | None = None
+    since: float = 0.0
+    said: Turn | None = None
+    system_prompt: str = ""
+    observation: str = ""
+    turns: list[Turn] = field(default_factory=list)
+    annotations: list[Annotation] = field(default_factory=list)
+    fallbacks: int = 0  # turns that fell to the student because the teacher failed
+    info: dict[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    def key(self, role: str) -> Key:
+        return self.request.key(len(self.turns), role)
+
+    def state(self, role: str, needs_box: bool) -> State:
+        return State(
+            key=self.key(role),
+            task=self.request.task,
+            system_prompt=self.system_prompt,
+            turns=tuple(self.turns),
+            observation=self.observation,
+            sandbox=self.env.sandbox if needs_box else None,
+        )
+
+    def episode(self, outcome: Outcome, stop_reason: str) -> Episode:
+        request = self.request
+        return Episode(
+            episode_id=request.episode_id,
+            instance_id=request.task.instance_id,
+            seed=request.seed,
+            round=request.round,
+            repeat=request.repeat,
+            system_prompt=self.system_prompt,
+            turns=tuple(self.turns),
+            outcome=outcome,
+            stop_reason=stop_reason,
+            final_observation=self.observation,
+            patch=self.info.get("patch", ""),
+            seconds=time.monotonic() - self.began,
+            metadata={
+                "attempts": self.attempt,
+                "teacher_fallbacks": self.fallbacks,
+                "tokens": self.info.get("tokens", 0),
+                "costs": self.info.get("costs", {}),
+            },
+        )

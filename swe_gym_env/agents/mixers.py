@@ -1,0 +1,46 @@
+"""Who takes the turn: the student or the teacher. Drawn from the state's key, never from order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from swe_gym_env.agents.base import Key, keyed_rng
+from swe_gym_env.types import Executor
+
+
+class Mixer(Protocol):
+    """Asked once for each turn of each episode."""
+
+    def executor(self, key: Key) -> Executor:
+        """Depends on nothing but ``key``."""
+
+
+@dataclass(frozen=True)
+class PerTurnBeta:
+    """DAgger's mixture: the teacher takes each turn with probability ``beta``."""
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.beta <= 1.0:
+            raise ValueError(f"beta is a probability, not {self.beta}")
+
+    def executor(self, key: Key) -> Executor:
+        return "teacher" if keyed_rng(key).random() < self.beta else "student"
+
+
+@dataclass(frozen=True)
+class StudentOnly:
+    """On-policy collection and evaluation."""
+
+    def executor(self, key: Key) -> Executor:
+        return "student"
+
+
+@dataclass(frozen=True)
+class TeacherOnly:
+    """Behaviour cloning: demonstrations."""
+
+    def executor(self, key: Key) -> Executor:
+        return "teacher"

@@ -1,0 +1,229 @@
+"""The roll-out driver: it plays many episodes at once and knows no algorithm.
+
+Episodes advance in waves, so that a model in process answers all waiting states in one batch and
+an expert or a server works beside it. Who acts is the mixer's word, what is learned the caller's.
+What an episode holds depends on its request alone, not on how many run beside it or which ends
+first. Scoring, which may take seconds, runs aside while the slot is filled again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from swe_gym_env.agents.base import CONTEXT_FULL, Policy
+from swe_gym_env.agents.live import Live, Request
+from swe_gym_env.agents.mixers import Mixer
+from swe_gym_env.agents.turns import TurnTaker
+from swe_gym_env.env import Step, SWEEnv
+from swe_gym_env.errors import InfraError, PolicyError
+from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
+
+__all__ = ["Progress", "Request", "rollout"]
+
+log = logging.getLogger(__name__)
+
+# A wave waits so long for its slowest command; who is later joins a later wave. Longer than most
+# commands, so that the make-up of the batches, too, is normally the same in each run.
+PATIENCE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``turns`` counts every executed turn so far, ``resolved`` the resolved among the ``done``."""
+
+    total: int
+    done: int = 0
+    resolved: int = 0
+    running: int = 0
+    turns: int = 0
+
+
+OnEpisode = Callable[[Episode, list[Annotation]], None]
+
+
+def rollout(
+    requests: Sequence[Request],
+    *,
+    make_env: Callable[[TaskInstance], SWEEnv],
+    student: Policy,
+    teacher: Policy | None = None,
+    mixer: Mixer,
+    annotate: bool,
+    on_episode: OnEpisode,
+    concurrency: int = 8,
+    retries: int = 2,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Progress:
+    """Play every request; ``on_episode`` is called, in the calling thread, as each one ends.
+
+    With ``annotate`` the teacher says in every visited state what it would have done. A fault of
+    the machinery has the episode played again in a new box, ``retries`` times; then it is delivered
+    as ``infra_error``. An exception (KeyboardInterrupt too) closes every box and goes on upwards.
+    """
+    ids = [request.episode_id for request in requests]
+    if len(set(ids)) < len(ids):
+        raise ValueError("two requests share one episode id: give them different repeats or seeds")
+    turns = TurnTaker(student, teacher, mixer, annotate)
+    driver = _Driver(make_env, turns, on_episode, retries, progress)
+    return driver.run(requests, concurrency)
+
+
+class _Driver:
+    def __init__(
+        self,
+        make_env: Callable[[TaskInstance], SWEEnv],
+        turns: TurnTaker,
+        on_episode: OnEpisode,
+        retries: int,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.make_env, self.turns, self.retries = make_env, turns, retries
+        self.on_episode, self.progress = on_episode, progress
+        self.live: list[Live] = []
+        self.grading: dict[Future[Outcome], Live] = {}
+
+    def run(self, requests: Sequence[Request], concurrency: int) -> Progress:
+        self.waiting = deque((request, 1) for request in requests)
+        self.now = Progress(total=len(requests))
+        self.steppers = ThreadPoolExecutor(concurrency, "step")
+        self.graders = ThreadPoolExecutor(max(1, min(concurrency, os.cpu_count() or 1)), "grade")
+        try:
+            while self.waiting or self.live or self.grading:
+                self._settle()
+                self._fill(concurrency)
+                self._settle()
+                self._wave()
+                self._collect_grades(block=not self.live and not self.waiting)
+                self.progress(replace(self.now, running=len(self.live) + len(self.grading)))
+        finally:
+            self._close()
+        return self.now
+
+    def _fill(self, concurrency: int) -> None:
+        while self.waiting and len(self.live) < concurrency:
+            request, attempt = self.waiting.popleft()
+            live = Live(request, self.make_env(request.task), attempt)
+            self._run(live, partial(_reset, live))
+            self.live.append(live)
+
+    def _wave(self) -> None:
+        """One turn of every episode that waits for one."""
+        ready = [live for live in self.live if live.pending is None]
+        for live, turn in zip(ready, self.turns.take(ready), strict=True):
+            if isinstance(turn, Turn):
+                live.said = turn
+                self._run(live, partial(live.env.step, turn.text))
+            elif turn.startswith(CONTEXT_FULL):
+                self._run(live, partial(live.env.stop, "context_full"))
+            else:
+                self._lost(live, PolicyError(turn))
+
+    def _run(self, live: Live, call: Callable[[], Any]) -> None:
+        live.since = time.monotonic()
+        live.pending = self.steppers.submit(_timed, call)
+
+    def _settle(self) -> None:
+        """Wait for what runs in the boxes, though not long for the slow; take what is done."""
+        running = {live.pending: live.since for live in self.live if live.pending}
+        fresh = [job for job in running if time.monotonic() - running[job] < PATIENCE_SECONDS]
+        if fresh:
+            wait(fresh, timeout=PATIENCE_SECONDS)
+        elif running and len(running) == len(self.live):
+            wait([*running, *self.grading], return_when=FIRST_COMPLETED)
+        for live in [live for live in self.live if live.pending and live.pending.done()]:
+            pending, live.pending = live.pending, None
+            assert pending is not None
+            try:
+                result, seconds = pending.result()
+            except InfraError as error:  # reset found no box
+                self._lost(live, error)
+                continue
+            if live.system_prompt:
+                self._stepped(live, result, seconds)
+            else:
+                live.observation, live.info = result
+                live.system_prompt = live.info["system_prompt"]
+
+    def _stepped(self, live: Live, step: Step, seconds: float) -> None:
+        observation, _, terminated, truncated, live.info = step
+        if live.said is not None:
+            said = replace(live.said, action=live.info["action"], step_seconds=seconds)
+            live.turns.append(said)
+            live.said = None
+            self.now = replace(self.now, turns=self.now.turns + 1)
+        live.observation = observation
+        if not (terminated or truncated):
+            return
+        outcome: Outcome | None = live.info.get("outcome")
+        if live.info["stop_reason"] == "infra_error" and live.attempt <= self.retries:
+            self._again(live)
+        elif outcome is None and live.env.grade_mode == "deferred":
+            self.live.remove(live)
+            self.grading[self.graders.submit(live.env.grade)] = live
+        else:
+            ungraded = Outcome("unresolved", mask=True, reason="not graded")
+            self._deliver(live, outcome or ungraded, live.info["stop_reason"])
+
+    def _lost(self, live: Live, error: InfraError) -> None:
+        if live.attempt <= self.retries:
+            self._again(live)
+            return
+        outcome = Outcome("infra_error", mask=True, reason=f"{error.cause}: {error}")
+        self._deliver(live, outcome, "infra_error")
+
+    def _again(self, live: Live) -> None:
+        log.warning("%s: attempt %d was lost", live.request.episode_id, live.attempt)
+        live.env.close()
+        self.live.remove(live)
+        self.waiting.appendleft((live.request, live.attempt + 1))
+
+    def _collect_grades(self, block: bool) -> None:
+        done = {future for future in self.grading if future.done()}
+        if block and self.grading and not done:
+            done, _ = wait(self.grading, return_when=FIRST_COMPLETED)
+        for future in done:
+            live = self.grading.pop(future)
+            self._deliver(live, future.result(), live.info["stop_reason"])
+
+    def _deliver(self, live: Live, outcome: Outcome, stop_reason: str) -> None:
+        if live in self.live:
+            self.live.remove(live)
+        live.env.close()
+        done, resolved = self.now.done + 1, self.now.resolved + outcome.resolved
+        self.now = replace(self.now, done=done, resolved=resolved)
+        self.on_episode(live.episode(outcome, stop_reason), live.annotations)
+
+    def _close(self) -> None:
+        """Leave no thread and no box behind, whatever was going on."""
+        pools = (self.steppers, self.graders)
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        self.turns.close(wait=False)
+        for live in self.live:
+            live.env.close()  # kills what runs in the box, so that its thread comes back
+        for pool in pools:
+            pool.shutdown(wait=True)
+        self.turns.close(wait=True)
+        for live in self.live:
+            live.env.close()  # a reset that was under way has made its box by now
+
+
+T = TypeVar("T")
+
+
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
+    started = time.monotonic()
+    return call(), time.monotonic() - started
+
+
+def _reset(live: Live) -> tuple[str, dict[str, Any]]:
+    request = live.request
+    return live.env.reset(seed=request.seed, options={"instance_id": request.task.instance_id})
