@@ -1,0 +1,66 @@
+"""Throw-away copies of a repository in which commands run. ``provider()`` picks how."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from swe_gym_env.errors import SetupError
+from swe_gym_env.sandbox.base import (
+    LIMITS,
+    ExecResult,
+    Guarantee,
+    Limits,
+    Sandbox,
+    SandboxProvider,
+    SandboxSpec,
+)
+
+__all__ = [
+    "LIMITS",
+    "ExecResult",
+    "Guarantee",
+    "Limits",
+    "Sandbox",
+    "SandboxProvider",
+    "SandboxSpec",
+    "provider",
+]
+
+log = logging.getLogger(__name__)
+
+
+def _local() -> SandboxProvider:
+    from swe_gym_env.sandbox.local import LocalProvider
+
+    return LocalProvider()
+
+
+def _process() -> SandboxProvider:
+    from swe_gym_env.sandbox.process import ProcessProvider
+
+    return ProcessProvider()
+
+
+PROVIDERS: dict[str, Callable[[], SandboxProvider]] = {"local": _local, "process": _process}
+ISOLATING = ("local",)  # best first; what `auto` may take
+
+
+def provider(name: str = "auto") -> SandboxProvider:
+    """The sandbox provider of that name, ready to use. ``auto``: the best one that isolates here."""
+    if name != "auto":
+        if name not in PROVIDERS:
+            raise SetupError(f"no sandbox {name!r}; there are: auto, {', '.join(PROVIDERS)}")
+        chosen = PROVIDERS[name]()
+        if reason := chosen.unavailable():
+            raise SetupError(f"sandbox={name} does not work here: {reason}")
+        return chosen
+    reasons = []
+    for candidate in ISOLATING:
+        chosen = PROVIDERS[candidate]()
+        reason = chosen.unavailable()
+        if reason is None:
+            log.info("sandbox: %s", candidate)
+            return chosen
+        reasons.append(f"{candidate}: {reason}")
+    raise SetupError("no sandbox isolates on this machine. " + " ".join(reasons))

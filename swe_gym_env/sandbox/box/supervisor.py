@@ -1,0 +1,287 @@
+"""Process 1 of a box: runs commands, watches them, and moves files in and out.
+
+One command runs at a time. Its output is read here, so that a flood costs the parent nothing; its
+time limit is kept here, next to the processes that have to be killed for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import select
+import stat
+import struct
+import time
+from typing import Any
+
+from . import kernel, tree, wire
+
+TICK = 0.1  # seconds between two looks at memory and processes
+CHUNK = 1 << 16
+FIONREAD = 0x541B
+LARGEST_FILE = 256 << 20
+
+
+class Output:
+    """The first and the last bytes of a stream, and how many were left out between."""
+
+    def __init__(self, limit: int) -> None:
+        self.head_limit = limit // 2
+        self.tail_limit = limit - self.head_limit
+        self.head, self.tail, self.total = bytearray(), bytearray(), 0
+
+    def add(self, data: bytes) -> None:
+        self.total += len(data)
+        room = self.head_limit - len(self.head)
+        if room > 0:
+            self.head += data[:room]
+            data = data[room:]
+        self.tail += data
+        if len(self.tail) > 2 * self.tail_limit + CHUNK:
+            del self.tail[: -self.tail_limit]
+
+    def result(self) -> tuple[bytes, int, int]:
+        """(bytes, how many were dropped, how many stand before the cut)"""
+        tail = self.tail[max(0, len(self.tail) - self.tail_limit) :]
+        dropped = self.total - len(self.head) - len(tail)
+        return bytes(self.head + tail), dropped, len(self.head) if dropped else 0
+
+
+class Supervisor:
+    def __init__(self, sock: int, parent: int, config: dict[str, Any]) -> None:
+        self.sock, self.parent, self.config = sock, parent, config
+        self.namespace = config["kind"] == "local"
+        self.poll = select.poll()
+        self.poll.register(parent, select.POLLIN)
+        self.poll.register(sock, select.POLLIN)
+        self.drains: set[int] = set()  # pipes that background children still hold
+        self.children = False
+        kernel.default_signal(2)  # Python's own handler would let the box interrupt us
+
+    def serve(self) -> None:
+        try:
+            while True:
+                for fd, _ in self.poll.poll(1000 * TICK if self.children else None):
+                    if fd == self.parent:
+                        return
+                    if fd == self.sock:
+                        self._answer(*wire.receive(self.sock))
+                    else:
+                        self._drain(fd)
+                self._reap()
+                if self.children:
+                    self._watch(frozenset())
+        except wire.Gone:
+            pass
+        finally:
+            if not self.namespace:
+                tree.kill(frozenset(), False)
+                self._remove()
+
+    def _answer(self, what: str, *args: Any) -> None:
+        try:
+            if what == "exec":
+                wire.reply(self.sock, wire.RESULT_KIND, self._execute(*args))
+            elif what == "read":
+                wire.reply(self.sock, wire.DATA, read(*args))
+            else:
+                write(*args)
+                wire.reply(self.sock, wire.DATA)
+        except OSError as error:
+            wire.reply_os_error(self.sock, error)
+
+    def _execute(
+        self, command: str, timeout: float, cwd: str, env: dict[str, str], stdin: bytes
+    ) -> bytes:
+        began = time.monotonic()
+        self._reap()
+        older = frozenset(tree.living()) if self.children else frozenset()
+        source, sink = os.pipe()
+        fcntl.fcntl(source, 1031, 1 << 20)  # F_SETPIPE_SZ: fewer turns for much output
+        given, feed = os.pipe()
+        shell = self._spawn(command, cwd, env, given, sink)
+        os.close(given)
+        os.close(sink)
+        os.set_blocking(source, False)
+        os.set_blocking(feed, False)
+        output = Output(self.config["output"])
+        status = self._pump(shell, source, output, feed, stdin, began + timeout, older)
+        if status is None:
+            tree.kill(older, self.namespace)
+            os.waitpid(shell, 0)
+        self._finish(source, output)
+        self._reap()
+        code = 124 if status is None else os.waitstatus_to_exitcode(status)
+        code = 128 - code if code < 0 else code
+        text, dropped, head = output.result()
+        seconds = time.monotonic() - began
+        return wire.RESULT.pack(code, seconds, status is None, dropped, head) + text
+
+    def _spawn(self, command: str, cwd: str, env: dict[str, str], given: int, sink: int) -> int:
+        pid = os.fork()
+        if pid:
+            self.children = True
+            return pid
+        try:
+            os.setsid()
+            os.dup2(given, 0)
+            os.dup2(sink, 1)
+            os.dup2(sink, 2)
+            os.closerange(3, 1024)
+            for number in (2, 13, 25):  # SIGINT, SIGPIPE, SIGXFSZ
+                kernel.default_signal(number)
+            for kind, value in self.config["rlimits"]:
+                resource.setrlimit(kind, (value, value))
+            try:
+                os.chdir(cwd)
+            except OSError as error:
+                os.write(2, f"bash: cd: {cwd}: {error.strerror}\n".encode())
+                os._exit(126)
+            os.execve(self.config["shell"], ["bash", "-c", command], env)
+        except BaseException as error:
+            os.write(2, f"bash: cannot start: {error}\n".encode())
+        finally:
+            os._exit(127)
+
+    def _pump(
+        self,
+        shell: int,
+        source: int,
+        output: Output,
+        feed: int,
+        stdin: bytes,
+        deadline: float,
+        older: frozenset[int],
+    ) -> int | None:
+        """Move bytes until the shell ends; its wait status, or None if its time is over."""
+        pidfd = os.pidfd_open(shell)
+        left = memoryview(stdin)
+        self.poll.modify(self.sock, 0)  # only to hear that the parent has gone
+        watched = {pidfd: select.POLLIN, source: select.POLLIN, feed: select.POLLOUT}
+        for fd, events in watched.items():
+            self.poll.register(fd, events)
+        look = time.monotonic() + TICK
+        try:
+            while (now := time.monotonic()) < deadline:
+                if now >= look:
+                    self._watch(older)
+                    look = time.monotonic() + TICK
+                ready = self.poll.poll(1000 * max(0.0, min(deadline, look) - now) + 1)
+                for fd in [fd for fd, _ in ready if fd != pidfd]:
+                    if fd in (self.parent, self.sock):
+                        raise wire.Gone
+                    if fd == source:
+                        output.add(data := _read_some(source) or b"")
+                        done = not data
+                    elif fd == feed:
+                        left = _feed(feed, left)
+                        done = not left
+                    else:
+                        done = False
+                        self._drain(fd)
+                    if done:
+                        self.poll.unregister(fd)
+                        del watched[fd]
+                        if fd == feed:
+                            os.close(feed)
+                if any(fd == pidfd for fd, _ in ready):
+                    return os.waitpid(shell, 0)[1]
+            return None
+        finally:
+            for fd in watched:
+                self.poll.unregister(fd)
+                if fd != source:
+                    os.close(fd)
+            self.poll.modify(self.sock, select.POLLIN)
+
+    def _finish(self, source: int, output: Output) -> None:
+        """Take what stands in the pipe now; a child in the background may go on writing."""
+        waiting = struct.unpack("i", fcntl.ioctl(source, FIONREAD, bytes(4)))[0]
+        while waiting > 0 and (data := _read_some(source)):
+            output.add(data)
+            waiting -= len(data)
+        probe = select.poll()
+        probe.register(source, select.POLLIN)
+        if any(event & select.POLLHUP for _, event in probe.poll(0)):
+            os.close(source)
+        else:
+            self.drains.add(source)
+            self.poll.register(source, select.POLLIN)
+
+    def _drain(self, fd: int) -> None:
+        if fd in self.drains and _read_some(fd) == b"":
+            self.poll.unregister(fd)
+            self.drains.discard(fd)
+            os.close(fd)
+
+    def _reap(self) -> None:
+        while self.children:
+            try:
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    return
+            except ChildProcessError:
+                self.children = False
+
+    def _watch(self, older: frozenset[int]) -> None:
+        """Best effort: memory over the limit costs the largest process its life."""
+        processes = tree.living()
+        if len(processes) > self.config["processes"]:
+            tree.kill(older, self.namespace)
+        victim = tree.largest_if_over(processes, self.config["memory"])
+        if victim:
+            tree.send_kill(victim)
+
+    def _remove(self) -> None:
+        if self.config.get("remove"):
+            import shutil
+
+            shutil.rmtree(self.config["remove"], ignore_errors=True)
+
+
+def _read_some(fd: int) -> bytes | None:
+    """None if there is nothing now, empty at the end."""
+    try:
+        return os.read(fd, CHUNK)
+    except BlockingIOError:
+        return None
+
+
+def _feed(fd: int, data: memoryview) -> memoryview:
+    """What is left to write; nothing if the reader does not want more."""
+    try:
+        return data[os.write(fd, data[:CHUNK]) :] if data else data
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return data[:0]
+
+
+def read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    with open(fd, "rb") as handle:
+        _regular(fd)
+        data = handle.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return data
+
+
+def write(path: str, data: bytes) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, 0o644)
+    with open(fd, "wb", buffering=0) as handle:
+        _regular(fd)
+        handle.truncate(0)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+def _regular(fd: int) -> None:
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file")

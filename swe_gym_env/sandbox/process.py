@@ -1,0 +1,122 @@
+"""A copy of the tree in a temporary folder and no isolation whatever: only on explicit request.
+
+For machines on which nothing isolates, and for looking at a task by hand. Commands run as the user
+who started them, with the network, beside everything else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from swe_gym_env.errors import SandboxError, SetupError
+from swe_gym_env.sandbox import images
+from swe_gym_env.sandbox.base import ExecResult, Guarantee, SandboxSpec
+from swe_gym_env.sandbox.client import SupervisedSandbox
+
+GUARANTEES: dict[str, Guarantee] = {
+    "isolation": "none",
+    "network": "none",
+    "memory": "best effort",
+    "processes": "best effort",
+    "disk": "none",
+    "output": "hard",
+    "time": "best effort",
+    "cleanup": "best effort",
+}
+
+
+class ProcessProvider:
+    name = "process"
+
+    def unavailable(self) -> str | None:
+        return None if shutil.which("bash") else "bash is missing: install the package bash"
+
+    def create(self, spec: SandboxSpec) -> ProcessSandbox:
+        image = images.load(spec.image)
+        if not image.tree_path.is_dir():
+            raise SetupError(f"image {spec.image!r} has no folder {image.tree_path}: build it again")
+        return ProcessSandbox(image, spec)
+
+
+class ProcessSandbox(SupervisedSandbox):
+    """Paths under the box's working folder and mounts are put in place of what they mean here."""
+
+    def __init__(self, image: images.Image, spec: SandboxSpec) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="swe-gym-box-"))
+        tree = folder / "tree"
+        self._places = {spec.workdir: str(tree)}
+        self._places |= {box: str(host) for box, host in image.host_mounts().items()}
+        places = sorted(map(re.escape, self._places), key=len, reverse=True)
+        self._pattern = re.compile(rf"(?<![\w./-])({'|'.join(places)})(?![\w.-])")
+        try:
+            shutil.copytree(image.tree_path, tree, symlinks=True)
+            for name in ("home", "tmp"):
+                (folder / name).mkdir()
+            env = {
+                "PATH": os.pathsep.join([f"{sys.base_prefix}/bin", os.defpath]),
+                "LANG": "C.UTF-8",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "GIT_CONFIG_COUNT": "1",
+                "GIT_CONFIG_KEY_0": "safe.directory",
+                "GIT_CONFIG_VALUE_0": "*",
+                **image.env,
+                **spec.env,
+                "HOME": str(folder / "home"),
+                "TMPDIR": str(folder / "tmp"),
+            }
+            super().__init__(_config(folder, spec), GUARANTEES, self._map_env(env), str(tree))
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise SandboxError(f"cannot copy {image.tree_path}: {error}") from error
+            raise
+
+    def exec(
+        self,
+        command: str,
+        *,
+        timeout: float,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+    ) -> ExecResult:
+        return super().exec(
+            self._map(command),
+            timeout=timeout,
+            cwd=self._map(cwd) if cwd else None,
+            env=self._map_env(env or {}),
+            stdin=stdin,
+        )
+
+    def read(self, path: str) -> bytes:
+        return super().read(self._map(path))
+
+    def write(self, path: str, data: bytes) -> None:
+        super().write(self._map(path), data)
+
+    def _map(self, text: str) -> str:
+        return self._pattern.sub(lambda match: self._places[match[1]], text)
+
+    def _map_env(self, env: Mapping[str, str]) -> dict[str, str]:
+        return {key: self._map(value) for key, value in env.items()}
+
+
+def _config(folder: Path, spec: SandboxSpec) -> dict[str, Any]:
+    limits = spec.limits
+    return {
+        "kind": "process",
+        "remove": str(folder),
+        "output": limits.output,
+        "memory": limits.memory,
+        "processes": limits.processes,
+        "shell": shutil.which("bash") or "/bin/bash",
+        "rlimits": [(resource.RLIMIT_CORE, 0)],
+    }
