@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from swe_gym_env.actions.base import FormatError
 from swe_gym_env.types import ToolCall
 
-_FENCE = re.compile(r"(`{3,})[ \t]*([^`\s]*)[^`]*")
+_FENCE = re.compile(r"(`{3,})([^`]*)")
 _LANGUAGES = {"bash", "sh", "shell"}
 _FINISH = "finish"
 
@@ -77,7 +77,8 @@ def _blocks(lines: list[str]) -> list[_Block]:
             else:
                 current.body.append(line)
         elif match := _FENCE.fullmatch(bare):
-            current = _Block(match[1], match[2].lower(), index)
+            language = (match[2].split() or [""])[0]
+            current = _Block(match[1], language.lower(), index)
     if current is not None:
-        raise FormatError(f"the ```{current.language} block is not closed")
+        raise FormatError(f"the ```{current.language[:12]} block is not closed")
     return blocks

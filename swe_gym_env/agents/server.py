@@ -1,0 +1,161 @@
+"""A policy behind any OpenAI-compatible endpoint: vLLM, SGLang, llama.cpp, or a paid service.
+
+Only text travels. What can pass by itself (429, 5xx, a time-out, a torn connection) is tried again
+with growing pauses; what remains is the error of one reply, never an exception in mid-run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from swe_gym_env.agents.base import CONTEXT_FULL, Reply, State, keyed_rng
+from swe_gym_env.errors import PolicyError, SetupError
+
+log = logging.getLogger(__name__)
+
+_PASSING = {408, 409, 425, 429}  # and every 5xx
+_LONGEST_PAUSE = 30.0
+
+
+class ServerPolicy:
+    """``base_url`` ends in ``/v1``. ``concurrency`` requests are under way at once.
+
+    The key is read from the environment variable ``api_key_env``, so that it stands in no
+    configuration file. ``extra`` is added to every request (``{"top_p": 0.9}``, say). ``timeout``
+    is in seconds and for one request; ``pause`` is the first pause before trying again.
+    """
+
+    needs_box = False
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        name: str = "server",
+        api_key_env: str = "OPENAI_API_KEY",
+        temperature: float = 0.0,
+        max_tokens: int = 1024,
+        timeout: float = 300.0,
+        retries: int = 4,
+        pause: float = 1.0,
+        concurrency: int = 16,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.base_url = base_url.rstrip("/")
+        self.model = model
+        self._request = {
+            "model": model,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            **(extra or {}),
+        }
+        self._retries = retries
+        self._pause = pause
+        self._concurrency = concurrency
+        key = os.environ.get(api_key_env, "")
+        self._client = httpx.Client(
+            timeout=timeout,
+            headers={"Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {key}"} if key else {}),
+            limits=httpx.Limits(max_connections=concurrency),
+        )
+        self._key_env = api_key_env
+        self._checked = False
+        self._closed = threading.Event()
+
+    def check(self) -> None:
+        """Raises SetupError, saying what to do, where the server cannot be used."""
+        try:
+            answer = self._client.get(f"{self.base_url}/models", timeout=10.0)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise SetupError(
+                f"no model server answers at {self.base_url} ({type(error).__name__}: {error}): "
+                "start it, or correct its base_url (it ends in /v1)"
+            ) from None
+        if answer.status_code in (401, 403):
+            raise SetupError(f"{self.base_url} wants a key: set {self._key_env}")
+        self._checked = True
+        try:
+            served = [str(row["id"]) for row in answer.raise_for_status().json()["data"]]
+        except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):
+            log.info("%s does not list its models", self.base_url)  # not all servers do
+            return
+        if served and self.model not in served:
+            raise SetupError(f"{self.base_url} serves {', '.join(served)}, not {self.model!r}")
+
+    def act(self, states: Sequence[State]) -> list[Reply]:
+        """SetupError if the server cannot be used from the start; later only Reply.error."""
+        if not self._checked:
+            self.check()
+        if not states:
+            return []
+        with ThreadPoolExecutor(min(self._concurrency, len(states)), "request") as pool:
+            return list(pool.map(self._reply, states))
+
+    def close(self) -> None:
+        self._closed.set()
+        self._client.close()
+
+    def _reply(self, state: State) -> Reply:
+        began = time.monotonic()
+        body = {
+            **self._request,
+            "messages": state.messages,
+            "seed": int(keyed_rng(state.key).integers(2**31)),
+        }
+        try:
+            text = self._ask(body)
+        except PolicyError as error:
+            return Reply(error=str(error), seconds=time.monotonic() - began)
+        return Reply(text=text, policy_version=self.model, seconds=time.monotonic() - began)
+
+    def _ask(self, body: Mapping[str, Any]) -> str:
+        """The model's text. Raises PolicyError when the retries are used up or would not help."""
+        trouble = ""
+        content = json.dumps(body)  # ASCII: a history may hold what UTF-8 cannot say
+        for attempt in range(self._retries + 1):
+            if attempt and self._closed.wait(min(self._pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
+                break
+            try:
+                answer = self._client.post(f"{self.base_url}/chat/completions", content=content)
+            except httpx.HTTPError as error:
+                trouble = f"{type(error).__name__}: {error}"
+                continue
+            if answer.status_code in _PASSING or answer.status_code >= 500:
+                trouble = f"HTTP {answer.status_code}: {answer.text[:200]}"
+                continue
+            if answer.status_code != 200:
+                raise _refusal(answer)
+            try:
+                text = answer.json()["choices"][0]["message"]["content"]
+            except (ValueError, KeyError, IndexError, TypeError):
+                trouble = f"not a chat completion: {answer.text[:200]}"
+                continue
+            if isinstance(text, str):
+                return text
+            trouble = "the answer has no text"
+        raise PolicyError(f"{self.base_url}: {trouble} (tried {self._retries + 1} times)")
+
+
+def _refusal(answer: httpx.Response) -> PolicyError:
+    """Why the server will not answer; a history that is too long is told from the rest."""
+    said = answer.text[:300]
+    words = said.lower()
+    if (
+        answer.status_code in (400, 413, 422)
+        and "context" in words
+        and ("length" in words or "exceed" in words)
+    ):
+        return PolicyError(f"{CONTEXT_FULL}: {said}")
+    return PolicyError(f"HTTP {answer.status_code}: {said}")
