@@ -1,0 +1,82 @@
+"""Checkpoints are plain Hugging Face folders, written aside and renamed: there or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swe_gym_env.errors import SetupError
+
+
+def load_model(folder: str | Path, dtype: torch.dtype | str = torch.bfloat16) -> Any:
+    """A causal language model from a local folder; nothing is ever fetched."""
+    from transformers import AutoModelForCausalLM
+
+    _check(folder)
+    with _quiet():
+        return AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+        )
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of a local folder."""
+    from transformers import AutoTokenizer
+
+    _check(folder)
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+def save_checkpoint(model: Any, tokenizer: Any, folder: str | Path) -> Path:
+    """Write ``folder`` whole or not at all; an older one is replaced."""
+    folder = Path(folder)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        with _quiet():
+            model.save_pretrained(str(aside), safe_serialization=True)
+        tokenizer.save_pretrained(str(aside))
+        publish(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def publish(aside: Path, folder: Path) -> None:
+    """Rename ``aside`` to ``folder``; what stood there is moved away first, then deleted."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(old)
+    aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check(folder: str | Path) -> None:
+    if not (Path(folder) / "config.json").is_file():
+        raise SetupError(
+            f"{folder} is no Hugging Face model folder (no config.json). "
+            "Give the path of one, or use the embedded model smollm2-135m."
+        )
+
+
+class _quiet:  # noqa: N801  (reads as a word in a with statement)
+    """Hide the loading bars of transformers: ours say what is going on."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._was_on = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        if self._was_on:
+            logging.enable_progress_bar()

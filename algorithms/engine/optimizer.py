@@ -1,0 +1,56 @@
+"""AdamW that keeps float32 masters beside low-precision weights.
+
+A bfloat16 weight swallows updates below 1/256 of its size, so steps are taken on float32 copies and
+written back. Gradients are added up in float32 too, one micro-batch at a time. For float32 models
+the copies cost memory but change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+
+class MasterAdamW:
+    """Constant learning rate after a linear warm-up; clipped by the global gradient norm."""
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        lr: float,
+        warmup_steps: int = 0,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.masters = [p.detach().float().clone() for p in self.parameters]
+        for master in self.masters:
+            master.grad = torch.zeros_like(master)
+        self.lr, self.warmup_steps, self.max_grad_norm = lr, warmup_steps, max_grad_norm
+        self.adam = torch.optim.AdamW(
+            self.masters, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True
+        )
+        self.steps = 0
+
+    @torch.no_grad()
+    def accumulate(self) -> None:
+        """Take over the gradients of one micro-batch and free them."""
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            if parameter.grad is not None and master.grad is not None:
+                master.grad.add_(parameter.grad)
+                parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> float:
+        """One update; returns the gradient norm before clipping."""
+        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
+        self.steps += 1
+        warm = min(1.0, self.steps / (self.warmup_steps + 1))
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr * warm
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=False)
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            parameter.copy_(master)
+        return float(norm)
