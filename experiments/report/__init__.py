@@ -168,13 +168,22 @@ def _phases(phases: Mapping[str, float]) -> list[tuple[str, float, float]]:
 
 
 def _round_row(part: RoundData) -> dict[str, Any]:
+    own = {(e.episode_id, k): t.text for e in part.episodes for k, t in enumerate(e.turns)}
+    beside = {
+        (a.episode_id, a.turn): a.text
+        for a in part.annotations
+        if a.text is not None and not a.executed and (a.episode_id, a.turn) in own
+    }
     return {
         "index": part.index,
         "episodes": len(part.episodes),
         "resolved": sum(e.outcome.resolved for e in part.episodes),
         "planned": part.metrics.get("planned_teacher_share"),
         "realised": part.teacher_share,
-        "labels": sum(a.text is not None and not a.executed for a in part.annotations),
+        "labels": len(beside),
+        "agree": sum(own[key] == text for key, text in beside.items()) / len(beside)
+        if beside
+        else None,
     }
 
 

@@ -13,7 +13,7 @@ HOSTILE = (
     "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'> "
     "<!-- \u2028 \ud800 \x00 \x1b[31m & &amp; {{ 7 * 7 }}"
 )
-STOPS = ["max_turns", "repeated_action", "finish"]
+STOPS = ["max_turns", "max_repeats", "finished"]
 PATCH = """diff --git a/src/funcy/seqs.py b/src/funcy/seqs.py
 --- a/src/funcy/seqs.py
 +++ b/src/funcy/seqs.py
@@ -68,7 +68,7 @@ def episode(name: str, number: int, index: int, resolved: bool, share: float = 0
         system_prompt="Mend the bug. One bash block a turn; `finish` ends.",
         turns=tuple(turns),
         outcome=Outcome(status, float(resolved), tests=tests if status != "empty_patch" else {}),  # type: ignore[arg-type]
-        stop_reason="finish" if resolved else rng.choice(STOPS),
+        stop_reason="finished" if resolved else rng.choice(STOPS),
         final_observation=HOSTILE if number == 0 else "",
         patch="" if status == "empty_patch" else PATCH,
         seconds=7.25,

