@@ -47,7 +47,7 @@ ISOLATING = ("local",)  # best first; what `auto` may take
 
 
 def provider(name: str = "auto") -> SandboxProvider:
-    """The sandbox provider of that name, ready to use. ``auto``: the best one that isolates here."""
+    """The provider of that name, ready to use. ``auto``: the best one that isolates here."""
     if name != "auto":
         if name not in PROVIDERS:
             raise SetupError(f"no sandbox {name!r}; there are: auto, {', '.join(PROVIDERS)}")

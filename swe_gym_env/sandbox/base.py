@@ -83,10 +83,12 @@ class Sandbox(Protocol):
 
 
 class SandboxProvider(Protocol):
+    """Makes boxes of one kind."""
+
     name: str
 
     def unavailable(self) -> str | None:
-        """None if it works on this machine, else one sentence: what is missing and how to fix it."""
+        """None if it works on this machine, else one sentence: what is missing and the fix."""
 
     def create(self, spec: SandboxSpec) -> Sandbox:
         """Raises SandboxError for a fault, SetupError for what the user must mend."""

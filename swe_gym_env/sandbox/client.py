@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +23,10 @@ from swe_gym_env.sandbox.box import wire
 START_SECONDS = 60.0
 GRACE_SECONDS = 15.0  # past a command's own limit, which the supervisor keeps
 CLOSE_SECONDS = 10.0
-_BOOT = "import sys; sys.path.append({!r}); from box.main import main; main({})"
+_BOOT = "import sys; sys.path.append({!r}); from box.main import nursery; nursery({}, {})"
 
 
-class StartFailed(SandboxError):
+class StartError(SandboxError):
     """The box could not be made. ``errno`` is that of the call that failed, or 0."""
 
     def __init__(self, message: str, errno: int = 0) -> None:
@@ -43,23 +46,14 @@ class SupervisedSandbox:
     ) -> None:
         self.guarantees = guarantees
         self._env, self._workdir, self._owner = dict(env), workdir, os.getpid()
-        self._sock, theirs = socket.socketpair()
-        with theirs:
-            boot = _BOOT.format(str(Path(__file__).parent), theirs.fileno())
-            keep = {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
-            self._process = subprocess.Popen(
-                [_interpreter(), "-I", "-S", "-c", boot],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env=keep,
-            )
+        self._sock = _NURSERY.new_box()
+        self._pid = 0
         try:
-            kind, payload = self._request({**config, "parent": os.getpid()}, START_SECONDS)
+            kind, payload = self._request(config, START_SECONDS)
+            (number,) = struct.unpack("!i", payload[:4])
             if kind != wire.READY:
-                raise StartFailed(payload[4:].decode(), *struct.unpack("!i", payload[:4]))
+                raise StartError(payload[4:].decode(), number)
+            self._pid = number
         except BaseException:
             self.close()
             raise
@@ -89,19 +83,21 @@ class SupervisedSandbox:
         self._file_request("write", path, bytes(data))
 
     def close(self) -> None:
+        if self._sock.fileno() < 0:
+            return
         if os.getpid() != self._owner:  # a forked copy must not end its parent's box
             self._sock.close()
             return
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+            self._sock.settimeout(CLOSE_SECONDS)
+            try:
+                while self._sock.recv(1 << 16):  # its end is the end of all that ran in the box
+                    pass
+            except TimeoutError:
+                if self._pid:
+                    os.kill(self._pid, signal.SIGKILL)
         self._sock.close()
-        try:
-            self._process.wait(CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
     def _file_request(self, what: str, path: str, *args: Any) -> bytes:
         kind, payload = self._request((what, path, *args), START_SECONDS)
@@ -110,7 +106,7 @@ class SupervisedSandbox:
             raise OSError(error.errno, error.strerror, path)
         return payload
 
-    def _request(self, request: object, seconds: float) -> tuple[bytes, bytes]:
+    def _request(self, request: Any, seconds: float) -> tuple[bytes, bytes]:
         if self._sock.fileno() < 0:
             raise SandboxError("the box is closed")
         deadline = time.monotonic() + seconds
@@ -138,6 +134,54 @@ class SupervisedSandbox:
                 raise ConnectionResetError("it ended unexpectedly")
             view = view[got:]
         return bytes(data)
+
+
+class _Nursery:
+    """One warm interpreter for each process that makes boxes; it ends with that process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        os.register_at_fork(after_in_child=self._forget)
+
+    def new_box(self) -> socket.socket:
+        """This side's end of the socket to a newly forked supervisor."""
+        ours, theirs = socket.socketpair()
+        with theirs, self._lock:
+            if self._control is None or self._process is None or self._process.poll() is not None:
+                self._control, self._process = self._start()
+            try:
+                socket.send_fds(self._control, [b"b"], [theirs.fileno()])
+            except OSError as error:
+                self._process.kill()
+                raise StartError(f"cannot start a box: {error}") from error
+        return ours
+
+    def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        control, theirs = socket.socketpair()
+        with theirs:
+            folder = str(Path(__file__).parent)
+            boot = _BOOT.format(folder, theirs.fileno(), os.getpid())
+            process = subprocess.Popen(
+                [_interpreter(), "-I", "-S", "-c", boot],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},
+                start_new_session=True,  # Ctrl-C is for the parent, which then ends the boxes
+            )
+        return control, process
+
+    def _forget(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        self._lock, self._control, self._process = threading.Lock(), None, None
+
+
+_NURSERY = _Nursery()
 
 
 def _os_error(payload: bytes) -> OSError:

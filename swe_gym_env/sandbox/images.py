@@ -18,7 +18,7 @@ from swe_gym_env.errors import SetupError
 
 
 def home() -> Path:
-    """Where everything that can be made again is cached: ``$SWE_GYM_HOME`` or ~/.cache/swe_gym_env."""
+    """What can be made again is cached here: ``$SWE_GYM_HOME`` or ~/.cache/swe_gym_env."""
     return Path(os.environ.get("SWE_GYM_HOME") or Path.home() / ".cache" / "swe_gym_env").absolute()
 
 

@@ -7,14 +7,13 @@ trace when its last process is, because its mounts live only in its own namespac
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
-import logging
 import os
 import platform
 import resource
 import sys
-import sysconfig
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -24,9 +23,7 @@ from swe_gym_env.errors import SandboxError, SetupError
 from swe_gym_env.sandbox import images
 from swe_gym_env.sandbox.base import Guarantee, Limits, SandboxSpec
 from swe_gym_env.sandbox.box import kernel
-from swe_gym_env.sandbox.client import StartFailed, SupervisedSandbox
-
-log = logging.getLogger(__name__)
+from swe_gym_env.sandbox.client import StartError, SupervisedSandbox
 
 HOME = "/home/agent"
 OUTER_UID = 61_000  # owns a root-started box on the host: below 65536, and in no distribution's use
@@ -69,10 +66,10 @@ class LocalProvider:
     def create(self, spec: SandboxSpec) -> SupervisedSandbox:
         image = images.load(spec.image)
         if not image.tree_path.is_dir():
-            raise SetupError(f"image {spec.image!r} has no folder {image.tree_path}: build it again")
+            raise SetupError(f"image {spec.image!r} lacks {image.tree_path}: build it again")
         try:
             return self._start(image, spec)
-        except StartFailed as error:
+        except StartError as error:
             reason = _probe()
             if reason:
                 raise SetupError(reason) from error
@@ -145,10 +142,8 @@ def _host_parts() -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[tu
     binds += [(path, path) for path in _ETC_BINDS if os.path.exists(path)]
     files = [(path, text.encode()) for path, text in _ETC.items()]
     for name in _ETC_COPIES:
-        try:
+        with contextlib.suppress(OSError):
             files.append((f"/etc/{name}", Path("/etc", name).read_bytes()))
-        except OSError:
-            pass
     return binds, links, files
 
 
@@ -184,7 +179,7 @@ def _probe() -> str | None:
     """Make a real box once: nothing else tells whether one can be made."""
     if platform.system() != "Linux" or not kernel.SUPPORTED:
         return "the local sandbox needs Linux on x86_64 or aarch64; use sandbox=process"
-    if not os.path.exists("/bin/bash") or not sysconfig.get_config_var("prefix"):
+    if not os.path.exists("/bin/bash"):
         return "the local sandbox needs bash: install the package bash"
     with tempfile.TemporaryDirectory(prefix="swe-gym-probe-") as folder:
         Path(folder, "tree").mkdir()
@@ -196,14 +191,14 @@ def _probe() -> str | None:
                     return "the local sandbox starts but cannot run bash; use sandbox=process"
             finally:
                 box.close()
-        except StartFailed as error:
+        except StartError as error:
             return _explain(error)
         except SandboxError as error:
             return f"the local sandbox fails ({error}); use sandbox=process"
     return None
 
 
-def _explain(error: StartFailed) -> str:
+def _explain(error: StartError) -> str:
     """What to do about a refusal, by its usual causes."""
     fix = "or run without isolation: sandbox=process"
     if _says("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") and os.geteuid():

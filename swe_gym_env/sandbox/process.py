@@ -34,6 +34,8 @@ GUARANTEES: dict[str, Guarantee] = {
 
 
 class ProcessProvider:
+    """See above. ``auto`` never takes it."""
+
     name = "process"
 
     def unavailable(self) -> str | None:
@@ -42,7 +44,7 @@ class ProcessProvider:
     def create(self, spec: SandboxSpec) -> ProcessSandbox:
         image = images.load(spec.image)
         if not image.tree_path.is_dir():
-            raise SetupError(f"image {spec.image!r} has no folder {image.tree_path}: build it again")
+            raise SetupError(f"image {spec.image!r} lacks {image.tree_path}: build it again")
         return ProcessSandbox(image, spec)
 
 

@@ -144,7 +144,7 @@ def drop_privileges() -> None:
         except OSError:
             break
     prctl(47, 4)  # clear the ambient set
-    header = ctypes.create_string_buffer(b"\x22\x05\x08\x20" + bytes(4), 8)  # version 3, this process
+    header = ctypes.create_string_buffer(b"\x22\x05\x08\x20" + bytes(4), 8)  # version 3, self
     nothing = ctypes.create_string_buffer(24)
     address = [ctypes.addressof(header), ctypes.addressof(nothing)]
     syscall(NR_CAPSET, *address, what="capset")

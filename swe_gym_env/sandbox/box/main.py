@@ -1,14 +1,19 @@
-"""From a freshly started interpreter to a supervisor in its box.
+"""From a request to a supervisor in its box.
 
-The process that the parent starts stays outside and only waits, so that the parent has a child to
-wait for. Its own child enters all the new namespaces at once and becomes their process 1. Real root
-is never mapped: started as root, the box is owned by an ordinary uid that nobody else uses.
+Starting an interpreter costs more than making a box, so each parent keeps one warm (``nursery``),
+which forks for every box. That child stays outside and only waits, holding the socket: when the
+parent reads its end, everything in the box is gone. The child's child enters all the new namespaces
+at once and becomes their process 1. Real root is never mapped: started as root, the box is owned by
+an ordinary uid that nobody else uses.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
+import select
+import signal
+import socket
 
 from . import kernel, root, seccomp
 from .supervisor import Supervisor
@@ -26,14 +31,33 @@ NAMESPACES = (
 INSIDE = 1000  # uid and gid in the box
 
 
-def main(sock: int) -> None:
-    os.set_inheritable(sock, False)
+def nursery(control_fd: int, parent: int) -> None:
+    """Fork for every socket that comes through ``control_fd``, until the parent has gone."""
+    control = socket.socket(fileno=control_fd)
+    control.set_inheritable(False)
+    watch = select.poll()
+    gone = os.pidfd_open(parent)
+    for fd in (gone, control_fd):
+        watch.register(fd, select.POLLIN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
+    while not any(fd == gone for fd, _ in watch.poll()):
+        _, fds, _, _ = socket.recv_fds(control, 1, 1)
+        if not fds:
+            return
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control.close()
+            _main(fds[0], gone)
+        os.close(fds[0])
+
+
+def _main(sock: int, parent: int) -> None:
     try:
         config = receive(sock)
-        parent = os.pidfd_open(config["parent"])
         if config["kind"] == "process":
             kernel.prctl(36, 1)  # orphans come to us
-            reply_ready(sock)
+            os.setsid()
+            reply_ready(sock, os.getpid())
             Supervisor(sock, parent, config).serve()
         else:
             _start_box(sock, parent, config)
@@ -44,13 +68,14 @@ def main(sock: int) -> None:
 
 
 def _start_box(sock: int, parent: int, config: root.Config) -> None:
+    outside = os.getpid()
     pieces = root.Pieces(config) if config["as_root"] else None
     wait, go = os.pipe()
     pid = kernel.fork_into(NAMESPACES)
     if pid == 0:
         os.close(go)
         if os.read(wait, 1):
-            _inside(sock, parent, config, pieces)
+            _inside(sock, parent, config, pieces, outside)
         os._exit(1)
     if not config["as_root"]:
         with open(f"/proc/{pid}/setgroups", "w") as handle:
@@ -61,12 +86,14 @@ def _start_box(sock: int, parent: int, config: root.Config) -> None:
         os.setgroups([])
         os.setresgid(*[config["gid"]] * 3)
         os.setresuid(*[config["uid"]] * 3)
-    os.closerange(3, 4096)
+    _close_all_but(sock)
     os.waitpid(pid, 0)
     os._exit(0)
 
 
-def _inside(sock: int, parent: int, config: root.Config, pieces: root.Pieces | None) -> None:
+def _inside(
+    sock: int, parent: int, config: root.Config, pieces: root.Pieces | None, outside: int
+) -> None:
     try:
         if config["as_root"]:
             os.setgroups([])
@@ -92,7 +119,7 @@ def _inside(sock: int, parent: int, config: root.Config, pieces: root.Pieces | N
     except BaseException as error:
         reply_error(sock, error)
         os._exit(1)
-    reply_ready(sock)
+    reply_ready(sock, outside)
     Supervisor(sock, parent, config).serve()
     os._exit(0)
 
@@ -100,11 +127,5 @@ def _inside(sock: int, parent: int, config: root.Config, pieces: root.Pieces | N
 def _close_all_but(*keep: int) -> None:
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) not in keep:
-            try:
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
                 os.close(int(name))
-            except OSError:
-                pass  # the descriptor of the listing itself
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

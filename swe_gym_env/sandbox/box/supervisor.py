@@ -50,6 +50,8 @@ class Output:
 
 
 class Supervisor:
+    """Answers requests until the parent lets go; then the box ends with it."""
+
     def __init__(self, sock: int, parent: int, config: dict[str, Any]) -> None:
         self.sock, self.parent, self.config = sock, parent, config
         self.namespace = config["kind"] == "local"
@@ -158,7 +160,7 @@ class Supervisor:
         """Move bytes until the shell ends; its wait status, or None if its time is over."""
         pidfd = os.pidfd_open(shell)
         left = memoryview(stdin)
-        self.poll.modify(self.sock, 0)  # only to hear that the parent has gone
+        self.poll.modify(self.sock, select.POLLRDHUP)  # only to hear that the parent has gone
         watched = {pidfd: select.POLLIN, source: select.POLLIN, feed: select.POLLOUT}
         for fd, events in watched.items():
             self.poll.register(fd, events)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -41,10 +42,8 @@ def living(spare: frozenset[int] = frozenset()) -> list[int]:
 
 
 def send_kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, 9)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def kill(spare: frozenset[int], namespace: bool) -> None:

@@ -6,6 +6,7 @@ comes out of a box is only numbers and bytes, because the parent does not trust 
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import os
 import struct
@@ -16,7 +17,7 @@ RESULT = struct.Struct("!idIQI")  # exit code, seconds, timed out, dropped, head
 READY, DATA, RESULT_KIND, ERROR, FATAL = b"K", b"D", b"R", b"E", b"F"
 
 
-class Gone(Exception):
+class Gone(Exception):  # noqa: N818 - it is a message, not a fault
     """The parent has let go of its end."""
 
 
@@ -46,8 +47,9 @@ def reply(sock: int, kind: bytes, payload: bytes = b"") -> None:
                 raise Gone from None
 
 
-def reply_ready(sock: int) -> None:
-    reply(sock, READY)
+def reply_ready(sock: int, pid: int) -> None:
+    """``pid``: whom the parent may kill should the box not answer."""
+    reply(sock, READY, struct.pack("!i", pid))
 
 
 def reply_os_error(sock: int, error: OSError) -> None:
@@ -58,7 +60,5 @@ def reply_error(sock: int, error: BaseException) -> None:
     """The box cannot go on."""
     number = error.errno if isinstance(error, OSError) and error.errno else 0
     text = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
-    try:
+    with contextlib.suppress(Gone, OSError):
         reply(sock, FATAL, struct.pack("!i", number) + str(text).encode())
-    except (Gone, OSError):
-        pass
