@@ -1,13 +1,15 @@
 """The present state of a box, seen out of band: nothing here may leave a trace in it.
 
-``GIT_OPTIONAL_LOCKS=0`` keeps git from refreshing the index, and sed runs without ``-i``.
+``GIT_OPTIONAL_LOCKS=0`` keeps git status from refreshing the index; git diff has to be told by a
+setting of its own, and then lists files whose time alone changed. Sed runs without ``-i``.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from swe_gym_env.agents.expert.edits import Edit
 from swe_gym_env.sandbox.base import Sandbox
@@ -16,7 +18,8 @@ from swe_gym_env.types import TaskInstance
 TIMEOUT = 60.0
 _GIT = (
     "export GIT_OPTIONAL_LOCKS=0; "
-    "g() { git -c safe.directory='*' --no-pager \"$@\" 2>/dev/null; }; "
+    "g() { git -c safe.directory='*' -c diff.autoRefreshIndex=false --no-pager \"$@\" "
+    "2>/dev/null; }; "
 )
 # What test runs leave behind is nobody's damage
 _CACHES = re.compile(
@@ -35,40 +38,54 @@ class Probe:
 
     git: bool
     head: str = ""
-    changed: dict[str, str] | None = None
+    changed: Mapping[str, str] = field(default_factory=dict)
     lines: int = 0
     staged: frozenset[str] = frozenset()
     untracked: tuple[str, ...] = ()
 
 
 def probe(box: Sandbox, task: TaskInstance) -> Probe:
+    """One git process where no tracked file differs, as at the start of every episode."""
+    status = "g status --porcelain=v2 --branch --no-renames --untracked-files=normal -z"
+    result = box.exec(f"{_GIT} {status}", timeout=TIMEOUT)
+    rows = result.output.decode("utf-8", "surrogateescape").split("\0")
+    if result.exit_code:
+        return Probe(git=False)
+    untracked = tuple(r[2:] for r in rows if r.startswith("? ") and not _CACHES.search(r[2:]))
+    head = rows[0].removeprefix("# branch.oid ")
+    if head == task.base_commit and not any(r[:2] in {"1 ", "2 ", "u "} for r in rows):
+        return Probe(git=True, head=head, untracked=untracked)
+    return _against_base(box, task, head, untracked)
+
+
+def _against_base(box: Sandbox, task: TaskInstance, head: str, untracked: tuple[str, ...]) -> Probe:
     base = shlex.quote(task.base_commit)
     diff = "g diff --no-ext-diff --no-renames --ignore-submodules -z"
     result = box.exec(
-        f"{_GIT} g rev-parse HEAD || exit 9; printf '\\001'; {diff} --raw {base} -- || exit 9; "
-        f"printf '\\001'; {diff} --numstat {base} --; printf '\\001'; "
-        f"{diff} --cached --name-only {base} --; printf '\\001'; "
-        "g ls-files -oz --exclude-standard --directory --no-empty-directory",
+        f"{_GIT} {diff} --raw {base} -- || exit 9; printf '\\001'; {diff} --numstat {base} --; "
+        f"printf '\\001'; {diff} --cached --name-only {base} --",
         timeout=TIMEOUT,
     )
     parts = result.output.decode("utf-8", "surrogateescape").split("\x01")
-    if result.exit_code == 9 or len(parts) != 5:
+    if result.exit_code == 9 or len(parts) != 3:
         return Probe(git=False)
-    head, raw, counts, staged, untracked = parts
+    raw, counts, staged = parts
+    rows = [row.split("\t") for row in counts.split("\0") if row]
+    differ = {row[-1] for row in rows}
     fields = raw.split("\0")
     changed: dict[str, str] = {}
     for info, path in zip(fields[::2], fields[1::2], strict=False):
-        before, after, _, _, status = info.lstrip(":").split()
-        changed[path] = "P" if status in "MT" and before != after else status
-    numbers = (row.split("\t")[:2] for row in counts.split("\0") if row)
-    lines = sum(int(n) for pair in numbers for n in pair if n.isdigit())
+        before, after, _, _, letter = info.lstrip(":").split()
+        mode = letter in "MT" and before != after
+        if not _CACHES.search(path) and (mode or letter != "M" or path in differ):
+            changed[path] = "P" if mode else letter
     return Probe(
         git=True,
-        head=head.strip(),
-        changed={p: s for p, s in changed.items() if not _CACHES.search(p)},
-        lines=lines,
+        head=head,
+        changed=changed,
+        lines=sum(int(n) for row in rows for n in row[:2] if n.isdigit()),
         staged=frozenset(p for p in staged.split("\0") if p),
-        untracked=tuple(p for p in untracked.split("\0") if p and not _CACHES.search(p)),
+        untracked=untracked,
     )
 
 

@@ -54,7 +54,7 @@ def fragment(old: str, new: str) -> Fragment:
             if not text or old.find(text) != offset:
                 continue
             found = Fragment(text, "".join(b[start : len(b) - tail + right]))
-            cost = len(substitution(found)) + 2 * (text != text.strip())
+            cost = len(substitution(found)) + 3 * (text != text.strip())
             if cost < best_cost:
                 best, best_cost = found, cost
             break  # more to the right only makes it longer
@@ -119,17 +119,18 @@ def _sed(present: Sequence[str], block: Block) -> str:
     where = str(first) if first == last else f"{first},{last}"
     if not block.new:
         return f"{where}d"
+    if len(block.old) == len(block.new) == 1 and block.old != ("\n",):
+        short = f"{first}{substitution(fragment(block.old[0][:-1], block.new[0][:-1]))}"
+        whole = f"{first}c\\{_sed_text(block.new)}"
+        return short if len(short) <= len(whole) or block.new == ("\n",) else whole
+    if block.new[0] == "\n":
+        return ""  # an `a` or `c` cannot begin with an empty line
     if not block.old:
         text = _sed_text(block.new)
         if block.start == 0:
             return f"1i\\{text}" if present else ""
         return f"{block.start}a\\{text}"
-    whole = f"{where}c\\{_sed_text(block.new)}"
-    if len(block.old) == len(block.new) == 1:
-        old, new = block.old[0][:-1], block.new[0][:-1]
-        short = f"{first}{substitution(fragment(old, new))}" if old else ""
-        return short if short and len(short) <= len(whole) else whole
-    return whole
+    return f"{where}c\\{_sed_text(block.new)}"
 
 
 def _sed_text(lines: Sequence[str]) -> str:

@@ -146,8 +146,8 @@ class History:
         """Does the path, or its dotted module name, stand in the history?"""
         if re.search(rf"(?<![\w-]){re.escape(path)}(?![\w-])", self.text):
             return True
-        parts = [p for p in re.sub(r"(/__init__)?\.py$", "", path).split("/") if p != "src"]
-        return len(parts) > 1 and ".".join(parts) in self.text
+        module = re.sub(r"(/__init__)?\.py$", "", path)
+        return "/" in module and module.replace("/", ".") in self.text
 
     def _about(self, path: str) -> list[Seen]:
         name = PurePosixPath(path).name

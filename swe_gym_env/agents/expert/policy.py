@@ -130,7 +130,7 @@ class ExpertPolicy:
         if not found.git:
             return None  # nothing to compare with and nothing to undo from
         sound = {w.patch.path for w in works if w.missing is not None}
-        changed = found.changed or {}
+        changed = found.changed
         tracked = {p: s for p, s in changed.items() if p not in sound or s == "P"}
         junk = [p for p in found.untracked if p not in sound]
         keep = set(changed) - set(tracked)
