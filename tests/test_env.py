@@ -1,4 +1,4 @@
-"""SWEEnv through Gymnasium's own checks, in real boxes, and through every way an episode can end."""
+"""SWEEnv through Gymnasium's own checks, in real boxes, to every end an episode can have."""
 
 from __future__ import annotations
 
