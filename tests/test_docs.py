@@ -1,0 +1,71 @@
+"""Wrong docs are worse than none: their links, paths, options and examples are checked."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from algorithms.base import Round
+from swe_gym_env.types import Annotation, Episode, Outcome, Turn
+from tests.toybox import real_provider, toy_task
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+OURS = ("swe_gym_env/", "algorithms/", "conf/", "experiments/", "tests/", "docs/")
+ids = [page.name for page in PAGES]
+
+
+def code(page: str) -> str:
+    (block,) = re.findall(r"```python\n(.*?)```\n", (ROOT / page).read_text(), re.S)
+    return block
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_links_and_paths_exist(page: Path) -> None:
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+    for path in re.findall(r"`([\w./-]+)`", text):
+        if path.startswith(OURS) and "NAME" not in path:
+            assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_choices_named_exist(page: Path) -> None:
+    for line in re.findall(r"experiments\.run (.*)", page.read_text()):
+        for group, names in re.findall(r"(\w+)=([\w,]+)", line):
+            for name in names.split(",") if (ROOT / "conf" / group).is_dir() else ():
+                option = ROOT / "conf" / group / f"{name}.yaml"
+                assert option.exists() or name == "disagreement", f"{group}={name}"
+
+
+def test_the_example_algorithm_does_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", module)  # dataclasses look their module up
+    exec(code("docs/add-an-algorithm.md"), module.__dict__)
+    turns = (Turn("a bug", "student", "look"), Turn("code", "student", "wrong"))
+    episode = Episode("e", "task", 0, 1, 0, "", turns, Outcome("unresolved"), "finished")
+    labels = [Annotation("e", 0, "expert", "look"), Annotation("e", 1, "expert", "right")]
+    algorithm = module.Disagreement()
+    assert algorithm.collect(1).mixer.beta == 0.5
+    (lesson,) = algorithm.lessons([Round(1, [episode], labels)])
+    assert [(target.turn, target.text) for target in lesson.targets] == [(1, "right")]
+
+
+def test_the_readme_example_plays_an_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from swe_gym_env import tasks
+
+    monkeypatch.setenv("SWE_GYM_HOME", str(tmp_path))
+    real_provider("local")
+    task = toy_task(tmp_path)
+    monkeypatch.setattr(tasks, "load", lambda *_, **__: [task])
+    exec(code("README.md"), {})
+    printed = capsys.readouterr().out
+    assert task.problem_statement.strip() in printed
+    assert "max_repeats empty_patch" in printed
