@@ -1,0 +1,97 @@
+"""A tiny image of our own, and the providers that this machine has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from swe_gym_env.sandbox import Limits, Sandbox, SandboxProvider, SandboxSpec, images
+from swe_gym_env.sandbox.local import LocalProvider
+from swe_gym_env.sandbox.process import ProcessProvider
+
+PROVIDERS: dict[str, Callable[[], SandboxProvider]] = {
+    "local": LocalProvider,
+    "local-copy": lambda: LocalProvider(copy=True),
+    "process": ProcessProvider,
+}
+ISOLATING = ("local", "local-copy")
+IMAGE = "tiny"
+
+Make = Callable[..., Sandbox]
+
+
+def skip(reason: str) -> NoReturn:
+    if os.environ.get("SWE_GYM_NO_SKIP") == "1":
+        pytest.fail(f"would skip: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The host's side of the image's tree."""
+    home = tmp_path_factory.mktemp("home")
+    before = os.environ.get("SWE_GYM_HOME")
+    os.environ["SWE_GYM_HOME"] = str(home)
+    tree = images.path_of(IMAGE) / "tree"
+    (tree / "pkg").mkdir(parents=True)
+    (tree / "a.py").write_text("x = 1\n")
+    (tree / "pkg" / "b.py").write_text("y = 2\n")
+    os.link(tree / "a.py", home / "another-task.py")  # stores may share files between tasks
+    git = "git -c user.name=a -c user.email=a@example.org"
+    subprocess.run(
+        f"git init -q && git add -A && {git} commit -qm start", shell=True, cwd=tree, check=True
+    )
+    mount = home / "mounted"
+    (mount / "bin").mkdir(parents=True)
+    (mount / "bin" / "tool").write_text("#!/bin/sh\necho tool\n")
+    (mount / "bin" / "tool").chmod(0o755)
+    env = {"PATH": "/opt/env/bin:/usr/local/bin:/usr/bin:/bin", "FROM_IMAGE": "yes"}
+    image = images.Image(mounts={"/opt/env": "{home}/mounted"}, masks=("/usr/share/doc",), env=env)
+    images.save(IMAGE, image)
+    yield tree
+    if before is None:
+        del os.environ["SWE_GYM_HOME"]
+    else:
+        os.environ["SWE_GYM_HOME"] = before
+
+
+def _maker(kind: str) -> Iterator[Make]:
+    provider = PROVIDERS[kind]()
+    if reason := provider.unavailable():
+        skip(f"{kind}: {reason}")
+    made: list[Sandbox] = []
+
+    def make(**limits: Any) -> Sandbox:
+        made.append(provider.create(SandboxSpec(IMAGE, limits=Limits(**limits))))
+        return made[-1]
+
+    yield make
+    for box in made:
+        box.close()
+
+
+@pytest.fixture(params=list(PROVIDERS))
+def make(request: pytest.FixtureRequest, tree: Path) -> Iterator[Make]:
+    """Makes boxes of every provider in turn."""
+    yield from _maker(request.param)
+
+
+@pytest.fixture(params=ISOLATING)
+def make_isolated(request: pytest.FixtureRequest, tree: Path) -> Iterator[Make]:
+    """Makes boxes of every provider that isolates."""
+    yield from _maker(request.param)
+
+
+@pytest.fixture
+def box(make: Make) -> Sandbox:
+    return make()
+
+
+@pytest.fixture
+def isolated(make_isolated: Make) -> Sandbox:
+    return make_isolated()

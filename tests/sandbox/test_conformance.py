@@ -1,0 +1,242 @@
+"""What every provider must do, whatever it is made of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from swe_gym_env.errors import SandboxError, SetupError
+from swe_gym_env.sandbox import LIMITS, Sandbox, SandboxSpec
+from tests.sandbox.conftest import PROVIDERS, Make
+
+
+def run(box: Sandbox, command: str, timeout: float = 20, **kwargs: object) -> str:
+    result = box.exec(command, timeout=timeout, **kwargs)  # type: ignore[arg-type]
+    assert not result.timed_out
+    return result.output.decode()
+
+
+def marked(marker: str) -> list[int]:
+    """Processes of this machine whose command line has the marker."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            line = Path("/proc", name, "cmdline").read_bytes()
+        except OSError:
+            continue
+        if marker.encode() in line and int(name) != os.getpid():
+            found.append(int(name))
+    return found
+
+
+def gone_soon(marker: str, seconds: float = 5) -> bool:
+    end = time.monotonic() + seconds
+    while marked(marker):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_every_limit_is_declared(box: Sandbox) -> None:
+    assert isinstance(box, Sandbox)
+    assert set(box.guarantees) == set(LIMITS)
+    assert set(box.guarantees.values()) <= {"hard", "best effort", "none"}
+
+
+def test_exit_codes_and_merged_streams(box: Sandbox) -> None:
+    result = box.exec("echo out; echo err >&2; exit 3", timeout=10)
+    assert (result.exit_code, result.output) == (3, b"out\nerr\n")
+    assert not result.timed_out and result.dropped == 0 and 0 < result.seconds < 10
+    assert box.exec("kill -9 $$", timeout=10).exit_code == 128 + 9
+    assert box.exec("no-such-program", timeout=10).exit_code == 127
+    assert box.exec("echo hi | (exit 4)", timeout=10).exit_code == 4
+
+
+def test_working_folder_and_environment(box: Sandbox) -> None:
+    assert run(box, "cat a.py; cat /testbed/pkg/b.py") == "x = 1\ny = 2\n"
+    assert run(box, "cat b.py", cwd="/testbed/pkg") == "y = 2\n"
+    assert run(box, 'echo "$A|$FROM_IMAGE"', env={"A": "ü b"}) == "ü b|yes\n"
+    assert run(box, "tool; type -P tool").startswith("tool\n")
+    assert run(box, 'test -d "$HOME" && touch "$HOME/f" /tmp/g && echo "$LANG"') == "C.UTF-8\n"
+    missing = box.exec("echo never", timeout=10, cwd="/testbed/nowhere")
+    assert missing.exit_code == 126 and b"No such file" in missing.output
+
+
+def test_nothing_carries_over_in_the_shell_but_files_do(box: Sandbox) -> None:
+    run(box, "cd pkg; export B=1; echo z > c.py")
+    assert run(box, 'pwd | grep -c pkg; echo "[$B]"; cat pkg/c.py') == "0\n[]\nz\n"
+
+
+def test_git_works_and_sees_only_the_change(box: Sandbox) -> None:
+    run(box, "echo 'x = 2' > a.py; rm -r pkg; mkdir pkg; touch pkg/new.py")
+    assert run(box, "git status --short") == " M a.py\n D pkg/b.py\n?? pkg/new.py\n"
+    assert run(box, "git stash -qu && git status --short; cat a.py") == "x = 1\n"
+    assert "pkg/new.py" in run(box, "git stash pop -q; ls pkg/*")
+    assert "[main" in run(box, "git checkout -q -B main && git -c user.name=a -c user.email=a "
+                               "commit -am changed")  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["sleep 1000", "trap '' TERM HUP INT; while :; do sleep 1; done"])
+def test_time_limit_kills_the_whole_tree(box: Sandbox, how: str) -> None:
+    mark = f"9{time.time_ns()}"
+    escape = (
+        f"(setsid bash -c 'setsid sleep {mark}1 & exec sleep {mark}2' &) & setsid sleep {mark}3 &"
+    )
+    result = box.exec(f"echo begun; {escape} sleep {mark}4 & {how}", timeout=1)
+    assert result.timed_out and result.exit_code == 124
+    assert result.output == b"begun\n" and 1 <= result.seconds < 5
+    assert gone_soon(mark)
+    assert run(box, "echo on") == "on\n"
+
+
+def test_time_limit_spares_what_earlier_commands_left_running(box: Sandbox) -> None:
+    server = run(box, "sleep 1000 & echo $!").strip()
+    assert box.exec("sleep 1000", timeout=0.5).timed_out
+    assert run(box, f"kill -0 {server} && echo alive") == "alive\n"
+
+
+def test_background_child_does_not_delay_the_answer(box: Sandbox) -> None:
+    began = time.monotonic()
+    assert run(box, "sleep 60 & echo hi") == "hi\n"
+    assert "hi\n" in run(box, "(while :; do echo flood; done) & echo hi")
+    assert run(box, "echo hi") == "hi\n"
+    assert time.monotonic() - began < 10
+
+
+def test_much_output_keeps_head_and_tail(make: Make) -> None:
+    box, size = make(output=1 << 20), 10_000_000
+    result = box.exec(f"echo BEGIN; head -c {size} /dev/zero | tr '\\0' a; echo END", timeout=60)
+    assert len(result.output) == 1 << 20
+    assert result.dropped == size + 10 - (1 << 20)
+    assert result.output.startswith(b"BEGIN\naaa") and result.output.endswith(b"aaaEND\n")
+    assert result.head == 1 << 19
+    whole = box.exec("head -c 1000000 /dev/zero", timeout=20)
+    assert (len(whole.output), whole.dropped, whole.head) == (1_000_000, 0, 0)
+
+
+def test_binary_and_unicode(box: Sandbox) -> None:
+    assert box.exec(r"printf '\xff\x00\xfe\n'", timeout=10).output == b"\xff\x00\xfe\n"
+    assert run(box, "echo 'größer 漢字 🙂'") == "größer 漢字 🙂\n"
+
+
+def test_stdin(box: Sandbox) -> None:
+    data = bytes(range(256)) * 2000
+    assert box.exec("cat", timeout=10, stdin=data).output == data
+    assert box.exec("true", timeout=10, stdin=data * 4).exit_code == 0
+    assert box.exec("cat", timeout=10).output == b""
+    assert box.exec("cat > copy; wc -c < copy", timeout=20, stdin=data * 8).output == b"4096000\n"
+
+
+def test_read_and_write(box: Sandbox) -> None:
+    data = os.urandom(10_000_000)
+    began = time.monotonic()
+    box.write("/testbed/new/folder/blob", data)
+    assert box.read("/testbed/new/folder/blob") == data
+    assert time.monotonic() - began < 5
+    assert run(box, "wc -c < new/folder/blob") == "10000000\n"
+    box.write("/testbed/a.py", b"short")
+    assert box.read("/testbed/a.py") == b"short"
+    with pytest.raises(FileNotFoundError):
+        box.read("/testbed/nowhere")
+    with pytest.raises(IsADirectoryError):
+        box.read("/testbed/pkg")
+    with pytest.raises(OSError):
+        box.write("/testbed/a.py/below", b"")
+
+
+def test_odd_files_do_not_hang_the_box(box: Sandbox) -> None:
+    run(box, "mkfifo pipe; ln -s /dev/zero zero")
+    for path in ("/testbed/pipe", "/testbed/zero"):
+        with pytest.raises(OSError):
+            box.read(path)
+    with pytest.raises(OSError):
+        box.write("/testbed/pipe", b"x")
+    assert run(box, "echo on") == "on\n"
+
+
+def test_boxes_are_apart_from_each_other_and_from_the_tree(make: Make, tree: Path) -> None:
+    def states() -> dict[str, tuple[bytes, int, int]]:
+        files = [p for p in sorted(tree.rglob("*")) if p.is_file()]
+        return {str(p): (p.read_bytes(), p.stat().st_mode, p.stat().st_mtime_ns) for p in files}
+
+    before = states()
+    boxes = [make() for _ in range(4)]
+
+    def work(number: int) -> str:
+        box = boxes[number]
+        run(box, f"echo {number} >> a.py; chmod 755 a.py; rm -r pkg; mkdir pkg; touch pkg/{number}")
+        time.sleep(0.1)
+        return run(box, "tail -1 a.py; ls pkg")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [f"{n}\n{n}\n" for n in range(4)]
+    assert states() == before
+
+
+def test_box_made_in_a_thread_outlives_it(make: Make) -> None:
+    boxes: list[Sandbox] = []
+    thread = threading.Thread(target=lambda: boxes.append(make()))
+    thread.start()
+    thread.join()
+    time.sleep(0.2)
+    assert run(boxes[0], "echo on") == "on\n"
+
+
+def test_memory_hog_is_stopped(make: Make) -> None:
+    box = make(memory=200 << 20)
+    step = "data.append(bytearray(b'x' * (10 << 20))); time.sleep(0.02)"
+    hog = f"import time; data = []\nfor _ in range(150): {step}\nprint('done')"
+    result = box.exec(f'python3 -c "{hog}"', timeout=60)
+    assert result.exit_code not in (0, 124) and b"done" not in result.output
+    assert run(box, "echo on") == "on\n"
+
+
+def test_close_twice_and_use_after_close(make: Make) -> None:
+    box, mark = make(), f"8{time.time_ns()}"
+    run(box, f"sleep {mark} & setsid sleep {mark} & echo")
+    box.close()
+    assert not marked(mark)
+    box.close()
+    for use in (lambda: box.exec("true", timeout=5), lambda: box.read("/testbed/a.py")):
+        with pytest.raises(SandboxError):
+            use()
+    with pytest.raises(SandboxError):
+        box.write("/testbed/a.py", b"")
+
+
+def test_dead_box_is_a_sandbox_error(box: Sandbox) -> None:
+    os.kill(box._pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    with pytest.raises(SandboxError):
+        for _ in range(100):
+            box.exec("sleep 0.05", timeout=5)
+
+
+def test_close_from_another_thread_ends_a_running_command(box: Sandbox) -> None:
+    mark = f"7{time.time_ns()}"
+    threading.Timer(0.5, box.close).start()
+    began = time.monotonic()
+    with pytest.raises(SandboxError):
+        box.exec(f"sleep {mark}", timeout=60)
+    assert time.monotonic() - began < 10 and gone_soon(mark)
+
+
+def test_a_forked_copy_of_the_parent_does_not_end_the_box(box: Sandbox) -> None:
+    pid = os.fork()
+    if pid == 0:
+        box.close()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert run(box, "echo on") == "on\n"
+
+
+@pytest.mark.parametrize("kind", list(PROVIDERS))
+def test_unknown_image_says_what_to_do(kind: str, tree: Path) -> None:
+    with pytest.raises(SetupError, match="build the tasks first"):
+        PROVIDERS[kind]().create(SandboxSpec("no-such-image"))
