@@ -1,0 +1,61 @@
+"""Tasks made by putting one bug into a real package from PyPI.
+
+``load`` gives TaskInstances and builds what is missing; ``build`` gives the rows. The modules, in
+the order in which a bug passes them: catalog (packages), fetch (source and environment), operators
+and plan (which bugs, in which order), suite and validate (is it a task), hide, statement and
+instance (make the task), splits and build (choose the set).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from swe_gym_env.errors import SetupError
+from swe_gym_env.tasks.pypi.build import DEMO, FULL, Progress, build
+from swe_gym_env.tasks.pypi.splits import check_known
+from swe_gym_env.tasks.rows import from_row
+from swe_gym_env.types import TaskInstance
+
+__all__ = ["DEMO", "FULL", "build", "load"]
+
+
+def load(
+    split: str = "all",
+    help: Literal["located", "symptom"] = "located",
+    limit: int | None = None,
+    packages: Sequence[str] | None = None,
+    max_function_lines: int | None = None,
+    operators: Sequence[str] = (),
+    counts: Mapping[str, int] | None = None,
+    seed: int = 0,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> list[TaskInstance]:
+    """The tasks of ``split`` (a split, several by comma, or all).
+
+    ``limit`` is per split; ``counts`` says it for each split by name; without either each split
+    gives its share of the full set. ``help``: does the problem statement say where the fault is?
+    """
+    names = check_known(split)
+    if help not in ("located", "symptom"):
+        raise SetupError(f"unknown help {help!r}: there are located and symptom")
+    sizes = {name: (counts or FULL).get(name, 0) if limit is None else limit for name in names}
+    rows = build(
+        packages,
+        counts=sizes,
+        max_function_lines=max_function_lines,
+        operators=operators,
+        seed=seed,
+        workers=workers,
+        progress=progress,
+    )
+    return [from_row(_with_help(row, help), "pypi") for row in rows]
+
+
+def _with_help(row: Mapping[str, Any], help: str) -> dict[str, Any]:
+    metadata = {key: value for key, value in row["metadata"].items() if key != "symptom"}
+    text = row["metadata"]["symptom"] if help == "symptom" else row["problem_statement"]
+    version = row["version"]
+    metadata |= {"help": help, "version": version}
+    return {**row, "problem_statement": text, "metadata": metadata}

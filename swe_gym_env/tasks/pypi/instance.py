@@ -1,0 +1,188 @@
+"""Make a task of a valid bug: the image with its one-commit history, the patches, the row.
+
+The tree shares unchanged files with the package's pristine tree by hard links (no box writes to
+the layer below it); ``.git`` is made afresh with fixed names and dates, so that the same bug gives
+the same commit on every machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from swe_gym_env.errors import SWEGymError
+from swe_gym_env.sandbox import images
+from swe_gym_env.tasks.pypi.catalog import Package
+from swe_gym_env.tasks.pypi.fetch import CONFIG, hidden_on_host
+from swe_gym_env.tasks.pypi.plan import is_test
+
+GIT_ENV = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_AUTHOR_NAME": "maintainer",
+    "GIT_AUTHOR_EMAIL": "maintainer@example.org",
+    "GIT_AUTHOR_DATE": "2024-01-01T00:00:00+0000",
+    "GIT_COMMITTER_NAME": "maintainer",
+    "GIT_COMMITTER_EMAIL": "maintainer@example.org",
+    "GIT_COMMITTER_DATE": "2024-01-01T00:00:00+0000",
+}
+COMMIT = """
+git init -q --template= -b main . && mkdir -p .git/info && : > .git/info/exclude
+git config user.name developer && git config user.email developer@example.org
+git config gc.auto 0 && git add -A -f . && git commit -q -m 'Import'
+git rev-parse HEAD
+"""
+# Does undoing the bug and restoring the tests give back the pristine tree, byte for byte?
+ROUND_TRIP = """
+export GIT_INDEX_FILE="$SCRATCH/index" GIT_OBJECT_DIRECTORY="$SCRATCH/objects"
+export GIT_ALTERNATE_OBJECT_DIRECTORIES="$PWD/.git/objects"; mkdir -p "$GIT_OBJECT_DIRECTORY"
+git read-tree HEAD && git apply --cached "$SCRATCH/patch" && git write-tree
+"""
+SHADOWS = ("sitecustomize.py", "usercustomize.py", "pytest.py", "_pytest", "pluggy", "unittest")
+
+
+def _git(script: str, tree: Path, **env: str) -> str:
+    command = ["bash", "-e", "-c", script]
+    done = subprocess.run(command, cwd=tree, env={**GIT_ENV, **env}, capture_output=True, text=True)
+    if done.returncode:
+        raise SWEGymError(f"git failed in {tree}: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip()
+
+
+def patch(file: str, old: bytes, new: bytes) -> str:
+    """What ``git diff`` would print for one changed file."""
+    if old == new:
+        return ""
+    texts = [data.decode("utf-8", "surrogateescape") for data in (old, new)]
+    sides = [text.split("\n") for text in texts]
+    lines = [[*(line + "\n" for line in side[:-1]), *(side[-1:] if side[-1] else [])] for side in sides]
+    body = []
+    for line in difflib.unified_diff(lines[0], lines[1], f"a/{file}", f"b/{file}"):
+        body.append(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n")
+    return f"diff --git a/{file} b/{file}\n" + "".join(body)
+
+
+def tree_id(tree: Path, scratch: Path) -> str:
+    """The git name of a whole tree."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    script = 'git init -q --bare "$G"; git --git-dir="$G" --work-tree=. add -A -f .; '
+    result = _git(script + 'git --git-dir="$G" write-tree', tree, G=str(scratch / "git"))
+    shutil.rmtree(scratch)
+    return result
+
+
+def eval_script(package: Package, tree: Path, base: str, test_patch: str) -> str:
+    """swebench style. The agent's changes to tests and to test configuration are undone, then the
+    hidden tests are put back; the log holds between the markers what a parser needs."""
+    tests = sorted(
+        str(path.relative_to(tree))
+        for path in tree.rglob("*")
+        if path.is_file() and ".git" not in path.parts and _guarded(path.relative_to(tree))
+    )
+    folders = sorted({t for t in package.tests if (tree / t).is_dir() and is_test(Path(t) / "x")})
+    names = [f":(glob)**/{name}" for name in ("conftest.py", *CONFIG)]
+    names += [f":(glob){name}{tail}" for name in SHADOWS for tail in ("", "/**")]
+    added = " ".join(shlex.quote(name) for name in [*folders, *names])
+    restored = " ".join(shlex.quote(test) for test in tests)
+    return f"""cd /testbed || exit 1
+export PYTHONDONTWRITEBYTECODE=1
+find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {{}} +
+git ls-files -oz -- {added} | xargs -0r rm -rf --
+git checkout -q {base} -- {restored} || echo '>>>>> Reset Failed'
+git apply - <<'EOF_TEST_PATCH' || echo '>>>>> Reset Failed'
+{test_patch}EOF_TEST_PATCH
+echo '>>>>> Start Test Output'
+{test_command(package)} </dev/null 2>&1
+echo ">>>>> Exit $?"
+echo '>>>>> End Test Output'
+"""
+
+
+def _guarded(file: Path) -> bool:
+    return is_test(file) or file.name in CONFIG
+
+
+def test_command(package: Package) -> str:
+    tests = " ".join(shlex.quote(test) for test in package.tests)
+    return f"python -m pytest -rA --tb=no -p no:cacheprovider -o addopts= -W ignore {tests}"
+
+
+def make(
+    package: Package,
+    pristine: Path,
+    changes: Mapping[str, bytes],
+    env: Path,
+    row: dict[str, Any],
+    pristine_id: str,
+) -> dict[str, Any]:
+    """Write the image and complete ``row``. ``changes`` maps files to what the agent finds there."""
+    name = f"pypi-{row['metadata']['candidate']}"
+    aside = images.path_of(f".{name}-{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    tree, scratch = aside / "tree", aside / "scratch"
+    shutil.copytree(pristine, tree, copy_function=os.link)
+    gold, tests = "", ""
+    for file, data in sorted(changes.items()):
+        original = (pristine / file).read_bytes()
+        change = patch(file, data, original)
+        gold, tests = (gold, tests + change) if is_test(Path(file)) else (gold + change, tests)
+        mode = (tree / file).stat().st_mode
+        (tree / file).unlink()
+        (tree / file).write_bytes(data)
+        (tree / file).chmod(mode)
+    base = _git(COMMIT, tree)
+    scratch.mkdir()
+    (scratch / "patch").write_bytes((gold + tests).encode("utf-8", "surrogateescape"))
+    if _git(ROUND_TRIP, tree, SCRATCH=str(scratch)) != pristine_id:
+        raise SWEGymError(f"{name}: the patches do not give back the original tree")
+    shutil.rmtree(scratch)
+    images.save(aside.name, _image(package, env))
+    final = images.path_of(name)
+    shutil.rmtree(final, ignore_errors=True)
+    aside.rename(final)
+    return {
+        **row,
+        "base_commit": base,
+        "image": name,
+        "patch": gold,
+        "test_patch": tests,
+        "eval_script": eval_script(package, final / "tree", base, tests),
+    }
+
+
+def _image(package: Package, env: Path) -> images.Image:
+    relative = env.relative_to(images.home())
+    path = "/testbed" if package.path == "." else f"/testbed/{package.path}"
+    return images.Image(
+        mounts={"/opt/env": f"{{home}}/{relative}"},
+        masks=hidden_on_host(),
+        env={
+            "PATH": "/opt/env/bin:/usr/local/bin:/usr/bin:/bin",
+            "PYTHONPATH": path,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",
+            "LANG": "C.UTF-8",
+            # the tree may belong to another user than the one in the box
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "safe.directory",
+            "GIT_CONFIG_VALUE_0": "*",
+        },
+    )
+
+
+def exists(row: Mapping[str, Any]) -> bool:
+    return (images.path_of(row["image"]) / "image.json").is_file()
+
+
+def dumps(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=True)

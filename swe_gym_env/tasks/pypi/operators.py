@@ -1,0 +1,396 @@
+"""The bugs: each operator changes one place of one function by a minimal edit of its text.
+
+The tree of ``ast`` gives exact byte positions, so an edit leaves every other byte as it was and
+the gold patch is as small as the bug. An operator yields the edits it could make at a node; which
+of them becomes a task is decided by the plan (order) and by the suite (validity).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace ``source[start:end]`` (bytes) by ``new``. ``line`` is the enclosing statement's."""
+
+    operator: str
+    start: int
+    end: int
+    new: bytes
+    line: int
+
+    def apply(self, source: bytes) -> bytes:
+        return source[: self.start] + self.new + source[self.end :]
+
+
+class Source:
+    """A file with the byte offsets of its nodes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.tree = ast.parse(data)
+        self._starts = [0]
+        for line in data.splitlines(keepends=True):
+            self._starts.append(self._starts[-1] + len(line))
+
+    def start(self, node: ast.expr | ast.stmt) -> int:
+        return self._starts[node.lineno - 1] + node.col_offset
+
+    def end(self, node: ast.expr | ast.stmt) -> int:
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        return self._starts[node.end_lineno - 1] + node.end_col_offset
+
+    def line_start(self, line: int) -> int:
+        return self._starts[line - 1]
+
+    def text(self, node: ast.expr | ast.stmt) -> bytes:
+        return self.data[self.start(node) : self.end(node)]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a node stands: its parents from the function down, and the function's parameters."""
+
+    function: ast.FunctionDef | ast.AsyncFunctionDef
+    parents: tuple[ast.AST, ...]
+    parameters: tuple[str, ...]
+
+    @property
+    def parent(self) -> ast.AST:
+        return self.parents[-1]
+
+
+Change = tuple[int, int, bytes]
+Operator = Callable[[ast.AST, Source, Context], Iterator[Change]]
+OPERATORS: dict[str, Operator] = {}
+# A draw among a function's candidates favours operators whose damage can be seen in the code
+WEIGHTS = {"removed_statement": 0.25, "wrong_return": 0.15, "wrong_constant": 0.6}
+
+
+def operator(function: Operator) -> Operator:
+    OPERATORS[function.__name__] = function
+    return function
+
+
+def _token(src: Source, left: ast.expr, right: ast.expr, old: str, new: str) -> Iterator[Change]:
+    """Replace an operator's token in the gap between its operands."""
+    start, stop = src.end(left), src.start(right)
+    pattern = rb"\s+".join(re.escape(word).encode() for word in old.split())
+    match = re.search(pattern, src.data[start:stop])
+    if match is not None:
+        yield start + match.start(), start + match.end(), new.encode()
+
+
+_COMPARE: dict[type[ast.cmpop], tuple[str, tuple[str, ...]]] = {
+    ast.Lt: ("<", ("<=", ">")),
+    ast.LtE: ("<=", ("<", ">=")),
+    ast.Gt: (">", (">=", "<")),
+    ast.GtE: (">=", (">", "<=")),
+    ast.Eq: ("==", ("!=",)),
+    ast.NotEq: ("!=", ("==",)),
+    ast.Is: ("is", ("is not",)),
+    ast.IsNot: ("is not", ("is",)),
+    ast.In: ("in", ("not in",)),
+    ast.NotIn: ("not in", ("in",)),
+}
+
+
+@operator
+def swapped_comparison(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        old, news = _COMPARE[type(node.ops[0])]
+        for new in news:
+            yield from _token(src, node.left, node.comparators[0], old, new)
+
+
+_ARITHMETIC: dict[type[ast.operator], tuple[str, str]] = {
+    ast.Add: ("+", "-"),
+    ast.Sub: ("-", "+"),
+    ast.Mult: ("*", "+"),
+    ast.Div: ("/", "*"),
+    ast.FloorDiv: ("//", "*"),
+    ast.Mod: ("%", "//"),
+    ast.BitAnd: ("&", "|"),
+    ast.BitOr: ("|", "&"),
+}
+
+
+@operator
+def swapped_arithmetic(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        if isinstance(node.left, ast.Constant) and isinstance(node.left.value, str | bytes):
+            return  # string formatting
+        old, new = _ARITHMETIC[type(node.op)]
+        yield from _token(src, node.left, node.right, old, new)
+    if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add | ast.Sub):
+        old, new = ("+=", "-=") if isinstance(node.op, ast.Add) else ("-=", "+=")
+        yield from _token(src, node.target, node.value, old, new)
+
+
+@operator
+def swapped_boolean(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
+    if isinstance(node, ast.BoolOp):
+        old, new = ("and", "or") if isinstance(node.op, ast.And) else ("or", "and")
+        yield from _token(src, node.values[0], node.values[1], old, new)
+
+
+@operator
+def negated_condition(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
+    if not isinstance(node, ast.If | ast.IfExp | ast.While):
+        return
+    test = node.test
+    if isinstance(test, ast.UnaryOp | ast.Compare):
+        return  # dropped_not and swapped_comparison look more natural there
+    text, start, end = src.text(test), src.start(test), src.end(test)
+    simple = isinstance(test, ast.Name | ast.Attribute | ast.Call | ast.Subscript | ast.Constant)
+    yield start, end, b"not " + text if simple else b"not (" + text + b")"
+
+
+@operator
+def dropped_not(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield src.start(node), src.start(node.operand), b""
+
+
+def _in_subscript(context: Context) -> bool:
+    return any(isinstance(parent, ast.Subscript | ast.Slice) for parent in context.parents[-2:])
+
+
+def _is_int(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) is int
+
+
+@operator
+def off_by_one(node: ast.AST, src: Source, context: Context) -> Iterator[Change]:
+    if isinstance(node, ast.Constant) and _is_int(node) and not _in_subscript(context):
+        text = src.text(node)
+        if text.isdigit() and len(text) < 6:
+            yield src.start(node), src.end(node), str(int(text) + 1).encode()
+            if int(text) > 0:
+                yield src.start(node), src.end(node), str(int(text) - 1).encode()
+
+
+@operator
+def shifted_index(node: ast.AST, src: Source, context: Context) -> Iterator[Change]:
+    if isinstance(node, ast.Constant) and _is_int(node) and _in_subscript(context):
+        text = src.text(node)
+        if text.isdigit() and len(text) < 6:
+            yield src.start(node), src.end(node), str(int(text) + 1).encode()
+            if int(text) > 0:
+                yield src.start(node), src.end(node), str(int(text) - 1).encode()
+
+
+_STRINGS = {"_": "-", "-": "_", " ": "", "": " ", ",": ";", ".": ",", ":": ";", "/": "-", "\n": " "}
+
+
+@operator
+def wrong_constant(node: ast.AST, src: Source, context: Context) -> Iterator[Change]:
+    if not isinstance(node, ast.Constant) or any(
+        isinstance(parent, ast.Raise | ast.Assert) for parent in context.parents
+    ):
+        return
+    start, end, value = src.start(node), src.end(node), node.value
+    if isinstance(value, bool):
+        yield start, end, str(not value).encode()
+    elif isinstance(value, str) and value in _STRINGS:
+        text = src.text(node)
+        quote = text[-1:]
+        if text.startswith(quote) and not text.startswith(quote * 3):
+            yield start, end, quote + _STRINGS[value].encode() + quote
+
+
+@operator
+def swapped_arguments(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
+    if not isinstance(node, ast.Call) or len(node.args) < 2:
+        return
+    first, second = node.args[0], node.args[1]
+    if any(isinstance(arg, ast.Starred | ast.GeneratorExp) for arg in (first, second)):
+        return
+    if src.text(first) == src.text(second):
+        return
+    gap = src.data[src.end(first) : src.start(second)]
+    if gap.strip() == b",":
+        yield src.start(first), src.end(second), src.text(second) + gap + src.text(first)
+
+
+@operator
+def swapped_branches(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
+    if isinstance(node, ast.IfExp):
+        gap = src.data[src.end(node.body) : src.start(node.orelse)]
+        new = src.text(node.orelse) + gap + src.text(node.body)
+        yield src.start(node.body), src.end(node.orelse), new
+    elif isinstance(node, ast.If) and len(node.body) == 1 and len(node.orelse) == 1:
+        body, orelse = node.body[0], node.orelse[0]
+        if body.lineno == body.end_lineno and orelse.lineno == orelse.end_lineno:
+            gap = src.data[src.end(body) : src.start(orelse)]
+            if body.col_offset == orelse.col_offset:
+                yield src.start(body), src.end(orelse), src.text(orelse) + gap + src.text(body)
+
+
+def _block(node: ast.stmt, context: Context) -> list[ast.stmt]:
+    for name in ("body", "orelse", "finalbody"):
+        block = getattr(context.parent, name, None)
+        if isinstance(block, list) and node in block:
+            return block
+    return []
+
+
+@operator
+def removed_statement(node: ast.AST, src: Source, context: Context) -> Iterator[Change]:
+    simple = ast.Assign | ast.AugAssign | ast.Return | ast.Raise | ast.Expr | ast.Continue
+    if not isinstance(node, simple):
+        return
+    if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Call):
+        return
+    line_start = src.line_start(node.lineno)
+    alone = src.data[line_start : src.start(node)].strip() == b""
+    rest = src.data[src.end(node) :].split(b"\n", 1)[0]
+    if not alone or rest.strip():
+        return
+    if len(_block(node, context)) == 1:
+        yield src.start(node), src.end(node), b"pass"
+    else:
+        yield line_start, min(src.end(node) + len(rest) + 1, len(src.data)), b""
+
+
+@operator
+def wrong_return(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
+    if isinstance(node, ast.Return) and node.value is not None:
+        value = node.value
+        if isinstance(value, ast.Tuple) and len(value.elts) == 2 and src.text(value)[:1] != b"(":
+            first, second = value.elts
+            if src.text(first) != src.text(second):
+                new = src.text(second) + b", " + src.text(first)
+                yield src.start(first), src.end(second), new
+        elif not isinstance(value, ast.Constant):
+            yield src.start(value), src.end(value), b"None"
+
+
+@operator
+def wrong_variable(node: ast.AST, src: Source, context: Context) -> Iterator[Change]:
+    """A parameter is read where its neighbour was meant."""
+    if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load):
+        return
+    names = [name for name in context.parameters if name not in ("self", "cls")]
+    if node.id in names and len(names) > 1:
+        other = names[(names.index(node.id) + 1) % len(names)]
+        yield src.start(node), src.end(node), other.encode()
+
+
+_PAIRS = (
+    ("lower", "upper"),
+    ("append", "extend"),
+    ("startswith", "endswith"),
+    ("lstrip", "rstrip"),
+    ("strip", "lstrip"),
+    ("ljust", "rjust"),
+    ("split", "rsplit"),
+    ("partition", "rpartition"),
+    ("find", "rfind"),
+    ("keys", "values"),
+    ("items", "values"),
+    ("min", "max"),
+    ("any", "all"),
+    ("match", "search"),
+    ("popleft", "pop"),
+    ("update", "setdefault"),
+    ("isinstance", "issubclass"),
+    ("islice", "takewhile"),
+    ("group", "groups"),
+    ("title", "upper"),
+    ("capitalize", "title"),
+    ("union", "intersection"),
+    ("add", "discard"),
+    ("getattr", "hasattr"),
+    ("seconds", "days"),
+    ("hour", "minute"),
+    ("minute", "second"),
+    ("year", "month"),
+    ("month", "day"),
+    ("key", "value"),
+    ("args", "kwargs"),
+)
+_METHODS = {old: new for pair in _PAIRS for old, new in (pair, pair[::-1])} | dict(_PAIRS)
+_FUNCTIONS = {"min", "max", "any", "all"}
+
+
+@operator
+def wrong_method(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
+    if isinstance(node, ast.Attribute) and node.attr in _METHODS:
+        end = src.end(node)
+        yield end - len(node.attr), end, _METHODS[node.attr].encode()
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        name = node.func.id
+        if name in _FUNCTIONS:
+            yield src.start(node.func), src.end(node.func), _METHODS[name].encode()
+
+
+@operator
+def swapped_jump(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
+    if isinstance(node, ast.Break | ast.Continue):
+        yield src.start(node), src.end(node), (
+            b"continue" if isinstance(node, ast.Break) else b"break"
+        )
+
+
+_WRAPPERS = {"reversed", "sorted", "list", "tuple", "set", "str", "int", "iter", "abs", "len"}
+
+
+@operator
+def dropped_call(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
+    """``sorted(x)`` becomes ``x``."""
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in _WRAPPERS
+        and len(node.args) == 1
+        and not node.keywords
+        and isinstance(node.args[0], ast.Name | ast.Attribute | ast.Call | ast.Subscript)
+    ):
+        yield src.start(node), src.end(node), src.text(node.args[0])
+
+
+def edits(function: ast.FunctionDef | ast.AsyncFunctionDef, src: Source) -> list[Edit]:
+    """Every edit that any operator would make in the body of ``function``, in source order."""
+    found: dict[bytes, Edit] = {}
+    arguments = function.args
+    parameters = tuple(a.arg for a in (*arguments.posonlyargs, *arguments.args))
+
+    def walk(node: ast.AST, parents: tuple[ast.AST, ...], line: int) -> None:
+        if isinstance(node, ast.JoinedStr | ast.Assert) or _is_docstring(node):
+            return  # positions inside f-strings are not exact before Python 3.12
+        if isinstance(node, ast.stmt):
+            line = node.lineno
+        context = Context(function, parents, parameters)
+        for name, make in OPERATORS.items():
+            for start, end, new in make(node, src, context):
+                edit = Edit(name, start, end, new, line)
+                found.setdefault(edit.apply(src.data), edit)
+        for child in _children(node):
+            walk(child, (*parents, node), line)
+
+    for statement in function.body:
+        walk(statement, (function,), statement.lineno)
+    return sorted(found.values(), key=lambda edit: (edit.start, edit.end, edit.new))
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _children(node: ast.AST) -> Iterator[ast.AST]:
+    """The children that hold behaviour: no annotations, no decorators."""
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield child

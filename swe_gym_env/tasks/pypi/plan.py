@@ -1,0 +1,143 @@
+"""Which bugs to try, and in which order: a pure function of the sources and of a seed.
+
+Every function gets its candidates in an order drawn by weight; then the functions take turns, so
+that a short prefix of the list already covers many functions and operators.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from swe_gym_env.tasks.pypi.catalog import Package
+from swe_gym_env.tasks.pypi.operators import WEIGHTS, Edit, Source, edits
+
+MAX_LINES = 40
+MIN_LINES = 3
+TRIES_PER_FUNCTION = 10
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function or method by its qualified name; lines count from 1, both ends included."""
+
+    file: str
+    name: str
+    line_start: int
+    line_end: int
+    shape: str  # its syntax tree without docstring, for the near-duplicate check
+
+    @property
+    def lines(self) -> int:
+        return self.line_end - self.line_start + 1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One bug that might become a task."""
+
+    id: str
+    package: str
+    function: Function
+    edit: Edit
+    split: str
+
+
+def draw(*key: object) -> float:
+    """A number in (0, 1) that depends on the key alone."""
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    return (int.from_bytes(digest[:7], "big") + 1) / (256**7 + 1)
+
+
+def split_of(package: Package, file: str) -> str:
+    if package.unseen:
+        return "unseen"
+    if file in package.heldout:
+        return "heldout"
+    if file in package.val:
+        return "val"
+    if package.heldout or package.val or package.sources:
+        return "train"
+    share = draw("split", package.name, file)  # a package that the catalog does not know
+    return "heldout" if share < 0.25 else "val" if share < 0.35 else "train"
+
+
+def functions(file: str, src: Source) -> Iterator[tuple[Function, ast.FunctionDef]]:
+    """The outermost functions and methods of a file, of a length worth reading."""
+
+    def visit(node: ast.AST, prefix: str) -> Iterator[tuple[Function, ast.FunctionDef]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef):
+                first, last = child.lineno, child.end_lineno or child.lineno
+                if MIN_LINES <= last - first + 1 <= MAX_LINES:
+                    yield Function(file, prefix + child.name, first, last, shape(child)), child
+            elif isinstance(child, ast.ClassDef):
+                yield from visit(child, f"{prefix}{child.name}.")
+            elif isinstance(child, ast.If | ast.Try):
+                yield from visit(child, prefix)
+
+    yield from visit(src.tree, "")
+
+
+def shape(function: ast.FunctionDef) -> str:
+    """The function's statements as normalised text: names of its own kept, comments and layout
+    gone. Two functions with the same words in the same order are the same to a reader."""
+    body = function.body
+    if ast.get_docstring(function) is not None:
+        body = body[1:]
+    return "\n".join(ast.unparse(statement) for statement in body)
+
+
+def candidates(
+    package: Package, tree: Path, covered: Mapping[str, Sequence[int]], seed: int = 0
+) -> list[Candidate]:
+    """Every bug worth trying in ``package``, best order first. Lines that no test runs are left
+    out: a bug there would survive."""
+    ranked: list[tuple[int, float, Candidate]] = []
+    for file in source_files(package, tree):
+        lines = set(covered.get(file, ()))
+        src = Source((tree / file).read_bytes())
+        for function, node in functions(file, src):
+            live = [edit for edit in edits(node, src) if edit.line in lines]
+            keyed = sorted((-_rank(seed, package, file, edit), edit.start, edit) for edit in live)
+            for place, (_, _, edit) in enumerate(keyed[:TRIES_PER_FUNCTION]):
+                ident = _identity(package, file, edit)
+                candidate = Candidate(
+                    ident, package.name, function, edit, split_of(package, file)
+                )
+                ranked.append((place, draw(seed, "turn", ident), candidate))
+    return [candidate for _, _, candidate in sorted(ranked, key=lambda item: item[:2])]
+
+
+def _identity(package: Package, file: str, edit: Edit) -> str:
+    text = f"{package.name} {package.version} {file} {edit.start} {edit.end} {edit.new!r}"
+    return f"{package.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _rank(seed: int, package: Package, file: str, edit: Edit) -> float:
+    """Weighted order without replacement (Efraimidis and Spirakis)."""
+    weight = WEIGHTS.get(edit.operator, 1.0)
+    return draw(seed, package.name, file, edit.start, edit.end, edit.new) ** (1 / weight)
+
+
+def is_test(path: Path) -> bool:
+    name = path.name
+    folders = {"test", "tests", "testing"} & set(path.parts[:-1])
+    return bool(folders) or name.startswith("test") or name.endswith("_test.py") or name in (
+        "conftest.py",
+        "setup.py",
+    )
+
+
+def source_files(package: Package, tree: Path) -> list[str]:
+    found: list[str] = []
+    for source in package.sources:
+        root = tree / source
+        for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
+            file = path.relative_to(tree)
+            if not is_test(file) and str(file) not in package.skip:
+                found.append(str(file))
+    return found

@@ -1,0 +1,83 @@
+"""The problem statement: a short bug report made from what a failing test said.
+
+It tells what was called, what came and what was expected, in the words of the test's own output.
+It never shows the fix: tracebacks into the package are left out. It is short, because the smallest
+student reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAX_LINES = 4
+MAX_WIDTH = 110
+WINDOW = 30  # lines; a longer function is not pointed at as a whole
+
+
+def best_failure(failures: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The failure that tells most in the fewest words."""
+    useful = [f for f in failures if f["statement"]]
+    return min(useful or failures, key=_cost, default=None)
+
+
+def _cost(failure: Mapping[str, Any]) -> tuple[int, int, str]:
+    error = failure["error"]
+    opaque = "where" not in error and re.match(r"assert (False|None|not True)\b", error) is not None
+    size = len(error) + len(failure["statement"])
+    return int(opaque), size, failure["test"]
+
+
+def symptom(module: str, failure: Mapping[str, Any], roots: Sequence[str] = ()) -> str:
+    """``module`` is what the report is about, ``failure`` as recorded by the suite server."""
+    called = _clean(failure["statement"], roots)
+    came = _clean(failure["error"], roots)
+    params = failure.get("params") or {}
+    used = [f"{k} = {v}" for k, v in params.items() if re.search(rf"\b{k}\b", called)]
+    lines = [f"`{module}` misbehaves:"]
+    lines += [f"    {line}" for line in _short(called)]
+    if used:
+        lines.append("with " + _cut(", ".join(used)))
+    lines += ["gives", *(f"    {line}" for line in _short(came))]
+    return "\n".join(lines)
+
+
+def _clean(text: str, roots: Sequence[str]) -> str:
+    for root in roots:
+        text = text.replace(root + "/", "").replace(root, ".")
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    text = re.sub(r"^(AssertionError: )+(?=assert )", "", text)
+    return re.sub(r"/(?:[\w.-]+/){2,}(?=[\w.-])", "", text)
+
+
+def _short(text: str) -> list[str]:
+    lines = [line.rstrip() for line in text.splitlines()]
+    # the diff below an introspected assertion repeats it
+    lines = [line for line in lines if line.strip() and not _diff_line(line)]
+    margin = min((len(line) - len(line.lstrip()) for line in lines), default=0)
+    return [_cut(line[margin:] if i == 0 else line.strip()) for i, line in enumerate(lines)][
+        :MAX_LINES
+    ]
+
+
+def _diff_line(line: str) -> bool:
+    line = line.strip()
+    if re.match(r"\+\s+(where|and)\b", line):
+        return False
+    return bool(re.match(r"([-+?]( |$)|At index|Use -v|Full diff|Omitting|Left contains|\.\.\.)", line))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= MAX_WIDTH else line[: MAX_WIDTH - 3] + "..."
+
+
+def located(text: str, name: str, file: str, first: int, last: int, bug: int, luck: float) -> str:
+    """``text`` and where the fault is: the function, or a window of it that holds line ``bug`` at
+    a place drawn by ``luck`` in (0, 1), so that its middle gives nothing away."""
+    if last - first + 1 > WINDOW:
+        low = max(first, bug - WINDOW + 1)
+        high = min(bug, last - WINDOW + 1)
+        first = low + int(luck * (high - low + 1))
+        last = first + WINDOW - 1
+    return f"{text}\nThe fault is in `{name}` ({file}, lines {first}-{last})."

@@ -1,0 +1,202 @@
+"""Run a package's test suite again and again without paying for interpreter start-up.
+
+This file is started by path with the package's own interpreter (it cannot import this project)
+and imports pytest once. For each request, one line of JSON on stdin, it forks; the child enters
+the tree, runs pytest in process and reports through a pipe; the parent holds the time limit and
+never imports the package itself, so that every run sees the files as they are then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+from _pytest.config import default_plugins
+
+MEMORY = 2 << 30
+MAX_MESSAGES = 12
+OPTIONS = ["-q", "--tb=no", "-p", "no:cacheprovider", "-o", "addopts=", "-W", "ignore"]
+
+CONFIGS = {
+    "pytest.ini": "",
+    ".pytest.ini": "",
+    "pyproject.toml": "[tool.pytest",
+    "tox.ini": "[pytest]",
+    "setup.cfg": "[tool:pytest]",
+}
+
+
+class Recorder:
+    """Collects per test: status, where it is defined, and what a failure said."""
+
+    def __init__(self, root: str, trace: bool) -> None:
+        self.root = root
+        self.statuses: dict[str, str] = {}
+        self.places: dict[str, tuple[str, int]] = {}
+        self.failures: list[dict[str, Any]] = []
+        self.covered: dict[str, set[int]] = {}
+        self.collect_errors: list[str] = []
+        if trace:
+            sys.settrace(self._trace)
+            threading.settrace(self._trace)
+
+    def _trace(self, frame: Any, event: str, _arg: object) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith(self.root):
+            return None
+        lines = self.covered.setdefault(os.path.relpath(name, self.root), set())
+
+        def local(frame: Any, event: str, _arg: object) -> Any:
+            lines.add(frame.f_lineno)
+            return local
+
+        lines.add(frame.f_lineno)
+        return local
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.collect_errors.append(str(report.longrepr)[-2000:])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: Any, call: Any) -> Any:
+        report = yield
+        ident, worst = item.nodeid, self.statuses.get(item.nodeid)
+        if report.failed:
+            self.statuses[ident] = "FAILED" if report.when == "call" else "ERROR"
+        elif report.skipped and worst is None:
+            self.statuses[ident] = "XFAIL" if hasattr(report, "wasxfail") else "SKIPPED"
+        elif report.when == "call" and worst is None:
+            self.statuses[ident] = "XPASS" if hasattr(report, "wasxfail") else "PASSED"
+        if report.when == "setup":
+            self._place(item)
+        if report.failed and call.excinfo is not None and len(self.failures) < MAX_MESSAGES:
+            self._failure(item, call.excinfo)
+        return report
+
+    def _place(self, item: Any) -> None:
+        function = inspect.unwrap(getattr(item, "obj", None) or (lambda: None))
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            file = os.path.relpath(code.co_filename, self.root)
+            self.places[item.nodeid] = (file, code.co_firstlineno)
+
+    def _failure(self, item: Any, excinfo: Any) -> None:
+        file = self.places.get(item.nodeid, ("", 0))[0]
+        entry = next(
+            (e for e in reversed(excinfo.traceback) if str(e.path) == os.path.join(self.root, file)),
+            None,
+        )
+        with contextlib.suppress(Exception):
+            self.failures.append(
+                {
+                    "test": item.nodeid,
+                    "statement": str(entry.statement) if entry is not None else "",
+                    "error": excinfo.exconly(tryshort=True)[:2000],
+                    "params": {
+                        k: repr(v)[:200]
+                        for k, v in getattr(getattr(item, "callspec", None), "params", {}).items()
+                    },
+                }
+            )
+
+    def answer(self, code: int) -> dict[str, Any]:
+        return {
+            "exit": code,
+            "statuses": self.statuses,
+            "places": self.places,
+            "failures": self.failures,
+            "collect_errors": self.collect_errors,
+            "covered": {file: sorted(lines) for file, lines in self.covered.items()},
+            "modules": _library_modules(),
+        }
+
+
+def _library_modules() -> list[str]:
+    """What the run imported from the standard library: the parent may import it once for all."""
+    return sorted(set(sys.modules) & set(sys.stdlib_module_names))
+
+
+def _child(request: dict[str, Any], pipe: int) -> None:
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    root = request["root"]
+    os.chdir(root)
+    sys.path[:0] = [os.path.join(root, part) for part in request["path"]]
+    recorder = Recorder(root, request.get("trace", False))
+    options = [*OPTIONS, f"--rootdir={root}", f"--confcutdir={root}", "-c", _config(root)]
+    code = int(pytest.main([*options, *request["args"]], plugins=[recorder]))
+    sys.settrace(None)
+    with os.fdopen(pipe, "wb") as out:
+        out.write(json.dumps(recorder.answer(code)).encode())
+
+
+def _config(root: str) -> str:
+    """The tree's own pytest configuration. Left alone, pytest would look for one further up."""
+    for name, section in CONFIGS.items():
+        with contextlib.suppress(OSError), open(os.path.join(root, name)) as handle:
+            if section in handle.read():
+                return os.path.join(root, name)
+    return os.devnull
+
+
+def _run(request: dict[str, Any]) -> dict[str, Any]:
+    start = time.monotonic()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        try:
+            _child(request, writer)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    data, deadline = b"", start + request["timeout"]
+    while True:
+        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
+        chunk = os.read(reader, 1 << 16) if ready else b""
+        data += chunk
+        if not chunk:
+            break
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    os.close(reader)
+    os.waitpid(pid, 0)
+    seconds = time.monotonic() - start
+    try:
+        return {**json.loads(data), "seconds": seconds}
+    except ValueError:
+        return {"exit": -1, "seconds": seconds, "statuses": {}, "timeout": bool(not ready)}
+
+
+def main() -> None:
+    for name in default_plugins:
+        importlib.import_module(f"_pytest.{name}")
+    sys.path.pop(0)  # the folder of this file
+    out = sys.stdout
+    for line in sys.stdin:
+        answer = _run(json.loads(line))
+        for name in answer.pop("modules", []):
+            if name not in sys.modules and not name.startswith("_"):
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    main()
