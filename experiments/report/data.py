@@ -180,7 +180,7 @@ def endings(run: RunData) -> dict[str, dict[str, int]]:
         for episode in evaluation.episodes:
             status = episode.outcome.status.replace("_", " ")
             stop = episode.stop_reason.replace("_", " ")
-            kind = status if status == "resolved" else f"{status}, ended by {stop}"
+            kind = status if status == "resolved" else f"{status} · {stop}"
             table.setdefault(kind, Counter())[evaluation.name] += 1
     order = sorted(table, key=lambda kind: (kind != "resolved", -table[kind].total()))
     return {kind: dict(table[kind]) for kind in order}

@@ -70,7 +70,9 @@ function mark() {
   for (const li of $("list").children) {
     if (view.current && Number(li.dataset.at) === view.current.at) {
       li.setAttribute("aria-current", "true");
-      li.scrollIntoView({ block: "nearest" });
+      const list = $("list"), top = li.offsetTop - list.offsetTop;  // not scrollIntoView: it moves the page
+      if (top < list.scrollTop) list.scrollTop = top;
+      else list.scrollTop = Math.max(list.scrollTop, top + li.offsetHeight - list.clientHeight);
     } else li.removeAttribute("aria-current");
   }
 }
@@ -152,7 +154,7 @@ function open(e) {
     pane.replaceChildren(make("p", "empty", "No episode fits."));
     return;
   }
-  const facts = [e.set, `ended by ${words(e.stop)}`, plural(e.turns.length, "turn"), `${e.seconds} s`];
+  const facts = [e.set, `ended: ${words(e.stop)}`, plural(e.turns.length, "turn"), `${e.seconds} s`];
   if (e.share > 0) facts.push(`teacher took ${Math.round(e.share * 100)} %`);
   if (e.why) facts.push(e.why);
   const system = make("details", "", null, make("summary", "", "System prompt"), make("pre", "code", e.system));

@@ -71,6 +71,7 @@ def test_numbers_are_those_of_the_episodes(run_folder: Path, page) -> None:
     assert cells[1] == f"{last.rate.resolved} of 60"
     assert cells[2] == f"{last.rate.rate * 100:.1f} %"
     assert last.against and cells[5] == str(last.against.gained)
+    assert page.evaluate("scrollY") == 0
     assert page.locator("figure").count() == 3
     assert "planned" in page.locator("figure").nth(1).inner_text()
     ended = page.locator("section", has=page.get_by_text("How episodes ended")).inner_text()
@@ -100,6 +101,10 @@ def test_every_evaluation_episode_can_be_read(page) -> None:
     assert seen == set(range(180))
     page.keyboard.press("k")
     assert page.evaluate("view.current.at") == 179
+    assert page.locator("#list [aria-current]").is_visible()
+    here = page.locator("#list [aria-current]").bounding_box()
+    pane = page.locator("#list").bounding_box()
+    assert pane["y"] <= here["y"] <= pane["y"] + pane["height"] - here["height"] + 1
 
 
 def test_filter_and_search(page) -> None:
