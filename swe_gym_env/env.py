@@ -94,7 +94,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         self._toolbox: Toolbox | None = None
         self._turn = self._tokens = self._format_errors = self._repeats = 0
         self._seconds = 0.0
-        self._costs: dict[str, float] = {}
+        self.costs: dict[str, float] = {}
         self._last_call: tuple[str, dict[str, str]] | None = None
         self._stop_reason = ""
         self._patch = ""
@@ -269,7 +269,7 @@ class SWEEnv(gymnasium.Env[str, str]):
     def _spend(self, part: str, started: float) -> None:
         seconds = time.monotonic() - started
         self._seconds += seconds
-        self._costs[part] = self._costs.get(part, 0.0) + seconds
+        self.costs[part] = self.costs.get(part, 0.0) + seconds
 
     def _info(self, call: ToolCall | None) -> dict[str, Any]:
         """A fresh dict each time; the last one of an episode says how it ended."""
@@ -285,7 +285,7 @@ class SWEEnv(gymnasium.Env[str, str]):
             info |= {
                 "stop_reason": self._stop_reason,
                 "patch": self._patch,
-                "costs": dict(self._costs),
+                "costs": dict(self.costs),
             }
             if self._outcome is not None:
                 info["outcome"] = self._outcome

@@ -80,6 +80,6 @@ class Live:
                 "attempts": self.attempt,
                 "teacher_fallbacks": self.fallbacks,
                 "tokens": self.info.get("tokens", 0),
-                "costs": self.info.get("costs", {}),
+                "costs": dict(self.env.costs),
             },
         )

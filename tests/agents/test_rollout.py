@@ -110,6 +110,7 @@ def test_the_teacher_plays_and_its_labels_are_its_turns(tasks, provider) -> None
         assert first.observation.startswith("add(1, 2)") and last.observation == "(no output)"
         assert last.action == ToolCall("finish", reasoning="Done.") and first.token_ids == ()
         assert episode.final_observation == "(finished)"
+        assert set(episode.metadata["costs"]) == {"start", "tools", "diff", "grade"}
         assert [(label.turn, label.text, label.executed, label.annotator) for label in labels] == [
             (0, first.text, True, "expert"),
             (1, last.text, True, "expert"),
