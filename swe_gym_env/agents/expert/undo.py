@@ -34,14 +34,15 @@ def repair(
         return next((("log", way) for way in ways if not history.tried(way)), None)
     shown = history.diff_since_write()
     look = _look(found, tracked, junk, base[:7] if moved else "")
-    if (shown is None or not _shows(shown, tracked, junk)) and not history.tried(look):
+    if (shown is None or not _shows(shown, tracked, junk, keep)) and not history.tried(look):
         return "diff", look
     if shown is None:
         return None
     if moved:
         commands = [f"git reset -q --hard {base[:7]}"]
     else:
-        commands = [_take_back(found, tracked, junk, keep), _LAST_RESORT]
+        named = keep or all(path.rstrip("/") in history.text for path in [*tracked, *junk])
+        commands = [_take_back(found, tracked, junk, keep, named), _LAST_RESORT]
     kind = "undo" if tracked else "clean"
     return next(((kind, c) for c in commands if not history.tried(c)), None)
 
@@ -55,29 +56,33 @@ def _look(found: Probe, tracked: Mapping[str, str], junk: Sequence[str], base: s
     return " && ".join(parts)
 
 
-def _shows(shown: str, tracked: Mapping[str, str], junk: Sequence[str]) -> bool:
-    """Is the damage in sight? Of many files, one is enough."""
+def _shows(shown: str, tracked: Mapping[str, str], junk: Sequence[str], keep: bool) -> bool:
+    """Is the damage in sight? All of it where files are to be named, else some of either kind."""
+    enough = all if keep else any
     kinds = [list(tracked), list(junk)]
-    return all(any(path.rstrip("/") in shown for path in paths) for paths in kinds if paths)
+    return all(enough(path.rstrip("/") in shown for path in paths) for paths in kinds if paths)
 
 
-def _take_back(found: Probe, tracked: Mapping[str, str], junk: Sequence[str], keep: bool) -> str:
+def _take_back(
+    found: Probe, tracked: Mapping[str, str], junk: Sequence[str], keep: bool, named: bool
+) -> str:
+    """``keep`` spares other changes; ``named`` says that the files may be named."""
     parts = []
     staged = not found.staged.isdisjoint(tracked)
     added = [path for path, status in tracked.items() if status == "A"]
     others = [path for path in tracked if path not in added]
-    if staged and not keep:
+    if (staged or added) and not keep:
         parts.append("git reset -q --hard")
     else:
         if added:
             parts.append(f"git rm -qf {_names(added)}")
         if others:
             source = "HEAD " if staged else ""
-            many = len(others) > _FEW and not keep
+            many = not keep and (len(others) > _FEW or not named)
             parts.append(f"git checkout {source}{'.' if many else '-- ' + _names(others)}")
     if junk:
-        many = len(junk) > _FEW
-        parts.append("git clean -ffdq" if many and not keep else f"rm -rf {_names(junk)}")
+        many = not keep and (len(junk) > _FEW or not named)
+        parts.append("git clean -ffdq" if many else f"rm -rf {_names(junk)}")
     return " && ".join(parts)
 
 
