@@ -30,6 +30,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from algorithms.engine.rounds import RoundFolder
 from swe_gym_env.errors import SetupError
 
 VOLATILE = ("logging", "paths", "workers")
@@ -42,19 +43,20 @@ def digest(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _resolved(cfg: DictConfig, without: tuple[str, ...]) -> dict[str, Any]:
+def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The configuration without what cannot change a result, and without ``without``."""
     data = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(data, dict)
-    return {str(key): value for key, value in data.items() if key not in without}
+    return {str(key): value for key, value in data.items() if key not in VOLATILE + without}
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
-    name = f"{cfg.algorithm.name}-{digest(_resolved(cfg, VOLATILE))}"
+    name = f"{cfg.algorithm.name}-{digest(resolved(cfg))}"
     return RunFolder(Path(cfg.paths.runs).absolute() / name)
 
 
 def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
-    depends = _resolved(cfg, VOLATILE + AFTER_ITERATION0)
+    depends = resolved(cfg, AFTER_ITERATION0)
     name = f"iteration0-{digest([depends, task_ids])}"
     return RunFolder(Path(cfg.paths.runs).absolute() / name)
 
@@ -85,11 +87,11 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         return read_json(self.path / "summary.json")
 
-    def round(self, index: int) -> Path:
-        return self.path / "rounds" / f"round_{index:03d}"
+    def round(self, index: int) -> RoundFolder:
+        return RoundFolder(self.path / "rounds" / f"round_{index:03d}")
 
-    def evaluation(self, name: str) -> Path:
-        return self.path / "evaluations" / name
+    def evaluation(self, name: str) -> RoundFolder:
+        return RoundFolder(self.path / "evaluations" / name)
 
     def start(self, cfg: DictConfig) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -97,6 +99,7 @@ class RunFolder:
 
     def link(self, own: Path, shared: Path) -> None:
         """``own`` becomes a relative link to ``shared``, so that runs/ can be moved as a whole."""
+        shared.mkdir(parents=True, exist_ok=True)
         own.parent.mkdir(parents=True, exist_ok=True)
         target = os.path.relpath(shared, own.parent)
         if own.is_symlink() and os.readlink(own) == target:

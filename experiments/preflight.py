@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -20,6 +21,8 @@ NEAREST = (
     "The nearest thing that runs here: python -m experiments.run\n"
     "(SmolLM2-135M, the built-in expert as teacher, bugs put into PyPI packages, no GPU, no Docker)"
 )
+
+EMBEDDED = "smollm2"  # as in algorithms/engine/models.py, which imports torch
 
 
 def check(cfg: DictConfig) -> None:
@@ -51,9 +54,7 @@ def gpu_gigabytes() -> list[float]:
         return []
     query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(
-            query, capture_output=True, text=True, timeout=20, check=True
-        ).stdout
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     return [float(line) / 1024 for line in answer.stdout.split("\n") if line.strip().isdigit()]
@@ -62,10 +63,10 @@ def gpu_gigabytes() -> list[float]:
 def _tasks(cfg: DictConfig) -> str | None:
     from swe_gym_env import tasks
 
-    if cfg.tasks.name in tasks.FAMILIES:
+    if cfg.tasks.name in tasks.SOURCES:
         return None
     return (
-        f"tasks: {cfg.tasks.name} cannot be loaded yet (there are {', '.join(tasks.FAMILIES)}); "
+        f"tasks: {cfg.tasks.name} cannot be loaded yet (there are {', '.join(tasks.SOURCES)}); "
         "rows in swebench's columns can be given with tasks=jsonl"
     )
 
@@ -73,14 +74,12 @@ def _tasks(cfg: DictConfig) -> str | None:
 def _sandbox(cfg: DictConfig) -> str | None:
     from swe_gym_env import sandbox
 
-    docker = ""
-    if cfg.sandbox.name == "docker" and shutil.which("docker") is None:
-        docker = " and Docker Engine is not installed"
     try:
-        reason = sandbox.provider(cfg.sandbox.name).unavailable()
+        sandbox.provider(cfg.sandbox.name)
     except SetupError as error:
-        reason = str(error)
-    return f"sandbox: {cfg.sandbox.name}: {reason}{docker}" if reason else None
+        engine = cfg.sandbox.name == "docker" and shutil.which("docker") is None
+        return f"sandbox: {error}{', and Docker Engine is not installed' if engine else ''}"
+    return None
 
 
 def _teacher(cfg: DictConfig) -> str | None:
@@ -103,4 +102,10 @@ def _model(cfg: DictConfig) -> str | None:
     for module in ("torch", "transformers"):
         if importlib.util.find_spec(module) is None:
             return f"{module} is not installed: pip install -e '.[train]'"
+    path = cfg.model.path
+    if path != EMBEDDED and not (Path(path) / "config.json").is_file():
+        return (
+            f"model: {path} is no local Hugging Face folder; fetch it "
+            f"(hf download {path} --local-dir FOLDER) and give model.path=FOLDER"
+        )
     return None

@@ -26,8 +26,20 @@ from rich.text import Text
 
 log = logging.getLogger("experiments")
 
-# advance(steps done, a note such as "7 resolved")
-Advance = Callable[[int, str], None]
+
+class Advance:
+    """Handed to a phase. ``note`` is a short remark such as "7 resolved"."""
+
+    def __init__(self, done: int, show: Callable[[int, int | None, str], None]) -> None:
+        self.done, self._show = done, show
+
+    def __call__(self, steps: int = 1, note: str = "") -> None:
+        self.to(self.done + steps, note=note)
+
+    def to(self, done: int, total: int | None = None, note: str = "") -> None:
+        """``total`` where it turned out to be another."""
+        self.done = done
+        self._show(done, total, note)
 
 
 class _Rate(ProgressColumn):
@@ -77,29 +89,27 @@ class Display:
         )
         with Progress(*columns, console=self.console, speed_estimate_period=120) as progress:
             bar = progress.add_task(title, total=total, completed=done, note="")
-
-            def advance(steps: int = 1, note: str = "") -> None:
-                progress.update(bar, advance=steps, note=note)
-
-            yield advance
+            yield Advance(
+                done, lambda now, of, note: progress.update(bar, completed=now, total=of, note=note)
+            )
 
     @contextlib.contextmanager
     def _lines(self, title: str, total: int, done: int) -> Iterator[Advance]:
         began = last = time.monotonic()
-        first = done
         log.info("%s: %d of %d", title, done, total)
 
-        def advance(steps: int = 1, note: str = "") -> None:
-            nonlocal done, last
-            done += steps
-            now = time.monotonic()
-            if now - last >= self._between and done > first:
-                last = now
-                speed = (done - first) / (now - began)
-                left = (total - done) / speed
+        def show(now: int, of: int | None, note: str) -> None:
+            nonlocal last, total
+            total = of or total
+            clock = time.monotonic()
+            if clock - last >= self._between and now > done:
+                last = clock
+                speed = (now - done) / (clock - began)
+                left = (total - now) / speed
                 log.info(
-                    "%s: %d of %d, %s, %.0f s left %s", title, done, total, _per(speed), left, note
+                    "%s: %d of %d, %s, %.0f s left %s", title, now, total, _per(speed), left, note
                 )
 
+        advance = Advance(done, show)
         yield advance
-        log.info("%s: %d of %d in %.0f s", title, done, total, time.monotonic() - began)
+        log.info("%s: %d of %d in %.0f s", title, advance.done, total, time.monotonic() - began)

@@ -33,7 +33,7 @@ def summarise(folder: RunFolder, names: Iterable[str], verdicts: Verdicts) -> di
     for name in names:
         measured = rate(sum(verdicts[name].values()), len(verdicts[name]))
         row = {"name": name, "label": label(name), **asdict(measured), "rate": measured.rate}
-        evaluations.append({**row, "metrics": read_json(folder.evaluation(name) / "metrics.json")})
+        evaluations.append({**row, "metrics": folder.evaluation(name).metrics})
     last = names[-1]
     tests = [
         {"after": last, "before": before, **asdict(mcnemar(verdicts[before], verdicts[last]))}
@@ -73,7 +73,7 @@ def show(console: Console, folder: RunFolder, summary: Mapping[str, Any]) -> Non
             f"{row['resolved']} of {row['n']}",
             f"{row['rate']:.1%}",
             f"{row['low']:.1%} to {row['high']:.1%}",
-            f"{metrics.get('stop_reasons', {}).get('finish', 0)}",
+            f"{metrics.get('stop_reasons', {}).get('finished', 0)}",
             f"{metrics.get('format_error_rate', 0):.0%}",
             f"{metrics.get('mean_turns', 0):.1f}",
         )

@@ -38,7 +38,7 @@ def test_a_model_brings_its_own_parts() -> None:
     chosen = (cfg.teacher.name, cfg.teacher.model, cfg.tasks.name, cfg.sandbox.name)
     assert chosen == ("server", "Qwen/Qwen3-Coder-30B-A3B-Instruct", "swe_gym", "docker")
     assert (cfg.rounds, cfg.beta.rounds, cfg.episodes_per_round) == (5, 5, 512)
-    assert (cfg.training.lr, cfg.training.batch, cfg.training.epochs) == (3e-6, 16, 3)
+    assert (cfg.training.lr, cfg.training.batch_size, cfg.training.epochs) == (3e-6, 16, 3)
     assert (cfg.limits.max_turns, cfg.limits.max_tokens) == (100, 65536)
 
 

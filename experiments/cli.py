@@ -1,22 +1,43 @@
-"""Adds to Hydra's message about an unknown option what does exist beside it.
+"""What the command lines of this package share: how they start and how they end.
 
-Hydra lists the options of a group it does not know, but of a value (``training.learning_rate=1``)
-it only says that the key is not there.
+A mistake ends in one message that says what to do. Hydra lists the options of a group it does not
+know, but of a value (``training.learning_rate=1``) it only says that the key is not there, so the
+keys beside it are added here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.progress import Display
+from swe_gym_env.errors import SetupError
+
 CONF = Path(__file__).resolve().parent.parent / "conf"
+HYDRA = {"version_base": "1.3", "config_path": "../conf", "config_name": "config"}
+
+
+def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: str) -> None:
+    """Ends in one clear message where the user has to act, and says how to go on after Ctrl-C."""
+    display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
+    try:
+        job(cfg, display)
+    except SetupError as error:
+        print(f"\n{error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+        print(f"\nStopped. What is done is kept; go on with: {command}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,166 @@
+"""From the resolved configuration to objects: the one place where names become classes.
+
+Everything heavy (torch, transformers, the model) is imported or loaded when it is first needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from algorithms.base import Algorithm
+from swe_gym_env.agents.base import Policy, Reply, State
+from swe_gym_env.env import SWEEnv
+from swe_gym_env.errors import SetupError
+from swe_gym_env.sandbox.base import SandboxProvider
+from swe_gym_env.types import TaskInstance
+
+if TYPE_CHECKING:
+    import torch
+
+    from algorithms.engine.learner import TrainingConfig
+
+
+class Parts:
+    """Everything that a run is made of."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+
+    @cached_property
+    def provider(self) -> SandboxProvider:
+        from swe_gym_env import sandbox
+
+        return sandbox.provider(self.cfg.sandbox.name)
+
+    @cached_property
+    def teacher(self) -> Policy:
+        return teacher(self.cfg.teacher)
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        return algorithm(self.cfg.algorithm, self.cfg.beta)
+
+    @cached_property
+    def iteration0(self) -> Algorithm:
+        return algorithm(OmegaConf.create({"name": self.cfg.iteration0.algorithm}), self.cfg.beta)
+
+    @cached_property
+    def start(self) -> Path:
+        """The untrained student: a Hugging Face folder."""
+        from algorithms.engine.models import fetch
+
+        return fetch(self.cfg.model.path)
+
+    @cached_property
+    def training(self) -> TrainingConfig:
+        from algorithms.engine.learner import TrainingConfig
+
+        return TrainingConfig(**OmegaConf.to_container(self.cfg.training), seed=self.cfg.seed)  # type: ignore[arg-type]
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        if self.cfg.workers.threads:
+            torch.set_num_threads(self.cfg.workers.threads)
+        return getattr(torch, self.cfg.model.dtype)
+
+    @cached_property
+    def _count_tokens(self) -> Callable[[str], int]:
+        from algorithms.engine.checkpoint import load_tokenizer
+
+        backend = load_tokenizer(self.start).backend_tokenizer  # safe to use from many threads
+        return lambda text: len(backend.encode(text, add_special_tokens=False).ids)
+
+    def make_env(self, task: TaskInstance) -> SWEEnv:
+        limits = self.cfg.limits
+        return SWEEnv(
+            [task],
+            sandbox=self.provider,
+            action_format=self.cfg.actions.name,
+            max_turns=limits.max_turns,
+            max_tokens=limits.max_tokens,
+            max_seconds=limits.max_seconds,
+            max_format_errors=limits.max_format_errors,
+            max_repeats=limits.max_repeats,
+            command_timeout=limits.command_timeout,
+            output_limit=limits.output_limit,
+            grade="deferred",
+            grade_timeout=limits.grading_timeout,
+            count_tokens=self._count_tokens,
+        )
+
+    def student(self, checkpoint: Path | None, *, greedy: bool) -> Policy:
+        """``checkpoint`` None is the untrained model."""
+        return LateStudent(lambda: self._load(checkpoint or self.start, greedy))
+
+    def _load(self, checkpoint: Path, greedy: bool) -> Policy:
+        from algorithms.engine.hf_policy import HFPolicy
+
+        serving, sampling = self.cfg.serving, self.cfg.sampling
+        return HFPolicy.from_folder(
+            checkpoint,
+            self.dtype,
+            temperature=0.0 if greedy else sampling.temperature,
+            top_p=1.0 if greedy else sampling.top_p,
+            max_new_tokens=sampling.max_new_tokens,
+            max_context=serving.max_context,
+            wave=serving.wave,
+            cache_bytes=int(serving.cache_gb * 2**30),
+        )
+
+
+class LateStudent:
+    """Loads the model when it is first asked for a turn: never where only the teacher acts."""
+
+    name = "student"
+    needs_box = False
+
+    def __init__(self, load: Callable[[], Policy]) -> None:
+        self._load = load
+        self._policy: Policy | None = None
+
+    def act(self, states: Sequence[State]) -> list[Reply]:
+        if self._policy is None:
+            self._policy = self._load()
+        return self._policy.act(states)
+
+
+def teacher(cfg: DictConfig) -> Policy:
+    if cfg.name == "expert":
+        from swe_gym_env.agents.expert import ExpertPolicy
+
+        return ExpertPolicy()
+    if cfg.name == "server":
+        from swe_gym_env.agents.server import ServerPolicy
+
+        return ServerPolicy(
+            cfg.base_url,
+            cfg.model,
+            name=cfg.model,
+            api_key_env=cfg.api_key_env,
+            temperature=cfg.temperature,
+            max_tokens=cfg.max_tokens,
+            timeout=cfg.timeout,
+            concurrency=cfg.concurrency,
+            extra={"top_p": cfg.top_p},
+        )
+    raise SetupError(f"teacher.name={cfg.name}: it is expert or server")
+
+
+def algorithm(cfg: DictConfig, beta: DictConfig) -> Algorithm:
+    from algorithms.dagger import DAgger
+    from algorithms.schedules import Schedule
+    from algorithms.sft import SFT
+
+    options: dict[str, Any] = {str(k): v for k, v in cfg.items() if k != "name"}
+    if cfg.name == "sft":
+        return SFT(**options)
+    if cfg.name == "dagger":
+        return DAgger(Schedule(**{str(k): v for k, v in beta.items()}), **options)
+    raise SetupError(f"algorithm.name={cfg.name}: it is dagger or sft")

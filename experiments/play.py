@@ -1,0 +1,50 @@
+"""Plays episodes into a folder, and goes on where an earlier start was stopped.
+
+Collection and evaluation are the same thing with another mixer, so both come through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from algorithms.engine.rounds import RoundFolder
+from experiments.build import Parts
+from experiments.progress import Display
+from swe_gym_env.agents.base import Policy
+from swe_gym_env.agents.mixers import Mixer
+from swe_gym_env.agents.rollout import Request, rollout
+from swe_gym_env.types import Annotation, Episode
+
+
+def play(
+    folder: RoundFolder,
+    requests: Sequence[Request],
+    parts: Parts,
+    *,
+    display: Display,
+    title: str,
+    student: Policy,
+    mixer: Mixer,
+    annotate: bool = False,
+) -> None:
+    done = folder.finished_ids()
+    missing = [request for request in requests if request.episode_id not in done]
+    resolved = 0
+    with display.phase(title, len(requests), len(requests) - len(missing)) as advance:
+
+        def keep(episode: Episode, annotations: list[Annotation]) -> None:
+            nonlocal resolved
+            folder.append(episode, annotations)
+            resolved += episode.outcome.resolved
+            advance(1, f"{resolved} resolved")
+
+        rollout(
+            missing,
+            make_env=parts.make_env,
+            student=student,
+            teacher=parts.teacher,
+            mixer=mixer,
+            annotate=annotate,
+            on_episode=keep,
+            concurrency=parts.cfg.workers.concurrency,
+        )

@@ -1,0 +1,102 @@
+"""Which tasks a run uses: fixed by the seed when it begins, and written down.
+
+Training tasks are taken in one seeded order: iteration 0 has the first, each round the next, and
+once all have been used they come again. The held-out tasks are the same for every evaluation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from experiments.progress import Display
+from swe_gym_env import tasks
+from swe_gym_env.agents.base import keyed_rng
+from swe_gym_env.agents.rollout import Request
+from swe_gym_env.errors import SetupError
+from swe_gym_env.types import TaskInstance
+
+log = logging.getLogger(__name__)
+
+BUILT = ("pypi",)  # sources that make their tasks on this machine
+
+
+@dataclass(frozen=True)
+class Selection:
+    """``iteration0`` of the ``train`` tasks' episodes come before the rounds'."""
+
+    train: Sequence[TaskInstance]
+    heldout: Sequence[TaskInstance]
+    seed: int
+    iteration0: int
+    per_round: int
+
+    @property
+    def ids(self) -> dict[str, list[str]]:
+        return {
+            "train": [task.instance_id for task in self.train],
+            "heldout": [task.instance_id for task in self.heldout],
+        }
+
+    def requests(self, round: int) -> list[Request]:
+        """One episode each; a task that comes again in the same round is another repeat."""
+        first = self.iteration0 + (round - 1) * self.per_round if round else 0
+        count = self.per_round if round else self.iteration0
+        seen: Counter[str] = Counter()
+        requests = []
+        for position in range(first, first + count):
+            task = self.train[position % len(self.train)]
+            requests.append(Request(task, self.seed, round, seen[task.instance_id]))
+            seen[task.instance_id] += 1
+        return requests
+
+    def evaluation(self) -> list[Request]:
+        return [Request(task, self.seed) for task in self.heldout]
+
+
+def select(cfg: DictConfig, saved: dict[str, list[str]] | None, display: Display) -> Selection:
+    """The tasks of ``saved`` (tasks.json) where the run has begun, else a fresh choice."""
+    limits = {"train": cfg.tasks.train, "heldout": cfg.evaluation.tasks}
+    splits = {"train": "train", "heldout": cfg.evaluation.split}
+    chosen = {part: _load(cfg, splits[part], limits[part], display) for part in splits}
+    if saved:
+        chosen = {part: _again(saved[part], found, part) for part, found in chosen.items()}
+    return Selection(
+        seed=cfg.seed,
+        iteration0=cfg.iteration0.episodes,
+        per_round=cfg.episodes_per_round,
+        **chosen,
+    )
+
+
+def _load(cfg: DictConfig, split: str, limit: int | None, display: Display) -> list[TaskInstance]:
+    """In seeded order. What a source builds is built now, with its own progress."""
+    options: dict[str, Any] = {str(name): value for name, value in cfg.tasks.options.items()}
+    with display.phase(f"tasks: {split}", limit or 0) as advance:
+        if cfg.tasks.name in BUILT:
+            options["workers"] = cfg.workers.build
+            options["progress"] = lambda done, total, note: advance.to(done, total, note)
+        found = tasks.load(cfg.tasks.name, split=split, limit=limit, **options)
+        advance.to(len(found), len(found))
+    if not found:
+        raise SetupError(f"tasks={cfg.tasks.name} has no tasks in the split {split!r}")
+    if limit and len(found) < limit:
+        log.warning("only %d tasks in the split %r, not %d", len(found), split, limit)
+    found.sort(key=lambda task: task.instance_id)
+    return [found[i] for i in keyed_rng((cfg.seed, split)).permutation(len(found))]
+
+
+def _again(ids: list[str], found: list[TaskInstance], split: str) -> list[TaskInstance]:
+    here = {task.instance_id: task for task in found}
+    gone = [one for one in ids if one not in here]
+    if gone:
+        raise SetupError(
+            f"this run began with {split} tasks that are no longer there: {gone[0]} and "
+            f"{len(gone) - 1} more. Build them again, or start afresh with another seed"
+        )
+    return [here[one] for one in ids]

@@ -1,0 +1,132 @@
+"""A whole job that is real in every part and takes seconds: a tiny repository, a tiny student.
+
+The student is a random Llama, so that it babbles and every budget comes into play; the boxes, the
+tests in them, the expert, the training and the files are those of the main job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from swe_gym_env.types import TaskInstance
+from tests.algorithms.conftest import tiny_model
+from tests.algorithms.conftest import tokenizer as tokenizer
+from tests.toybox import toy_task
+
+ROOT = Path(__file__).parents[2]
+GOLD = """diff --git a/calc.py b/calc.py
+--- a/calc.py
++++ b/calc.py
+@@ -1,2 +1,2 @@
+ def add(a, b):
+-    return a - b
++    return a + b
+"""
+
+
+@dataclass
+class Job:
+    """Runs our command lines as real processes in one store and one runs/ folder."""
+
+    home: Path
+    runs: Path
+    overrides: tuple[str, ...]
+
+    def command(self, *overrides: str, module: str = "experiments.run") -> list[str]:
+        return [sys.executable, "-m", module, *self.overrides, *overrides]
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**os.environ, "SWE_GYM_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
+
+    def run(self, *overrides: str, module: str = "experiments.run", code: int = 0) -> str:
+        """What it printed, stdout and stderr together."""
+        done = subprocess.run(
+            self.command(*overrides, module=module),
+            cwd=ROOT,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == code, done.stdout
+        return done.stdout
+
+    def interrupted(self, until: str, number: int, sig: signal.Signals) -> str:
+        """Start it and send ``sig`` once ``number`` lines stand in a file matching ``until``."""
+        with subprocess.Popen(
+            self.command(), cwd=ROOT, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            deadline = time.monotonic() + 120
+            while self.lines(until) < number:
+                assert process.poll() is None, process.communicate()[0].decode()
+                assert time.monotonic() < deadline, "it did not get so far"
+                time.sleep(0.02)
+            process.send_signal(sig)
+            return process.communicate(timeout=60)[0].decode()
+
+    def lines(self, pattern: str) -> int:
+        return sum(len(path.read_text().splitlines()) for path in self.runs.glob(pattern))
+
+    def folder(self, name: str = "dagger-*") -> Path:
+        (found,) = self.runs.glob(name)
+        return found
+
+
+def row(task: TaskInstance, name: str, split: str) -> dict[str, object]:
+    return {
+        "instance_id": name,
+        "repo": task.repo,
+        "version": "1",
+        "base_commit": task.base_commit,
+        "image": task.image,
+        "problem_statement": task.problem_statement,
+        "patch": GOLD,
+        "test_patch": "",
+        "FAIL_TO_PASS": list(task.fail_to_pass),
+        "PASS_TO_PASS": list(task.pass_to_pass),
+        "eval_script": task.eval_script,
+        "log_parser": task.log_parser,
+        "eval_type": task.eval_type,
+        "split": split,
+    }
+
+
+@pytest.fixture
+def job(tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch) -> Job:  # type: ignore[no-untyped-def]
+    home = tmp_path / "home"
+    monkeypatch.setenv("SWE_GYM_HOME", str(home))
+    task = toy_task(home)
+    names = [(f"calc-{i}", "train" if i < 8 else "heldout") for i in range(12)]
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text("".join(json.dumps(row(task, *name)) + "\n" for name in names))
+    model = tmp_path / "model"
+    tiny_model(len(tokenizer)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    overrides = (
+        f"paths.runs={tmp_path / 'runs'}",
+        f"model.path={model}",
+        "model.dtype=float32",
+        "tasks=jsonl",
+        f"tasks.options.path={tasks}",
+        "sandbox=process",
+        "rounds=2",
+        "episodes_per_round=4",
+        "iteration0.episodes=4",
+        "evaluation.tasks=4",
+        "sampling.max_new_tokens=8",
+        "limits.max_turns=5",
+        "workers.concurrency=2",
+        "workers.threads=1",
+    )
+    return Job(home, tmp_path / "runs", overrides)

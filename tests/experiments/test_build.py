@@ -1,0 +1,50 @@
+"""Every option of every group becomes an object, or says what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments import preflight
+from experiments.build import LateStudent, Parts
+from experiments.rounds import planned_share
+from swe_gym_env.errors import SetupError
+from swe_gym_env.types import TaskInstance
+from tests.experiments.test_configuration import OPTIONS, configuration
+
+TASK = TaskInstance("one", "r", "c", "image", "p", "", "", (), (), "true")
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_becomes_objects(option: str) -> None:
+    cfg = configuration(option, "tasks=pypi", "sandbox=process")
+    parts = Parts(cfg)
+    parts.__dict__["_count_tokens"] = len  # the tokenizer of a model that is not here
+    assert parts.make_env(TASK).form.name == cfg.actions.name
+    assert parts.teacher.name in ("expert", cfg.teacher.get("model"))
+    assert parts.algorithm.name == cfg.algorithm.name
+    assert parts.iteration0.collect(0).mixer.executor((0, 0, "one", 0, 0, "mixer")) == "teacher"
+    assert parts.training.lr == cfg.training.lr
+    shares = [planned_share(parts.algorithm.collect(i).mixer) for i in range(1, cfg.rounds + 1)]
+    assert all(share is not None and 0 <= share <= 1 for share in shares)
+
+
+@pytest.mark.parametrize("option", ["sandbox=docker", "tasks=swe_gym", "model=qwen8b"])
+def test_what_is_not_there_yet_is_named_with_the_nearest_thing_that_runs(option: str) -> None:
+    with pytest.raises(SetupError, match="nearest thing that runs"):
+        preflight.check(configuration(option))
+
+
+@pytest.mark.parametrize("group", ["teacher", "algorithm"])
+def test_an_unknown_name_is_refused(group: str) -> None:
+    parts = Parts(configuration(f"{group}.name=nobody"))
+    with pytest.raises(SetupError, match="nobody"):
+        getattr(parts, group)
+
+
+def test_the_student_is_loaded_only_when_it_is_asked() -> None:
+    student = Parts(configuration()).student(Path("/nowhere"), greedy=True)
+    assert isinstance(student, LateStudent)
+    with pytest.raises(SetupError, match="/nowhere"):
+        student.act([])

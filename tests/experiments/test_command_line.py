@@ -1,0 +1,61 @@
+"""What a user reads who asks for help, mistypes, or wants more than the machine has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str, module: str = "experiments.run", **env: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout
+
+
+def test_help_lists_the_choices_and_examples() -> None:
+    code, printed = run("--help")
+    assert code == 0
+    for line in ("model: qwen4b, qwen8b, smollm2", "beta: constant, cosine", "Examples:"):
+        assert line in printed
+
+
+def test_the_configuration_can_be_printed() -> None:
+    code, printed = run("--cfg", "job", "beta=cosine")
+    assert code == 0 and "shape: cosine" in printed and "episodes_per_round:" in printed
+
+
+def test_an_unknown_choice_says_what_exists() -> None:
+    code, printed = run("algorithm=ppo")
+    assert code == 1 and "Available options in 'algorithm'" in printed and "dagger" in printed
+
+
+@pytest.mark.parametrize("module", ["experiments.run", "experiments.evaluate"])
+def test_an_unknown_value_says_what_exists_beside_it(module: str) -> None:
+    code, printed = run("training.epoch=2", "model=qwen8b", module=module)
+    assert code == 1 and "did you mean epochs?" in printed and "batch_size" in printed
+
+
+def test_a_large_model_without_its_hardware_ends_in_seconds(tmp_path: Path) -> None:
+    began = time.monotonic()
+    # no nvidia-smi on the path: a machine without a GPU, whatever this one has
+    code, printed = run("model=qwen8b", f"paths.runs={tmp_path}", PATH=str(tmp_path))
+    assert time.monotonic() - began < 20
+    assert code == 2 and "Traceback" not in printed
+    for part in ("GPU: ", "4 with 80 GB each; found none", "tasks: swe_gym", "docker", "teacher: "):
+        assert part in printed
+    assert "python -m experiments.run\n" in printed
+    assert not list(tmp_path.glob("*")), "it left nothing behind"

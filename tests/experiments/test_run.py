@@ -1,0 +1,89 @@
+"""The main job as real processes: it ends, it goes on after being killed, it is not repeated."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.experiments.conftest import Job
+
+
+def read(path: Path) -> dict:  # type: ignore[type-arg]
+    return json.loads(path.read_text())
+
+
+def test_a_run_leaves_a_table_a_report_and_readable_files(job: Job) -> None:
+    printed = job.run()
+    folder = job.folder()
+    assert "untrained student" in printed and "after round 2" in printed and "McNemar" in printed
+    assert str(folder / "report.html") in printed
+    claim = read(folder / "summary.json")
+    assert [row["name"] for row in claim["evaluations"]] == ["untrained", "iteration0", "round_002"]
+    assert all(row["n"] == 4 for row in claim["evaluations"])
+    assert {(test["before"], test["n"]) for test in claim["tests"]} == {
+        ("untrained", 4),
+        ("iteration0", 4),
+    }
+    planned = [round["planned_teacher_share"] for round in claim["rounds"]]
+    assert planned[0] == 1.0 and claim["rounds"][0]["teacher_share"] == 1.0
+    assert claim["rounds"][0]["resolved"] == 4, "the expert solves what it is shown"
+    for index in range(3):
+        assert (folder / "rounds" / f"round_{index:03d}" / "checkpoint" / "config.json").exists()
+        assert read(folder / "rounds" / f"round_{index:03d}" / "metrics.json")["losses"]
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert (folder / "config.yaml").exists()
+    assert not list(Path.cwd().glob("outputs")), "Hydra leaves nothing behind"
+
+    again = job.run()  # finished: nothing is done twice, the table comes again
+    assert "after round 2" in again and "collect" not in again.split("Held-out")[0]
+
+    shared = job.folder("iteration0-*")
+    before = (shared / "rounds/round_000/episodes.jsonl").stat().st_mtime_ns
+    other = job.run("algorithm=sft", "rounds=1")
+    assert "after round 1" in other
+    assert (shared / "rounds/round_000/episodes.jsonl").stat().st_mtime_ns == before
+    assert job.folder("iteration0-*") == shared
+
+
+@pytest.mark.parametrize(
+    "until", ["iteration0-*/evaluations/*/untrained/episodes.jsonl", "dagger-*/*/*/episodes.jsonl"]
+)
+def test_a_killed_run_goes_on_where_it_stopped(job: Job, until: str) -> None:
+    job.interrupted(until, 2, signal.SIGKILL)
+    (cut,) = [path for path in job.runs.glob(until) if path.stat().st_size]
+    kept = [json.loads(line) for line in cut.read_text().splitlines()[:2]]
+    assert not list(job.runs.glob("*/summary.json"))
+    job.run()
+    episodes = [json.loads(line) for line in cut.read_text().splitlines()]
+    ids = [episode["episode_id"] for episode in episodes]
+    assert len(ids) == len(set(ids)) == 4
+    assert episodes[:2] == kept, "what was there is not played again"
+    assert read(job.folder() / "summary.json")["evaluations"][-1]["n"] == 4
+
+
+def test_ctrl_c_says_how_to_go_on(job: Job) -> None:
+    printed = job.interrupted(
+        "iteration0-*/evaluations/*/untrained/episodes.jsonl", 1, signal.SIGINT
+    )
+    assert "Stopped" in printed and "python -m experiments.run" in printed
+    assert "Traceback" not in printed
+
+
+def test_two_processes_do_not_share_a_folder(job: Job) -> None:
+    import fcntl
+
+    job.interrupted("iteration0-*/evaluations/*/untrained/episodes.jsonl", 1, signal.SIGKILL)
+    with (job.folder() / ".lock").open("a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "already working" in job.run(code=2)
+
+
+def test_one_checkpoint_is_measured_alone_and_by_the_same_measure(job: Job) -> None:
+    printed = job.run(module="experiments.evaluate")
+    assert "of 4" in printed
+    measured = read(job.folder("evaluation-*") / "metrics.json")
+    assert (measured["n"], measured["infra_errors"]) == (4, 0)
+    assert measured["low"] <= measured["rate"] <= measured["high"]
