@@ -16,7 +16,7 @@ from swe_gym_env.types import Annotation, Episode
 
 @dataclass(frozen=True)
 class Collect:
-    """What to gather in one round. ``annotate`` asks the teacher for its turn in each visited state."""
+    """What to gather in one round. ``annotate``: ask the teacher for its turn in each state."""
 
     mixer: Mixer
     repeats: int = 1
@@ -53,7 +53,10 @@ class Lesson:
 
 
 class Algorithm(Protocol):
-    name: str
+    """The row: whom to let act, and what to learn from what came of it. Round 0 is iteration 0."""
+
+    @property
+    def name(self) -> str: ...
 
     def collect(self, round: int) -> Collect: ...
 

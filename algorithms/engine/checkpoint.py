@@ -18,7 +18,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | str = torch.bfloat16) ->
     from transformers import AutoModelForCausalLM
 
     _check(folder)
-    with _quiet():
+    with quiet():
         return AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, attn_implementation="sdpa"
         )
@@ -39,7 +39,7 @@ def save_checkpoint(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        with _quiet():
+        with quiet():
             model.save_pretrained(str(aside), safe_serialization=True)
         tokenizer.save_pretrained(str(aside))
         publish(aside, folder)
@@ -66,7 +66,7 @@ def _check(folder: str | Path) -> None:
         )
 
 
-class _quiet:  # noqa: N801  (reads as a word in a with statement)
+class quiet:  # noqa: N801  (reads as a word in a with statement)
     """Hide the loading bars of transformers: ours say what is going on."""
 
     def __enter__(self) -> None:

@@ -23,7 +23,7 @@ import torch
 from algorithms.engine.checkpoint import load_model, load_tokenizer
 from algorithms.engine.kv import PrefixStore, RowCache
 from algorithms.engine.rendering import Renderer
-from swe_gym_env.agents.base import Key, Reply, State, keyed_rng
+from swe_gym_env.agents.base import CONTEXT_FULL, Key, Reply, State, keyed_rng
 
 PREFILL_TOKENS = 1024  # slots of one prefill pass: enough to keep the matrix units busy
 
@@ -91,8 +91,8 @@ class HFPolicy:
             room = self.max_context - len(ids)
             if room < 1:
                 replies[place] = Reply(
-                    error=f"context of {len(ids)} tokens leaves no room in max_context="
-                    f"{self.max_context}",
+                    error=f"{CONTEXT_FULL}: {len(ids)} tokens of history leave no room for a "
+                    f"turn in serving.max_context={self.max_context}",
                     policy_version=self.version,
                 )
                 continue
@@ -200,7 +200,7 @@ def _episode(key: Key) -> tuple[object, ...]:
 def pick(
     logits: torch.Tensor, uniform: Sequence[float], temperature: float, top_p: float
 ) -> torch.Tensor:
-    """One token per row of ``logits``, by inverting the (tempered, cut) distribution at ``uniform``.
+    """One token per row of ``logits``: the (tempered, cut) distribution inverted at ``uniform``.
 
     Top-p keeps the most likely tokens up to and with the one that reaches the mass ``top_p``.
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,7 +126,7 @@ def lesson_tree(lesson: Lesson, renderer: Renderer) -> TrainSample | None:
 
 @dataclass(frozen=True)
 class Packed:
-    """Several trees in one row. ``spans`` are their places; ``source``/``target`` the loss pairs."""
+    """Several trees in one row; ``spans`` are their places, ``source``/``target`` the loss pairs."""
 
     input_ids: torch.Tensor  # (1, t)
     position_ids: torch.Tensor  # (1, t)
@@ -154,7 +155,7 @@ def pack(samples: Sequence[TrainSample], dtype: torch.dtype = torch.float32) -> 
         torch.from_numpy(np.concatenate([s.token_ids for s in samples]))[None],
         torch.from_numpy(np.concatenate([s.depth for s in samples]))[None],
         mask[None, None],
-        tuple((int(a), int(b)) for a, b in zip(starts[:-1], starts[1:], strict=True)),
+        tuple((int(a), int(b)) for a, b in pairwise(starts)),
         torch.from_numpy(np.concatenate(source)),
         torch.from_numpy(np.concatenate(target)),
         torch.from_numpy(np.concatenate(weight)),

@@ -1,0 +1,114 @@
+"""A round on disk, safe against kill -9 at any moment.
+
+    episodes.jsonl      one line per finished episode
+    annotations.jsonl   one line per label; written before the episode that it belongs to
+    metrics.json        written aside and renamed
+    checkpoint/         likewise (algorithms/engine/checkpoint.py)
+    PHASE.done          a phase (collect, train, evaluate) has ended
+
+An episode counts once its line, newline included, is on disk. Lines are synced one by one, so a
+kill loses at most the episodes in flight.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from algorithms.base import Round
+from swe_gym_env.types import Annotation, Episode, from_dict, to_dict
+
+
+class RoundFolder:
+    """One round, or one evaluation, which is a round without training."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoint = self.path / "checkpoint"
+
+    def append(self, episode: Episode, annotations: Sequence[Annotation] = ()) -> None:
+        """Add a finished episode. Only one process may write."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _append(self.path / "annotations.jsonl", [to_dict(a) for a in annotations])
+        _append(self.path / "episodes.jsonl", [to_dict(episode)])
+
+    def episodes(self) -> list[Episode]:
+        """In order of their ids: the order in which they finished means nothing."""
+        rows = (from_dict(Episode, row) for row in _lines(self.path / "episodes.jsonl"))
+        found = {episode.episode_id: episode for episode in rows}
+        return [found[key] for key in sorted(found)]
+
+    def annotations(self) -> list[Annotation]:
+        """Those of finished episodes; an episode that was killed and played again has only one."""
+        finished = {episode.episode_id for episode in self.episodes()}
+        found: dict[tuple[str, int, str], Annotation] = {}
+        for row in _lines(self.path / "annotations.jsonl"):
+            label = from_dict(Annotation, row)
+            if label.episode_id in finished:
+                found[label.episode_id, label.turn, label.annotator] = label
+        return [found[key] for key in sorted(found)]
+
+    def finished_ids(self) -> set[str]:
+        return {str(row["episode_id"]) for row in _lines(self.path / "episodes.jsonl")}
+
+    def read(self, index: int) -> Round:
+        return Round(index, self.episodes(), self.annotations())
+
+    def is_done(self, phase: str) -> bool:
+        return (self.path / f"{phase}.done").exists()
+
+    def mark_done(self, phase: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / f"{phase}.done").touch()
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Empty where there are none yet."""
+        try:
+            return dict(json.loads((self.path / "metrics.json").read_text()))
+        except FileNotFoundError:
+            return {}
+
+    def add_metrics(self, **values: Any) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        aside = self.path / f".metrics.json.{os.getpid()}"
+        aside.write_text(json.dumps({**self.metrics, **values}, indent=1) + "\n")
+        aside.replace(self.path / "metrics.json")
+
+
+def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    with path.open("a+b") as file:
+        _drop_torn_line(file)
+        file.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_torn_line(file: Any) -> None:
+    """Cut what follows the last newline, so that the next line does not stick to it."""
+    end = position = file.seek(0, os.SEEK_END)
+    while position > 0:
+        low = max(0, position - 65536)
+        file.seek(low)
+        newline = file.read(position - low).rfind(b"\n")
+        if newline >= 0:
+            position = low + newline + 1
+            break
+        position = low
+    if position < end:
+        file.truncate(position)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines only: what follows the last newline was torn by a kill."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield json.loads(line)

@@ -1,0 +1,32 @@
+"""Supervised fine-tuning: the teacher acts, and the student learns every turn of it, weight 1.
+
+By default on episodes that ended with ``finish``, failed ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from algorithms.base import Collect, Lesson, Round, Target
+from algorithms.selection import Aggregation, Keep, check, chosen
+from swe_gym_env.agents.mixers import TeacherOnly
+
+
+@dataclass(frozen=True)
+class SFT:
+    """Who acts: teacher. Label: the executed turn. Weight: 1."""
+
+    keep: Keep = "finished"
+    aggregation: Aggregation = "latest"
+    name: str = "sft"
+
+    def __post_init__(self) -> None:
+        check(self.keep, self.aggregation)
+
+    def collect(self, round: int) -> Collect:
+        return Collect(TeacherOnly(), annotate="nothing")
+
+    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+        for _, episode in chosen(rounds, self.keep, self.aggregation):
+            yield Lesson(episode, tuple(Target(n, None) for n in range(len(episode.turns))))

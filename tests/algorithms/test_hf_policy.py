@@ -1,0 +1,121 @@
+import math
+
+import pytest
+import torch
+
+from algorithms.engine.hf_policy import HFPolicy, pick
+from swe_gym_env.agents.base import CONTEXT_FULL
+from swe_gym_env.types import Turn
+from tests.algorithms.conftest import make_state
+
+
+def states(count=7, turns=None):
+    return [
+        make_state(n, (turns or {}).get(n, ()), "Please do " + "x" * (3 * n * n) + " now")
+        for n in range(count)
+    ]
+
+
+def replies_of(model, tokenizer, asked, **options):
+    policy = HFPolicy(model, tokenizer, **{"max_new_tokens": 12, "top_p": 1.0, **options})
+    return policy, policy.act(asked)
+
+
+def check_against_plain_forward(policy, model, asked, replies):
+    for state, reply in zip(asked, replies, strict=True):
+        prompt = policy.renderer.prompt(state.system_prompt, state.turns, state.observation)
+        ids = torch.tensor([[*prompt, *reply.token_ids]])
+        with torch.no_grad():
+            logp = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        wanted = logp.gather(1, torch.tensor(reply.token_ids)[:, None])[:, 0]
+        assert torch.allclose(torch.tensor(reply.logprobs), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_cached_batched_logprobs_equal_a_plain_forward_over_turns(tiny, tokenizer, temperature):
+    policy = HFPolicy(tiny, tokenizer, temperature=temperature, top_p=1.0, max_new_tokens=12)
+    asked = states()
+    for turn in range(3):
+        replies = policy.act(asked)
+        check_against_plain_forward(policy, tiny, asked, replies)
+        prefilled = policy.prefilled_tokens
+        # an even row goes on with what it said, an odd one with another's turn
+        asked = [
+            make_state(
+                n,
+                (
+                    *state.turns,
+                    Turn(state.observation, "student", reply.text, None, reply.token_ids)
+                    if (n + turn) % 2 == 0
+                    else Turn(state.observation, "teacher", "cat a.py"),
+                ),
+                f"then {turn}",
+            )
+            for n, (state, reply) in enumerate(zip(asked, replies, strict=True))
+        ]
+    whole = sum(len(policy.renderer.prompt(s.system_prompt, s.turns, "")) for s in asked)
+    policy.act(asked)
+    assert policy.prefilled_tokens - prefilled < whole / 2, "the history was computed again"
+
+
+def test_answers_do_not_depend_on_company_or_order(tiny, tokenizer):
+    _, together = replies_of(tiny, tokenizer, states())
+    _, reverse = replies_of(tiny, tokenizer, states()[::-1], wave=3)
+    alone = [replies_of(tiny, tokenizer, [state])[1][0] for state in states()]
+    for one, two, three in zip(together, reverse[::-1], alone, strict=True):
+        assert one.token_ids == two.token_ids == three.token_ids
+    assert len({reply.token_ids for reply in together}) > 1
+
+
+def test_greedy_equals_generate(tiny, tokenizer):
+    policy, replies = replies_of(tiny, tokenizer, states(4), temperature=0.0)
+    for state, reply in zip(states(4), replies, strict=True):
+        ids = torch.tensor([policy.renderer.prompt(state.system_prompt, (), state.observation)])
+        out = tiny.generate(
+            ids,
+            do_sample=False,
+            max_new_tokens=12,
+            eos_token_id=policy.renderer.end_id,
+            pad_token_id=0,
+        )
+        assert reply.token_ids == tuple(out[0, ids.shape[1] :].tolist())
+        assert reply.text == policy.renderer.decode(reply.token_ids).removesuffix("<|im_end|>")
+
+
+def test_a_context_without_room_is_an_error_reply(tiny, tokenizer):
+    long = make_state(1, (), "y" * 300)
+    policy, replies = replies_of(tiny, tokenizer, [make_state(0), long], max_context=200)
+    assert replies[1].error.startswith(CONTEXT_FULL) and replies[1].text is None
+    assert replies[0].text is not None and not replies[0].error
+    room = policy.renderer.prompt(long.system_prompt, (), long.observation)
+    _, replies = replies_of(tiny, tokenizer, [long], max_context=len(room) + 2)
+    assert 1 <= len(replies[0].token_ids) <= 2
+
+
+def test_the_store_forgets_the_oldest(tiny, tokenizer):
+    policy, _ = replies_of(tiny, tokenizer, states(), cache_bytes=100_000)
+    assert 0 < policy.store.bytes <= 100_000 and len(policy.store) < 7
+
+
+def test_pick_follows_the_distribution():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(4000, 4)
+    uniform = [(n + 0.5) / 4000 for n in range(4000)]
+    for temperature in (1.0, 0.5):
+        share = torch.bincount(pick(logits, uniform, temperature, 1.0), minlength=4) / 4000
+        assert torch.allclose(share, (logits[0] / temperature).softmax(-1), atol=1e-3)
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_the_mass():
+    probs = torch.tensor([[0.1, 0.5, 0.3, 0.1]])
+    uniform = [(n + 0.5) / 1000 for n in range(1000)]
+    chosen = pick(probs.log().expand(1000, 4), uniform, 1.0, 0.7)
+    assert set(chosen.tolist()) == {1, 2}
+    assert math.isclose((chosen == 1).float().mean(), 0.625, abs_tol=0.002)
+    flat = torch.zeros(50, 1000)  # the nucleus is larger than the fast path's 256
+    chosen = pick(flat, [(n + 0.5) / 50 for n in range(50)], 1.0, 0.9)
+    assert len(set(chosen.tolist())) == 50 and chosen.max() < 1000
+
+
+def test_bad_settings_are_refused(tiny, tokenizer):
+    with pytest.raises(ValueError, match="top_p"):
+        HFPolicy(tiny, tokenizer, top_p=0.0)

@@ -1,0 +1,141 @@
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from algorithms.base import Lesson, Target
+from algorithms.engine import losses
+from algorithms.engine.checkpoint import load_model, load_tokenizer, save_checkpoint
+from algorithms.engine.hf_policy import HFPolicy
+from algorithms.engine.learner import Learner, TrainingConfig
+from algorithms.engine.losses import denominator
+from algorithms.engine.optimizer import MasterAdamW
+from algorithms.engine.rendering import Renderer
+from algorithms.engine.tree import TrainSample, lesson_tree
+from swe_gym_env.errors import SetupError
+from swe_gym_env.types import Turn
+from tests.algorithms.conftest import make_episode, make_state, tiny_model
+from tests.algorithms.test_tree import random_tree
+
+
+def weights_after(trees, **options):
+    model = tiny_model(50)
+    Learner(model, None, TrainingConfig(warmup_steps=0, **options)).train(trees)
+    return model.state_dict()
+
+
+def test_accumulation_does_not_change_the_step():
+    rng = random.Random(2)
+    trees = [random_tree(rng, rng.randint(5, 40), 50) for _ in range(8)]
+    whole = weights_after(trees, batch_size=8, micro_batch_tokens=10_000)
+    for pieces in (weights_after(trees, batch_size=8, micro_batch_tokens=n) for n in (1, 60)):
+        for name, weight in whole.items():
+            assert torch.allclose(pieces[name], weight, atol=2e-6), name
+
+
+def test_a_chain_is_plain_cross_entropy(monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK", 7)  # several chunks, so recomputed in the backward
+    model, ids = tiny_model(50), torch.randint(0, 50, (1, 30))
+    chain = TrainSample(
+        ids[0].numpy(), np.arange(-1, 29), np.ones(30, dtype=np.float32), np.zeros(30, dtype=int)
+    )
+    logits = model(ids).logits[0, :-1]
+    expected = F.cross_entropy(logits, ids[0, 1:])
+    expected.backward()
+    wanted = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    loss, right = Learner(model, None, TrainingConfig()).loss([chain])
+    (loss / denominator([chain])).backward()
+    assert denominator([chain]) == 29 and right == (logits.argmax(-1) == ids[0, 1:]).sum()
+    assert abs(loss.item() / 29 - expected.item()) < 1e-5
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, wanted[name], atol=1e-5), name
+
+
+def test_master_weights_take_steps_that_bfloat16_would_lose():
+    ours = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    optimizer = MasterAdamW([ours], lr=1e-4)
+    reference = torch.nn.Parameter(torch.ones(4))
+    adam = torch.optim.AdamW([reference], lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0)
+    for _ in range(100):
+        ours.grad = torch.ones(4, dtype=torch.bfloat16)
+        optimizer.accumulate()
+        optimizer.step()
+        reference.grad = torch.full((4,), 0.5)  # the norm 2 is clipped to 1
+        adam.step()
+    assert torch.allclose(optimizer.masters[0], reference, atol=1e-6)
+    assert ours[0].item() == torch.tensor(reference[0].item()).bfloat16().item() < 1
+
+
+def lessons(count=4):
+    made = []
+    for n in range(count):
+        episode = make_episode([Turn(f"task {n}", "student", "dunno")], f"e{n}")
+        made.append(Lesson(episode, (Target(0, f"```bash\nsed -n {n}{n}p f{n}.py\n```"),)))
+    return made
+
+
+def overfit(model, tokenizer, folder, **options):
+    """Train on four labels, save, load, and see what the student says greedily."""
+    renderer = Renderer(tokenizer)
+    trees = [lesson_tree(lesson, renderer) for lesson in lessons()]
+    learner = Learner(model, tokenizer, TrainingConfig(batch_size=4, **options))
+    calls = []
+    report = learner.train(trees, lambda *call: calls.append(call))
+    assert report.loss[-1] < report.loss[0] and report.trees == 4
+    assert calls[-1][0] == calls[-1][1] == report.tokens and "tokens/s" in calls[-1][2]
+    learner.save(folder)
+    policy = HFPolicy.from_folder(folder, model.dtype, temperature=0.0, max_new_tokens=40)
+    replies = policy.act([make_state(n, (), f"task {n}") for n in range(4)])
+    for lesson, reply in zip(lessons(), replies, strict=True):
+        assert reply.text == lesson.targets[0].text
+        assert reply.token_ids[-1] == policy.renderer.end_id
+    assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 8}], ids=["full", "lora"])
+def test_a_tiny_model_learns_its_labels_and_survives_the_disk(tiny, tokenizer, tmp_path, options):
+    overfit(
+        tiny, tokenizer, tmp_path / "checkpoint", lr=2e-2 if options else 1e-2, epochs=80, **options
+    )
+
+
+def test_smollm2_learns_its_labels(smollm2, tmp_path):
+    model, tokenizer = load_model(smollm2), load_tokenizer(smollm2)
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    overfit(model, tokenizer, tmp_path / "checkpoint", lr=2e-4, epochs=14)
+
+
+def test_nothing_to_train_on_is_said_clearly():
+    learner = Learner(tiny_model(50), None, TrainingConfig(max_tree_tokens=10))
+    with pytest.raises(ValueError, match="Nothing to train on"):
+        learner.train([])
+    with pytest.raises(ValueError, match="of 1 trees"):
+        learner.train([random_tree(random.Random(0), 30, 50)])
+    with pytest.raises(ValueError, match="batch_size"):
+        TrainingConfig(batch_size=0)
+
+
+def test_the_same_seed_gives_the_same_weights():
+    trees = [random_tree(random.Random(n), 20, 50) for n in range(6)]
+    one, two, other = (weights_after(trees, batch_size=2, epochs=2, seed=s) for s in (1, 1, 2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_checkpoint_replaces_an_older_one_whole(tiny, tokenizer, tmp_path):
+    folder = save_checkpoint(tiny, tokenizer, tmp_path / "c")
+    (folder / "leftover").touch()
+    changed = copy.deepcopy(tiny)
+    with torch.no_grad():
+        changed.lm_head.weight += 1
+    save_checkpoint(changed, tokenizer, folder)
+    assert not (folder / "leftover").exists()
+    loaded = load_model(folder, torch.float32)
+    assert torch.equal(loaded.lm_head.weight, changed.lm_head.weight)
+    assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
+    with pytest.raises(SetupError, match=r"config\.json"):
+        load_model(tmp_path)

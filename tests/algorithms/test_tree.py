@@ -1,0 +1,151 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from algorithms.base import Lesson, Target
+from algorithms.engine import attention
+from algorithms.engine.learner import Learner, TrainingConfig, micro_batches
+from algorithms.engine.losses import denominator
+from algorithms.engine.rendering import Renderer
+from algorithms.engine.tree import TrainSample, lesson_tree, pack
+from swe_gym_env.types import Turn
+from tests.algorithms.conftest import make_episode, tiny_model, words
+
+
+def random_tree(rng: random.Random, size: int, vocabulary: int) -> TrainSample:
+    parent = [-1] + [rng.randint(max(0, n - 4), n - 1) for n in range(1, size)]
+    weight = [rng.choice([0.0, 0.0, 1.0, 0.5]) for _ in range(size)]
+    return TrainSample(
+        np.array([rng.randrange(vocabulary) for _ in range(size)]),
+        np.array(parent),
+        np.array(weight, dtype=np.float32),
+        np.zeros(size, dtype=np.int64),
+    )
+
+
+def path(tree: TrainSample, node: int) -> list[int]:
+    ids = []
+    while node >= 0:
+        ids.append(int(tree.token_ids[node]))
+        node = int(tree.parent[node])
+    return ids[::-1]
+
+
+def naive_loss(model, trees) -> torch.Tensor:
+    """One plain causal sequence per weighted token: nothing shared, nothing masked."""
+    total = torch.zeros(())
+    for tree in trees:
+        for node in np.flatnonzero(tree.ce_weight):
+            if tree.parent[node] >= 0:
+                ids = torch.tensor([path(tree, node)])
+                logits = model(ids[:, :-1]).logits[0, -1]
+                total = total + float(tree.ce_weight[node]) * F.cross_entropy(logits, ids[0, -1])
+    return total / denominator(trees)
+
+
+def grads(model) -> dict[str, torch.Tensor]:
+    found = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("implementation", ["packed_tree", "sdpa", "eager"])
+def test_packed_trees_equal_naive_sequences(implementation, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 7)
+    rng, model = random.Random(1), tiny_model(50)
+    trees = [random_tree(rng, size, 50) for size in (30, 1, 17, 9)]
+    expected = naive_loss(model, trees)
+    expected.backward()
+    wanted = grads(model)
+    learner = Learner(model, None, TrainingConfig())
+    model.set_attn_implementation(implementation)
+    loss, _ = learner.loss(trees)
+    loss = loss / denominator(trees)
+    loss.backward()
+    assert abs(loss.item() - expected.item()) < 1e-5
+    got = grads(model)
+    for name, grad in wanted.items():
+        assert torch.allclose(got[name], grad, atol=1e-5, rtol=1e-4), name
+
+
+def test_the_mask_reaches_attention_unaltered():
+    model, seen = tiny_model(50), []
+    learner = Learner(model, None, TrainingConfig())
+    tree = random_tree(random.Random(3), 20, 50)
+    module = model.model.layers[0].self_attn
+    module.register_forward_pre_hook(
+        lambda _m, _a, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    learner.loss([tree])
+    assert torch.equal(seen[0][0, 0] == 0, torch.from_numpy(tree.visible))
+
+
+def lesson(rng: random.Random, turns: int) -> Lesson:
+    steps = [Turn(words(rng), "student", words(rng)) for _ in range(turns)]
+    targets = [Target(n, rng.choice([None, step.text, words(rng)])) for n, step in enumerate(steps)]
+    return Lesson(make_episode(steps), tuple(rng.sample(targets, rng.randint(1, turns))))
+
+
+def test_lesson_trees_equal_one_sample_per_label(tokenizer):
+    rng, renderer, model = random.Random(5), Renderer(tokenizer), tiny_model(len(tokenizer))
+    lessons = [lesson(rng, rng.randint(1, 5)) for _ in range(6)]
+    total, weight = torch.zeros(()), 0
+    for item in lessons:
+        for target in item.targets:
+            seen = item.episode.turns[: target.turn]
+            observation = item.episode.turns[target.turn].observation
+            prompt = renderer.prompt(item.episode.system_prompt, seen, observation)
+            text = target.text if target.text is not None else item.episode.turns[target.turn].text
+            label = list(renderer.label(text).token_ids)
+            logits = model(torch.tensor([prompt + label])).logits[0, len(prompt) - 1 : -1]
+            total = total + F.cross_entropy(logits, torch.tensor(label), reduction="sum")
+            weight += len(label)
+    (total / weight).backward()
+    wanted = grads(model)
+    trees = [lesson_tree(item, renderer) for item in lessons]
+    assert denominator(trees) == weight
+    loss, _ = Learner(model, None, TrainingConfig()).loss(trees)
+    (loss / weight).backward()
+    assert abs(float(loss) - float(total)) / weight < 1e-5
+    for name, grad in grads(model).items():
+        assert torch.allclose(grad, wanted[name], atol=1e-5, rtol=1e-4), name
+
+
+def test_a_branch_begins_at_its_parent_and_shares_what_is_equal(tokenizer):
+    renderer = Renderer(tokenizer)
+    turns = [Turn("o1", "student", "abXY"), Turn("o2", "student", "done")]
+    tree = lesson_tree(Lesson(make_episode(turns), (Target(0, "abZ"), Target(1, None))), renderer)
+    learned = np.flatnonzero((tree.ce_weight != 0) & (tree.segment == 0))
+    assert renderer.decode(tree.token_ids[learned]) == "abZ<|im_end|>"
+    branch = learned[2]
+    assert tree.parent[branch] == learned[1] != branch - 1
+    header = path(tree, int(tree.parent[learned[0]]))
+    assert header == renderer.opening("You fix bugs.", "o1")
+    packed = pack([tree])
+    pair = packed.target.tolist().index(int(tree.token_ids[branch]))
+    assert packed.source[pair] == learned[1]
+    # every token of history and labels stands in the tree once
+    history = renderer.prompt("You fix bugs.", turns[:1], "o2")
+    assert len(tree) == len(history) + 2 + len(renderer.label("done").token_ids)
+
+
+def test_the_tree_ends_with_the_last_label(tokenizer):
+    renderer = Renderer(tokenizer)
+    turns = [Turn(f"o{n}", "student", "x") for n in range(4)]
+    tree = lesson_tree(Lesson(make_episode(turns), (Target(1, "y"),)), renderer)
+    assert tree.segment.max() == 1
+    assert lesson_tree(Lesson(make_episode(turns), ()), renderer) is None
+    with pytest.raises(ValueError, match="no turn 9"):
+        lesson_tree(Lesson(make_episode(turns), (Target(9, "y"),)), renderer)
+
+
+def test_micro_batches_keep_to_the_budget():
+    rng = random.Random(0)
+    trees = [random_tree(rng, rng.randint(1, 40), 9) for _ in range(30)]
+    rows = list(micro_batches(trees, 60))
+    assert sorted(id(tree) for row in rows for tree in row) == sorted(map(id, trees))
+    assert all(sum(map(len, row)) <= 60 for row in rows)
+    assert [len(row) for row in micro_batches(trees, 1)] == [1] * 30
