@@ -44,11 +44,13 @@ def events(command: str) -> tuple[tuple[Event, str], ...]:
         return (("write", ""),)
     found: list[tuple[Event, str]] = []
     words: list[str] = []
+    depth = 0  # a cd in a subshell ends with it
     for i, token in enumerate([*tokens, ";"]):
-        if set(token) <= set(";&|()") and token:
-            if words:
-                found.append(_event(words))
+        if token and set(token) <= set(";&|()"):
+            event: tuple[Event, str] = _event(words) if words else ("other", "")
+            found.append(("other", "") if depth and event[0] == "cd" else event)
             words = []
+            depth += token.count("(") - token.count(")")
         elif set(token) <= set("<>&|") and ">" in token:
             target = tokens[i + 1] if i + 1 < len(tokens) else ""
             if target not in {"/dev/null", "1", "2"}:

@@ -1,14 +1,12 @@
-"""Small real repositories with a real bash in them, for the expert to be put to the test on.
+"""Small real repositories as images in the local store, with bugs put into real modules.
 
-A box here is a folder in the tests' temporary directory: no isolation and no image store, so that
-500 episodes need neither root nor downloads. The conformance of boxes is tested elsewhere.
+What students do in them is run in an isolating sandbox only: it may well be ``rm -rf *``.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -16,98 +14,50 @@ from pathlib import Path
 
 import numpy as np
 
-from swe_gym_env.errors import SandboxError
-from swe_gym_env.sandbox.base import LIMITS, ExecResult, Guarantee
+from swe_gym_env.sandbox import images
 from swe_gym_env.types import TaskInstance
 
 MODULES = ("textwrap", "shlex", "heapq", "bisect", "fnmatch", "colorsys", "copy", "csv", "cmd")
-_ENV = {
-    "PATH": os.environ["PATH"],
-    "HOME": "/nonexistent",
-    "LC_ALL": "C.UTF-8",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_AUTHOR_NAME": "a",
-    "GIT_AUTHOR_EMAIL": "a@b",
-    "GIT_COMMITTER_NAME": "a",
-    "GIT_COMMITTER_EMAIL": "a@b",
-}
-
-
-class TreeBox:
-    """A Sandbox over one folder."""
-
-    guarantees: Mapping[str, Guarantee] = dict.fromkeys(LIMITS, "none")
-
-    def __init__(self, tree: Path) -> None:
-        self.tree = tree
-        tools = tree.parent / "bin"
-        tools.mkdir(exist_ok=True)
-        (tools / "pytest").write_text("#!/bin/sh\necho 3 passed\n")
-        (tools / "pytest").chmod(0o755)
-        self.env = {**_ENV, "PATH": f"{tools}:{_ENV['PATH']}"}
-
-    def exec(
-        self,
-        command: str,
-        *,
-        timeout: float,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
-    ) -> ExecResult:
-        if not self.tree.is_dir():
-            raise SandboxError("the tree is gone")
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=cwd or self.tree,
-            env={**self.env, **(env or {})},
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout,
-        )
-        code = done.returncode
-        return ExecResult(code if code >= 0 else 128 - code, done.stdout, 0.0)
-
-    def read(self, path: str) -> bytes:
-        return Path(path).read_bytes()
-
-    def write(self, path: str, data: bytes) -> None:
-        Path(path).write_bytes(data)
-
-    def close(self) -> None:
-        pass
 
 
 def make_task(
-    folder: Path, files: Mapping[str, str], gold: Mapping[str, str], statement: str
+    name: str, files: Mapping[str, str], gold: Mapping[str, str], statement: str
 ) -> TaskInstance:
-    """A repository of ``files`` in ``folder``, whose gold patch leads to ``gold``."""
-    tree = folder / "testbed"
-    for path, text in files.items():
-        (tree / path).parent.mkdir(parents=True, exist_ok=True)
-        (tree / path).write_bytes(text.encode("utf-8", "surrogateescape"))
-    box = TreeBox(tree)
-    made = box.exec("git init -q . && git add -A && git commit -qm start", timeout=60)
-    assert made.exit_code == 0, made.output
-    commit = box.exec("git rev-parse HEAD", timeout=60).output.decode().strip()
+    """An image in the local store with ``files``, and the task whose patch leads to ``gold``."""
+    folder = images.path_of(name)
+    for path, text in {**files, "../env/bin/pytest": "#!/bin/sh\necho 3 passed\n"}.items():
+        (folder / "tree" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "tree" / path).write_text(text)
+    (folder / "env/bin/pytest").chmod(0o755)  # a stub: what tests say is not the point here
+
+    def git(arguments: str) -> str:
+        command = f"git -c user.name=a -c user.email=a@example.org {arguments}"
+        done = subprocess.run(
+            command, shell=True, cwd=folder / "tree", check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    git("init -q")
+    git("add -A")
+    git("commit -qm start")
     for path, text in gold.items():
-        (tree / path).write_bytes(text.encode("utf-8", "surrogateescape"))
-    patch = box.exec("git diff", timeout=60).output.decode("utf-8", "surrogateescape")
-    assert box.exec("git checkout -q .", timeout=60).exit_code == 0
+        (folder / "tree" / path).write_text(text)
+    patch = git("diff")
+    git("checkout -q .")
+    env = {"PATH": "/opt/env/bin:/usr/local/bin:/usr/bin:/bin"}
+    images.save(name, images.Image(mounts={"/opt/env": str(folder / "env")}, env=env))
     return TaskInstance(
-        instance_id=folder.name,
+        instance_id=name,
         repo="sample",
-        base_commit=commit,
-        image=str(folder),
+        base_commit=git("rev-parse HEAD").strip(),
+        image=name,
         problem_statement=statement,
         gold_patch=patch,
         test_patch="",
         fail_to_pass=("t",),
         pass_to_pass=(),
         eval_script="",
-        workdir=str(tree),
-        metadata={"test_command": "pytest -q"},  # the stub below: what tests say is not the point
+        metadata={"test_command": "pytest -q"},
     )
 
 
