@@ -27,6 +27,8 @@ from swe_gym_env.sandbox.client import StartError, SupervisedSandbox
 
 HOME = "/home/agent"
 OUTER_UID = 61_000  # owns a root-started box on the host: below 65536, and in no distribution's use
+# Before 5.14 processes are counted per user of the whole machine, which is no limit for a box.
+COUNTS_PER_BOX = (5, 14)
 GUARANTEES: dict[str, Guarantee] = {
     "isolation": "hard",
     "network": "hard",
@@ -111,7 +113,10 @@ class LocalProvider:
             **image.env,
             **spec.env,
         }
-        return SupervisedSandbox(config, GUARANTEES, env, spec.workdir)
+        guarantees = dict(GUARANTEES)
+        if _kernel() < COUNTS_PER_BOX:
+            guarantees["processes"] = "best effort"
+        return SupervisedSandbox(config, guarantees, env, spec.workdir)
 
 
 def _rlimits(limits: Limits) -> list[tuple[int, int]]:
@@ -121,8 +126,9 @@ def _rlimits(limits: Limits) -> list[tuple[int, int]]:
         (resource.RLIMIT_FSIZE, limits.disk),
         (resource.RLIMIT_NOFILE, 1024),
         (resource.RLIMIT_AS, 2 * limits.memory),
-        (resource.RLIMIT_NPROC, limits.processes),
     ]
+    if _kernel() >= COUNTS_PER_BOX:
+        wanted.append((resource.RLIMIT_NPROC, limits.processes))
     capped = []
     for kind, value in wanted:
         hard = resource.getrlimit(kind)[1]

@@ -52,7 +52,7 @@ class ProcessSandbox(SupervisedSandbox):
     """Paths under the box's working folder and mounts are put in place of what they mean here."""
 
     def __init__(self, image: images.Image, spec: SandboxSpec) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="swe-gym-box-"))
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="swe-gym-box-"))
         tree = folder / "tree"
         self._places = {spec.workdir: str(tree)}
         self._places |= {box: str(host) for box, host in image.host_mounts().items()}
@@ -103,6 +103,11 @@ class ProcessSandbox(SupervisedSandbox):
 
     def write(self, path: str, data: bytes) -> None:
         super().write(self._map(path), data)
+
+    def close(self) -> None:
+        super().close()
+        if os.getpid() == self._owner:  # the supervisor did this, unless it was killed
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _map(self, text: str) -> str:
         return self._pattern.sub(lambda match: self._places[match[1]], text)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from swe_gym_env.errors import SandboxError, SetupError
-from swe_gym_env.sandbox import LIMITS, Sandbox, SandboxSpec
+from swe_gym_env.sandbox import LIMITS, Sandbox, SandboxSpec, client
 from tests.sandbox.conftest import PROVIDERS, Make
 
 
@@ -64,7 +64,10 @@ def test_working_folder_and_environment(box: Sandbox) -> None:
     assert run(box, "cat b.py", cwd="/testbed/pkg") == "y = 2\n"
     assert run(box, 'echo "$A|$FROM_IMAGE"', env={"A": "ü b"}) == "ü b|yes\n"
     assert run(box, "tool; type -P tool").startswith("tool\n")
-    assert run(box, 'test -d "$HOME" && touch "$HOME/f" /tmp/g && echo "$LANG"') == "C.UTF-8\n"
+    assert (
+        run(box, 'test -d "$HOME" && touch "$HOME/f" && f=$(mktemp) && rm "$f" && echo "$LANG"')
+        == "C.UTF-8\n"
+    )
     missing = box.exec("echo never", timeout=10, cwd="/testbed/nowhere")
     assert missing.exit_code == 126 and b"No such file" in missing.output
 
@@ -216,6 +219,15 @@ def test_dead_box_is_a_sandbox_error(box: Sandbox) -> None:
     with pytest.raises(SandboxError):
         for _ in range(100):
             box.exec("sleep 0.05", timeout=5)
+
+
+def test_a_killed_nursery_is_replaced(make: Make) -> None:
+    box = make()
+    assert client._NURSERY._process is not None
+    client._NURSERY._process.kill()
+    client._NURSERY._process.wait()
+    assert run(box, "echo on") == "on\n"
+    assert run(make(), "echo on") == "on\n"
 
 
 def test_close_from_another_thread_ends_a_running_command(box: Sandbox) -> None:

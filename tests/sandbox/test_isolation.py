@@ -37,8 +37,9 @@ ATTEMPTS = {
         for path in ("kernel/core_pattern", "kernel/modprobe", "vm/drop_caches", "fs/file-max",
                      "kernel/hostname", "user/max_user_namespaces", "net/ipv4/ip_forward"):
             check(path, opens("/proc/sys/" + path))
-        for path in ("/proc/sysrq-trigger", "/proc/irq/default_smp_affinity", "/proc/1/oom_score_adj"):
-            check(path, os.path.realpath(path) == path and os.stat(path).st_rdev == 0 and opens(path))
+        for path in ("/proc/sysrq-trigger", "/proc/irq/default_smp_affinity", "/proc/self/comm"):
+            device = os.path.exists(path) and os.stat(path).st_rdev  # a cover looks like /dev/null
+            check(path, not device and opens(path))
         check("sys", os.path.exists("/sys/kernel") or os.path.exists("/sys/fs"))
     """,
     "mounts": """
@@ -54,7 +55,8 @@ ATTEMPTS = {
     "namespaces": """
         for flag in (0x10000000, 0x20000, 0x40000000, 0x20000000, 0x04000000, 0x02000000):
             check("unshare %x" % flag, call(272, 97, flag) == 0)
-            child = libc.syscall(ctypes.c_long(56 if X86 else 220), ctypes.c_long(flag | 17), 0, 0, 0, 0)
+            number = ctypes.c_long(56 if X86 else 220)
+            child = libc.syscall(number, ctypes.c_long(flag | 17), 0, 0, 0, 0)
             if child == 0: os._exit(0)
             check("clone %x" % flag, child > 0)
         check("clone3", call(435, 435, ctypes.create_string_buffer(64), 64) != errno.ENOSYS)
@@ -63,9 +65,11 @@ ATTEMPTS = {
         check("chroot", libc.chroot(b"/tmp") == 0)
     """,
     "dangerous calls": """
-        for name, x86, arm in (("keyctl", 250, 219), ("add_key", 248, 217), ("request_key", 249, 218),
-                ("bpf", 321, 280), ("perf_event_open", 298, 241), ("userfaultfd", 323, 282),
-                ("io_uring_setup", 425, 425), ("open_by_handle_at", 304, 265), ("ptrace", 101, 117),
+        for name, x86, arm in (("keyctl", 250, 219), ("add_key", 248, 217),
+                ("request_key", 249, 218), ("bpf", 321, 280),
+                ("perf_event_open", 298, 241), ("userfaultfd", 323, 282),
+                ("io_uring_setup", 425, 425),
+                ("open_by_handle_at", 304, 265), ("ptrace", 101, 117),
                 ("kexec_load", 246, 104), ("init_module", 175, 105), ("finit_module", 313, 273),
                 ("reboot", 169, 142), ("swapon", 167, 224), ("process_vm_readv", 310, 270)):
             check(name, call(x86, arm, 0, 0, 0, 0, 0) != errno.EPERM)
@@ -133,8 +137,8 @@ ATTEMPTS = {
     """,
     "setuid programs": """
         import subprocess
-        for line in ("su -c id", "sudo -n id", "mount -t tmpfs none /tmp", "newgrp root", "unshare -U id",
-                     "unshare -r id", "chroot /tmp /bin/true", "passwd -d root"):
+        for line in ("su -c id", "sudo -n id", "mount -t tmpfs none /tmp", "newgrp root",
+                     "unshare -U id", "unshare -r id", "chroot /tmp /bin/true", "passwd -d root"):
             done = subprocess.run(line, shell=True, capture_output=True, stdin=subprocess.DEVNULL)
             check(line, done.returncode == 0 or b"uid=0" in done.stdout)
     """,
@@ -242,14 +246,12 @@ def test_fork_bomb_is_contained(make_isolated: Make) -> None:
     during = len([name for name in os.listdir("/proc") if name.isdigit()])
     assert during - before < 80
     assert run(box, "echo on") == "on\n"
-    counted = box.exec(
-        "for i in $(seq 100); do sleep 5 & done; jobs | wc -l; kill $(jobs -p)", timeout=9
-    )
-    assert (counted.exit_code == 0 and b"fork" in counted.output) or counted.timed_out
+    crowd = box.exec("for i in $(seq 100); do sleep 2 & done; jobs | wc -l", timeout=20)
+    assert b"fork" in crowd.output or b"Resource temporarily unavailable" in crowd.output
 
 
 def test_many_processes_together_are_held_to_the_memory_limit(make_isolated: Make) -> None:
     box = make_isolated(memory=200 << 20)
-    hog = "import time; data = b'x' * (90 << 20); time.sleep(5); print('done')"
+    hog = "import time; data = b'x' * (90 << 20); time.sleep(2); print('do' + 'ne')"
     result = box.exec(f'for i in 1 2 3 4; do python3 -c "{hog}" & done; wait', timeout=40)
-    assert result.output.count(b"done") < 4
+    assert result.output.count(b"done\n") <= 2

@@ -49,7 +49,7 @@ def main(scratch: str) -> None:
     os.chdir(REPOSITORY)
     env = {**os.environ, "HOME": scratch, "TMPDIR": scratch, "PYTHONDONTWRITEBYTECODE": "1"}
     suite = [f"tests/sandbox/{name}" for name in SUITE]
-    options = ["-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={scratch}/pytest", "-q"]
+    options = ["-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={scratch}/pytest"]
     os.execve(sys.executable, [sys.executable, *options, *suite], env)
 
 
@@ -57,7 +57,7 @@ def main(scratch: str) -> None:
 def test_suite_passes_as_an_ordinary_user() -> None:
     if os.geteuid() != 0:
         skip("needs root to become another user; what runs here is an ordinary user already")
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="swe-gym-user-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="swe-gym-user-") as scratch:
         os.chown(scratch, ORDINARY, ORDINARY)
         command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m"]
         done = subprocess.run(

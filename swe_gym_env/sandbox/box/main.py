@@ -99,9 +99,12 @@ def _inside(
             os.setgroups([])
             os.setresgid(INSIDE, INSIDE, INSIDE)
             os.setresuid(INSIDE, INSIDE, INSIDE)
+            kernel.prctl(4, 1)  # changing the uid took our own /proc/self from us
         config["uid"] = config["gid"] = INSIDE
         os.setsid()
         os.umask(0o022)
+        with open("/proc/self/oom_score_adj", "w") as handle:
+            handle.write("500")  # should the host run out of memory, boxes go first
         kernel.make_private()
         root.build(config, pieces or root.Pieces(config))
         kernel.bring_up_loopback()

@@ -123,7 +123,7 @@ def build(config: Config, pieces: Pieces) -> None:
     _devices(pieces)
     place(proc, "/proc")
     _writable(config, pieces)
-    _hide(config["masks"], [f"/proc/{name}" for name in SECRETS])
+    _hide([*config["masks"], *(f"/proc/{name}" for name in SECRETS)])
     _no_nested_namespaces()
     kernel.set_attributes(proc, SAFE | kernel.NOEXEC, recursive=False)
     kernel.set_attributes(root, SAFE, recursive=False)
@@ -159,30 +159,31 @@ def _no_nested_namespaces() -> None:
 
 
 def _writable(config: Config, pieces: Pieces) -> None:
-    kernel_disk, lower = "/.disk", "/.lower"
-    place(pieces.disk, kernel_disk)
+    """All that can be written lies on one file system of limited size."""
+    disk, lower = "/.disk", "/.lower"
+    place(pieces.disk, disk)
+    for name, path in (("tmp", "/tmp"), ("home", config["home"]), ("shm", "/dev/shm")):
+        place(kernel.clone_tree(f"{disk}/{name}"), path)
+    os.makedirs("/var", exist_ok=True)
+    os.symlink("/tmp", "/var/tmp")
     if pieces.tree is None:
-        place(kernel.clone_tree(f"{kernel_disk}/tree"), config["workdir"])
+        place(kernel.clone_tree(f"{disk}/tree"), config["workdir"])
     else:
         place(pieces.tree, lower)
-        layers = {"upperdir": f"{kernel_disk}/upper", "workdir": f"{kernel_disk}/work"}
+        layers = {"upperdir": f"{disk}/upper", "workdir": f"{disk}/work"}
         flags = kernel.NOSUID | kernel.NODEV
         overlay = kernel.new_filesystem("overlay", flags, lowerdir=lower, **layers, userxattr="")
         place(overlay, config["workdir"])
         kernel.detach(lower)
         os.rmdir(lower)
-    for name, path in (("tmp", "/tmp"), ("home", config["home"]), ("shm", "/dev/shm")):
-        place(kernel.clone_tree(f"{kernel_disk}/{name}"), path)
-    os.makedirs("/var", exist_ok=True)
-    os.symlink("/tmp", "/var/tmp")
-    kernel.detach(kernel_disk)
-    os.rmdir(kernel_disk)
+    kernel.detach(disk)
+    os.rmdir(disk)
 
 
-def _hide(*paths: list[str]) -> None:
+def _hide(paths: list[str]) -> None:
     """Cover folders with an empty one, files with an empty file."""
     os.mkdir("/.empty", 0o555)
-    for path in [p for group in paths for p in group]:
+    for path in paths:
         if os.path.isdir(path):
             cover = kernel.clone_tree("/.empty")
             kernel.set_attributes(cover, SAFE)
