@@ -126,7 +126,7 @@ def lesson_tree(lesson: Lesson, renderer: Renderer) -> TrainSample | None:
 
 @dataclass(frozen=True)
 class Packed:
-    """Several trees in one row; ``spans`` are their places, ``source``/``target`` the loss pairs."""
+    """Several trees in one row at ``spans``; ``source`` and ``target`` are the loss pairs."""
 
     input_ids: torch.Tensor  # (1, t)
     position_ids: torch.Tensor  # (1, t)

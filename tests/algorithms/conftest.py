@@ -51,6 +51,7 @@ def tiny_model(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
         head_dim=8,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
+        eos_token_id=None,
         initializer_range=0.2,
         attn_implementation="sdpa",
     )

@@ -109,7 +109,7 @@ def test_lesson_trees_equal_one_sample_per_label(tokenizer):
     assert denominator(trees) == weight
     loss, _ = Learner(model, None, TrainingConfig()).loss(trees)
     (loss / weight).backward()
-    assert abs(float(loss) - float(total)) / weight < 1e-5
+    assert abs(loss.item() - total.item()) / weight < 1e-5
     for name, grad in grads(model).items():
         assert torch.allclose(grad, wanted[name], atol=1e-5, rtol=1e-4), name
 
