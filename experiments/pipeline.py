@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig, display: Display) -> Path:
     """Returns the run folder, with everything in it."""
     folder = run_folder(cfg)
-    display.console.print(f"run folder: {folder.path}")
     if folder.summary is None:
         preflight.check(cfg)
+        display.console.print(f"run folder: {folder.path}")
         with folder.lock():
             folder.start(cfg)
             _phases(cfg, folder, display)
@@ -112,7 +112,9 @@ class _Job:
     def close(self) -> None:
         """The claim, from what lies on disk."""
         folder = self.folder
-        write_json(folder.path / "phases.json", {**self.shared.phases, **folder.phases})
+        own = folder.phases
+        phases = {"tasks": own.pop("tasks"), **self.shared.phases, **own}
+        write_json(folder.path / "phases.json", phases)
         verdicts = {
             name: summary.verdicts_of(folder.evaluation(name).episodes())
             for name in self.evaluations

@@ -19,7 +19,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -79,10 +78,9 @@ class Display:
     def _bar(self, title: str, total: int, done: int) -> Iterator[Advance]:
         columns = (
             TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=14),
             MofNCompleteColumn(),
             _Rate(),
-            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[note]}"),
@@ -96,7 +94,8 @@ class Display:
     @contextlib.contextmanager
     def _lines(self, title: str, total: int, done: int) -> Iterator[Advance]:
         began = last = time.monotonic()
-        log.info("%s: %d of %d", title, done, total)
+        if total:
+            log.info("%s: %d of %d", title, done, total)
 
         def show(now: int, of: int | None, note: str) -> None:
             nonlocal last, total

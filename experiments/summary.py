@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -55,17 +56,11 @@ def verdicts_of(episodes: Iterable[Episode]) -> dict[str, bool]:
 
 
 def show(console: Console, folder: RunFolder, summary: Mapping[str, Any]) -> None:
-    table = Table(title="Held-out tasks, student alone, greedy", title_justify="left")
-    for column in (
-        "student",
-        "resolved",
-        "rate",
-        "95 % interval",
-        "finished",
-        "bad format",
-        "turns",
-    ):
-        table.add_column(column, justify="left" if column == "student" else "right", no_wrap=True)
+    title = "Held-out tasks, student alone, greedy"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    table.add_column("student", no_wrap=True)
+    for column in ("resolved", "rate", "95 % interval", "bad format", "turns"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in summary["evaluations"]:
         metrics = row["metrics"] or {}
         table.add_row(
@@ -73,7 +68,6 @@ def show(console: Console, folder: RunFolder, summary: Mapping[str, Any]) -> Non
             f"{row['resolved']} of {row['n']}",
             f"{row['rate']:.1%}",
             f"{row['low']:.1%} to {row['high']:.1%}",
-            f"{metrics.get('stop_reasons', {}).get('finished', 0)}",
             f"{metrics.get('format_error_rate', 0):.0%}",
             f"{metrics.get('mean_turns', 0):.1f}",
         )
@@ -87,13 +81,16 @@ def show(console: Console, folder: RunFolder, summary: Mapping[str, Any]) -> Non
         console.print(
             f"round {metrics['round']}: {metrics['episodes']} episodes, {metrics['resolved']} "
             f"resolved; teacher's share of turns {metrics['teacher_share']:.0%} realised, "
-            f"{metrics['planned_teacher_share']:.0%} planned"
+            f"{_percent(metrics['planned_teacher_share'])} planned"
         )
-    console.print(
-        "wall time: " + ", ".join(f"{k} {_time(v)}" for k, v in summary["phases"].items())
-    )
+    times = ", ".join(f"{phase} {_time(seconds)}" for phase, seconds in summary["phases"].items())
+    console.print(f"wall time {_time(sum(summary['phases'].values()))}: {times}")
     console.print(f"run folder: {folder.path}")
     console.print(f"report: {folder.path / 'report.html'}", style="bold")
+
+
+def _percent(share: float | None) -> str:
+    return "?" if share is None else f"{share:.0%}"
 
 
 def _time(seconds: float) -> str:
