@@ -183,7 +183,7 @@ def _writable(config: Config, pieces: Pieces) -> None:
 def _hide(paths: list[str]) -> None:
     """Cover folders with an empty one, files with an empty file."""
     os.mkdir("/.empty", 0o555)
-    for path in paths:
+    for path in dict.fromkeys(os.path.realpath(path) for path in paths):  # each once
         if os.path.isdir(path):
             cover = kernel.clone_tree("/.empty")
             kernel.set_attributes(cover, SAFE)
@@ -191,6 +191,6 @@ def _hide(paths: list[str]) -> None:
             cover = kernel.clone_tree("/dev/null")
         else:
             continue
-        kernel.attach(cover, os.path.realpath(path))
+        kernel.attach(cover, path)
         os.close(cover)
     os.rmdir("/.empty")
