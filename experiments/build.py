@@ -43,11 +43,11 @@ class Parts:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        return algorithm(self.cfg.algorithm, self.cfg.beta)
+        return algorithm(self.cfg.algorithm)
 
     @cached_property
     def iteration0(self) -> Algorithm:
-        return algorithm(OmegaConf.create({"name": self.cfg.iteration0.algorithm}), self.cfg.beta)
+        return algorithm(OmegaConf.create({"name": self.cfg.iteration0.algorithm}))
 
     @cached_property
     def start(self) -> Path:
@@ -153,14 +153,19 @@ def teacher(cfg: DictConfig) -> Policy:
     raise SetupError(f"teacher.name={cfg.name}: it is expert or server")
 
 
-def algorithm(cfg: DictConfig, beta: DictConfig) -> Algorithm:
+def algorithm(cfg: DictConfig) -> Algorithm:
     from algorithms.dagger import DAgger
     from algorithms.schedules import Schedule
     from algorithms.sft import SFT
 
-    options: dict[str, Any] = {str(k): v for k, v in cfg.items() if k != "name"}
-    if cfg.name == "sft":
-        return SFT(**options)
-    if cfg.name == "dagger":
-        return DAgger(Schedule(**{str(k): v for k, v in beta.items()}), **options)
-    raise SetupError(f"algorithm.name={cfg.name}: it is dagger or sft")
+    options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    name = options.pop("name")
+    if "beta" in options:
+        options["beta"] = Schedule(**options["beta"])
+    known: dict[str, Callable[..., Algorithm]] = {"dagger": DAgger, "sft": SFT}
+    if name not in known:
+        raise SetupError(f"algorithm.name={name}: there are {', '.join(known)}")
+    try:
+        return known[name](**options)
+    except (TypeError, ValueError) as error:
+        raise SetupError(str(error)) from None

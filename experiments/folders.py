@@ -33,9 +33,10 @@ from omegaconf import DictConfig, OmegaConf
 from algorithms.engine.rounds import RoundFolder
 from swe_gym_env.errors import SetupError
 
-VOLATILE = ("logging", "paths", "workers")
+# (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
+VOLATILE = ("beta", "logging", "paths", "workers")
 # What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
-AFTER_ITERATION0 = ("algorithm", "beta", "rounds", "episodes_per_round", "evaluation")
+AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation")
 
 
 def digest(data: Any) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from swe_gym_env.types import TaskInstance
+from tests.algorithms.conftest import smollm2 as smollm2
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.conftest import tokenizer as tokenizer
 from tests.toybox import toy_task
@@ -120,10 +121,10 @@ def job(tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch) -> Job:  # t
         "tasks=jsonl",
         f"tasks.options.path={tasks}",
         "sandbox=process",
-        "rounds=2",
-        "episodes_per_round=4",
-        "iteration0.episodes=4",
-        "evaluation.tasks=4",
+        "rounds=1",
+        "episodes_per_round=3",
+        "iteration0.episodes=3",
+        "evaluation.tasks=3",
         "sampling.max_new_tokens=8",
         "limits.max_turns=5",
         "workers.concurrency=2",

@@ -58,6 +58,8 @@ def test_the_folder_depends_on_what_changes_the_result_and_on_nothing_else() -> 
     others = ["seed=1", "beta=cosine", "training.lr=2e-4", "algorithm=sft", "limits.max_turns=9"]
     names = {run_folder(configuration(other)).path.name for other in others}
     assert len(names) == len(others) and one not in names
+    baseline = run_folder(configuration("algorithm=sft")).path
+    assert run_folder(configuration("algorithm=sft", "beta=cosine")).path == baseline
 
 
 def test_iteration0_is_shared_by_all_algorithms() -> None:
