@@ -29,7 +29,7 @@ from swe_gym_env.tasks.pypi.plan import Candidate, candidates
 from swe_gym_env.tasks.pypi.splits import SPLITS, near_duplicates
 from swe_gym_env.tasks.pypi.validate import Baseline, Validator, baseline
 
-RECIPE = 1  # raise it when operators, statements or rows change: it is part of every cache key
+RECIPE = 3  # raise it when operators, statements or rows change: it is part of every cache key
 PER_FUNCTION = 5
 FULL = {"train": 400, "val": 40, "heldout": 120, "unseen": 80}
 DEMO = {"train": 200, "val": 16, "heldout": 64, "unseen": 40}

@@ -63,16 +63,6 @@ _TABLE = (
         skip=("toolz/_version.py", "toolz/compatibility.py"),
     ),
     Package(
-        "cachetools",
-        "8.0.1",
-        "deb1d376d4d28c2f33f3e3058043b005e0af75c35c094bd54053e27d2906ad95",
-        sources=("src/cachetools",),
-        tests=("tests",),
-        path="src",
-        heldout=("src/cachetools/_cached.py", "src/cachetools/keys.py", "src/cachetools/func.py"),
-        val=("src/cachetools/_cachedmethod.py",),
-    ),
-    Package(
         "voluptuous",
         "0.16.0",
         "006535e22fed944aec17bef6e8725472476194743c87bd233e912eb463f8ff05",
@@ -108,6 +98,7 @@ _TABLE = (
         "e86cc08edd6fe6e2522648f4e47e3a31920a76e82cce8937535422e310862ab5",
         sources=("schema",),
         tests=("test_schema.py",),
+        unseen=True,
     ),
     Package(
         "inflection",
@@ -115,14 +106,6 @@ _TABLE = (
         "1a29730d366e996aaacffb2f1f1cb9593dc38e2ddd30c91250c6dde09ea9b417",
         sources=("inflection",),
         tests=("test_inflection.py",),
-        unseen=True,
-    ),
-    Package(
-        "xmltodict",
-        "1.0.4",
-        "6d94c9f834dd9e44514162799d344d815a3a4faec913717a9ecbfa5be1bb8e61",
-        sources=("xmltodict.py",),
-        tests=("tests",),
         unseen=True,
     ),
 )

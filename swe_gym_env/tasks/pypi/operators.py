@@ -68,7 +68,7 @@ Change = tuple[int, int, bytes]
 Operator = Callable[[ast.AST, Source, Context], Iterator[Change]]
 OPERATORS: dict[str, Operator] = {}
 # A draw among a function's candidates favours operators whose damage can be seen in the code
-WEIGHTS = {"removed_statement": 0.25, "wrong_return": 0.15, "wrong_constant": 0.6}
+WEIGHTS = {"removed_statement": 0.1, "wrong_return": 0.08, "wrong_constant": 0.6, "wrong_variable": 0.4}
 
 
 def operator(function: Operator) -> Operator:

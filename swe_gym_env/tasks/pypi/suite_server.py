@@ -8,20 +8,23 @@ never imports the package itself, so that every run sees the files as they are t
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import importlib
 import inspect
 import json
+import marshal
 import os
 import resource
 import select
 import signal
 import sys
-import threading
 import time
 from typing import Any
 
 import pytest
+from _pytest.assertion import rewrite
 from _pytest.config import default_plugins
 
 MEMORY = 2 << 30
@@ -46,16 +49,20 @@ class Recorder:
         self.places: dict[str, tuple[str, int]] = {}
         self.failures: list[dict[str, Any]] = []
         self.covered: dict[str, set[int]] = {}
+        self.callers: dict[str, dict[int, set[str]]] = {}
+        self.running = "*"
         self.collect_errors: list[str] = []
         if trace:
             sys.settrace(self._trace)
-            threading.settrace(self._trace)
 
     def _trace(self, frame: Any, event: str, _arg: object) -> Any:
         name = frame.f_code.co_filename
         if not name.startswith(self.root):
             return None
-        lines = self.covered.setdefault(os.path.relpath(name, self.root), set())
+        file = name[len(self.root) + 1 :]
+        lines = self.covered.setdefault(file, set())
+        first = frame.f_code.co_firstlineno
+        self.callers.setdefault(file, {}).setdefault(first, set()).add(self.running)
 
         def local(frame: Any, event: str, _arg: object) -> Any:
             lines.add(frame.f_lineno)
@@ -67,6 +74,9 @@ class Recorder:
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
             self.collect_errors.append(str(report.longrepr)[-2000:])
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.running = nodeid.split("[")[0]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Any:
@@ -118,8 +128,41 @@ class Recorder:
             "failures": self.failures,
             "collect_errors": self.collect_errors,
             "covered": {file: sorted(lines) for file, lines in self.covered.items()},
+            "callers": {
+                file: {line: sorted(tests) for line, tests in found.items()}
+                for file, found in self.callers.items()
+            },
             "modules": _library_modules(),
+            "rewritten": REWRITTEN.fresh,
         }
+
+
+class Rewritten:
+    """Test files as pytest compiled them, by content: rewriting their assertions is most of the
+    cost of a quick suite. The child sends what it had to compile; the parent keeps it."""
+
+    LARGEST = 400
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+        self.fresh: dict[str, str] = {}
+        self._original = rewrite._rewrite_test
+        rewrite._rewrite_test = self._rewrite
+
+    def _rewrite(self, path: Any, config: Any) -> Any:
+        key = f"{path} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        if key in self.kept:
+            return os.stat(path), self.kept[key]
+        stat, code = self._original(path, config)
+        self.fresh[key] = base64.b64encode(marshal.dumps(code)).decode()
+        return stat, code
+
+    def keep(self, fresh: dict[str, str]) -> None:
+        if len(self.kept) < self.LARGEST:
+            self.kept |= {k: marshal.loads(base64.b64decode(v)) for k, v in fresh.items()}
+
+
+REWRITTEN = Rewritten()
 
 
 def _library_modules() -> list[str]:
@@ -190,6 +233,7 @@ def main() -> None:
     out = sys.stdout
     for line in sys.stdin:
         answer = _run(json.loads(line))
+        REWRITTEN.keep(answer.pop("rewritten", {}))
         for name in answer.pop("modules", []):
             if name not in sys.modules and not name.startswith("_"):
                 with contextlib.suppress(Exception):

@@ -1,8 +1,9 @@
 """Is a bug a task? Decided by the package's own suite.
 
 Kept only if the suite passed before (three runs with different hash seeds; other tests are left
-out), a fixed set of tests fails with the bug and the same set again, some tests still pass, the
-failing tests can be hidden, and what the agent then sees passes as a whole. That the gold patch
+out), then: (1) some of the tests that enter the bug's function fail; (2) without these, which is
+what the agent sees, the whole suite passes with the bug; (3) put back, the same ones fail again
+and their neighbours pass. So every test has run with the bug, and each that failed twice. That the gold patch
 mends it follows from the tree: the round trip in ``instance.py`` is equal byte for byte to the
 tree whose suite passed.
 """
@@ -14,7 +15,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.tasks.pypi import instance, statement
 from swe_gym_env.tasks.pypi.catalog import Package
 from swe_gym_env.tasks.pypi.hide import CannotHide, hide
-from swe_gym_env.tasks.pypi.plan import Candidate, draw, is_test
+from swe_gym_env.tasks.pypi.plan import Candidate, Function, draw, is_test
 from swe_gym_env.tasks.pypi.suite import Suite, SuiteRun
 
 BASELINE_RUNS = 3
@@ -39,12 +40,22 @@ class Baseline:
     tests: tuple[str, ...]
     left_out: tuple[str, ...]
     seconds: float
-    covered: Mapping[str, tuple[int, ...]]
+    covered: Mapping[str, Sequence[int]]
+    callers: Mapping[str, Mapping[str, Sequence[str]]]
     tree_id: str
 
     @property
     def timeout(self) -> float:
         return 1.5 + 4 * self.seconds
+
+    def reaching(self, function: Function) -> list[str]:
+        """The tests that enter ``function``; empty if that is nearly all, or unknown."""
+        found: set[str] = set()
+        for line, tests in self.callers.get(function.file, {}).items():
+            if function.line_start - 5 <= int(line) <= function.line_end:
+                found.update(tests)
+        everything = {test.split("[")[0] for test in self.tests}
+        return [] if "*" in found or len(found) > 0.6 * len(everything) else sorted(found)
 
     def save(self, path: Path) -> None:
         aside = path.with_suffix(f".{os.getpid()}")
@@ -81,12 +92,12 @@ def baseline(package: Package, python: Path, tree: Path, scratch: Path) -> Basel
             f"({len(failing)} of {len(seen)} tests fail), so no bugs can be judged by it. It may "
             f"need packages: build --package {package.name} --with NAME. It said: {words[-600:]}"
         )
-    covered = {file: tuple(lines) for file, lines in runs[1].covered.items()}
     return Baseline(
         tuple(sorted(passed)),
         tuple(sorted(seen - passed)),
         runs[0].seconds,
-        covered,
+        runs[1].covered,
+        runs[1].callers,
         instance.tree_id(tree, scratch),
     )
 
@@ -134,40 +145,41 @@ class Validator:
         self, candidate: Candidate, changes: dict[str, bytes]
     ) -> tuple[str, dict[str, Any] | None]:
         limit = max(1, min(MAX_FAILING, int(MAX_FAILING_SHARE * len(self.base.tests))))
-        first = self._run(f"--maxfail={limit + 1}", *self.package.tests)
-        if first.timeout or first.exit not in (0, 1, 2):
+        reaching = self.base.reaching(candidate.function)
+        first = self._run(f"--maxfail={limit + 1}", *(reaching or self.package.tests))
+        if first.timeout or first.exit not in (0, 1, 2) or first.collect_errors:
             return ("timeout" if first.timeout else "broken"), None
         known = set(self.base.tests)
-        fails = sorted(known & first.having("FAILED", "ERROR"))
-        passes = sorted(known & first.having("PASSED"))
-        if first.collect_errors:
-            return "broken", None
-        if len(fails) > limit:
-            return "blunt", None
-        if not fails:
-            return "survived", None
-        if not passes or len(fails) + len(passes) < len(known):
-            return "unstable", None
+        fails = known & first.having("FAILED", "ERROR")
+        if not 0 < len(fails) <= limit:
+            return ("blunt" if fails else "survived"), None
         hidden = self._hide(first, fails, changes)
         visible = self._run()
-        expected = {test for test in passes if tuple(first.places[test]) not in hidden}
-        if visible.having("FAILED", "ERROR") - set(self.base.left_out) or visible.collect_errors:
+        seen = known & visible.having("PASSED")
+        unseen = known - seen
+        if visible.timeout or visible.collect_errors or not seen:
+            return "unstable", None
+        if visible.having("FAILED", "ERROR") - set(self.base.left_out):
             return "unhidable", None
-        if known & visible.having("PASSED") != expected or not expected:
+        if any(tuple(first.places.get(test, ())) not in hidden for test in unseen):
             return "unstable", None
         for name in changes:
             if is_test(Path(name)):
                 (self.scratch / name).write_bytes((self.pristine / name).read_bytes())
-        again = self._run(*sorted({test.split("[")[0] for test in known - expected}))
-        if again.having("FAILED", "ERROR") & known != set(fails):
+        again = self._run(*sorted({test.split("[")[0] for test in unseen}))
+        if again.having("FAILED", "ERROR") & known != fails:
             return "unstable", None
-        row = self._row(candidate, first, fails, passes, changes[candidate.function.file])
+        if again.having("PASSED") & unseen != unseen - fails:
+            return "unstable", None
+        row = self._row(
+            candidate, first, sorted(fails), sorted(known - fails), changes[candidate.function.file]
+        )
         return "valid", instance.make(
             self.package, self.pristine, changes, self.env, row, self.base.tree_id
         )
 
     def _hide(
-        self, run: SuiteRun, fails: list[str], changes: dict[str, bytes]
+        self, run: SuiteRun, fails: set[str], changes: dict[str, bytes]
     ) -> set[tuple[Any, ...]]:
         """Remove the failing tests' functions from the scratch tree; which ones."""
         places = defaultdict(set)
