@@ -34,7 +34,7 @@ from swe_gym_env.errors import PolicyError, SWEGymError
 from swe_gym_env.sandbox.base import Sandbox
 from swe_gym_env.types import TaskInstance, ToolCall
 
-TESTS = "python -m pytest -q 2>&1 | tail -3"
+TESTS = "python -m pytest -q 2>&1 | tail -1"
 SEEN_DIFF = 0.1  # share of episodes' ends that look at the diff once more
 OTHER_VIEW = 0.15  # share of views that number lines with nl
 _THREADS = 8
@@ -167,7 +167,7 @@ def _test_command(history: History, task: TaskInstance) -> str:
     places = [w for w in shlex.split(command) if not re.match(r"-|python|pytest", w)]
     if not command or not all(place in history.text for place in places):
         return TESTS
-    return command if "|" in command else f"{command} 2>&1 | tail -3"
+    return command if "|" in command else f"{command} 2>&1 | tail -1"
 
 
 def _fits(present: list[str], patch: FilePatch) -> bool:
@@ -200,7 +200,7 @@ def _edit(history: History, box: Sandbox, work: Work, rng: np.random.Generator) 
             edits = [by_content]
     wanted = "".join(apply_blocks(present, blocks))
     sound = [e.command for e in edits if not e.script or gives(box, e, path, wanted)]
-    step = _unless_tried(history, rng, "edit", sound, describe(blocks))
+    step = _unless_tried(history, rng, _kind(blocks), sound, describe(blocks))
     if step or not unseen:
         return step
 
@@ -210,6 +210,11 @@ def _edit(history: History, box: Sandbox, work: Work, rng: np.random.Generator) 
 
     look = Search(history, box, path, present, unseen[0], view).next()
     return words.bash(rng, look[1], look[0]) if look else None
+
+
+def _kind(blocks: list[Block]) -> str:
+    lines = [(len(block.old), len(block.new)) for block in blocks]
+    return {(0, 1): "insert", (1, 0): "delete"}.get(lines[0], "edit") if len(lines) == 1 else "edit"
 
 
 def _needed(present: list[str], blocks: list[Block]) -> list[int]:

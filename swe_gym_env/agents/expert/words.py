@@ -14,6 +14,8 @@ _SAYINGS = {
     "undo": ("Undo the wrong change.", "That change is wrong: undo it.", "Undo that."),
     "clean": ("Remove the extra files.", "Clean up.", "Remove what does not belong."),
     "edit": ("Fix it.", "Fix this line.", "Repair the code."),
+    "insert": ("A line is missing here.", "A line is missing: add it.", "Add the missing line."),
+    "delete": ("This line should not be here.", "Remove this line.", "This line must go."),
     "test": ("Run the tests.", "Test it.", "Check with the tests."),
     "check": ("Check the diff.", "Look at the final diff."),
     "finish": ("Done.", "The bug is fixed.", "All done."),
