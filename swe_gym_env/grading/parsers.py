@@ -1,0 +1,70 @@
+"""From a test log to a status for each test. Parsers are named as in a row's ``log_parser``.
+
+A test that the log does not name has not passed; the caller treats it so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+
+from swe_gym_env.errors import SetupError
+
+START, END = ">>>>> Start Test Output", ">>>>> End Test Output"
+RESET_FAILED = ">>>>> Reset Failed"
+
+_SUMMARY = re.compile(r"=+ short test summary info =+")
+_LINE = re.compile(r"(PASSED|FAILED|ERROR|XFAIL|XPASS) (\S.*)")
+_COUNTS = re.compile(r"(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s.*")
+_NOUNS = {"PASSED": "passed", "FAILED": "failed", "XFAIL": "xfailed", "XPASS": "xpassed"}
+
+Parser = Callable[[str, Collection[str]], dict[str, str]]
+
+
+def pytest_summary(log: str, wanted: Collection[str]) -> dict[str, str]:
+    """Statuses from the ``-rA`` summary of a pytest run that came to its end.
+
+    Only lines between the last summary header and the closing counts are read, and they must be as
+    many as the counts say: what a test printed, or a run that was cut short, counts for nothing.
+    """
+    lines = log.splitlines()
+    headers = [number for number, line in enumerate(lines) if _SUMMARY.fullmatch(line.strip())]
+    if not headers:
+        return {}
+    found: dict[str, str] = {}
+    seen: dict[str, int] = {}
+    for line in lines[headers[-1] + 1 :]:
+        if match := _LINE.fullmatch(line):
+            status, rest = match.groups()
+            seen[status] = seen.get(status, 0) + 1
+            found[_name(rest, wanted)] = status
+        elif counts := _COUNTS.fullmatch(line.strip(" =")):
+            said = {noun: int(number) for number, noun in re.findall(r"(\d+) ([a-z]+)", counts[1])}
+            agree = all(said.get(noun, 0) == seen.get(s, 0) for s, noun in _NOUNS.items())
+            return found if agree else {}
+    return {}
+
+
+def _name(rest: str, wanted: Collection[str]) -> str:
+    """The test's id: a failed one is followed by `` - `` and why, which an id may hold as well."""
+    parts = rest.split(" - ")
+    for end in range(len(parts), 0, -1):
+        if (name := " - ".join(parts[:end])) in wanted:
+            return name
+    return parts[0]
+
+
+PARSERS: dict[str, Parser] = {"pytest": pytest_summary}
+
+
+def parser(name: str) -> Parser:
+    if name not in PARSERS:
+        raise SetupError(f"unknown log parser {name!r}: there are {', '.join(sorted(PARSERS))}")
+    return PARSERS[name]
+
+
+def test_output(log: str) -> str | None:
+    """What stands between an eval script's markers; None where the run did not reach its end."""
+    _, start, rest = log.partition(START + "\n")
+    output, end, _ = rest.rpartition(END)
+    return output if start and end else None
