@@ -123,6 +123,8 @@ def _sed(present: Sequence[str], block: Block) -> str:
         short = f"{first}{substitution(fragment(block.old[0][:-1], block.new[0][:-1]))}"
         whole = f"{first}c\\{_sed_text(block.new)}"
         return short if len(short) <= len(whole) or block.new == ("\n",) else whole
+    if block.new == ("\n",) and not block.old and block.start:
+        return f"{block.start}G"
     if block.new[0] == "\n":
         return ""  # an `a` or `c` cannot begin with an empty line
     if not block.old:

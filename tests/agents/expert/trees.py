@@ -30,6 +30,8 @@ def make_task(
         (folder / "tree" / path).write_text(text)
     (folder / "env/bin/pytest").chmod(0o755)  # a stub: what tests say is not the point here
 
+    (folder / "env/bin/python").symlink_to("/usr/bin/python3")
+
     def git(arguments: str) -> str:
         command = f"git -c user.name=a -c user.email=a@example.org {arguments}"
         done = subprocess.run(
