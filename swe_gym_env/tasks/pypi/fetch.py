@@ -36,7 +36,7 @@ BACKENDS = (
     "poetry-core==2.1.3",
 )
 # What neither the package nor its tests read
-PRUNED = ("docs", "doc", "*.egg-info", ".git*", ".circleci", "benchmarks", "examples", "fuzz", "bench")
+PRUNED = ("docs", "doc", "*.egg-info", ".git*", ".circleci", "benchmarks", "examples", "fuzz")
 PRUNED_FILES = ("CHANGE*", "HISTORY*", "AUTHORS*", "MANIFEST.in", "PKG-INFO", "TODO*", "notes.org")
 CONFIG = ("pytest.ini", ".pytest.ini", "tox.ini", "setup.cfg", "pyproject.toml")
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from swe_gym_env.errors import SWEGymError
 
 
-class CannotHide(SWEGymError):
+class CannotHideError(SWEGymError):
     """The test is not a plain function of a file in the tree."""
 
 
@@ -38,7 +38,7 @@ def hide(source: bytes, first_lines: Collection[int]) -> bytes:
 
     visit(ast.parse(source))
     if left:
-        raise CannotHide(f"no test function begins at line {min(left)}")
+        raise CannotHideError(f"no test function begins at line {min(left)}")
     for first, last, new in sorted(removed, reverse=True):
         lines[first - 1 : last] = [new] if new else []
     result = b"".join(lines)

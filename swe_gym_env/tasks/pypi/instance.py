@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -63,10 +64,9 @@ def patch(file: str, old: bytes, new: bytes) -> str:
     if old == new:
         return ""
     texts = [data.decode("utf-8", "surrogateescape") for data in (old, new)]
-    sides = [text.split("\n") for text in texts]
-    lines = [[*(line + "\n" for line in side[:-1]), *(side[-1:] if side[-1] else [])] for side in sides]
+    before, after = (re.findall(r"[^\n]*\n|[^\n]+\Z", text) for text in texts)
     body = []
-    for line in difflib.unified_diff(lines[0], lines[1], f"a/{file}", f"b/{file}"):
+    for line in difflib.unified_diff(before, after, f"a/{file}", f"b/{file}"):
         body.append(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n")
     return f"diff --git a/{file} b/{file}\n" + "".join(body)
 
@@ -125,7 +125,7 @@ def make(
     row: dict[str, Any],
     pristine_id: str,
 ) -> dict[str, Any]:
-    """Write the image and complete ``row``. ``changes`` maps files to what the agent finds there."""
+    """Write the image, complete ``row``. ``changes`` maps files to what the agent finds there."""
     name = f"pypi-{row['metadata']['candidate']}"
     aside = images.path_of(f".{name}-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)

@@ -68,7 +68,8 @@ Change = tuple[int, int, bytes]
 Operator = Callable[[ast.AST, Source, Context], Iterator[Change]]
 OPERATORS: dict[str, Operator] = {}
 # A draw among a function's candidates favours operators whose damage can be seen in the code
-WEIGHTS = {"removed_statement": 0.1, "wrong_return": 0.08, "wrong_constant": 0.6, "wrong_variable": 0.4}
+WEIGHTS = {"wrong_constant": 0.6, "wrong_variable": 0.4}
+LAST = ("removed_statement", "wrong_return")  # what was there can only be guessed: few of these
 
 
 def operator(function: Operator) -> Operator:
@@ -332,9 +333,8 @@ def wrong_method(node: ast.AST, src: Source, _context: Context) -> Iterator[Chan
 @operator
 def swapped_jump(node: ast.AST, src: Source, _context: Context) -> Iterator[Change]:
     if isinstance(node, ast.Break | ast.Continue):
-        yield src.start(node), src.end(node), (
-            b"continue" if isinstance(node, ast.Break) else b"break"
-        )
+        new = b"continue" if isinstance(node, ast.Break) else b"break"
+        yield src.start(node), src.end(node), new
 
 
 _WRAPPERS = {"reversed", "sorted", "list", "tuple", "set", "str", "int", "iter", "abs", "len"}

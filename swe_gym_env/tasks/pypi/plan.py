@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swe_gym_env.tasks.pypi.catalog import Package
-from swe_gym_env.tasks.pypi.operators import WEIGHTS, Edit, Source, edits
+from swe_gym_env.tasks.pypi.operators import LAST, WEIGHTS, Edit, Source, edits
 
 MAX_LINES = 40
 MIN_LINES = 3
 TRIES_PER_FUNCTION = 10
+LATE = 3  # places that the operators in LAST are put back
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,9 @@ def candidates(
             keyed = sorted((-_rank(seed, package, file, edit), edit.start, edit) for edit in live)
             for place, (_, _, edit) in enumerate(keyed[:TRIES_PER_FUNCTION]):
                 ident = _identity(package, file, edit)
-                candidate = Candidate(
-                    ident, package.name, function, edit, split_of(package, file)
-                )
-                ranked.append((place, draw(seed, "turn", ident), candidate))
+                candidate = Candidate(ident, package.name, function, edit, split_of(package, file))
+                late = LATE * (edit.operator in LAST)
+                ranked.append((place + late, draw(seed, "turn", ident), candidate))
     return [candidate for _, _, candidate in sorted(ranked, key=lambda item: item[:2])]
 
 
@@ -126,10 +126,8 @@ def _rank(seed: int, package: Package, file: str, edit: Edit) -> float:
 def is_test(path: Path) -> bool:
     name = path.name
     folders = {"test", "tests", "testing"} & set(path.parts[:-1])
-    return bool(folders) or name.startswith("test") or name.endswith("_test.py") or name in (
-        "conftest.py",
-        "setup.py",
-    )
+    named = name.startswith("test") or name.endswith("_test.py")
+    return named or bool(folders) or name in ("conftest.py", "setup.py")
 
 
 def source_files(package: Package, tree: Path) -> list[str]:

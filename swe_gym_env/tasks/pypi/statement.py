@@ -65,7 +65,8 @@ def _diff_line(line: str) -> bool:
     line = line.strip()
     if re.match(r"\+\s+(where|and)\b", line):
         return False
-    return bool(re.match(r"([-+?]( |$)|At index|Use -v|Full diff|Omitting|Left contains|\.\.\.)", line))
+    noise = r"([-+?]( |$)|At index|Use -v|Full diff|Omitting|Left contains|\.\.\.)"
+    return re.match(noise, line) is not None
 
 
 def _cut(line: str) -> str:

@@ -44,7 +44,7 @@ class Suite:
     """One warm interpreter that runs the suite of one package. Used by one thread at a time."""
 
     def __init__(self, python: Path, path: Sequence[str], hash_seed: int = 0) -> None:
-        self._path = list(path)
+        self._python, self._path = python, list(path)
         self._process = subprocess.Popen(
             [str(python), "-B", "-s", str(SERVER)],
             stdin=subprocess.PIPE,
@@ -74,8 +74,8 @@ class Suite:
             line = ""
         if not line:
             raise SetupError(
-                f"the test interpreter {self._process.args[0]} died; delete its folder "  # type: ignore[index]
-                "so that it is made again"
+                f"the test interpreter {self._python} died; delete its environment so that it is "
+                "made again"
             )
         return SuiteRun(**json.loads(line))
 

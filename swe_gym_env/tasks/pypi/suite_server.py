@@ -102,16 +102,13 @@ class Recorder:
             self.places[item.nodeid] = (file, code.co_firstlineno)
 
     def _failure(self, item: Any, excinfo: Any) -> None:
-        file = self.places.get(item.nodeid, ("", 0))[0]
-        entry = next(
-            (e for e in reversed(excinfo.traceback) if str(e.path) == os.path.join(self.root, file)),
-            None,
-        )
+        file = os.path.join(self.root, self.places.get(item.nodeid, ("", 0))[0])
+        inside = [entry for entry in excinfo.traceback if str(entry.path) == file]
         with contextlib.suppress(Exception):
             self.failures.append(
                 {
                     "test": item.nodeid,
-                    "statement": str(entry.statement) if entry is not None else "",
+                    "statement": str(inside[-1].statement) if inside else "",
                     "error": excinfo.exconly(tryshort=True)[:2000],
                     "params": {
                         k: repr(v)[:200]
@@ -147,7 +144,7 @@ class Rewritten:
         self.kept: dict[str, Any] = {}
         self.fresh: dict[str, str] = {}
         self._original = rewrite._rewrite_test
-        rewrite._rewrite_test = self._rewrite
+        rewrite._rewrite_test = self._rewrite  # type: ignore[assignment]
 
     def _rewrite(self, path: Any, config: Any) -> Any:
         key = f"{path} {hashlib.sha256(path.read_bytes()).hexdigest()}"
@@ -179,7 +176,7 @@ def _child(request: dict[str, Any], pipe: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     root = request["root"]
     os.chdir(root)
-    sys.path[:0] = [os.path.join(root, part) for part in request["path"]]
+    sys.path[:0] = [os.path.normpath(os.path.join(root, part)) for part in request["path"]]
     recorder = Recorder(root, request.get("trace", False))
     options = [*OPTIONS, f"--rootdir={root}", f"--confcutdir={root}", "-c", _config(root)]
     code = int(pytest.main([*options, *request["args"]], plugins=[recorder]))

@@ -3,9 +3,9 @@
 Kept only if the suite passed before (three runs with different hash seeds; other tests are left
 out), then: (1) some of the tests that enter the bug's function fail; (2) without these, which is
 what the agent sees, the whole suite passes with the bug; (3) put back, the same ones fail again
-and their neighbours pass. So every test has run with the bug, and each that failed twice. That the gold patch
-mends it follows from the tree: the round trip in ``instance.py`` is equal byte for byte to the
-tree whose suite passed.
+and their neighbours pass. So every test has run with the bug, and each that failed twice. That
+the gold patch mends it follows from the tree: the round trip in ``instance.py`` is equal byte for
+byte to the tree whose suite passed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from swe_gym_env.errors import SetupError
 from swe_gym_env.tasks.pypi import instance, statement
 from swe_gym_env.tasks.pypi.catalog import Package
-from swe_gym_env.tasks.pypi.hide import CannotHide, hide
+from swe_gym_env.tasks.pypi.hide import CannotHideError, hide
 from swe_gym_env.tasks.pypi.plan import Candidate, Function, draw, is_test
 from swe_gym_env.tasks.pypi.suite import Suite, SuiteRun
 
@@ -103,7 +103,7 @@ def baseline(package: Package, python: Path, tree: Path, scratch: Path) -> Basel
 
 
 class Validator:
-    """Tries candidates of one package in a scratch tree of its own. Used by one thread at a time."""
+    """Tries bugs of one package in a scratch tree of its own. Used by one thread at a time."""
 
     def __init__(
         self, package: Package, env: Path, pristine: Path, scratch: Path, base: Baseline
@@ -119,9 +119,7 @@ class Validator:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _run(self, *args: str) -> SuiteRun:
-        return self._suite.run(
-            self.scratch, args or self.package.tests, timeout=self.base.timeout
-        )
+        return self._suite.run(self.scratch, args or self.package.tests, timeout=self.base.timeout)
 
     def try_out(self, candidate: Candidate) -> tuple[str, dict[str, Any] | None]:
         """(verdict, row): the row is None unless the verdict is ``valid``."""
@@ -135,7 +133,7 @@ class Validator:
         try:
             (self.scratch / file).write_bytes(buggy)
             return self._judge(candidate, changes)
-        except CannotHide:
+        except CannotHideError:
             return "unhidable", None
         finally:
             for name in changes:
@@ -185,10 +183,10 @@ class Validator:
         places = defaultdict(set)
         for test in fails:
             if test not in run.places:
-                raise CannotHide(test)
+                raise CannotHideError(test)
             file, line = run.places[test]
             if file.startswith("..") or not is_test(Path(file)):
-                raise CannotHide(test)
+                raise CannotHideError(test)
             places[file].add(line)
         for file, lines in places.items():
             changes[file] = hide((self.pristine / file).read_bytes(), lines)

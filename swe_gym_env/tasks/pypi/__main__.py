@@ -1,0 +1,155 @@
+"""Build tasks or count them: ``python -m swe_gym_env.tasks.pypi build|stats``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from swe_gym_env.errors import SWEGymError
+from swe_gym_env.sandbox.images import home
+from swe_gym_env.tasks.pypi.build import DEMO, FULL, Progress, build, find
+from swe_gym_env.tasks.pypi.catalog import PACKAGES, Package
+from swe_gym_env.tasks.pypi.splits import SPLITS
+
+EVERY = 5.0  # seconds between two lines where nothing can be drawn over
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m swe_gym_env.tasks.pypi", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("build", help="build what is missing and print what there is")
+    make.add_argument(
+        "--package",
+        action="append",
+        metavar="NAME[==VERSION]",
+        help=f"may be repeated; any package of PyPI. Default: {', '.join(PACKAGES)}",
+    )
+    make.add_argument(
+        "--with",
+        dest="requires",
+        action="append",
+        default=[],
+        metavar="REQUIREMENT",
+        help="what the suite of --package needs beside pytest",
+    )
+    make.add_argument("--demo", action="store_true", help="the small set that the demo uses")
+    for split in SPLITS:
+        make.add_argument(f"--{split}", type=int, metavar="N", help=f"tasks of the split {split}")
+    make.add_argument("--max-function-lines", type=int, metavar="N")
+    make.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    make.add_argument("--seed", type=int, default=0)
+    commands.add_parser("stats", help="valid tasks for each package and operator")
+    return parser
+
+
+@contextmanager
+def shown() -> Iterator[Progress]:
+    """A bar where rich is installed and a terminal listens, else a line now and then."""
+    try:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    except ImportError:
+        rich = False
+    else:
+        rich = sys.stderr.isatty()
+    if not rich:
+        yield _lines()
+        return
+    from rich.console import Console
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        row = bar.add_task("packages")
+        yield lambda done, total, message: bar.update(
+            row, completed=done, total=total, description=message
+        )
+
+
+def _lines() -> Progress:
+    last = [0.0]
+
+    def show(done: int, total: int, message: str) -> None:
+        if done == total or time.monotonic() - last[0] > EVERY:
+            last[0] = time.monotonic()
+            print(f"{done}/{total} {message}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def run_build(options: argparse.Namespace) -> None:
+    asked = {split: getattr(options, split) for split in SPLITS}
+    given = {split: count for split, count in asked.items() if count is not None}
+    counts = {**(DEMO if options.demo else FULL), **given}
+    if given and not options.demo:
+        counts = {split: given.get(split, 0) for split in SPLITS}
+    packages: list[Package] | None = None
+    if options.package:
+        packages = [find(name, options.requires) for name in options.package]
+    started = time.monotonic()
+    with shown() as progress:
+        rows = build(
+            packages,
+            counts=counts,
+            max_function_lines=options.max_function_lines,
+            workers=options.workers,
+            seed=options.seed,
+            progress=progress,
+        )
+    seconds = time.monotonic() - started
+    splits = Counter(row["split"] for row in rows)
+    shares = ", ".join(f"{split} {splits[split]}" for split in SPLITS if splits[split])
+    print(f"{len(rows)} tasks ({shares}) in {seconds:.0f} s, in {home() / 'tasks' / 'pypi'}")
+
+
+def run_stats() -> None:
+    packages: Counter[tuple[str, str]] = Counter()
+    operators: Counter[tuple[str, str]] = Counter()
+    for path in sorted((home() / "tasks" / "pypi").glob("*/ledger.jsonl")):
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            packages[path.parent.name.rpartition("-")[0], entry["verdict"]] += 1
+            operators[entry["operator"], entry["verdict"]] += 1
+    if not packages:
+        print(f"nothing built yet in {home()}")
+        return
+    for title, counts in (("package", packages), ("operator", operators)):
+        _table(title, counts)
+
+
+def _table(title: str, counts: Counter[tuple[str, str]]) -> None:
+    kinds = sorted({kind for _, kind in counts} - {"valid"})
+    print(_columns([title, "tried", "valid", "rate", *kinds]))
+    for name in sorted({name for name, _ in counts}):
+        tried = sum(count for (key, _), count in counts.items() if key == name)
+        valid = counts[name, "valid"]
+        others = (counts[name, kind] for kind in kinds)
+        print(_columns([name, tried, valid, f"{valid / tried:.0%}", *others]))
+    tried, valid = sum(counts.values()), sum(n for (_, k), n in counts.items() if k == "valid")
+    print(_columns(["all", tried, valid, f"{valid / tried:.0%}"]) + "\n")
+
+
+def _columns(cells: Iterable[object]) -> str:
+    first, *rest = map(str, cells)
+    return f"{first:22}" + "".join(f"{cell:>11}" for cell in rest)
+
+
+def main() -> int:
+    options = arguments().parse_args()
+    try:
+        run_build(options) if options.command == "build" else run_stats()
+    except SWEGymError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
