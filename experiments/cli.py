@@ -25,9 +25,13 @@ from swe_gym_env.errors import SetupError
 CONF = Path(__file__).resolve().parent.parent / "conf"
 HYDRA = {"version_base": "1.3", "config_path": "../conf", "config_name": "config"}
 
+_composed = False  # did Hydra get as far as a configuration?
+
 
 def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: str) -> None:
     """Ends in one clear message where the user has to act, and says how to go on after Ctrl-C."""
+    global _composed
+    _composed = True
     display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
     try:
         job(cfg, display)
@@ -45,7 +49,7 @@ def explain_unknown() -> Iterator[None]:
     try:
         yield
     except SystemExit as end:
-        if end.code == 1:  # Hydra's own exit code for a configuration that it cannot compose
+        if end.code == 1 and not _composed:
             for line in unknown(sys.argv[1:]):
                 print(line, file=sys.stderr)
         raise
@@ -53,11 +57,13 @@ def explain_unknown() -> Iterator[None]:
 
 def unknown(arguments: list[str]) -> list[str]:
     """One line for each ``key=value`` whose key the configuration does not have."""
-    keys = [a.split("=", 1)[0] for a in arguments if "=" in a and a[0] not in "-+~"]
+    given = [a.split("=", 1) for a in arguments if "=" in a and a[0] not in "-+~"]
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    chosen = [f"{key}={value}" for key, value in given if (CONF / key / f"{value}.yaml").is_file()]
+    keys = [key for key, _ in given]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config")
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+        cfg = compose("config", overrides=chosen)
     return [
         _beside(cfg, key)
         for key in keys

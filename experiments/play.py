@@ -13,6 +13,7 @@ from experiments.progress import Display
 from swe_gym_env.agents.base import Policy
 from swe_gym_env.agents.mixers import Mixer
 from swe_gym_env.agents.rollout import Request, rollout
+from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Annotation, Episode
 
 
@@ -27,7 +28,8 @@ def play(
     mixer: Mixer,
     annotate: bool = False,
 ) -> None:
-    done = folder.finished_ids()
+    """Episodes that the machinery spoilt are played again at the next start."""
+    done = {episode.episode_id for episode in folder.episodes() if not episode.outcome.mask}
     missing = [request for request in requests if request.episode_id not in done]
     resolved = 0
     with display.phase(title, len(requests), len(requests) - len(missing)) as advance:
@@ -47,4 +49,10 @@ def play(
             annotate=annotate,
             on_episode=keep,
             concurrency=parts.cfg.workers.concurrency,
+        )
+    spoilt = [episode.outcome for episode in folder.episodes() if episode.outcome.mask]
+    if len(spoilt) == len(requests):
+        raise SetupError(
+            f"{title}: all {len(spoilt)} episodes failed for reasons outside the agent, the last "
+            f"with: {spoilt[-1].reason[:500].strip()}\nMend that and give the same command again."
         )

@@ -32,6 +32,12 @@ GOLD = """diff --git a/calc.py b/calc.py
 -    return a - b
 +    return a + b
 """
+EVAL_SCRIPT = """cd /testbed || exit 1
+echo '>>>>> Start Test Output'
+python -m pytest -rA -p no:cacheprovider test_calc.py 2>&1
+echo ">>>>> Exit $?"
+echo '>>>>> End Test Output'
+"""
 
 
 @dataclass
@@ -96,7 +102,7 @@ def row(task: TaskInstance, name: str, split: str) -> dict[str, object]:
         "test_patch": "",
         "FAIL_TO_PASS": list(task.fail_to_pass),
         "PASS_TO_PASS": list(task.pass_to_pass),
-        "eval_script": task.eval_script,
+        "eval_script": EVAL_SCRIPT,
         "log_parser": task.log_parser,
         "eval_type": task.eval_type,
         "split": split,
@@ -120,7 +126,7 @@ def job(tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch) -> Job:  # t
         "model.dtype=float32",
         "tasks=jsonl",
         f"tasks.options.path={tasks}",
-        "sandbox=process",
+        "sandbox=local",
         "rounds=1",
         "episodes_per_round=3",
         "iteration0.episodes=3",

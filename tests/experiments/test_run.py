@@ -48,6 +48,7 @@ def test_a_run_leaves_a_table_a_report_and_readable_files(job: Job) -> None:
     assert job.folder("iteration0-*") == shared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "until",
     ["iteration0-*/evaluations/*/untrained/episodes.jsonl", "dagger-*/rounds/*/episodes.jsonl"],
@@ -65,6 +66,7 @@ def test_a_killed_run_goes_on_where_it_stopped(job: Job, until: str) -> None:
     assert read(job.folder() / "summary.json")["evaluations"][-1]["n"] == 3
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(job: Job) -> None:
     printed = job.interrupted(
         "iteration0-*/evaluations/*/untrained/episodes.jsonl", 1, signal.SIGINT
@@ -73,6 +75,7 @@ def test_ctrl_c_says_how_to_go_on(job: Job) -> None:
     assert "Traceback" not in printed
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_share_a_folder(job: Job) -> None:
     import fcntl
 
@@ -82,6 +85,7 @@ def test_two_processes_do_not_share_a_folder(job: Job) -> None:
         assert "already working" in job.run(code=2)
 
 
+@pytest.mark.slow
 def test_one_checkpoint_is_measured_alone_and_by_the_same_measure(job: Job) -> None:
     printed = job.run(module="experiments.evaluate")
     assert "of 3" in printed
