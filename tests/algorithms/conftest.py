@@ -13,7 +13,8 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Outcome, TaskInstance, Turn
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# Tiny models: threads that wait for each other on a busy machine cost more than they give.
+torch.set_num_threads(1)
 
 TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content']"
