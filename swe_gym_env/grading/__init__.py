@@ -7,9 +7,12 @@ agent's 0: it is retried in a new box and comes back as a masked ``infra_error``
 from __future__ import annotations
 
 import logging
+import secrets
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 from swe_gym_env.errors import GradingError, InfraError, SandboxError
 from swe_gym_env.grading import parsers
@@ -20,14 +23,16 @@ __all__ = ["diff", "grade"]
 
 log = logging.getLogger(__name__)
 
-PATCH, SCRIPT = "/tmp/.swe_gym.patch", "/tmp/.swe_gym.eval.sh"
+LONGEST = 100_000  # bytes; the kernel takes no longer single argument than 128 KiB
+# Not in /tmp, which boxes without isolation share; under .git a diff does not see them
+PATCH, SCRIPT = ".git/swe_gym.patch", ".git/swe_gym_eval.sh"
 GIT_SECONDS = 60.0
 KEPT = ("PASSED", "XFAIL")  # what a test that must pass may say
 # A scratch index and object store: the diff changes nothing in the box's repository. The agent's
 # own git settings (filters, external diffs, line ends) have no say in it.
 DIFF = """
 set -e
-scratch=$(mktemp -d); trap 'rm -rf "$scratch"' EXIT
+scratch=$(mktemp -d)
 export GIT_INDEX_FILE="$scratch/index" GIT_OBJECT_DIRECTORY="$scratch/objects"
 export GIT_ALTERNATE_OBJECT_DIRECTORIES="$PWD/.git/objects" GIT_CONFIG_GLOBAL=/dev/null
 mkdir "$scratch/objects"
@@ -36,7 +41,9 @@ $plain read-tree {base}
 $plain add -A --ignore-errors . || true
 $plain diff --cached --binary --no-color --no-ext-diff --no-textconv --no-renames {base} -- . \\
   ':(exclude,glob)**/__pycache__/**' ':(exclude,glob)**/.pytest_cache/**' ':(exclude)*.pyc' \\
-  > {patch}
+  > "$scratch/patch"
+rm -rf "$scratch/index" "$scratch/objects"
+echo; echo "$scratch/patch"
 """
 
 
@@ -47,15 +54,18 @@ def diff(sandbox: Sandbox, task: TaskInstance) -> str:
     the repository is gone. Bytes that are not UTF-8 stand as surrogate escapes.
     Raises SandboxError.
     """
-    script = DIFF.format(base=task.base_commit, patch=PATCH)
+    script = DIFF.format(base=task.base_commit)
     done = sandbox.exec(script, timeout=GIT_SECONDS, cwd=task.workdir)
     if done.exit_code != 0:
         log.info("%s: no diff: %s", task.instance_id, _tail(done))
         return ""
+    path = done.output.decode("utf-8", "replace").split("\n")[-2]
     try:
-        return sandbox.read(PATCH).decode("utf-8", "surrogateescape")
+        data = sandbox.read(path)
     except OSError as error:
         raise SandboxError(f"the diff cannot be read: {error}") from error
+    sandbox.exec(f"rm -rf {shlex.quote(str(PurePosixPath(path).parent))}", timeout=GIT_SECONDS)
+    return data.decode("utf-8", "surrogateescape")
 
 
 def grade(
@@ -86,28 +96,32 @@ def _grade(task: TaskInstance, patch: str, provider: SandboxProvider, timeout: f
     limits = Limits(output=16 << 20)
     box = provider.create(SandboxSpec(image=task.image, workdir=task.workdir, limits=limits))
     try:
-        box.write(PATCH, patch.encode("utf-8", "surrogateescape"))
-        apply = f"git apply --whitespace=nowarn {PATCH}"
+        box.write(f"{task.workdir}/{PATCH}", patch.encode("utf-8", "surrogateescape"))
+        apply = f"git apply --whitespace=nowarn {PATCH} && rm {PATCH}"
         applied = box.exec(apply, timeout=GIT_SECONDS, cwd=task.workdir)
         if applied.exit_code != 0:
             return Outcome("unresolved", reason=f"the patch does not apply: {_tail(applied)}")
-        box.write(SCRIPT, task.eval_script.encode("utf-8", "surrogateescape"))
-        run = box.exec(f"bash {SCRIPT}", timeout=timeout, cwd=task.workdir)
+        nonce = secrets.token_hex(8)
+        script = parsers.marked(task.eval_script, nonce)
+        if len(script.encode("utf-8", "surrogateescape")) > LONGEST:
+            box.write(f"{task.workdir}/{SCRIPT}", script.encode("utf-8", "surrogateescape"))
+            script = f"bash {SCRIPT}"
+        run = box.exec(script, timeout=timeout, cwd=task.workdir)
     except OSError as error:
         raise GradingError(f"the box refused a file: {error}") from error
     finally:
         box.close()
     if run.timed_out:
         return Outcome("timeout", reason=f"the tests took longer than {timeout:.0f} s")
-    return _verdict(task, run.output.decode("utf-8", "replace"))
+    return _verdict(task, run.output.decode("utf-8", "replace"), nonce)
 
 
-def _verdict(task: TaskInstance, text: str) -> Outcome:
-    if parsers.RESET_FAILED in text.partition(parsers.START)[0]:
+def _verdict(task: TaskInstance, text: str, nonce: str) -> Outcome:
+    if f"{parsers.RESET_FAILED} {nonce}" in text:
         return Outcome("unresolved", reason="the hidden tests could not be put back")
-    output = parsers.test_output(text)
+    output = parsers.test_output(text, nonce)
     if output is None:
-        if parsers.START not in text:
+        if f"{parsers.START} {nonce}" not in text:
             raise GradingError(f"the tests did not start: {text[-300:]}")
         return Outcome("unresolved", reason="the test run was cut short")
     wanted = (*task.fail_to_pass, *task.pass_to_pass)

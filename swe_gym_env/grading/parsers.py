@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from swe_gym_env.errors import SetupError
 
 START, END = ">>>>> Start Test Output", ">>>>> End Test Output"
-RESET_FAILED = ">>>>> Reset Failed"
+EXIT, RESET_FAILED = ">>>>> Exit", ">>>>> Reset Failed"
 
 _SUMMARY = re.compile(r"=+ short test summary info =+")
 _LINE = re.compile(r"(PASSED|FAILED|ERROR|XFAIL|XPASS) (\S.*)")
@@ -63,8 +63,23 @@ def parser(name: str) -> Parser:
     return PARSERS[name]
 
 
-def test_output(log: str) -> str | None:
-    """What stands between an eval script's markers; None where the run did not reach its end."""
-    _, start, rest = log.partition(START + "\n")
-    output, end, _ = rest.rpartition(END)
-    return output if start and end else None
+def marked(script: str, nonce: str) -> str:
+    """``script`` with markers that the code under test cannot have known beforehand. One without
+    markers (not every task set's scripts print them) is all test output."""
+    if START not in script:
+        script = f"echo '{START}'\n{script}\necho '{END}'\n"
+    for words in (START, END, EXIT, RESET_FAILED):
+        script = script.replace(words, f"{words} {nonce}")
+    return script
+
+
+def test_output(log: str, nonce: str) -> str | None:
+    """What stands between an eval script's markers; None where the run did not reach its end.
+
+    Where the script also says how pytest exited, that must fit: 0 or 1, all well or some failed.
+    """
+    _, start, rest = log.partition(f"{START} {nonce}")
+    output, end, _ = rest.partition(f"{END} {nonce}")
+    exited = re.search(rf"^{re.escape(EXIT)} {nonce} (\d+)$", output, re.MULTILINE)
+    broke = exited is not None and exited[1] not in ("0", "1")
+    return output if start and end and not broke else None

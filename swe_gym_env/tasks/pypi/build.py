@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import queue
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ from swe_gym_env.tasks.pypi.catalog import PACKAGES, Package
 from swe_gym_env.tasks.pypi.plan import Candidate, candidates
 from swe_gym_env.tasks.pypi.splits import SPLITS, near_duplicates
 from swe_gym_env.tasks.pypi.validate import Baseline, Validator, baseline
+
+log = logging.getLogger(__name__)
 
 RECIPE = 3  # raise it when operators, statements or rows change: it is part of every cache key
 PER_FUNCTION = 5
@@ -171,14 +174,25 @@ def find(name: str, requires: Sequence[str] = ()) -> Package:
 def workshops(
     packages: Sequence[Package], seed: int, workers: int, progress: Progress | None
 ) -> list[Workshop]:
-    """Fetch and measure the packages, several at a time."""
+    """Fetch and measure the packages, several at a time. One of the catalog that does not work
+    here (another Python, say) is left out with a warning, unless nothing else is left."""
     with ThreadPoolExecutor(workers) as pool:
         jobs = {pool.submit(Workshop, package, seed): package for package in packages}
         for done, job in enumerate(as_completed(jobs), 1):
-            job.result()
             if progress is not None:
                 progress(done, len(jobs), f"package {jobs[job].name}")
-    return [job.result() for job in jobs]
+    ready = []
+    for job, package in jobs.items():
+        fault = job.exception()
+        if fault is None:
+            ready.append(job.result())
+        elif isinstance(fault, SetupError) and package.default and len(jobs) > 1:
+            log.warning("left out: %s", fault)
+        else:
+            raise fault
+    if not ready:
+        raise SetupError("no package could be prepared; the warnings above say why")
+    return ready
 
 
 def build(
@@ -197,7 +211,7 @@ def build(
     ``metadata``; their images lie in the local store.
     """
     if unknown := set(counts or ()) - set(SPLITS):
-        raise SetupError(f"unknown split {sorted(unknown)}: there are {', '.join(SPLITS)}")
+        raise SetupError(f"unknown split {min(unknown)!r}: there are {', '.join(SPLITS)}")
     wanted = Wanted(dict(FULL if counts is None else counts), max_function_lines, tuple(operators))
     names = packages if packages is not None else list(PACKAGES.values())
     chosen = [find(name) if isinstance(name, str) else name for name in names]

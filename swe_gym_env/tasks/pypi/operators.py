@@ -10,59 +10,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Edit:
-    """Replace ``source[start:end]`` (bytes) by ``new``. ``line`` is the enclosing statement's."""
-
-    operator: str
-    start: int
-    end: int
-    new: bytes
-    line: int
-
-    def apply(self, source: bytes) -> bytes:
-        return source[: self.start] + self.new + source[self.end :]
-
-
-class Source:
-    """A file with the byte offsets of its nodes."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.tree = ast.parse(data)
-        self._starts = [0]
-        for line in data.splitlines(keepends=True):
-            self._starts.append(self._starts[-1] + len(line))
-
-    def start(self, node: ast.expr | ast.stmt) -> int:
-        return self._starts[node.lineno - 1] + node.col_offset
-
-    def end(self, node: ast.expr | ast.stmt) -> int:
-        assert node.end_lineno is not None and node.end_col_offset is not None
-        return self._starts[node.end_lineno - 1] + node.end_col_offset
-
-    def line_start(self, line: int) -> int:
-        return self._starts[line - 1]
-
-    def text(self, node: ast.expr | ast.stmt) -> bytes:
-        return self.data[self.start(node) : self.end(node)]
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where a node stands: its parents from the function down, and the function's parameters."""
-
-    function: ast.FunctionDef | ast.AsyncFunctionDef
-    parents: tuple[ast.AST, ...]
-    parameters: tuple[str, ...]
-
-    @property
-    def parent(self) -> ast.AST:
-        return self.parents[-1]
-
+from swe_gym_env.tasks.pypi.edits import Context, Edit, Source
 
 Change = tuple[int, int, bytes]
 Operator = Callable[[ast.AST, Source, Context], Iterator[Change]]
@@ -282,40 +231,15 @@ def wrong_variable(node: ast.AST, src: Source, context: Context) -> Iterator[Cha
         yield src.start(node), src.end(node), other.encode()
 
 
-_PAIRS = (
-    ("lower", "upper"),
-    ("append", "extend"),
-    ("startswith", "endswith"),
-    ("lstrip", "rstrip"),
-    ("strip", "lstrip"),
-    ("ljust", "rjust"),
-    ("split", "rsplit"),
-    ("partition", "rpartition"),
-    ("find", "rfind"),
-    ("keys", "values"),
-    ("items", "values"),
-    ("min", "max"),
-    ("any", "all"),
-    ("match", "search"),
-    ("popleft", "pop"),
-    ("update", "setdefault"),
-    ("isinstance", "issubclass"),
-    ("islice", "takewhile"),
-    ("group", "groups"),
-    ("title", "upper"),
-    ("capitalize", "title"),
-    ("union", "intersection"),
-    ("add", "discard"),
-    ("getattr", "hasattr"),
-    ("seconds", "days"),
-    ("hour", "minute"),
-    ("minute", "second"),
-    ("year", "month"),
-    ("month", "day"),
-    ("key", "value"),
-    ("args", "kwargs"),
-)
-_METHODS = {old: new for pair in _PAIRS for old, new in (pair, pair[::-1])} | dict(_PAIRS)
+_NAMES = """
+lower/upper append/extend startswith/endswith lstrip/rstrip strip/lstrip ljust/rjust split/rsplit
+partition/rpartition find/rfind keys/values items/values min/max any/all match/search popleft/pop
+update/setdefault isinstance/issubclass islice/takewhile group/groups title/upper capitalize/title
+union/intersection add/discard getattr/hasattr seconds/days hour/minute minute/second year/month
+month/day key/value args/kwargs
+"""
+_PAIRS = {old: new for old, _, new in (pair.partition("/") for pair in _NAMES.split())}
+_METHODS = {new: old for old, new in _PAIRS.items()} | _PAIRS
 _FUNCTIONS = {"min", "max", "any", "all"}
 
 

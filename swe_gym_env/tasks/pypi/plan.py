@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swe_gym_env.tasks.pypi.catalog import Package
-from swe_gym_env.tasks.pypi.operators import LAST, WEIGHTS, Edit, Source, edits
+from swe_gym_env.tasks.pypi.edits import Edit, Source
+from swe_gym_env.tasks.pypi.operators import LAST, WEIGHTS, edits
 
 MAX_LINES = 40
 MIN_LINES = 3

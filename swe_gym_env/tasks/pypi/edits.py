@@ -1,0 +1,57 @@
+"""A change of a source text at exact byte positions, and what an operator may know of a place."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace ``source[start:end]`` (bytes) by ``new``. ``line`` is the enclosing statement's."""
+
+    operator: str
+    start: int
+    end: int
+    new: bytes
+    line: int
+
+    def apply(self, source: bytes) -> bytes:
+        return source[: self.start] + self.new + source[self.end :]
+
+
+class Source:
+    """A file with the byte offsets of its nodes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.tree = ast.parse(data)
+        self._starts = [0]
+        for line in data.splitlines(keepends=True):
+            self._starts.append(self._starts[-1] + len(line))
+
+    def start(self, node: ast.expr | ast.stmt) -> int:
+        return self._starts[node.lineno - 1] + node.col_offset
+
+    def end(self, node: ast.expr | ast.stmt) -> int:
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        return self._starts[node.end_lineno - 1] + node.end_col_offset
+
+    def line_start(self, line: int) -> int:
+        return self._starts[line - 1]
+
+    def text(self, node: ast.expr | ast.stmt) -> bytes:
+        return self.data[self.start(node) : self.end(node)]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a node stands: its parents from the function down, and the function's parameters."""
+
+    function: ast.FunctionDef | ast.AsyncFunctionDef
+    parents: tuple[ast.AST, ...]
+    parameters: tuple[str, ...]
+
+    @property
+    def parent(self) -> ast.AST:
+        return self.parents[-1]
