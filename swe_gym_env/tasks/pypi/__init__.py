@@ -54,8 +54,9 @@ def load(
 
 
 def _with_help(row: Mapping[str, Any], help: str) -> dict[str, Any]:
-    metadata = {key: value for key, value in row["metadata"].items() if key != "symptom"}
+    # `shape` is the mended function: not even a trainer's record should carry it
+    private = ("symptom", "shape")
+    metadata = {key: value for key, value in row["metadata"].items() if key not in private}
     text = row["metadata"]["symptom"] if help == "symptom" else row["problem_statement"]
-    version = row["version"]
-    metadata |= {"help": help, "version": version}
+    metadata |= {"help": help, "version": row["version"]}
     return {**row, "problem_statement": text, "metadata": metadata}

@@ -148,8 +148,11 @@ def make(
     shutil.rmtree(scratch)
     images.save(aside.name, _image(package, env))
     final = images.path_of(name)
-    shutil.rmtree(final, ignore_errors=True)
-    aside.rename(final)
+    if _same(aside, final):
+        shutil.rmtree(aside)  # a box may be standing on the one that is there
+    else:
+        shutil.rmtree(final, ignore_errors=True)
+        aside.rename(final)
     return {
         **row,
         "base_commit": base,
@@ -178,6 +181,15 @@ def _image(package: Package, env: Path) -> images.Image:
             "GIT_CONFIG_VALUE_0": "*",
         },
     )
+
+
+def _same(one: Path, two: Path) -> bool:
+    """The same commit, seen with the same settings."""
+    files = ("image.json", "tree/.git/refs/heads/main")
+    try:
+        return all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
+    except FileNotFoundError:
+        return False
 
 
 def exists(row: Mapping[str, Any]) -> bool:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MAX_LINES = 4
-MAX_WIDTH = 110
+MAX_LINES = 3
+MAX_WIDTH = 84
 WINDOW = 30  # lines; a longer function is not pointed at as a whole
 
 
@@ -30,7 +30,7 @@ def _cost(failure: Mapping[str, Any]) -> tuple[int, int, str]:
 
 
 def symptom(module: str, failure: Mapping[str, Any], roots: Sequence[str] = ()) -> str:
-    """``module`` is what the report is about, ``failure`` as recorded by the suite server."""
+    """``module`` is what the reporter imported, ``failure`` as recorded by the suite server."""
     called = _clean(failure["statement"], roots)
     came = _clean(failure["error"], roots)
     params = failure.get("params") or {}
@@ -65,7 +65,7 @@ def _diff_line(line: str) -> bool:
     line = line.strip()
     if re.match(r"\+\s+(where|and)\b", line):
         return False
-    noise = r"([-+?]( |$)|At index|Use -v|Full diff|Omitting|Left contains|\.\.\.)"
+    noise = r"([-+?]( |$)|At index|Use -v|Full diff|Omitting|Left contains|Right contains|\.\.\.)"
     return re.match(noise, line) is not None
 
 

@@ -201,8 +201,7 @@ class Validator:
         bug = original.read_bytes()[: candidate.edit.start].count(b"\n") + 1
         last = function.line_end + grown
         failure = statement.best_failure([f for f in run.failures if f["test"] in fails])
-        short = function.file.removeprefix("src/").removesuffix(".py").removesuffix("/__init__")
-        module = short.replace("/", ".")
+        module = Path(self.package.sources[0]).stem
         roots = [str(self.scratch.resolve()), str(self.scratch)]
         text = statement.symptom(module, failure or _nothing(fails[0]), roots)
         pointed = statement.located(
