@@ -66,8 +66,7 @@ class Parts:
     def dtype(self) -> torch.dtype:
         import torch
 
-        if self.cfg.workers.threads:
-            torch.set_num_threads(self.cfg.workers.threads)
+        torch.set_num_threads(self.cfg.workers.threads)
         return getattr(torch, self.cfg.model.dtype)
 
     @cached_property

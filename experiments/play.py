@@ -12,9 +12,8 @@ from experiments.build import Parts
 from experiments.progress import Display
 from swe_gym_env.agents.base import Policy
 from swe_gym_env.agents.mixers import Mixer
-from swe_gym_env.agents.rollout import Request, rollout
+from swe_gym_env.agents.rollout import Progress, Request, rollout
 from swe_gym_env.errors import SetupError
-from swe_gym_env.types import Annotation, Episode
 
 
 def play(
@@ -31,14 +30,11 @@ def play(
     """Episodes that the machinery spoilt are played again at the next start."""
     done = {episode.episode_id for episode in folder.episodes() if not episode.outcome.mask}
     missing = [request for request in requests if request.episode_id not in done]
-    resolved = 0
-    with display.phase(title, len(requests), len(requests) - len(missing)) as advance:
+    before = len(requests) - len(missing)
+    with display.phase(title, len(requests), before) as advance:
 
-        def keep(episode: Episode, annotations: list[Annotation]) -> None:
-            nonlocal resolved
-            folder.append(episode, annotations)
-            resolved += episode.outcome.resolved
-            advance(1, f"{resolved} resolved")
+        def show(now: Progress) -> None:
+            advance.to(before + now.done, note=f"{now.resolved} resolved, {now.turns} turns")
 
         rollout(
             missing,
@@ -47,8 +43,9 @@ def play(
             teacher=parts.teacher,
             mixer=mixer,
             annotate=annotate,
-            on_episode=keep,
+            on_episode=folder.append,
             concurrency=parts.cfg.workers.concurrency,
+            progress=show,
         )
     spoilt = [episode.outcome for episode in folder.episodes() if episode.outcome.mask]
     if len(spoilt) == len(requests):

@@ -101,13 +101,12 @@ class Display:
             nonlocal last, total
             total = of or total
             clock = time.monotonic()
-            if clock - last >= self._between and now > done:
-                last = clock
-                speed = (now - done) / (clock - began)
-                left = (total - now) / speed
-                log.info(
-                    "%s: %d of %d, %s, %.0f s left %s", title, now, total, _per(speed), left, note
-                )
+            if clock - last < self._between:
+                return
+            last = clock
+            speed = (now - done) / (clock - began)
+            rate = f"{_per(speed)}, {(total - now) / speed:.0f} s left" if speed else "begun"
+            log.info("%s: %d of %d, %s; %s", title, now, total, rate, note)
 
         advance = Advance(done, show)
         yield advance
