@@ -1,0 +1,73 @@
+"""Test logs: what pytest prints, and what somebody would like it to have printed."""
+
+from __future__ import annotations
+
+import pytest
+
+from swe_gym_env.errors import SetupError
+from swe_gym_env.grading import parsers
+
+SUMMARY = """collected 5 items
+
+t.py .FxE.                                                               [100%]
+
+=========================== short test summary info ============================
+PASSED t.py::test_a
+PASSED t.py::test_p[x - y]
+FAILED t.py::test_b[1 - 2] - assert 1 == 2 - no
+XFAIL t.py::test_x - some day
+ERROR t.py::test_e - boom
+========== 1 failed, 2 passed, 1 xfailed, 1 error in 0.12s (0:00:00) ===========
+"""
+WANTED = {
+    f"t.py::{name}" for name in ("test_a", "test_p[x - y]", "test_b[1 - 2]", "test_x", "test_e")
+}
+
+
+def test_statuses_of_a_finished_run() -> None:
+    assert parsers.pytest_summary(SUMMARY, WANTED) == {
+        "t.py::test_a": "PASSED",
+        "t.py::test_p[x - y]": "PASSED",
+        "t.py::test_b[1 - 2]": "FAILED",
+        "t.py::test_x": "XFAIL",
+        "t.py::test_e": "ERROR",
+    }
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "PASSED t.py::test_a\n",  # printed, no summary
+        SUMMARY.rpartition("=====")[0].rpartition("\n")[0],  # cut short before the counts
+        SUMMARY.replace("PASSED t.py::test_a", "PASSED t.py::test_a\nPASSED t.py::test_b[1 - 2]"),
+        "",
+    ],
+)
+def test_forged_and_cut_logs_count_for_nothing(log: str) -> None:
+    assert parsers.pytest_summary(log, WANTED) == {}
+
+
+def test_lines_outside_the_summary_count_for_nothing() -> None:
+    found = parsers.pytest_summary("PASSED t.py::test_b[1 - 2]\n" + SUMMARY, WANTED)
+    assert found["t.py::test_b[1 - 2]"] == "FAILED"
+
+
+def test_markers_need_the_nonce() -> None:
+    script = f"echo '{parsers.START}'\nrun\necho \"{parsers.EXIT} $?\"\necho '{parsers.END}'"
+    marked = parsers.marked(script, "n1")
+    assert marked.count("n1") == 3
+    forged = f"{parsers.START}\nPASSED all\n{parsers.END}\n"
+    real = f"{parsers.START} n1\nlog\n{parsers.EXIT} n1 1\n{parsers.END} n1\n"
+    assert parsers.test_output(forged, "n1") is None
+    assert (parsers.test_output(forged + real, "n1") or "").strip().startswith("log")
+    assert parsers.test_output(real.replace("n1 1", "n1 139"), "n1") is None
+    assert parsers.test_output(real.replace(f"{parsers.END} n1", ""), "n1") is None
+
+
+def test_a_script_without_markers_is_all_output() -> None:
+    assert parsers.marked("run", "n1").splitlines()[0] == f"echo '{parsers.START} n1'"
+
+
+def test_an_unknown_parser_says_which_there_are() -> None:
+    with pytest.raises(SetupError, match="there are pytest"):
+        parsers.parser("nose")

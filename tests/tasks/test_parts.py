@@ -1,0 +1,167 @@
+"""The small parts of the pypi source: hiding tests, statements, patches, splits, rows."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from swe_gym_env import tasks
+from swe_gym_env.errors import SetupError
+from swe_gym_env.tasks.jsonl import save
+from swe_gym_env.tasks.pypi import instance, statement
+from swe_gym_env.tasks.pypi.hide import CannotHideError, hide
+from swe_gym_env.tasks.pypi.splits import near_duplicates
+from swe_gym_env.tasks.rows import from_row, to_row
+
+TESTS = b"""import pytest
+
+@pytest.mark.parametrize("x", [1])
+@other
+def test_a(x):
+    assert x
+
+def test_b():
+    assert 1
+
+class TestC:
+    def test_d(self):
+        pass
+"""
+
+
+def test_hiding_takes_decorators_along_and_leaves_the_rest() -> None:
+    left = hide(TESTS, {3})
+    assert b"test_a" not in left and b"parametrize" not in left
+    assert b"def test_b():\n    assert 1\n" in left and b"test_d" in left
+
+
+def test_an_emptied_class_gets_a_pass() -> None:
+    assert hide(TESTS, {12}).endswith(b"class TestC:\n    pass\n")
+
+
+def test_what_is_no_function_cannot_be_hidden() -> None:
+    with pytest.raises(CannotHideError, match="line 5"):
+        hide(TESTS, {5})
+
+
+def failure(**change: object) -> dict[str, object]:
+    base = {
+        "test": "t.py::test_up[1]",
+        "statement": "    assert up(word) == want",
+        "error": "AssertionError: assert 'a' == 'A'\n  \n  - A\n  + a\n  +  where 'a' = up('a')",
+        "params": {"word": "'a'", "want": "'A'", "unused": "0"},
+    }
+    return {**base, **change}
+
+
+def test_a_statement_reads_like_a_report() -> None:
+    assert statement.symptom("pkg", failure(), ["/home/x"]) == (
+        "`pkg` misbehaves:\n"
+        "    assert up(word) == want\n"
+        "with word = 'a', want = 'A'\n"
+        "gives\n"
+        "    assert 'a' == 'A'\n"
+        "    +  where 'a' = up('a')"
+    )
+
+
+def test_statements_are_short_and_name_no_place_on_the_builder() -> None:
+    long = failure(error="ValueError: /home/x/tree/pkg/a.py " + "y" * 500 + " at 0x7f00\n" * 9)
+    text = statement.symptom("pkg", long, ["/home/x/tree"])
+    assert "/home" not in text and "0x7f" not in text
+    assert len(text.splitlines()) <= 8
+    assert max(map(len, text.splitlines())) <= statement.MAX_WIDTH + 5
+
+
+def test_the_clearest_failure_is_told() -> None:
+    opaque = failure(error="assert False", test="a")
+    assert statement.best_failure([opaque, failure()]) == failure()
+    assert statement.best_failure([]) is None
+
+
+@pytest.mark.parametrize("luck", [0.0001, 0.3, 0.9999])
+@pytest.mark.parametrize("bug", [10, 40, 80])
+def test_a_long_function_is_pointed_at_by_a_window(luck: float, bug: int) -> None:
+    text = statement.located("x", "f", "a.py", 10, 80, bug, luck)
+    first, last = map(int, text.rpartition("lines ")[2].rstrip(").").split("-"))
+    assert 10 <= first <= bug <= last <= 80 and last - first + 1 == statement.WINDOW
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"a\nb\nc\n", b"a\nx\nc\n"),
+        (b"a\nb", b"a\nc"),
+        (b"a\n", b"a"),
+        (b"a\r\nb\r\n", b"a\r\nc\r\n"),
+        ("é\x0c\n1\n".encode(), "é\x0c\n2\n".encode()),
+        (b"\xff\n1\n", b"\xff\n2\n"),
+    ],
+)
+def test_patches_are_what_git_applies(tmp_path: Path, old: bytes, new: bytes) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "f.txt").write_bytes(old)
+    text = instance.patch("f.txt", old, new).encode("utf-8", "surrogateescape")
+    subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=text, check=True)
+    assert (tmp_path / "f.txt").read_bytes() == new
+
+
+def test_near_duplicates_leave_the_evaluation() -> None:
+    body = "out = []\nfor item in items:\n    out.append(f(item))\nreturn out"
+    near = body.replace("return out", "return  out")
+    other = "while left:\n    left -= step(left)\nyield left"
+    pairs = [("train", body), ("heldout", near), ("heldout", other), ("unseen", body)]
+    assert near_duplicates(pairs) == {("heldout", near), ("unseen", body)}
+
+
+def test_same_split_keeps_its_likes() -> None:
+    assert near_duplicates([("train", "return a + b + c"), ("train", "return a + b + d")]) == set()
+
+
+ROW = {
+    "instance_id": "x-1",
+    "repo": "a/b",
+    "base_commit": "0" * 40,
+    "image": "i",
+    "problem_statement": "p",
+    "patch": "g",
+    "test_patch": "t",
+    "FAIL_TO_PASS": '["a::b"]',
+    "PASS_TO_PASS": ["c::d"],
+    "eval_script": "true",
+    "split": "train",
+}
+
+
+def test_rows_go_there_and_back(tmp_path: Path) -> None:
+    task = from_row(ROW)
+    assert task.fail_to_pass == ("a::b",) and task.pass_to_pass == ("c::d",)
+    assert from_row(to_row(task)) == task
+    save([task], tmp_path / "rows.jsonl")
+    (loaded,) = tasks.load("jsonl", path=str(tmp_path / "rows.jsonl"))
+    assert loaded == from_row(to_row(task), "jsonl")
+    assert tasks.load("jsonl", path=str(tmp_path / "rows.jsonl"), split="val") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("pipy", {}, "there are jsonl, pypi"),
+        ("jsonl", {"path": "no/where"}, "no file"),
+        ("jsonl", {"pth": "x"}, "no option pth: there are path, split, limit"),
+        ("pypi", {"split": "test"}, "there are train, val, heldout, unseen"),
+        ("pypi", {"help": "much"}, "located and symptom"),
+    ],
+)
+def test_what_does_not_exist_is_answered_by_what_does(
+    name: str, options: dict[str, str], words: str
+) -> None:
+    with pytest.raises(SetupError, match=words):
+        tasks.load(name, **options)
+
+
+def test_a_row_without_a_column_says_which() -> None:
+    with pytest.raises(SetupError, match=r"x-1 has no column 'image'"):
+        from_row({key: value for key, value in ROW.items() if key != "image"})

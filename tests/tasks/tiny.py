@@ -1,0 +1,90 @@
+"""A package made on the spot, so that tasks can be built without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swe_gym_env.sandbox import images
+from swe_gym_env.tasks.pypi import fetch
+from swe_gym_env.tasks.pypi.catalog import PYTEST, Package
+
+SOURCE = '''"""Words."""
+
+
+def initials(text, sep=" "):
+    """First letters."""
+    out = []
+    for word in text.split(sep):
+        if word and word[0] != "-":
+            out.append(word[0].upper())
+    return "".join(out)
+
+
+def clamp(value, low, high):
+    if low > high:
+        raise ValueError("low > high")
+    if value < low:
+        return low
+    return high if value > high else value
+
+
+def spin(n):
+    while n > 0:
+        n -= 1
+    return n
+'''
+TESTS = """import pytest
+from tiny import clamp, initials, spin
+
+
+def test_initials():
+    assert initials("ada lovelace") == "AL"
+
+
+def test_skips():
+    assert initials("a -b c") == "AC"
+
+
+@pytest.mark.parametrize("value, want", [(0, 1), (2, 2), (9, 3)])
+def test_clamp(value, want):
+    assert clamp(value, 1, 3) == want
+
+
+def test_order():
+    with pytest.raises(ValueError):
+        clamp(1, 3, 2)
+
+
+def test_spin():
+    assert spin(3) == 0
+
+
+def test_nothing():
+    assert True
+
+
+def test_little():
+    assert initials("") == ""
+
+
+def test_set_order():
+    assert len({"a", "b"}) == 2
+"""
+
+
+def own_store(folder: Path) -> Path:
+    """A store of its own; the environment with pytest in it is made once and shared."""
+    fetch.environment_for("tiny", PYTEST)
+    home = folder / "home"
+    home.mkdir()
+    (home / "envs").symlink_to(images.home() / "envs")
+    return home
+
+
+def tiny_package(folder: Path) -> Package:
+    root = folder / "tiny-src"
+    (root / "tiny").mkdir(parents=True)
+    (root / "tests").mkdir()
+    (root / "tiny" / "__init__.py").write_text(SOURCE)
+    (root / "tests" / "test_tiny.py").write_text(TESTS)
+    return Package("tiny", "1", sources=("tiny",), tests=("tests",), unseen=True, local=str(root))
