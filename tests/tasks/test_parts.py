@@ -75,6 +75,11 @@ def test_statements_are_short_and_name_no_place_on_the_builder() -> None:
     assert max(map(len, text.splitlines())) <= statement.MAX_WIDTH + 5
 
 
+def test_addresses_are_left_out_whole_or_cut() -> None:
+    text = statement.symptom("pkg", failure(error="<f at 0x7f1ae1> == <filter o...x7f4c2be7a5c0>"))
+    assert text.endswith("gives\n    <f> == <filter o...>")
+
+
 def test_the_clearest_failure_is_told() -> None:
     opaque = failure(error="assert False", test="a")
     assert statement.best_failure([opaque, failure()]) == failure()

@@ -47,6 +47,7 @@ def _clean(text: str, roots: Sequence[str]) -> str:
     for root in roots:
         text = text.replace(root + "/", "").replace(root, ".")
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    text = re.sub(r"\.\.\.x?[0-9a-f]{6,}>", "...>", text)  # an address that pytest cut in two
     text = re.sub(r"^(AssertionError: )+(?=assert )", "", text)
     return re.sub(r"/(?:[\w.-]+/){2,}(?=[\w.-])", "", text)
 
