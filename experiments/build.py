@@ -66,7 +66,8 @@ class Parts:
     def dtype(self) -> torch.dtype:
         import torch
 
-        torch.set_num_threads(self.cfg.workers.threads)
+        if self.cfg.workers.threads:
+            torch.set_num_threads(self.cfg.workers.threads)
         return getattr(torch, self.cfg.model.dtype)
 
     @cached_property
