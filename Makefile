@@ -20,7 +20,6 @@ help:
 	@echo "make demo          set up, then train SmolLM2-135M with DAgger and measure it (about 20 minutes)"
 	@echo "make demo FAST=1   the same parts at a tenth of the size; makes no claim"
 	@echo "make test          set up and run the tests"
-	@echo "make test SLOW=1   the slow ones as well (recorded runs over hundreds of states)"
 	@echo "make lint          ruff and mypy"
 	@echo "make clean         remove the virtual environment and the caches; runs/ stays"
 	@echo
@@ -30,7 +29,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m experiments.run $(if $(FAST),experiment=fast) $(ARGS)
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest $(if $(SLOW),,-m 'not slow') $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -308,7 +308,7 @@ def test_forty_states_of_students(local: SandboxProvider) -> None:
     assert not failed, "\n\n".join(failed)
 
 
-@pytest.mark.slow
+@pytest.mark.recorded
 @pytest.mark.timeout(3000)
 def test_five_hundred_states_of_students(local: SandboxProvider) -> None:
     """Seen on 2026-11-22: 500 of 500, 5.9 turns (at most 14) of 60 characters each."""
