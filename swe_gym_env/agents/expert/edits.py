@@ -1,8 +1,10 @@
-"""The shortest shell command that makes a change, because a small student has to learn to write it.
+"""A short shell command that makes a change, because a small student has to learn to write it.
 
-One line changed is ``sed -i '91s/OLD/NEW/' FILE``, where OLD is the fewest whole tokens whose first
-match in the line is the right place. Removed and added lines are sed's ``d``, ``a`` and ``c``. What
-sed cannot say (a newline missing at the end of a file, odd bytes) is a short Python heredoc.
+One line changed is ``sed -i 's/OLD/NEW/' FILE``, where OLD is the change with a few tokens around
+it and stands nowhere else in the file: a small model copies text far better than it reads off a
+line's number. Where no such text is unique it is ``91s/OLD/NEW/``, with the fewest tokens. Removed
+and added lines are sed's ``d``, ``a`` and ``c``. What sed cannot say (a newline missing at the end
+of a file, odd bytes) is a short Python heredoc.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from swe_gym_env.agents.expert.gold import Block
 _TOKEN = re.compile(
     r"[^\W\d]\w*|\d[\w.]*|\s+|(?:\*\*|//|<<|>>)=?|[-+*/%&|^@<>=!:]=|->|.", re.DOTALL
 )
+
+CONTEXT = 5  # tokens, blanks among them, on each side of a change
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,7 @@ class Edit:
 
 def fragment(old: str, new: str) -> Fragment:
     """The cheapest token-aligned replacement that turns line ``old`` into ``new``."""
-    a, b = _TOKEN.findall(old), _TOKEN.findall(new)
-    room = min(len(a), len(b))
-    head = 0
-    while head < room and a[head] == b[head]:
-        head += 1
-    tail = 0
-    while tail < room - head and a[-1 - tail] == b[-1 - tail]:
-        tail += 1
+    a, b, head, tail = _aligned(old, new)
     best, best_cost = Fragment(old, new), len(old) + len(new) + 1000
     for left in range(head + 1):
         start = head - left
@@ -59,6 +56,19 @@ def fragment(old: str, new: str) -> Fragment:
                 best, best_cost = found, cost
             break  # more to the right only makes it longer
     return best
+
+
+def _aligned(old: str, new: str) -> tuple[list[str], list[str], int, int]:
+    """The tokens of both, and how many they share at their beginnings and at their ends."""
+    a, b = _TOKEN.findall(old), _TOKEN.findall(new)
+    room = min(len(a), len(b))
+    head = 0
+    while head < room and a[head] == b[head]:
+        head += 1
+    tail = 0
+    while tail < room - head and a[-1 - tail] == b[-1 - tail]:
+        tail += 1
+    return a, b, head, tail
 
 
 def substitution(change: Fragment) -> str:
@@ -84,19 +94,20 @@ def edit_lines(path: str, present: Sequence[str], blocks: Sequence[Block]) -> li
 
 
 def edit_by_content(path: str, present: Sequence[str], block: Block) -> Edit | None:
-    """``sed -i 's/OLD/NEW/' FILE`` without a line number, where OLD occurs nowhere else."""
+    """``sed -i 's/OLD/NEW/' FILE`` without a line number, where OLD stands nowhere else."""
     if len(block.old) != 1 or len(block.new) != 1:
         return None
-    old, new = block.old[0].rstrip("\n"), block.new[0].rstrip("\n")
-    change = fragment(old, new)
-    others = [line for i, line in enumerate(present) if i != block.start]
-    if any(change.old in line for line in others):
-        change = Fragment(old.strip(), new.strip())
-        if any(change.old in line for line in others) or old.find(change.old) < 0:
-            return None
-        if old.replace(change.old, change.new, 1) != new:
-            return None
-    return _sed_edit(path, substitution(change))
+    a, b, head, tail = _aligned(block.old[0].strip(), block.new[0].strip())
+    if block.old[0].replace("".join(a), "".join(b), 1) != block.new[0]:
+        return None  # the indentation changes as well
+    whole = "".join(present)
+    for around in range(CONTEXT, max(head, tail, CONTEXT) + 1):
+        left, right = max(0, head - around), max(0, tail - around)
+        old = "".join(a[left : len(a) - right]).strip()
+        if whole.count(old) == 1:
+            new = "".join(b[left : len(b) - right]).strip()
+            return _sed_edit(path, substitution(Fragment(old, new))) if new else None
+    return None
 
 
 def describe(blocks: Sequence[Block]) -> tuple[str, str] | None:
