@@ -143,7 +143,7 @@ def to_dict(value: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
-    """Rebuild ``cls`` from :func:`to_dict`. Unknown keys are ignored, so old files stay readable."""
+    """Rebuild ``cls`` from :func:`to_dict`. Unknown keys are ignored: old files stay readable."""
     kwargs: dict[str, Any] = {}
     for spec in dataclasses.fields(cls):  # type: ignore[arg-type]
         if spec.name not in data:

@@ -7,7 +7,8 @@ import ast
 import pytest
 
 from swe_gym_env.tasks.pypi.edits import Source
-from swe_gym_env.tasks.pypi.operators import OPERATORS, edits
+from swe_gym_env.tasks.pypi.operators import OPERATORS
+from swe_gym_env.tasks.pypi.walk import edits
 
 GOLDEN = [
     ("swapped_comparison", "if a < b:\n        pass", ["if a <= b:", "if a > b:"]),

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from swe_gym_env.tasks.pypi.catalog import Package
 from swe_gym_env.tasks.pypi.edits import Edit, Source
-from swe_gym_env.tasks.pypi.operators import LAST, WEIGHTS, edits
+from swe_gym_env.tasks.pypi.operators import LAST, WEIGHTS
+from swe_gym_env.tasks.pypi.walk import edits
 
 MAX_LINES = 40
 MIN_LINES = 3
