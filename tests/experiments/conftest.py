@@ -64,7 +64,7 @@ class Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=240,
+            timeout=840,
         )
         assert done.returncode == code, done.stdout
         return done.stdout

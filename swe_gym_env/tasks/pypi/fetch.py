@@ -139,7 +139,9 @@ def unpack(archive: Path, tree: Path) -> None:
             bundle.extractall(aside)
     else:
         with tarfile.open(archive) as tar:
-            tar.extractall(aside, filter="data")
+            # Python before 3.11.4 has no filter; the archives of the catalog are pinned by hash
+            safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            tar.extractall(aside, **safe)  # type: ignore[arg-type]
     root = next(aside.iterdir())
     for pattern in PRUNED:
         for path in [*root.glob(pattern), *root.glob(f"src/{pattern}")]:
