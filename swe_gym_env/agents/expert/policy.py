@@ -190,14 +190,13 @@ def _edit(history: History, box: Sandbox, work: Work, rng: np.random.Generator) 
     numbered = history.numbered(path)
     needed = _needed(present, blocks)
     unseen = [i for i in needed if present[i].rstrip() not in numbered.get(i + 1, ())]
-    by_content = edit_by_content(path, present, blocks[0]) if len(blocks) == 1 else None
-    edits: list[Edit] = [by_content] if by_content else []
+    raw = history.raw(path) if unseen and history.names(path) else set()
+    edits: list[Edit] = []
+    if not unseen or all(present[i].rstrip() in raw for i in needed):
+        by_content = edit_by_content(path, present, blocks[0]) if len(blocks) == 1 else None
+        edits = [by_content] if by_content else []
     if not unseen:
         edits += edit_lines(path, present, blocks)
-    elif not history.names(path) or any(
-        present[i].rstrip() not in history.raw(path) for i in needed
-    ):
-        edits = []
     wanted = "".join(apply_blocks(present, blocks))
     sound = [e.command for e in edits if not e.script or gives(box, e, path, wanted)]
     step = _unless_tried(history, rng, _kind(blocks), sound, describe(blocks))
