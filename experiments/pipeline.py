@@ -78,19 +78,21 @@ class _Job:
             shared.start(cfg)
             own.link(own.round(0).path, shared.round(0).path)
             self._evaluate(shared, UNTRAINED, untrained, None)
-            self._round(shared, self.parts.iteration0, 0, cfg.iteration0.epochs)
+            self._round(shared, self.parts.iteration0, 0, cfg.iteration0)
             self._evaluate(shared, ITERATION0, trained, shared.round(0).checkpoint)
         own.link(own.evaluation(UNTRAINED).path, untrained.path)
         own.link(own.evaluation(ITERATION0).path, trained.path)
 
     def round(self, index: int) -> None:
-        self._round(self.folder, self.parts.algorithm, index, self.cfg.training.epochs)
+        self._round(self.folder, self.parts.algorithm, index, self.cfg.training)
         if index == self.cfg.rounds or self.cfg.evaluation.every_round:
             own = self.folder.round(index)
             name = own.path.name
             self._evaluate(self.folder, name, self.folder.evaluation(name), own.checkpoint)
 
-    def _round(self, timed: RunFolder, algorithm: Algorithm, index: int, epochs: int) -> None:
+    def _round(
+        self, timed: RunFolder, algorithm: Algorithm, index: int, training: DictConfig
+    ) -> None:
         """Collect with the newest student, then train it on what the algorithm makes of it."""
         folders = [self.folder.round(i) for i in range(index + 1)]
         own = folders[-1]
@@ -99,7 +101,9 @@ class _Job:
         with timed.timed(f"collect {own.path.name}"):
             collect(self.parts, algorithm, own, index, requests, newest, self.display)
         with timed.timed(f"train {own.path.name}"):
-            train(self.parts, algorithm, folders, newest, epochs, self.display)
+            train(
+                self.parts, algorithm, folders, newest, training.epochs, training.lr, self.display
+            )
 
     def _evaluate(
         self, timed: RunFolder, name: str, where: RoundFolder, checkpoint: Path | None

@@ -68,6 +68,7 @@ def train(
     folders: Sequence[RoundFolder],
     checkpoint: Path | None,
     epochs: int,
+    lr: float,
     display: Display,
 ) -> None:
     """From ``checkpoint`` to ``checkpoint/`` in the last of ``folders`` (rounds 0, 1, ...)."""
@@ -86,7 +87,7 @@ def train(
     trees = [lesson_tree(lesson, renderer) for lesson in algorithm.lessons(rounds)]
     samples = [tree for tree in trees if tree is not None]
     learner = Learner(
-        load_model(start, parts.dtype), tokenizer, replace(parts.training, epochs=epochs)
+        load_model(start, parts.dtype), tokenizer, replace(parts.training, epochs=epochs, lr=lr)
     )
     total = epochs * sum(len(sample) for sample in samples)
     with display.phase(f"round {len(folders) - 1}: train", total) as advance:

@@ -7,6 +7,7 @@ then depend on nothing but the checkpoint before them, and a short warm-up repla
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,12 +28,14 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. Lengths are in tokens, ``batch_size`` in trees per optimiser step."""
+    """How to train. Lengths are in tokens, ``batch_size`` in trees per optimiser step. After a
+    linear warm-up the learning rate goes in a straight line to ``lr_end`` times ``lr``."""
 
     lr: float = 1e-4
     batch_size: int = 8
     epochs: int = 1
     warmup_steps: int = 4
+    lr_end: float = 1.0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     micro_batch_tokens: int = 2048
@@ -46,6 +49,8 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} must be at least 1")
         if self.lr <= 0:
             raise ValueError("training.lr must be positive")
+        if not 0 <= self.lr_end <= 1:
+            raise ValueError("training.lr_end is a share of training.lr, from 0 to 1")
 
 
 @dataclass
@@ -114,6 +119,8 @@ class Learner:
             config.warmup_steps,
             config.weight_decay,
             config.max_grad_norm,
+            config.epochs * math.ceil(len(usable) / config.batch_size),
+            config.lr_end,
         )
         total, done = config.epochs * sum(len(s) for s in usable), 0
         self.model.train()

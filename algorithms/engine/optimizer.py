@@ -13,7 +13,9 @@ import torch
 
 
 class MasterAdamW:
-    """Constant learning rate after a linear warm-up; clipped by the global gradient norm."""
+    """Clipped by the global gradient norm. The learning rate warms up linearly, then goes in a
+    straight line to ``lr * lr_end`` at step ``total_steps``; it is constant where ``lr_end`` is 1.
+    """
 
     def __init__(
         self,
@@ -22,12 +24,15 @@ class MasterAdamW:
         warmup_steps: int = 0,
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
+        total_steps: int = 1,
+        lr_end: float = 1.0,
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.masters = [p.detach().float().clone() for p in self.parameters]
         for master in self.masters:
             master.grad = torch.zeros_like(master)
         self.lr, self.warmup_steps, self.max_grad_norm = lr, warmup_steps, max_grad_norm
+        self.total_steps, self.lr_end = total_steps, lr_end
         self.adam = torch.optim.AdamW(
             self.masters, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True
         )
@@ -46,11 +51,19 @@ class MasterAdamW:
         """One update; returns the gradient norm before clipping."""
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
         self.steps += 1
-        warm = min(1.0, self.steps / (self.warmup_steps + 1))
         for group in self.adam.param_groups:
-            group["lr"] = self.lr * warm
+            group["lr"] = self.rate()
         self.adam.step()
         self.adam.zero_grad(set_to_none=False)
         for parameter, master in zip(self.parameters, self.masters, strict=True):
             parameter.copy_(master)
         return float(norm)
+
+    def rate(self) -> float:
+        """The learning rate of the present step (the first is 1)."""
+        if self.steps <= self.warmup_steps:
+            return self.lr * self.steps / (self.warmup_steps + 1)
+        way = (self.steps - self.warmup_steps - 1) / max(
+            1, self.total_steps - self.warmup_steps - 1
+        )
+        return self.lr * (1 + (self.lr_end - 1) * min(1.0, way))

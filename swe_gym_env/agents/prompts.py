@@ -10,6 +10,7 @@ from swe_gym_env.actions.base import ActionFormat
 from swe_gym_env.types import TaskInstance
 
 FINISHED = "(finished)"
+CUT = "\n[... "  # how the note on a cut begins
 INFRA_FAULT = "(the sandbox failed; the episode is over)"
 
 
@@ -34,7 +35,7 @@ def command_result(output: str, exit_code: int, timed_out_after: float | None = 
 
 def cut(count: int) -> str:
     """What stands in the place of ``count`` characters that were left out."""
-    return f"\n[... {count} characters cut ...]\n"
+    return f"{CUT}{count} characters cut ...]\n"
 
 
 def format_mistake(problem: str, form: ActionFormat) -> str:

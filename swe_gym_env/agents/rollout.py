@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 # A wave waits so long for its slowest command; who is later joins a later wave. Longer than most
 # commands, so that the make-up of the batches, too, is normally the same in each run.
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
+COMMANDS_PER_CPU = 2  # at once: with more, each takes longer, up to its time limit
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ class _Driver:
     def run(self, requests: Sequence[Request], concurrency: int) -> Progress:
         self.waiting = deque((request, 1) for request in requests)
         self.now = Progress(total=len(requests))
-        self.steppers = ThreadPoolExecutor(concurrency, "step")
-        self.graders = ThreadPoolExecutor(max(1, min(concurrency, os.cpu_count() or 1)), "grade")
+        cpus = os.cpu_count() or 1
+        self.steppers = ThreadPoolExecutor(min(concurrency, COMMANDS_PER_CPU * cpus), "step")
+        self.graders = ThreadPoolExecutor(min(concurrency, cpus), "grade")
         try:
             while self.waiting or self.live or self.grading:
                 self._settle()

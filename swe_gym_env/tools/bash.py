@@ -107,14 +107,14 @@ def readable(data: bytes) -> str:
 
 def clip(head: str, tail: str, dropped: int, limit: int) -> str:
     """Head and tail of an output of which ``dropped`` bytes are missing between the two."""
-    text = (head + tail).strip("\n") if not dropped else ""
+    text = (head + tail).rstrip("\n") if not dropped else ""
     if not dropped and len(text) <= limit:
         return text
     if not dropped:
         head = tail = text
         total = len(text)
     else:
-        head, tail = head.lstrip("\n"), tail.rstrip("\n")
+        tail = tail.rstrip("\n")
         total = len(head) + len(tail) + dropped
     head, tail = head[: limit // 2], tail[-(limit - limit // 2) :]
     return head + prompts.cut(total - len(head) - len(tail)) + tail

@@ -70,6 +70,25 @@ def test_master_weights_take_steps_that_bfloat16_would_lose():
     assert ours[0].item() == torch.tensor(reference[0].item()).bfloat16().item() < 1
 
 
+@pytest.mark.parametrize("lr_end", [1.0, 0.1, 0.0])
+def test_the_learning_rate_is_that_of_torchs_own_schedulers(lr_end):
+    weight = torch.nn.Parameter(torch.ones(1))
+    ours = MasterAdamW([weight], lr=0.01, warmup_steps=4, total_steps=20, lr_end=lr_end)
+    other = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.01)
+    up = torch.optim.lr_scheduler.LinearLR(other, 0.2, 1.0, total_iters=4)
+    down = torch.optim.lr_scheduler.LinearLR(other, 1.0, lr_end, total_iters=15)
+    both = torch.optim.lr_scheduler.SequentialLR(other, [up, down], milestones=[4])
+    for _ in range(20):
+        weight.grad = torch.ones(1)
+        ours.accumulate()
+        ours.step()
+        assert ours.rate() == pytest.approx(other.param_groups[0]["lr"], abs=1e-12)
+        assert ours.adam.param_groups[0]["lr"] == ours.rate()
+        other.step()
+        both.step()
+    assert ours.rate() == pytest.approx(0.01 * lr_end)
+
+
 def lessons(count=4):
     made = []
     for n in range(count):

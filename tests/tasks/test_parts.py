@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -86,12 +87,28 @@ def test_the_clearest_failure_is_told() -> None:
     assert statement.best_failure([]) is None
 
 
-@pytest.mark.parametrize("luck", [0.0001, 0.3, 0.9999])
 @pytest.mark.parametrize("bug", [10, 40, 80])
-def test_a_long_function_is_pointed_at_by_a_window(luck: float, bug: int) -> None:
-    text = statement.located("x", "f", "a.py", 10, 80, bug, luck)
-    first, last = map(int, text.rpartition("lines ")[2].rstrip(").").split("-"))
-    assert 10 <= first <= bug <= last <= 80 and last - first + 1 == statement.WINDOW
+@pytest.mark.parametrize("window", [1, 3, statement.WINDOW])
+def test_a_long_function_is_pointed_at_by_a_window(bug: int, window: int) -> None:
+    places = set()
+    for candidate in range(40):
+        metadata = {
+            "candidate": str(candidate),
+            "function": "f",
+            "file": "a.py",
+            "line_start": 10,
+            "line_end": 80,
+            "lines": [bug, bug],
+        }
+        text = statement.located("x", metadata, window)
+        assert text.startswith("x\nThe fault is in `f` (a.py, line")
+        numbers = [int(n) for n in re.findall(r"\d+", text)]
+        first, last = numbers[0], numbers[-1]
+        assert 10 <= first <= bug <= last <= 80 and last - first + 1 == window
+        places.add(bug - first)
+    assert len(places) == 1 if bug in (10, 80) else len(places) > min(window, 12) - 1
+    whole = statement.located("x", {**metadata, "line_end": bug, "line_start": bug - 2}, 30)
+    assert f"lines {bug - 2}-{bug})" in whole
 
 
 @pytest.mark.parametrize(

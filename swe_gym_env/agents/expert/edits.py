@@ -1,10 +1,11 @@
 """A short shell command that makes a change, because a small student has to learn to write it.
 
-One line changed is ``sed -i 's/OLD/NEW/' FILE``, where OLD is the change with a few tokens around
-it and stands nowhere else in the file: a small model copies text far better than it reads off a
-line's number. Where no such text is unique it is ``91s/OLD/NEW/``, with the fewest tokens. Removed
-and added lines are sed's ``d``, ``a`` and ``c``. What sed cannot say (a newline missing at the end
-of a file, odd bytes) is a short Python heredoc.
+One line changed is ``sed -i '302,308s/OLD/NEW/w /dev/stdout' FILE``: OLD is the change with a token
+or two around it and stands once in these lines, which are lines that were looked at. A small model
+copies text far better than it counts lines. ``w`` prints the changed line: without it a miss looks
+like a hit, and nobody who reads along could say what to do next. Removed and added lines are sed's
+``d``, ``a`` and ``c`` at a line number. What sed cannot say (a newline missing at the end of a
+file, odd bytes) is a short Python heredoc.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from swe_gym_env.agents.expert.gold import Block
 _TOKEN = re.compile(
     r"[^\W\d]\w*|\d[\w.]*|\s+|(?:\*\*|//|<<|>>)=?|[-+*/%&|^@<>=!:]=|->|.", re.DOTALL
 )
+_SUBSTITUTES = re.compile(r"\d+s\W")
 
-CONTEXT = 5  # tokens, blanks among them, on each side of a change
+CONTEXT = 1  # tokens, blanks not counted, on each side of a change
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,13 @@ def _aligned(old: str, new: str) -> tuple[list[str], list[str], int, int]:
     return a, b, head, tail
 
 
-def substitution(change: Fragment) -> str:
-    """``s/OLD/NEW/`` with both sides escaped for sed's basic regular expressions."""
+def substitution(change: Fragment, dots: bool = False) -> str:
+    """``s/OLD/NEW/`` with both sides escaped for sed's basic regular expressions; ``dots`` leaves
+    the dots of OLD as they are, as people do where that is as good."""
     text = change.old + change.new
     mark = next((c for c in "/|#,~" if c not in text), "/")
-    old = re.sub(r"([\\.*\[\]^$" + re.escape(mark) + r"])", r"\\\1", change.old)
+    special = r"\\*\[\]^$" + re.escape(mark) + ("" if dots else ".")
+    old = re.sub(rf"([{special}])", r"\\\1", change.old)
     new = re.sub(r"([\\&" + re.escape(mark) + r"])", r"\\\1", change.new)
     return f"s{mark}{old}{mark}{new}{mark}"
 
@@ -89,36 +93,46 @@ def edit_lines(path: str, present: Sequence[str], blocks: Sequence[Block]) -> li
     parts = [_sed(present, block) for block in blocks]
     if all(parts):
         one_line = all("\n" not in p and not re.match(r"[\d,]*[aic]\\", p) for p in parts)
-        edits.insert(0, _sed_edit(path, ("; " if one_line else "\n").join(parts)))
+        script = ("; " if one_line else "\n").join(parts)
+        edits.insert(
+            0, _sed_edit(path, script, len(parts) == 1 and bool(_SUBSTITUTES.match(script)))
+        )
     return edits
 
 
-def edit_by_content(path: str, present: Sequence[str], block: Block) -> Edit | None:
-    """``sed -i 's/OLD/NEW/' FILE`` without a line number, where OLD stands nowhere else."""
+def edit_by_content(
+    path: str, present: Sequence[str], block: Block, span: tuple[int, int] | None = None
+) -> Edit | None:
+    """``sed -i 'A,Bs/OLD/NEW/'`` where OLD stands once in the lines A to B, ``span``; or in the
+    whole file, and then without a range."""
     if len(block.old) != 1 or len(block.new) != 1:
         return None
-    a, b, head, tail = _aligned(block.old[0].strip(), block.new[0].strip())
-    if block.old[0].replace("".join(a), "".join(b), 1) != block.new[0]:
-        return None  # the indentation changes as well
-    whole = "".join(present)
-    for around in range(CONTEXT, max(head, tail, CONTEXT) + 1):
-        left, right = max(0, head - around), max(0, tail - around)
-        old = "".join(a[left : len(a) - right]).strip()
-        if whole.count(old) == 1:
-            new = "".join(b[left : len(b) - right]).strip()
-            return _sed_edit(path, substitution(Fragment(old, new))) if new else None
+    old, new = block.old[0].strip("\n"), block.new[0].strip("\n")
+    a, b, head, tail = _aligned(old, new)
+    first, last = span or (1, len(present))
+    lines = present[first - 1 : last]
+    for around in range(CONTEXT, len(a) + 1):
+        left, right = _widened(a, head, tail, around)
+        text = "".join(a[left : len(a) - right])
+        if text and sum(line.count(text) for line in lines) == 1:
+            change = Fragment(text, "".join(b[left : len(b) - right]))
+            loose = re.compile(re.escape(text).replace(r"\.", "."))
+            dots = sum(len(loose.findall(line)) for line in lines) == 1
+            address = "" if span is None else f"{first},{last}" if first < last else f"{first}"
+            return _sed_edit(path, address + substitution(change, dots), True)
+        if not left and not right:
+            break
     return None
 
 
-def describe(blocks: Sequence[Block]) -> tuple[str, str] | None:
-    """The tokens that change, where one line changes and they are short enough to be named."""
-    if len(blocks) != 1 or len(blocks[0].old) != 1 or len(blocks[0].new) != 1:
-        return None
-    change = fragment(blocks[0].old[0].strip(), blocks[0].new[0].strip())
-    old, new = change.old.strip(), change.new.strip()
-    if not old or not new or len(old + new) > 40 or "`" in old + new:
-        return None
-    return old, new
+def _widened(tokens: Sequence[str], head: int, tail: int, around: int) -> tuple[int, int]:
+    """``head`` and ``tail`` less by the ``around`` words next to the change, indentation apart."""
+    words = [i for i, token in enumerate(tokens) if not token.isspace()]
+    before = [i for i in words if i < head]
+    behind = [i for i in words if i >= len(tokens) - tail]
+    left = before[-around:][0] if before else head
+    right = len(tokens) - 1 - behind[:around][-1] if behind else tail
+    return left, right
 
 
 def _sed(present: Sequence[str], block: Block) -> str:
@@ -150,8 +164,10 @@ def _sed_text(lines: Sequence[str]) -> str:
     return "\\\n".join(line[:-1].replace("\\", "\\\\") for line in lines)
 
 
-def _sed_edit(path: str, script: str) -> Edit:
-    return Edit(f"sed -i {quote(script)} {shlex.quote(path)}", script)
+def _sed_edit(path: str, script: str, prints: bool = False) -> Edit:
+    """``prints``: show the line that an ``s`` has changed."""
+    shown = script + "w /dev/stdout" * prints
+    return Edit(f"sed -i {quote(shown)} {shlex.quote(path)}", script)
 
 
 def quote(text: str) -> str:

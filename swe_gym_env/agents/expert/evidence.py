@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
 from typing import Literal
 
+from swe_gym_env.agents import prompts
 from swe_gym_env.agents.base import State
 from swe_gym_env.types import ToolCall
 
@@ -24,6 +25,7 @@ _LOOKS = re.compile(
 )
 _GIT_LOOKS = re.compile(r"log|show|ls-files|reflog|blame|rev-parse|branch|grep|describe")
 _NUMBERED = re.compile(r"^(?:[^\s:]+\.\w+[:-])?\s*(\d+)[\t:-](.*)$")
+_PRINTED = re.compile(r"(?:cd \S+ && )?sed -n '?(\d+)(?:,(\d+))?p'? (\S+)")
 # What runs in front of the command proper
 _PREFIXES = frozenset({"time", "timeout", "nice", "env", "sudo", "command", "exec"})
 
@@ -159,6 +161,12 @@ class History:
         """Line numbers with the texts that were shown for them, in looks that name the file."""
         found: dict[int, set[str]] = {}
         for seen in self._about(path):
+            printed = _PRINTED.fullmatch(seen.command)
+            if printed and printed[3] == shlex.quote(path):
+                first, last = int(printed[1]), int(printed[2] or printed[1])
+                whole = seen.text.partition(prompts.CUT)[0].split("\n")
+                for number, line in zip(range(first, last + 1), whole, strict=False):
+                    found.setdefault(number, set()).add(line.rstrip())
             for line in seen.text.split("\n"):
                 match = _NUMBERED.match(line)
                 if match:
@@ -175,9 +183,11 @@ class History:
         patterns = [
             rf"{name}[^\n]{{0,60}}?(?:\blines?\s+|:|\()\s*{span}",
             rf"\blines?\s+{span}[^\n]{{0,60}}?{name}",
+            rf"sed -n '?(\d+),(\d+)p'? {name}",
         ]
         pairs = [m for p in patterns for m in re.findall(p, self.text)]
-        return sorted({(int(a), int(b)) for a, b in pairs if int(a) <= int(b)})
+        single = [(n, n) for n in re.findall(rf"{name},? line (\d+)", self.text)]
+        return sorted({(int(a), int(b)) for a, b in [*pairs, *single] if int(a) <= int(b)})
 
     def points(self, path: str) -> set[int]:
         """Single line numbers that the history names for the path (tracebacks, grep hits)."""

@@ -113,9 +113,13 @@ def apply_blocks(lines: Sequence[str], blocks: Sequence[Block]) -> list[str]:
 def missing_blocks(
     base: Sequence[str], blocks: Sequence[Block], present: Sequence[str]
 ) -> list[Block] | None:
-    """The blocks that ``present`` lacks, placed in ``present``; None if it is no such mixture."""
+    """The blocks that ``present`` lacks, placed in ``present``; None if it is no such mixture.
+
+    Where one line should become another, and a third stands there, that is mended as it stands.
+    """
     base, present = list(base), list(present)
-    # (next block, index in present, blocks missing so far); the gold form is tried first
+    # (next block, index in present, blocks missing so far); the gold form is tried first, a wrong
+    # one last
     stack: list[tuple[int, int, tuple[Block, ...]]] = [(0, 0, ())]
     dead: set[tuple[int, int]] = set()
     while stack:
@@ -134,6 +138,9 @@ def missing_blocks(
                 return list(missing)
             continue
         block = blocks[index]
+        if len(block.old) == len(block.new) == 1 and at < len(present):
+            wrong = Block(at, (present[at],), block.new)
+            stack.append((index + 1, at + 1, (*missing, wrong)))
         if tuple(present[at : at + len(block.old)]) == block.old:
             here = Block(at, block.old, block.new)
             stack.append((index + 1, at + len(block.old), (*missing, here)))

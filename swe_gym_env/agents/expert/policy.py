@@ -18,7 +18,7 @@ import numpy as np
 from swe_gym_env.agents.base import Reply, State, keyed_rng
 from swe_gym_env.agents.expert import words
 from swe_gym_env.agents.expert.box import Probe, gives, probe, read, read_base
-from swe_gym_env.agents.expert.edits import Edit, describe, edit_by_content, edit_lines
+from swe_gym_env.agents.expert.edits import Edit, edit_by_content, edit_lines
 from swe_gym_env.agents.expert.evidence import History
 from swe_gym_env.agents.expert.gold import (
     Block,
@@ -28,7 +28,7 @@ from swe_gym_env.agents.expert.gold import (
     parse_patch,
     split_lines,
 )
-from swe_gym_env.agents.expert.look import Search
+from swe_gym_env.agents.expert.look import WHOLE, Search
 from swe_gym_env.agents.expert.undo import repair
 from swe_gym_env.errors import PolicyError, SWEGymError
 from swe_gym_env.sandbox.base import Sandbox
@@ -36,7 +36,7 @@ from swe_gym_env.types import TaskInstance, ToolCall
 
 TESTS = "python -m pytest -q 2>&1 | tail -1"
 SEEN_DIFF = 0.1  # share of episodes' ends that look at the diff once more
-OTHER_VIEW = 0.15  # share of views that number lines with nl
+OTHER_VIEW = 0.15  # share of views that number the lines
 _THREADS = 8
 _CACHED = 1024
 
@@ -193,22 +193,34 @@ def _edit(history: History, box: Sandbox, work: Work, rng: np.random.Generator) 
     raw = history.raw(path) if unseen and history.names(path) else set()
     edits: list[Edit] = []
     if not unseen or all(present[i].rstrip() in raw for i in needed):
-        by_content = edit_by_content(path, present, blocks[0]) if len(blocks) == 1 else None
-        edits = [by_content] if by_content else []
+        edits = _by_content(history, path, present, blocks)
     if not unseen:
         edits += edit_lines(path, present, blocks)
     wanted = "".join(apply_blocks(present, blocks))
     sound = [e.command for e in edits if not e.script or gives(box, e, path, wanted)]
-    step = _unless_tried(history, rng, _kind(blocks), sound, describe(blocks))
+    step = _unless_tried(history, rng, _kind(blocks), sound)
     if step or not unseen:
         return step
 
     def view(name: str, first: int, last: int) -> str:
-        number = "nl -ba" if rng.random() < OTHER_VIEW else "cat -n"
-        return f"{number} {shlex.quote(name)} | sed -n '{first},{last}p'"
+        lines = f"{first},{last}" if first < last else f"{first}"
+        if rng.random() < OTHER_VIEW:
+            return f"cat -n {shlex.quote(name)} | sed -n '{lines}p'"
+        return f"sed -n '{lines}p' {shlex.quote(name)}"
 
     look = Search(history, box, path, present, unseen[0], view).next()
     return words.bash(rng, look[1], look[0]) if look else None
+
+
+def _by_content(history: History, path: str, present: list[str], blocks: list[Block]) -> list[Edit]:
+    """Within the fewest lines that the history points at, then anywhere in the file."""
+    if len(blocks) != 1:
+        return []
+    line = blocks[0].start + 1
+    spans = [(b - a, a, b) for a, b in history.ranges(path) if a <= line <= b <= a + WHOLE]
+    narrow = [(a, b) for _, a, b in sorted(spans)[:1]]
+    edits = [edit_by_content(path, present, blocks[0], span) for span in [*narrow, None]]
+    return [edit for edit in edits if edit]
 
 
 def _kind(blocks: list[Block]) -> str:
@@ -233,8 +245,7 @@ def _unless_tried(
     rng: np.random.Generator,
     kind: str,
     commands: list[str],
-    change: tuple[str, str] | None = None,
 ) -> ToolCall | None:
     """The first command that the history does not show to have been without effect."""
     command = next((c for c in commands if not history.tried(c)), None)
-    return words.bash(rng, kind, command, change) if command else None
+    return words.bash(rng, kind, command) if command else None

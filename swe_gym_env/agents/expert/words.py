@@ -20,16 +20,11 @@ _SAYINGS = {
     "check": ("Check the diff.", "Look at the final diff."),
     "finish": ("Done.", "The bug is fixed.", "All done."),
 }
-_CHANGES = ("`{0}` should be `{1}`.", "`{0}` should be `{1}` here.", "Change `{0}` to `{1}`.")
 
 
-def say(rng: np.random.Generator, kind: str, change: tuple[str, str] | None = None) -> str:
-    if change:
-        return _CHANGES[rng.integers(len(_CHANGES))].format(*change)
+def say(rng: np.random.Generator, kind: str) -> str:
     return str(rng.choice(_SAYINGS[kind]))
 
 
-def bash(
-    rng: np.random.Generator, kind: str, command: str, change: tuple[str, str] | None = None
-) -> ToolCall:
-    return ToolCall("bash", {"command": command}, say(rng, kind, change))
+def bash(rng: np.random.Generator, kind: str, command: str) -> ToolCall:
+    return ToolCall("bash", {"command": command}, say(rng, kind))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from swe_gym_env.errors import SetupError
 from swe_gym_env.tasks.pypi.build import DEMO, FULL, Progress, build
 from swe_gym_env.tasks.pypi.splits import check_known
+from swe_gym_env.tasks.pypi.statement import WINDOW, located
 from swe_gym_env.tasks.rows import from_row
 from swe_gym_env.types import TaskInstance
 
@@ -27,6 +28,7 @@ def load(
     packages: Sequence[str] | None = None,
     max_function_lines: int | None = None,
     operators: Sequence[str] = (),
+    window: int = WINDOW,
     counts: Mapping[str, int] | None = None,
     seed: int = 0,
     workers: int = 2,
@@ -36,11 +38,14 @@ def load(
 
     ``limit`` is per split; ``counts`` says it for each split by name; without either each split
     gives its share of the full set. ``help``: does the problem statement say where the fault is?
+    If it does, it points at no more than ``window`` lines.
     """
     names = check_known(split)
     if help not in ("located", "symptom"):
         raise SetupError(f"unknown help {help!r}: there are located and symptom")
     sizes = {name: (counts or FULL).get(name, 0) if limit is None else limit for name in names}
+    if window < 1:
+        raise SetupError(f"window={window}: a report points at one line at least")
     rows = build(
         packages,
         counts=sizes,
@@ -50,13 +55,15 @@ def load(
         workers=workers,
         progress=progress,
     )
-    return [from_row(_with_help(row, help), "pypi") for row in rows]
+    return [from_row(_with_help(row, help, window), "pypi") for row in rows]
 
 
-def _with_help(row: Mapping[str, Any], help: str) -> dict[str, Any]:
+def _with_help(row: Mapping[str, Any], help: str, window: int) -> dict[str, Any]:
     # `shape` is the mended function: not even a trainer's record should carry it
     private = ("symptom", "shape")
     metadata = {key: value for key, value in row["metadata"].items() if key not in private}
-    text = row["metadata"]["symptom"] if help == "symptom" else row["problem_statement"]
+    text = row["metadata"]["symptom"]
+    if help == "located":
+        text = located(text, row["metadata"], window)
     metadata |= {"help": help, "version": row["version"]}
     return {**row, "problem_statement": text, "metadata": metadata}

@@ -67,7 +67,7 @@ def environment_for(name: str, requires: Sequence[str]) -> Path:
         if not (folder / "complete").exists():
             shutil.rmtree(folder, ignore_errors=True)
             venv.create(folder, symlinks=True, with_pip=False)
-            _pip("install", "--no-compile", *requires, python=folder / "bin" / "python")
+            _pip("install", "--compile", *requires, python=folder / "bin" / "python")
             _relocatable_scripts(folder / "bin")
             (folder / "complete").write_text("\n".join(requires))
     return folder

@@ -114,7 +114,9 @@ def _guarded(file: Path) -> bool:
 
 def test_command(package: Package) -> str:
     tests = " ".join(shlex.quote(test) for test in package.tests)
-    return f"python -m pytest -rA --tb=no -p no:cacheprovider -o addopts= -W ignore {tests}"
+    options = "-rA --tb=no -p no:cacheprovider -o addopts= -W ignore"
+    # nobody reads why one fails: rewriting the asserts would take half of the time
+    return f"python -m pytest {options} --assert=plain {tests}"
 
 
 def make(

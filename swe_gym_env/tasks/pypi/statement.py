@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from swe_gym_env.tasks.pypi.plan import draw
+
 MAX_LINES = 3
 MAX_WIDTH = 84
 WINDOW = 30  # lines; a longer function is not pointed at as a whole
@@ -74,12 +76,14 @@ def _cut(line: str) -> str:
     return line if len(line) <= MAX_WIDTH else line[: MAX_WIDTH - 3] + "..."
 
 
-def located(text: str, name: str, file: str, first: int, last: int, bug: int, luck: float) -> str:
-    """``text`` and where the fault is: the function, or a window of it that holds line ``bug`` at
-    a place drawn by ``luck`` in (0, 1), so that its middle gives nothing away."""
-    if last - first + 1 > WINDOW:
-        low = max(first, bug - WINDOW + 1)
-        high = min(bug, last - WINDOW + 1)
-        first = low + int(luck * (high - low + 1))
-        last = first + WINDOW - 1
-    return f"{text}\nThe fault is in `{name}` ({file}, lines {first}-{last})."
+def located(text: str, metadata: Mapping[str, Any], window: int = WINDOW) -> str:
+    """``text`` and where the fault is: the function, or ``window`` lines of it that hold the bug at
+    a place drawn by lot, so that their middle gives nothing away."""
+    first, last, bug = metadata["line_start"], metadata["line_end"], metadata["lines"][0]
+    if last - first + 1 > window:
+        low = max(first, bug - window + 1)
+        high = min(bug, last - window + 1)
+        first = low + int(draw("window", metadata["candidate"]) * (high - low + 1))
+        last = first + window - 1
+    lines = f"lines {first}-{last}" if last > first else f"line {first}"
+    return f"{text}\nThe fault is in `{metadata['function']}` ({metadata['file']}, {lines})."

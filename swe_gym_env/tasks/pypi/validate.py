@@ -24,7 +24,7 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.tasks.pypi import instance, statement
 from swe_gym_env.tasks.pypi.catalog import Package
 from swe_gym_env.tasks.pypi.hide import CannotHideError, hide
-from swe_gym_env.tasks.pypi.plan import Candidate, Function, draw, is_test
+from swe_gym_env.tasks.pypi.plan import Candidate, Function, is_test
 from swe_gym_env.tasks.pypi.suite import Suite, SuiteRun
 
 BASELINE_RUNS = 3
@@ -204,10 +204,19 @@ class Validator:
         module = Path(self.package.sources[0]).stem
         roots = [str(self.scratch.resolve()), str(self.scratch)]
         text = statement.symptom(module, failure or _nothing(fails[0]), roots)
-        pointed = statement.located(
-            text, function.name, function.file, function.line_start, last, bug,
-            draw("window", candidate.id),
-        )  # fmt: skip
+        metadata = {
+            "candidate": candidate.id,
+            "package": self.package.name,
+            "operator": candidate.edit.operator,
+            "file": function.file,
+            "function": function.name,
+            "line_start": function.line_start,
+            "line_end": last,
+            "lines": [bug, bug + candidate.edit.new.count(b"\n")],
+            "shape": function.shape,
+            "symptom": text,
+            "test_command": f"python -m pytest -q {' '.join(self.package.tests)}",
+        }
         return {
             "instance_id": f"pypi__{candidate.id}",
             "repo": f"pypi/{self.package.name}",
@@ -216,21 +225,9 @@ class Validator:
             "PASS_TO_PASS": passes,
             "log_parser": "pytest",
             "eval_type": "pass_and_fail",
-            "problem_statement": pointed,
+            "problem_statement": statement.located(text, metadata),
             "split": candidate.split,
-            "metadata": {
-                "candidate": candidate.id,
-                "package": self.package.name,
-                "operator": candidate.edit.operator,
-                "file": function.file,
-                "function": function.name,
-                "line_start": function.line_start,
-                "line_end": last,
-                "lines": [bug, bug + candidate.edit.new.count(b"\n")],
-                "shape": function.shape,
-                "symptom": text,
-                "test_command": f"python -m pytest -q {' '.join(self.package.tests)}",
-            },
+            "metadata": metadata,
         }
 
 

@@ -94,7 +94,7 @@ def test_random_changes_of_real_files_come_out_exactly(tmp_path: Path) -> None:
     git = ["git", "diff", "--no-index", "--no-prefix", "a", "b"]
     patches = parse_patch(subprocess.run(git, cwd=tmp_path, capture_output=True, text=True).stdout)
 
-    commands, short, by_content = [], 0, 0
+    commands, short, by_content, shown = [], 0, 0, 0
     for n, (base, gold) in enumerate(pairs):
         blocks, present = patches[f"{n}.py"].blocks, split_lines(base)
         assert "".join(apply_blocks(present, blocks)) == gold
@@ -102,14 +102,24 @@ def test_random_changes_of_real_files_come_out_exactly(tmp_path: Path) -> None:
         assert missing_blocks(present, blocks, present) == list(blocks)
         edits = edit_lines("x.py", present, blocks)
         short += bool(edits[0].script)
-        content = edit_by_content("x.py", present, blocks[0]) if len(blocks) == 1 else None
-        by_content += content is not None
-        for edit in [*(edits if n % 10 == 0 else edits[:1]), *([content] if content else [])]:
-            commands.append(f"cp a/{n}.py x.py\n{edit.command}\ncmp x.py b/{n}.py || echo BAD {n}")
+        edits = edits if n % 10 == 0 else edits[:1]
+        if len(blocks) == 1:
+            line = blocks[0].start + 1
+            span = max(1, line - int(rng.integers(9))), min(len(present), line + 8)
+            found = [edit_by_content("x.py", present, blocks[0], s) for s in (None, span)]
+            edits += [edit for edit in found if edit]
+            by_content += found[1] is not None
+            (tmp_path / f"new{n}").write_text("".join(blocks[0].new))
+        for edit in edits:
+            commands.append(f"cp a/{n}.py x.py\n{{ {edit.command}\n}} > out\ncmp x.py b/{n}.py")
+            if "w /dev/stdout" in edit.command:  # the changed line is seen
+                commands.append(f"cmp out new{n}")
+                shown += 1
     (tmp_path / "all.sh").write_text("\n".join(commands))
     done = subprocess.run(["bash", "all.sh"], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout + done.stderr == ""
-    assert short > 0.95 * len(pairs) and by_content > 0.2 * len(pairs)
+    assert short > 0.95 * len(pairs) and by_content > 0.3 * len(pairs)
+    assert shown > by_content
 
 
 @pytest.mark.parametrize(
@@ -144,6 +154,10 @@ def test_a_half_done_change_is_told_from_a_wrong_one() -> None:
     ]
     assert missing_blocks(base, blocks, ["a\n", "b\n", "c\n"]) == [blocks[0]]
     assert missing_blocks(base, blocks, ["a\n", "B\n", "c\n", "d\n"]) is None
+    one = [Block(1, ("b\n",), ("B\n",))]
+    wrong = ["a\n", "x\n", "c\n", "d\n"]
+    assert missing_blocks(base, one, wrong) == [Block(1, ("x\n",), ("B\n",))]
+    assert missing_blocks(base, one, ["x\n", *base[1:]]) is None
     assert missing_blocks(base, blocks, ["a\n", "b\n", "c\n", "d\n", "e\n"]) is None
 
 

@@ -340,6 +340,44 @@ def test_a_right_edit_by_the_student_is_kept(local: SandboxProvider) -> None:
     assert game.play() and game.at_gold() and len(game.expert_turns) <= 2
 
 
+def test_an_edit_shows_what_it_did(local: SandboxProvider) -> None:
+    """A miss prints nothing, so the next label follows from what everyone can read."""
+    shown = 0
+    for number in range(300, 312):
+        game = new_game(local, number)
+        assert game.play()
+        for turn, seen in zip(game.turns, [*game.turns[1:], None], strict=True):
+            if turn.action and "w /dev/stdout" in turn.action.arguments.get("command", ""):
+                observation = seen.observation if seen else game.observation
+                (patched,) = [x for x in game.gold.values() if observation.strip().encode() in x]
+                assert patched and observation.strip() in game.task.gold_patch
+                shown += 1
+    assert shown >= 2
+    again = new_game(local, 320)
+    path = re.findall(r"\+\+\+ b/(\S+)", again.task.gold_patch)[0]
+    again.do(f"sed -i 's/no such text/x/w /dev/stdout' {path}")
+    assert again.observation == "(no output)"
+    assert again.play() and again.at_gold()
+
+
+def test_a_wrong_edit_of_the_right_line_is_mended_as_it_stands(local: SandboxProvider) -> None:
+    mended = 0
+    for number in range(500, 512):
+        game = new_game(local, number)
+        lines = re.findall(r"(?m)^[-+](?![-+]).*", game.task.gold_patch)
+        if len(lines) != 2 or lines[0][0] != "-" or lines[1][0] != "+":
+            continue  # more than one line becomes another
+        path = re.findall(r"\+\+\+ b/(\S+)", game.task.gold_patch)[0]
+        before = game.box.read(f"/testbed/{path}").decode().split("\n")
+        at = before.index(lines[0][1:]) + 1
+        game.do(f"sed -i '{at}s/.*/    wrong = 1/w /dev/stdout' {path}")
+        call = game.ask()
+        assert call.arguments["command"].startswith("sed -i"), call
+        assert game.play() and game.at_gold() and len(game.expert_turns) <= 4
+        mended += 1
+    assert mended >= 2
+
+
 def test_without_a_box_it_says_so(local: SandboxProvider) -> None:
     state = new_game(local, 6).state()
     (reply,) = ExpertPolicy().act([replace(state, sandbox=None)])
