@@ -311,7 +311,7 @@ def test_forty_states_of_students(local: SandboxProvider) -> None:
 @pytest.mark.recorded
 @pytest.mark.timeout(3000)
 def test_five_hundred_states_of_students(local: SandboxProvider) -> None:
-    """Seen on 2026-11-22: 500 of 500, 5.9 turns (at most 14) of 60 characters each."""
+    """Seen on 2026-11-22: 500 of 500, 5.8 turns (at most 14) of 60 characters each."""
     failed = from_states(local, range(2000, 2500))
     assert len(failed) <= 2, "\n\n".join(failed)
 
