@@ -105,7 +105,7 @@ class Tool:
 
 BASH = Tool(
     "bash",
-    "Run a shell command. The working folder and exported variables last.",
+    "Run a shell command. Working folder and exports stay from call to call.",
     (Parameter("command", "what to run", required=True),),
 )
 EDITOR = Tool(
