@@ -14,7 +14,7 @@ from swe_gym_env.tools import schema
 
 __all__ = ["ActionFormat", "FormatError", "action_format"]
 
-_FORMATS: dict[str, Callable[[tuple[schema.Tool, ...]], ActionFormat]] = {
+_FORMATS: dict[str, Callable[..., ActionFormat]] = {
     "bash_block": BashBlock,
     "hermes_json": HermesJSON,
     "openai_tools": OpenAITools,
@@ -23,9 +23,8 @@ _FORMATS: dict[str, Callable[[tuple[schema.Tool, ...]], ActionFormat]] = {
 
 
 def action_format(name: str, tools: Sequence[str] | None = None) -> ActionFormat:
-    """``tools`` by name; None offers all that the format can call. Raises SetupError."""
+    """``tools`` by name; None offers all that the format can call. Raises SetupError,
+    naming what exists."""
     if name not in _FORMATS:
         raise SetupError(f"no action format {name!r}; there are: {', '.join(sorted(_FORMATS))}")
-    if tools is None:
-        tools = ["bash", "finish"] if name == "bash_block" else list(schema.TOOLS)
-    return _FORMATS[name](schema.offered(tools))
+    return _FORMATS[name]() if tools is None else _FORMATS[name](schema.offered(tools))

@@ -34,7 +34,7 @@ class BashBlock:
     name = "bash_block"
     example = "```bash\nls\n```"
 
-    def __init__(self, tools: tuple[Tool, ...]) -> None:
+    def __init__(self, tools: tuple[Tool, ...] = (BASH, FINISH)) -> None:
         if set(tools) != {BASH, FINISH}:
             raise SetupError(
                 "actions=bash_block can say bash and finish and no other tool, so it offers just "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from swe_gym_env.actions.base import FormatError
 from swe_gym_env.actions.json_call import decode, dump, to_call, to_json
-from swe_gym_env.tools.schema import Tool
+from swe_gym_env.tools.schema import ALL, Tool
 from swe_gym_env.types import ToolCall
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
@@ -20,7 +20,7 @@ class HermesJSON:
     name = "hermes_json"
     example = f'{_OPEN}\n{{"name": "bash", "arguments": {{"command": "ls"}}}}\n{_CLOSE}'
 
-    def __init__(self, tools: tuple[Tool, ...]) -> None:
+    def __init__(self, tools: tuple[Tool, ...] = ALL) -> None:
         self.tools = tools
 
     def describe(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from swe_gym_env.actions.base import FormatError
 from swe_gym_env.actions.json_call import dump, to_call, to_json, whole
-from swe_gym_env.tools.schema import Tool
+from swe_gym_env.tools.schema import ALL, Tool
 from swe_gym_env.types import ToolCall
 
 
@@ -23,7 +23,7 @@ class OpenAITools:
         '{"name": "bash", "arguments": "{\\"command\\": \\"ls\\"}"}}]}'
     )
 
-    def __init__(self, tools: tuple[Tool, ...]) -> None:
+    def __init__(self, tools: tuple[Tool, ...] = ALL) -> None:
         self.tools = tools
 
     def describe(self) -> str:

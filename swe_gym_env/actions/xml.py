@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from swe_gym_env.actions.base import FormatError
-from swe_gym_env.tools.schema import Tool
+from swe_gym_env.tools.schema import ALL, Tool
 from swe_gym_env.types import ToolCall
 
 _CALL, _END_CALL = "<function=", "</function>"
@@ -27,7 +27,7 @@ class XML:
     name = "xml"
     example = "<function=bash>\n<parameter=command>\nls\n</parameter>\n</function>"
 
-    def __init__(self, tools: tuple[Tool, ...]) -> None:
+    def __init__(self, tools: tuple[Tool, ...] = ALL) -> None:
         self.tools = tools
 
     def describe(self) -> str:

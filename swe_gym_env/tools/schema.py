@@ -127,7 +127,8 @@ EDITOR = Tool(
     ),
 )
 FINISH = Tool("finish", "End the episode when the bug is fixed.")
-TOOLS = {tool.name: tool for tool in (BASH, EDITOR, FINISH)}
+ALL = (BASH, EDITOR, FINISH)
+TOOLS = {tool.name: tool for tool in ALL}
 
 
 def offered(names: Sequence[str]) -> tuple[Tool, ...]:
