@@ -54,7 +54,8 @@ class XML:
             arguments[key] = _value(text[at:end])
             at = end + len(_END_ARGUMENT)
         if not text.startswith(_END_CALL, at):
-            hint = r"; inside a value write <\/parameter>" if arguments else ""
+            inside = arguments and at < len(text)  # a value may have held the tag that ends it
+            hint = r"; inside a value write <\/parameter>" if inside else ""
             raise FormatError(f"{_ARGUMENT}...> or {_END_CALL} expected{_near(text, at)}{hint}")
         if _CALL in text[at:]:
             raise FormatError(f"more than one {_CALL}...>")
