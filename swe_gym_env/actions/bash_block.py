@@ -67,8 +67,10 @@ class BashBlock:
         elif call.name == "bash" and call.arguments.get("command", "").strip():
             command = call.arguments["command"]
         else:
-            given = f"{call.name[:40]} with {', '.join(call.arguments)[:80] or 'no arguments'}"
-            raise FormatError(f"a bash block can only say bash COMMAND and finish, not {given}")
+            given = ", ".join(call.arguments)[:80] or "no arguments"
+            raise FormatError(
+                f"a bash block cannot say {call.name[:40]} with {given}, only bash and finish"
+            )
         longest = max((len(run) for run in re.findall(r"`{3,}", command)), default=2)
         fence = "`" * (longest + 1)
         # a fence in the reasoning would be taken for the command
