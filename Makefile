@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help demo test lint clean
 
 help:
-	@echo "make demo          set up, then train SmolLM2-135M with DAgger and measure it (about 20 minutes)"
+	@echo "make demo          set up, then train SmolLM2-135M with DAgger and measure it (20 minutes)"
 	@echo "make demo FAST=1   the same parts at a tenth of the size; makes no claim"
 	@echo "make test          set up and run the tests"
 	@echo "make lint          ruff and mypy"

@@ -25,6 +25,8 @@ from rich.text import Text
 
 log = logging.getLogger("experiments")
 
+SURE = 0.15  # share of the steps after which their speed foretells the rest
+
 
 class Advance:
     """Handed to a phase. ``note`` is a short remark such as "7 resolved"."""
@@ -105,7 +107,9 @@ class Display:
                 return
             last = clock
             speed = (now - done) / (clock - began)
-            rate = f"{_per(speed)}, {(total - now) / speed:.0f} s left" if speed else "begun"
+            rate = _per(speed) if speed else "begun"
+            if now - done >= SURE * (total - done) and speed:
+                rate += f", {(total - now) / speed:.0f} s left"
             log.info("%s: %d of %d, %s; %s", title, now, total, rate, note)
 
         advance = Advance(done, show)

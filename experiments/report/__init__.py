@@ -143,19 +143,26 @@ def _share_figure(run: RunData) -> dict[str, Any] | None:
 def _loss_figure(run: RunData) -> dict[str, Any] | None:
     raw: list[charts.Point] = []
     mean: list[charts.Point] = []
-    words = []
+    starts: list[tuple[int, int]] = []
     for part in run.rounds:
         losses = [float(loss) for loss in part.metrics.get("losses", ())]
         if not losses:
             continue
         start = len(raw)
-        words.append((float(start), f"round {part.index}"))
+        starts.append((start, part.index))
         means = charts.smoothed(losses, max(1, len(losses) // 12))
         for k, (loss, level) in enumerate(zip(losses, means, strict=True), start):
             raw.append(charts.Point(k, loss))
             mean.append(charts.Point(k, level))
     if len(raw) < 2:
         return None
+    # the word where there is room for it, else the number alone
+    ends = [start for start, _ in starts[1:]] + [len(raw)]
+    wide = [end - start > 0.2 * len(raw) for (start, _), end in zip(starts, ends, strict=True)]
+    words = [
+        (float(start), f"round {n}" if room else str(n))
+        for (start, n), room in zip(starts, wide, strict=True)
+    ]
     title = "Training loss"
     lines = [charts.Line(raw, "faint", dots=False), charts.Line(mean, "student", dots=False)]
     svg = charts.chart(lines, words, title=title, top=max(point.y for point in raw))

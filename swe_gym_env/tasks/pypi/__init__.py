@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.tasks.pypi.build import DEMO, FULL, Progress, build
+from swe_gym_env.tasks.pypi.build import FULL, Progress, build
 from swe_gym_env.tasks.pypi.splits import check_known
 from swe_gym_env.tasks.pypi.statement import WINDOW, located
 from swe_gym_env.tasks.rows import from_row
 from swe_gym_env.types import TaskInstance
 
-__all__ = ["DEMO", "FULL", "build", "load"]
+__all__ = ["FULL", "build", "load"]
 
 
 def load(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from swe_gym_env.errors import SWEGymError
 from swe_gym_env.sandbox.images import home
-from swe_gym_env.tasks.pypi.build import DEMO, FULL, Progress, build, find
+from swe_gym_env.tasks.pypi.build import FULL, Progress, build, find
 from swe_gym_env.tasks.pypi.catalog import PACKAGES, Package
 from swe_gym_env.tasks.pypi.splits import SPLITS
 
@@ -38,7 +38,6 @@ def arguments() -> argparse.ArgumentParser:
         metavar="REQUIREMENT",
         help="what the suite of --package needs beside pytest",
     )
-    make.add_argument("--demo", action="store_true", help="the small set that the demo uses")
     for split in SPLITS:
         make.add_argument(f"--{split}", type=int, metavar="N", help=f"tasks of the split {split}")
     make.add_argument("--max-function-lines", type=int, metavar="N")
@@ -84,9 +83,7 @@ def _lines() -> Progress:
 def run_build(options: argparse.Namespace) -> None:
     asked = {split: getattr(options, split) for split in SPLITS}
     given = {split: count for split, count in asked.items() if count is not None}
-    counts = {**(DEMO if options.demo else FULL), **given}
-    if given and not options.demo:
-        counts = {split: given.get(split, 0) for split in SPLITS}
+    counts = {split: given.get(split, 0) for split in SPLITS} if given else FULL
     packages: list[Package] | None = None
     if options.package:
         packages = [find(name, options.requires) for name in options.package]

@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 RECIPE = 4  # raise it when operators, statements or rows change: it is part of every cache key
 PER_FUNCTION = 5
 FULL = {"train": 400, "val": 40, "heldout": 120, "unseen": 80}
-DEMO = {"train": 200, "val": 16, "heldout": 64, "unseen": 40}
 Progress = Callable[[int, int, str], None]
 
 
