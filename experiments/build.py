@@ -83,6 +83,7 @@ class Parts:
             [task],
             sandbox=self.provider,
             action_format=self.cfg.actions.name,
+            tools=self.cfg.actions.get("tools"),
             max_turns=limits.max_turns,
             max_tokens=limits.max_tokens,
             max_seconds=limits.max_seconds,

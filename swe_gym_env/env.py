@@ -41,11 +41,11 @@ class SWEEnv(gymnasium.Env[str, str]):
     """One software-engineering episode after another.
 
     ``tasks``: task instances, or a name for ``swe_gym_env.tasks.load``. ``sandbox``: a provider or
-    its name. ``max_tokens`` counts everything the agent reads and writes, ``max_seconds`` the time
-    spent inside the environment (not while a model thinks). ``max_format_errors`` and
-    ``max_repeats`` count turns in a row. ``grade``: ``on_end`` scores in the last step,
-    ``deferred`` when :meth:`grade` is called, ``never`` not at all. Nothing is started before
-    ``reset``.
+    its name. ``tools``: names; None offers all that the action format can call. ``max_tokens``
+    counts everything the agent reads and writes, ``max_seconds`` the time spent inside the
+    environment (not while a model thinks). ``max_format_errors`` and ``max_repeats`` count turns in
+    a row. ``grade``: ``on_end`` scores in the last step, ``deferred`` when :meth:`grade` is called,
+    ``never`` not at all. Nothing is started before ``reset``.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012
@@ -56,6 +56,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         *,
         sandbox: SandboxProvider | str = "auto",
         action_format: str = "bash_block",
+        tools: Sequence[str] | None = None,
         max_turns: int = 30,
         max_tokens: int = 32_768,
         max_seconds: float = 1800.0,
@@ -75,7 +76,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         self.observation_space = AnyText(MAX_OBSERVATION)
         self.action_space = AnyText(MAX_ACTION)
         self.render_mode = render_mode
-        self.form: ActionFormat = actions.action_format(action_format)
+        self.form: ActionFormat = actions.action_format(action_format, tools)
         self.grade_mode = grade
         self.task: TaskInstance | None = None
         self.sandbox: Sandbox | None = None
@@ -118,7 +119,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         self.sandbox = self.provider.create(SandboxSpec(image=task.image, workdir=task.workdir))
         self._spend("start", started)
         self._toolbox = Toolbox(
-            self.sandbox, timeout=self._command_timeout, output_limit=self._output_limit
+            self.sandbox, self.form.tools, self._command_timeout, self._output_limit
         )
         self._system_prompt = prompts.system_prompt(self.form)
         observation = self._say(prompts.task_prompt(task))

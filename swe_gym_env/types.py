@@ -47,7 +47,10 @@ class TaskInstance:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """The canonical action between any two formats: which tool, with which arguments, and why."""
+    """The canonical action between any two formats: which tool, with which arguments, and why.
+
+    Arguments are text, since not every format can say more; ``tools/schema.py`` reads them.
+    """
 
     name: str
     arguments: Mapping[str, str] = field(default_factory=dict)

@@ -62,10 +62,12 @@ def bash(command: str) -> str:
     return f"```bash\n{command}\n```"
 
 
-def test_gymnasium_accepts_it(tasks: list[TaskInstance], provider: SandboxProvider) -> None:
-    env = gymnasium.make(
-        "swe_gym_env:SWE-v0", tasks=tasks, sandbox=provider, grade="never", render_mode="ansi"
-    )
+@pytest.mark.parametrize("form", ["bash_block", "hermes_json", "openai_tools", "xml"])
+def test_gymnasium_accepts_it(
+    tasks: list[TaskInstance], provider: SandboxProvider, form: str
+) -> None:
+    options = {"sandbox": provider, "action_format": form, "grade": "never"}
+    env = gymnasium.make("swe_gym_env:SWE-v0", tasks=tasks, render_mode="ansi", **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env.unwrapped)
@@ -237,6 +239,28 @@ def test_many_at_once(
         assert "a - b" in seen[0] and "a + b" in seen[1]
     finally:
         envs.close()
+
+
+@pytest.mark.parametrize("name", ["hermes_json", "openai_tools", "xml"])
+def test_every_format_plays_an_episode_with_the_editor(make: Make, name: str) -> None:
+    env = make(action_format=name, grade="on_end")
+    arguments = {"command": "str_replace", "path": "/testbed/calc.py", "old_str": "a - b"}
+    calls = [
+        ToolCall("bash", {"command": "cd /tmp"}, "I look elsewhere."),
+        ToolCall("str_replace_editor", {**arguments, "new_str": "a + b"}, "I mend it."),
+        ToolCall("finish"),
+    ]
+    _, info = env.reset(options={"instance_id": "toy-1"})
+    assert "str_replace_editor" in info["system_prompt"]
+    observation = env.step(LOOK)[0]
+    assert observation.startswith("Not run: ") and observation.endswith(env.form.example)
+    observations = []
+    for call in calls:
+        observation, reward, terminated, _, info = env.step(env.form.render(call))
+        observations.append(observation)
+        assert info["action"] == call
+    assert observations[1] == "(done)\n1\tdef add(a, b):\n2\t    return a + b"
+    assert (reward, terminated) == (1.0, True) and info["outcome"].resolved
 
 
 def test_the_text_space_takes_any_text_up_to_its_length() -> None:

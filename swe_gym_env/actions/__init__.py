@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from swe_gym_env.actions.base import ActionFormat, FormatError
 from swe_gym_env.actions.bash_block import BashBlock
+from swe_gym_env.actions.hermes_json import HermesJSON
+from swe_gym_env.actions.openai_tools import OpenAITools
+from swe_gym_env.actions.xml import XML
 from swe_gym_env.errors import SetupError
+from swe_gym_env.tools import schema
 
 __all__ = ["ActionFormat", "FormatError", "action_format"]
 
-_FORMATS: dict[str, Callable[[], ActionFormat]] = {"bash_block": BashBlock}
+_FORMATS: dict[str, Callable[..., ActionFormat]] = {
+    "bash_block": BashBlock,
+    "hermes_json": HermesJSON,
+    "openai_tools": OpenAITools,
+    "xml": XML,
+}
 
 
-def action_format(name: str) -> ActionFormat:
-    """Raises SetupError, naming what exists."""
+def action_format(name: str, tools: Sequence[str] | None = None) -> ActionFormat:
+    """``tools`` by name; None offers all that the format can call. Raises SetupError,
+    naming what exists."""
     if name not in _FORMATS:
         raise SetupError(f"no action format {name!r}; there are: {', '.join(sorted(_FORMATS))}")
-    return _FORMATS[name]()
+    return _FORMATS[name]() if tools is None else _FORMATS[name](schema.offered(tools))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from swe_gym_env.errors import SWEGymError
+from swe_gym_env.tools.schema import Tool
 from swe_gym_env.types import ToolCall
 
 
@@ -13,13 +14,18 @@ class FormatError(SWEGymError):
 
 
 class ActionFormat(Protocol):
-    """Text to call and back. Formats keep no state, so one may serve many episodes."""
+    """Text to call and back. Formats keep no state, so one may serve many episodes.
+
+    A format knows how a call is written, not which tools exist: a call of an unknown tool parses,
+    and the toolbox answers it.
+    """
 
     name: str
     example: str  # a shortest valid turn, shown after a mistake
+    tools: tuple[Tool, ...]  # what is offered to the agent
 
     def describe(self) -> str:
-        """What the system prompt says of the format."""
+        """What the system prompt says of the format and of the tools."""
 
     def parse(self, text: str) -> ToolCall:
         """Raises FormatError, and nothing else, on any text that is not a valid turn."""

@@ -1,7 +1,8 @@
 """The fenced bash block: some reasoning, then one ```bash block whose body is the command.
 
 It is the shortest format that small models get right: no JSON, no escaping. A command that itself
-contains a fence is put between longer fences, as in Markdown.
+contains a fence is put between longer fences, as in Markdown. It can say bash and finish, and no
+other tool.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import re
 from dataclasses import dataclass, field
 
 from swe_gym_env.actions.base import FormatError
+from swe_gym_env.errors import SetupError
+from swe_gym_env.tools.schema import BASH, FINISH, Tool
 from swe_gym_env.types import ToolCall
 
 _FENCE = re.compile(r"(`{3,})([^`]*)")
 _LANGUAGES = {"bash", "sh", "shell"}
-_FINISH = "finish"
+_FINISH = FINISH.name
 
 
 @dataclass
@@ -30,6 +33,14 @@ class BashBlock:
 
     name = "bash_block"
     example = "```bash\nls\n```"
+
+    def __init__(self, tools: tuple[Tool, ...] = (BASH, FINISH)) -> None:
+        if set(tools) != {BASH, FINISH}:
+            raise SetupError(
+                "actions=bash_block can say bash and finish and no other tool, so it offers just "
+                "those: leave tools out, or take actions=hermes_json, xml or openai_tools"
+            )
+        self.tools = tools
 
     def describe(self) -> str:
         return (
@@ -56,7 +67,10 @@ class BashBlock:
         elif call.name == "bash" and call.arguments.get("command", "").strip():
             command = call.arguments["command"]
         else:
-            raise FormatError(f"a bash block cannot say {call.name} with {dict(call.arguments)}")
+            given = ", ".join(call.arguments)[:80] or "no arguments"
+            raise FormatError(
+                f"a bash block cannot say {call.name[:40]} with {given}, only bash and finish"
+            )
         longest = max((len(run) for run in re.findall(r"`{3,}", command)), default=2)
         fence = "`" * (longest + 1)
         # a fence in the reasoning would be taken for the command

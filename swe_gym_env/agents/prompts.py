@@ -6,8 +6,12 @@ what models were trained on, so ``tests/agents/test_prompts.py`` holds the exact
 
 from __future__ import annotations
 
-from swe_gym_env.actions.base import ActionFormat
+from typing import TYPE_CHECKING
+
 from swe_gym_env.types import TaskInstance
+
+if TYPE_CHECKING:  # the formats know the tools, and the tools speak in these words
+    from swe_gym_env.actions.base import ActionFormat
 
 FINISHED = "(finished)"
 CUT = "\n[... "  # how the note on a cut begins
@@ -15,7 +19,10 @@ INFRA_FAULT = "(the sandbox failed; the episode is over)"
 
 
 def system_prompt(form: ActionFormat) -> str:
-    return f"You fix bugs in a code repository with shell commands. {form.describe()}"
+    means = "shell commands"
+    if any(tool.name == "str_replace_editor" for tool in form.tools):
+        means += " and a file editor"
+    return f"You fix bugs in a code repository with {means}. {form.describe()}"
 
 
 def task_prompt(task: TaskInstance) -> str:
@@ -44,3 +51,7 @@ def format_mistake(problem: str, form: ActionFormat) -> str:
 
 def unknown_tool(name: str, known: list[str]) -> str:
     return f"(no tool {name[:40]!r}; there are: {', '.join(known)})"
+
+
+def bad_arguments(name: str, problem: str) -> str:
+    return f"(not run: {name}: {problem})"

@@ -101,7 +101,11 @@ def _own_lines(text: str, above: int) -> str:
 def readable(data: bytes) -> str:
     """Any bytes as text: bad UTF-8 and control characters as escapes, terminal codes removed."""
     text = data.decode("utf-8", "backslashreplace").replace("\r\n", "\n").replace("\r", "\n")
-    text = _ESCAPES.sub("", text)
+    return escape_controls(_ESCAPES.sub("", text))
+
+
+def escape_controls(text: str) -> str:
+    """``text`` with every control character but newline and tab written out."""
     return _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 

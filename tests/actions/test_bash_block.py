@@ -102,7 +102,7 @@ def test_a_fence_in_the_reasoning_cannot_pass_for_the_command() -> None:
     "call", [ToolCall("bash"), ToolCall("bash", {"command": " "}), ToolCall("browse", {"url": "x"})]
 )
 def test_what_the_format_cannot_say_is_refused(call: ToolCall) -> None:
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match="only bash and finish"):
         FORM.render(call)
 
 

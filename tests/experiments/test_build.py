@@ -21,13 +21,24 @@ def test_every_option_of_every_group_becomes_objects(option: str) -> None:
     cfg = configuration(option, "tasks=pypi", "sandbox=process")
     parts = Parts(cfg)
     parts.__dict__["_count_tokens"] = len  # the tokenizer of a model that is not here
-    assert parts.make_env(TASK).form.name == cfg.actions.name
+    form = parts.make_env(TASK).form
+    assert form.name == cfg.actions.name
+    offered = ["bash", "str_replace_editor", "finish"]
+    if form.name == "bash_block":
+        offered.remove("str_replace_editor")
+    assert [tool.name for tool in form.tools] == offered
     assert parts.teacher.name in ("expert", cfg.teacher.get("model"))
     assert parts.algorithm.name == cfg.algorithm.name
     assert parts.iteration0.collect(0).mixer.executor((0, 0, "one", 0, 0, "mixer")) == "teacher"
     assert parts.training.lr == cfg.training.lr
     shares = [planned_share(parts.algorithm.collect(i).mixer) for i in range(1, cfg.rounds + 1)]
     assert all(share is not None and 0 <= share <= 1 for share in shares)
+
+
+def test_the_editor_can_be_left_out() -> None:
+    parts = Parts(configuration("actions=xml", "actions.tools=[bash,finish]", "sandbox=process"))
+    parts.__dict__["_count_tokens"] = len
+    assert [tool.name for tool in parts.make_env(TASK).form.tools] == ["bash", "finish"]
 
 
 @pytest.mark.parametrize("option", ["sandbox=docker", "tasks=swe_gym", "model=qwen8b"])

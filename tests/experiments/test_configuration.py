@@ -37,17 +37,20 @@ def test_a_model_brings_its_own_parts() -> None:
     cfg = configuration("algorithm=dagger", "model=qwen8b")
     chosen = (cfg.teacher.name, cfg.teacher.model, cfg.tasks.name, cfg.sandbox.name)
     assert chosen == ("server", "Qwen/Qwen3-Coder-30B-A3B-Instruct", "swe_gym", "docker")
+    assert cfg.actions.name == "hermes_json" and "str_replace_editor" in cfg.actions.tools
     assert (cfg.rounds, cfg.beta.rounds, cfg.episodes_per_round) == (5, 5, 512)
     assert (cfg.training.lr, cfg.training.batch_size, cfg.training.epochs) == (3e-6, 16, 3)
     assert (cfg.limits.max_turns, cfg.limits.max_tokens) == (100, 65536)
 
 
 def test_the_command_line_wins_over_what_the_model_brings() -> None:
-    given = ("teacher=expert", "tasks=pypi", "sandbox=local", "training.lr=1e-5", "rounds=2")
+    given = ("teacher=expert", "tasks=pypi", "sandbox=local", "actions=bash_block")
+    given += ("training.lr=1e-5", "rounds=2")
     for order in ((*given, "model=qwen8b"), ("model=qwen8b", *given)):
         cfg = configuration(*order)
-        chosen = (cfg.teacher.name, cfg.tasks.name, cfg.sandbox.name, cfg.training.lr, cfg.rounds)
-        assert chosen == ("expert", "pypi", "local", 1e-5, 2)
+        chosen = (cfg.teacher.name, cfg.tasks.name, cfg.sandbox.name, cfg.actions.name)
+        assert chosen == ("expert", "pypi", "local", "bash_block")
+        assert (cfg.training.lr, cfg.rounds) == (1e-5, 2)
 
 
 def test_the_folder_depends_on_what_changes_the_result_and_on_nothing_else() -> None:

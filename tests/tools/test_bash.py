@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from swe_gym_env.sandbox.base import SandboxSpec
-from swe_gym_env.tools import BashTool, Toolbox
+from swe_gym_env.tools import BashTool, Toolbox, schema
 from swe_gym_env.tools.bash import clip, readable
 from swe_gym_env.types import ToolCall
 from tests.toybox import PROVIDERS, real_provider, toy_task
@@ -128,6 +128,8 @@ def test_any_bytes_are_readable() -> None:
 
 
 def test_an_unknown_tool_is_an_observation(bash) -> None:
-    toolbox = Toolbox(bash().sandbox, timeout=5, output_limit=100)
+    tools = schema.offered(["bash", "finish"])
+    toolbox = Toolbox(bash().sandbox, tools, timeout=5, output_limit=100)
     assert toolbox.run(ToolCall("bash", {"command": "echo hi"}), 10) == "hi"
     assert "no tool 'browse'" in toolbox.run(ToolCall("browse"), 10)
+    assert "no tool 'str_replace_editor'" in toolbox.run(ToolCall("str_replace_editor"), 10)

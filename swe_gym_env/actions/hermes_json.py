@@ -1,0 +1,53 @@
+"""JSON between <tool_call> tags, the format that the Qwen and Hermes models were trained on.
+
+The system prompt lists the tools as their chat template does. Where the JSON ends is the JSON's
+own matter, so arguments may hold the closing tag.
+"""
+
+from __future__ import annotations
+
+from swe_gym_env.actions.base import FormatError
+from swe_gym_env.actions.json_call import decode, dump, to_call, to_json
+from swe_gym_env.tools.schema import ALL, Tool
+from swe_gym_env.types import ToolCall
+
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+
+
+class HermesJSON:
+    """``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``, after some reasoning."""
+
+    name = "hermes_json"
+    example = f'{_OPEN}\n{{"name": "bash", "arguments": {{"command": "ls"}}}}\n{_CLOSE}'
+
+    def __init__(self, tools: tuple[Tool, ...] = ALL) -> None:
+        self.tools = tools
+
+    def describe(self) -> str:
+        listed = "\n".join(dump(tool.json_schema()) for tool in self.tools)
+        return (
+            f"These are the tools:\n<tools>\n{listed}\n</tools>\n"
+            "Each reply: one short thought, then one call as JSON:\n"
+            f'{_OPEN}\n{{"name": NAME, "arguments": {{...}}}}\n{_CLOSE}'
+        )
+
+    def parse(self, text: str) -> ToolCall:
+        before, tag, rest = text.partition(_OPEN)
+        if not tag:
+            raise FormatError(f"no {_OPEN}")
+        rest = rest.lstrip()
+        value, end = decode(rest)
+        after = rest[end:].lstrip()
+        if not after.startswith(_CLOSE):
+            raise FormatError(f"no {_CLOSE} after the JSON")
+        if _OPEN in after:
+            raise FormatError(f"more than one {_OPEN}")
+        return to_call(value, before.strip())
+
+    def render(self, call: ToolCall) -> str:
+        # an opening tag in the reasoning would be taken for the call
+        reasoning = call.reasoning.strip().replace(_OPEN, "<tool call>")
+        value = dump({"name": call.name, "arguments": to_json(call)})
+        # for readers that look for the closing tag first; the same string in JSON
+        value = value.replace("</tool", "<\\/tool")
+        return f"{reasoning}\n{_OPEN}\n{value}\n{_CLOSE}".lstrip("\n")

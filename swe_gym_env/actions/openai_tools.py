@@ -1,0 +1,57 @@
+"""The assistant message of OpenAI's chat API as JSON text: what most recorded episodes hold.
+
+The arguments are JSON inside a JSON string, as that API has them. It is the format for exchanging
+turns with other programs; small models get the double quoting wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swe_gym_env.actions.base import FormatError
+from swe_gym_env.actions.json_call import dump, to_call, to_json, whole
+from swe_gym_env.tools.schema import ALL, Tool
+from swe_gym_env.types import ToolCall
+
+
+class OpenAITools:
+    """``{"content": ..., "tool_calls": [{"type": "function", "function": {...}}]}``."""
+
+    name = "openai_tools"
+    example = (
+        '{"tool_calls": [{"type": "function", "function": '
+        '{"name": "bash", "arguments": "{\\"command\\": \\"ls\\"}"}}]}'
+    )
+
+    def __init__(self, tools: tuple[Tool, ...] = ALL) -> None:
+        self.tools = tools
+
+    def describe(self) -> str:
+        listed = "\n".join(dump(tool.json_schema()) for tool in self.tools)
+        return (
+            f"These are the tools:\n{listed}\n"
+            "Each reply is one JSON object, a short thought and one call with its arguments as a "
+            'JSON string:\n{"content": THOUGHT, "tool_calls": [{"type": "function", "function": '
+            '{"name": NAME, "arguments": "{...}"}}]}'
+        )
+
+    def parse(self, text: str) -> ToolCall:
+        message = whole(text)
+        if not isinstance(message, dict):
+            raise FormatError("the reply is not a JSON object")
+        content, calls = message.get("content"), message.get("tool_calls")
+        if not isinstance(content, str | None):
+            raise FormatError('"content" is not a string')
+        if not isinstance(calls, list) or not calls:
+            raise FormatError('"tool_calls" is not a list with one call')
+        if len(calls) > 1:
+            raise FormatError("more than one call")
+        if not isinstance(calls[0], dict):
+            raise FormatError("the call is not a JSON object")
+        return to_call(calls[0].get("function"), content or "")
+
+    def render(self, call: ToolCall) -> str:
+        function = {"name": call.name, "arguments": dump(to_json(call))}
+        message: dict[str, Any] = {"content": call.reasoning} if call.reasoning else {}
+        message["tool_calls"] = [{"type": "function", "function": function}]
+        return dump(message)

@@ -1,0 +1,106 @@
+r"""Tags with the arguments as they are, the format of OpenHands and of Qwen3-Coder.
+
+No quoting: code stands in a turn as it stands in the file. The one thing that a value cannot hold
+is the tag that ends it, so that is written <\/parameter>, with one backslash more for each that was
+already there.
+"""
+
+from __future__ import annotations
+
+import re
+
+from swe_gym_env.actions.base import FormatError
+from swe_gym_env.tools.schema import ALL, Tool
+from swe_gym_env.types import ToolCall
+
+_CALL, _END_CALL = "<function=", "</function>"
+_ARGUMENT, _END_ARGUMENT = "<parameter=", "</parameter>"
+_WRAPPER = "<tool_call>"  # Qwen3-Coder puts the call between these, OpenHands does not
+_NAME = re.compile(r"[^<>\s]+")
+_ESCAPED = re.compile(r"<\\(\\*/parameter>)")
+_TO_ESCAPE = re.compile(r"<(\\*/parameter>)")
+
+
+class XML:
+    """``<function=NAME><parameter=P>value</parameter></function>``, after some reasoning."""
+
+    name = "xml"
+    example = "<function=bash>\n<parameter=command>\nls\n</parameter>\n</function>"
+
+    def __init__(self, tools: tuple[Tool, ...] = ALL) -> None:
+        self.tools = tools
+
+    def describe(self) -> str:
+        listed = "\n".join(_listing(tool) for tool in self.tools)
+        return (
+            f"These are the tools:\n{listed}\n"
+            "Each reply: one short thought, then one call:\n"
+            f"{_CALL}NAME>\n{_ARGUMENT}ARGUMENT>\nvalue\n{_END_ARGUMENT}\n{_END_CALL}"
+        )
+
+    def parse(self, text: str) -> ToolCall:
+        start = text.find(_CALL)
+        if start < 0:
+            raise FormatError(f"no {_CALL}NAME>")
+        name, at = _tag_name(text, start + len(_CALL), _CALL)
+        arguments: dict[str, str] = {}
+        while text.startswith(_ARGUMENT, at := _skip_blanks(text, at)):
+            key, at = _tag_name(text, at + len(_ARGUMENT), _ARGUMENT)
+            end = text.find(_END_ARGUMENT, at)
+            if end < 0:
+                raise FormatError(f"{_ARGUMENT}{key[:40]}> is not closed")
+            if key in arguments:
+                raise FormatError(f"{_ARGUMENT}{key[:40]}> stands there twice")
+            arguments[key] = _value(text[at:end])
+            at = end + len(_END_ARGUMENT)
+        if not text.startswith(_END_CALL, at):
+            inside = arguments and at < len(text)  # a value may have held the tag that ends it
+            hint = r"; inside a value write <\/parameter>" if inside else ""
+            raise FormatError(f"{_ARGUMENT}...> or {_END_CALL} expected{_near(text, at)}{hint}")
+        if _CALL in text[at:]:
+            raise FormatError(f"more than one {_CALL}...>")
+        return ToolCall(name, arguments, text[:start].partition(_WRAPPER)[0].strip())
+
+    def render(self, call: ToolCall) -> str:
+        for name in (call.name, *call.arguments):
+            if not _NAME.fullmatch(name):
+                raise FormatError(f"{name[:40]!r} cannot be the name in a tag")
+        # an opening tag in the reasoning would be taken for the call
+        reasoning = call.reasoning.replace(_CALL, "<function ").replace(_WRAPPER, "<tool call>")
+        lines = [reasoning.strip(), f"{_CALL}{call.name}>"]
+        for name, value in call.arguments.items():
+            escaped = _TO_ESCAPE.sub(r"<\\\1", value)
+            lines += [f"{_ARGUMENT}{name}>", escaped, _END_ARGUMENT]
+        return "\n".join([*lines, _END_CALL]).lstrip("\n")
+
+
+def _listing(tool: Tool) -> str:
+    lines = [f"{tool.name}: {tool.description}"]
+    for parameter in tool.parameters:
+        kind = "" if parameter.required else ", optional"
+        choices = f" ({', '.join(parameter.choices)})" if parameter.choices else ""
+        lines.append(f"- {parameter.name}{kind}: {parameter.description}{choices}")
+    return "\n".join(lines)
+
+
+def _tag_name(text: str, at: int, tag: str) -> tuple[str, int]:
+    """The name in the tag that began before ``at``, and where the tag ends."""
+    match = _NAME.match(text, at)
+    if not match or not text.startswith(">", match.end()):
+        raise FormatError(f"{tag} has no name and >{_near(text, at)}")
+    return match[0], match.end() + 1
+
+
+def _skip_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+def _value(text: str) -> str:
+    """Without the newlines that set a value of several lines apart from its tags."""
+    return _ESCAPED.sub(r"<\1", text.removeprefix("\n").removesuffix("\n"))
+
+
+def _near(text: str, at: int) -> str:
+    return f", not {text[at : at + 20]!r}" if at < len(text) else " at the end"
