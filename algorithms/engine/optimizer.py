@@ -63,7 +63,6 @@ class MasterAdamW:
         """The learning rate of the present step (the first is 1)."""
         if self.steps <= self.warmup_steps:
             return self.lr * self.steps / (self.warmup_steps + 1)
-        way = (self.steps - self.warmup_steps - 1) / max(
-            1, self.total_steps - self.warmup_steps - 1
-        )
+        first = self.warmup_steps + 1
+        way = (self.steps - first) / max(1, self.total_steps - first)
         return self.lr * (1 + (self.lr_end - 1) * min(1.0, way))

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 
-from swe_gym_env.sandbox.base import SandboxSpec
+from swe_gym_env.sandbox.base import Sandbox
 from swe_gym_env.tools import BashTool, Toolbox, schema
 from swe_gym_env.tools.bash import clip, readable
 from swe_gym_env.types import ToolCall
-from tests.toybox import PROVIDERS, real_provider, toy_task
 
 
-@pytest.fixture(scope="module", params=PROVIDERS)
-def bash(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    provider = real_provider(request.param)
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SWE_GYM_HOME", str(home))
-        task = toy_task(home)
-        box = provider.create(SandboxSpec(task.image, task.workdir))
-        yield lambda **options: BashTool(box, **options)
-        box.close()
+@pytest.fixture(scope="module")
+def bash(box: Sandbox) -> Callable[..., BashTool]:
+    return lambda **options: BashTool(box, **options)
 
 
 def test_folder_and_exports_carry_over(bash) -> None:

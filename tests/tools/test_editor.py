@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from swe_gym_env.errors import SandboxError
-from swe_gym_env.sandbox.base import Sandbox, SandboxSpec
+from swe_gym_env.sandbox.base import Sandbox
 from swe_gym_env.tools import Editor, Toolbox, schema
 from swe_gym_env.tools.editor import MAX_FILE
 from swe_gym_env.types import ToolCall
 from tests.actions import random_turns
-from tests.toybox import PROVIDERS, real_provider, toy_task
 
 Edit = Callable[..., str]
 FIVE = b"one\ntwo\nthree\nfour\nfive\n"
-
-
-@pytest.fixture(scope="module", params=PROVIDERS)
-def box(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    provider = real_provider(request.param)
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SWE_GYM_HOME", str(home))
-        task = toy_task(home)
-        box = provider.create(SandboxSpec(task.image, task.workdir))
-        yield box
-        box.close()
 
 
 @pytest.fixture

@@ -1,0 +1,24 @@
+"""A box with the toy repository, of every kind that this machine can start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from swe_gym_env.sandbox.base import Sandbox, SandboxSpec
+from tests.toybox import PROVIDERS, real_provider, toy_task
+
+
+@pytest.fixture(scope="module", params=PROVIDERS)
+def box(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sandbox]:
+    provider = real_provider(request.param)
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWE_GYM_HOME", str(home))
+        task = toy_task(home)
+        box = provider.create(SandboxSpec(task.image, task.workdir))
+        yield box
+        box.close()
