@@ -10,17 +10,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from algorithms.engine.objective import Objective
 from swe_gym_env.agents.mixers import Mixer
-from swe_gym_env.types import Annotation, Episode
+from swe_gym_env.types import Annotation, Episode, Scores
 
 
 @dataclass(frozen=True)
 class Collect:
-    """What to gather in one round. ``annotate``: ask the teacher for its turn in each state."""
+    """What to gather in one round.
+
+    ``repeats`` episodes of each task. ``annotate``: ask the teacher for its turn in each state.
+    ``score``: have the teacher, or the student as it was before the first round, give the log-probs
+    of every executed turn, with its ``top_k`` most likely tokens at each place.
+    """
 
     mixer: Mixer
     repeats: int = 1
     annotate: Literal["nothing", "label"] = "label"
+    score: Literal["nothing", "teacher", "start"] = "nothing"
+    top_k: int = 0
 
 
 @dataclass(frozen=True)
@@ -30,26 +38,36 @@ class Round:
     index: int
     episodes: Sequence[Episode]
     annotations: Sequence[Annotation]
+    scores: Sequence[Scores] = ()
 
 
 @dataclass(frozen=True)
 class Target:
-    """Text to learn in the state before turn ``turn`` of ``episode``; ``weight`` per token.
+    """Text to learn in the state before turn ``turn`` of ``episode``; all weights are per token.
 
-    ``text`` None means the executed turn itself: its own tokens, as they were sampled.
+    ``text`` None means the executed turn itself: its own tokens, as they were sampled. ``weight``
+    is of the cross-entropy, ``pg_weight`` of the policy gradient with ``advantage`` (one number, or
+    one per sampled token), ``kl_weight`` of the divergence from ``scores``; the latter two are for
+    executed turns only.
     """
 
     turn: int
     text: str | None
     weight: float = 1.0
+    pg_weight: float = 0.0
+    advantage: float | Sequence[float] = 0.0
+    kl_weight: float = 0.0
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One episode and all that is to be learned from it: it becomes one token tree."""
+    """One episode and all that is to be learned from it. It becomes one token tree; lessons that
+    follow each other with the same ``group`` share a tree, and so their common prompt."""
 
     episode: Episode
     targets: tuple[Target, ...]
+    group: str = ""
 
 
 class Algorithm(Protocol):
@@ -58,7 +76,22 @@ class Algorithm(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def objective(self) -> Objective: ...
+
     def collect(self, round: int) -> Collect: ...
+
+    def more(self, round: int, episodes: Sequence[Episode]) -> int:
+        """How many more tasks to play in this round, once ``episodes`` have been played."""
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
         """What to train on after the newest of ``rounds``."""
+
+
+class Plain:
+    """What most methods share: cross-entropy alone, and a round is as long as planned."""
+
+    objective = Objective()
+
+    def more(self, round: int, episodes: Sequence[Episode]) -> int:
+        return 0

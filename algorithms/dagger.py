@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Lesson, Round, Target
+from algorithms.base import Collect, Lesson, Plain, Round, Target
 from algorithms.schedules import Schedule
 from algorithms.selection import Aggregation, Keep, check, chosen
 from swe_gym_env.agents.mixers import PerTurnBeta
@@ -18,7 +18,7 @@ from swe_gym_env.types import Annotation, Episode
 
 
 @dataclass(frozen=True)
-class DAgger:
+class DAgger(Plain):
     """Who acts: per-turn mixture. Label: the teacher's turn in every state. Weight: 1."""
 
     beta: Schedule

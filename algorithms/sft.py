@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Lesson, Round, Target
+from algorithms.base import Collect, Lesson, Plain, Round, Target
 from algorithms.selection import Aggregation, Keep, check, chosen
 from swe_gym_env.agents.mixers import TeacherOnly
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFT(Plain):
     """Who acts: teacher. Label: the executed turn. Weight: 1."""
 
     keep: Keep = "finished"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from algorithms.engine.learner import TrainingConfig
+    from algorithms.engine.scorer import HFScorer
 
 
 class Parts:
@@ -50,7 +51,7 @@ class Parts:
 
     @cached_property
     def iteration0(self) -> Algorithm:
-        return algorithm(OmegaConf.create({"name": self.cfg.iteration0.algorithm}))
+        return algorithm(self.cfg.iteration0.algorithm)
 
     @cached_property
     def start(self) -> Path:
@@ -79,6 +80,21 @@ class Parts:
 
         backend = load_tokenizer(self.start).backend_tokenizer  # safe to use from many threads
         return lambda text: len(backend.encode(text, add_special_tokens=False).ids)
+
+    def scorer(self, folder: Path | None) -> HFScorer:
+        """Of the checkpoint in ``folder``; None is the teacher."""
+        from algorithms.engine.checkpoint import load_tokenizer
+        from algorithms.engine.scorer import HFScorer
+
+        if folder is None and not self.cfg.teacher.get("path"):
+            raise SetupError(
+                f"algorithm={self.cfg.algorithm.name} needs the teacher's log-probs, and "
+                f"teacher={self.cfg.teacher.name} gives none: take a model with the student's "
+                "tokenizer (teacher=hf teacher.path=FOLDER)"
+            )
+        name = "start" if folder else self.cfg.teacher.name
+        tokenizer = load_tokenizer(self.start)
+        return HFScorer.from_folder(folder or self.cfg.teacher.path, self.dtype, tokenizer, name)
 
     def make_env(self, task: TaskInstance) -> SWEEnv:
         limits = self.cfg.limits
@@ -158,18 +174,18 @@ def teacher(cfg: DictConfig) -> Policy:
 
 
 def algorithm(cfg: DictConfig) -> Algorithm:
-    from algorithms.dagger import DAgger
-    from algorithms.schedules import Schedule
-    from algorithms.sft import SFT
+    """The class that ``_target_`` names, with the group's other keys as its options."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
 
-    options: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    name = options.pop("name")
-    if "beta" in options:
-        options["beta"] = Schedule(**options["beta"])
-    known: dict[str, Callable[..., Algorithm]] = {"dagger": DAgger, "sft": SFT}
-    if name not in known:
-        raise SetupError(f"algorithm.name={name}: there are {', '.join(known)}")
+    target = str(cfg.get("_target_"))
+    if not target.startswith("algorithms."):
+        raise SetupError(
+            f"algorithm._target_={target}: it names a class of the package algorithms, such as "
+            "algorithms.dagger.DAgger"
+        )
     try:
-        return known[name](**options)
-    except (TypeError, ValueError) as error:
-        raise SetupError(str(error)) from None
+        return instantiate(cfg, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise SetupError(f"algorithm={cfg.get('name')}: {cause}") from None

@@ -1,7 +1,7 @@
 """The phases of a run, in order. Each looks at the run folder first and does only what is missing.
 
     tasks -> evaluate the untrained student -> iteration 0 -> evaluate
-          -> (collect -> train) per round, evaluate -> summary, table, report
+          -> (collect -> score -> train) per round, evaluate -> summary, table, report
 
 Iteration 0 and the two evaluations around it live in a folder that all algorithms share. Nothing
 here knows an algorithm: it asks one whom to let act and what to train on (``algorithms/base.py``).
@@ -22,7 +22,7 @@ from experiments.evaluate import evaluate
 from experiments.folders import RunFolder, iteration0_folder, read_json, run_folder, write_json
 from experiments.progress import Display
 from experiments.report import write_report
-from experiments.rounds import collect, train
+from experiments.rounds import collect, score, train
 from experiments.selection import Selection, select
 from experiments.summary import ITERATION0, UNTRAINED
 
@@ -97,9 +97,11 @@ class _Job:
         folders = [self.folder.round(i) for i in range(index + 1)]
         own = folders[-1]
         newest = folders[-2].checkpoint if index else None
-        requests = self.tasks.requests(index)
         with timed.timed(f"collect {own.path.name}"):
-            collect(self.parts, algorithm, own, index, requests, newest, self.display)
+            collect(self.parts, algorithm, own, index, self.tasks, newest, self.display)
+        if algorithm.collect(index).score != "nothing":
+            with timed.timed(f"score {own.path.name}"):
+                score(self.parts, algorithm, folders, self.display)
         with timed.timed(f"train {own.path.name}"):
             train(
                 self.parts, algorithm, folders, newest, training.epochs, training.lr, self.display

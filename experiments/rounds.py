@@ -1,11 +1,13 @@
-"""One round: let the algorithm's choice of actors play, then train on what it makes of that.
+"""One round: let the algorithm's choice of actors play, have what they did scored, train on it.
 
-Both halves can be killed at any time: episodes are kept one by one, a checkpoint is there whole or
-not at all.
+Each part can be killed at any time: episodes and scores are kept one by one, a checkpoint is there
+whole or not at all.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +18,12 @@ from experiments import metrics
 from experiments.build import Parts
 from experiments.play import play
 from experiments.progress import Display
+from experiments.selection import Selection
 from swe_gym_env.agents.mixers import Mixer, StudentOnly, TeacherOnly
 from swe_gym_env.agents.rollout import Request
+from swe_gym_env.errors import SetupError
+
+log = logging.getLogger(__name__)
 
 
 def collect(
@@ -25,7 +31,7 @@ def collect(
     algorithm: Algorithm,
     folder: RoundFolder,
     index: int,
-    requests: Sequence[Request],
+    tasks: Selection,
     checkpoint: Path | None,
     display: Display,
 ) -> None:
@@ -33,27 +39,59 @@ def collect(
     if folder.is_done("collect"):
         return
     plan = algorithm.collect(index)
-    repeated = [
-        replace(request, repeat=request.repeat * plan.repeats + repeat)
-        for request in requests
-        for repeat in range(plan.repeats)
-    ]
-    play(
-        folder,
-        repeated,
-        parts,
-        display=display,
-        title=f"round {index}: collect",
-        student=parts.student(checkpoint, greedy=False),
-        mixer=plan.mixer,
-        annotate=plan.annotate == "label",
-    )
+    student = parts.student(checkpoint, greedy=False)
+    extra = 0
+    while True:
+        play(
+            folder,
+            _repeated(tasks.requests(index, extra), plan.repeats),
+            parts,
+            display=display,
+            title=f"round {index}: collect",
+            student=student,
+            mixer=plan.mixer,
+            annotate=plan.annotate == "label",
+        )
+        more = algorithm.more(index, folder.episodes())
+        if not more:
+            break
+        extra += more
+        log.info("round %d: %d more tasks", index, more)
     folder.add_metrics(
         round=index,
         planned_teacher_share=planned_share(plan.mixer),
         **metrics.of_round(folder.episodes(), folder.annotations()),
     )
     folder.mark_done("collect")
+
+
+def _repeated(requests: Sequence[Request], repeats: int) -> list[Request]:
+    return [
+        replace(request, repeat=request.repeat * repeats + repeat)
+        for request in requests
+        for repeat in range(repeats)
+    ]
+
+
+def score(
+    parts: Parts,
+    algorithm: Algorithm,
+    folders: Sequence[RoundFolder],
+    display: Display,
+) -> None:
+    """Leaves scores.jsonl in the last of ``folders``, if the algorithm asks for scores."""
+    own, index = folders[-1], len(folders) - 1
+    plan = algorithm.collect(index)
+    if plan.score == "nothing" or own.is_done("score"):
+        return
+    scored = {score.episode_id for score in own.scores()}
+    missing = [e for e in own.episodes() if not e.outcome.mask and e.episode_id not in scored]
+    scorer = parts.scorer(folders[0].checkpoint if plan.score == "start" else None)
+    with display.phase(f"round {index}: score", len(missing)) as advance:
+        for found in scorer.score(missing, plan.top_k):
+            own.add_scores(found)
+            advance(1)
+    own.mark_done("score")
 
 
 def planned_share(mixer: Mixer) -> float | None:
@@ -77,18 +115,27 @@ def train(
         return
     from algorithms.engine.checkpoint import load_model, load_tokenizer
     from algorithms.engine.learner import Learner
+    from algorithms.engine.lessons import lesson_trees
     from algorithms.engine.rendering import Renderer
-    from algorithms.engine.tree import lesson_tree
 
     start = checkpoint or parts.start
     tokenizer = load_tokenizer(start)
     rounds = [folder.read(index) for index, folder in enumerate(folders)]
-    renderer = Renderer(tokenizer)
-    trees = [lesson_tree(lesson, renderer) for lesson in algorithm.lessons(rounds)]
-    samples = [tree for tree in trees if tree is not None]
+    try:
+        samples = list(lesson_trees(algorithm.lessons(rounds), Renderer(tokenizer)))
+    except ValueError as error:
+        raise SetupError(f"algorithm={algorithm.name}: {error}") from None
     learner = Learner(
-        load_model(start, parts.dtype), tokenizer, replace(parts.training, epochs=epochs, lr=lr)
+        load_model(start, parts.dtype),
+        tokenizer,
+        replace(parts.training, epochs=epochs, lr=lr),
+        algorithm.objective,
     )
+    if not samples:
+        log.warning("round %d teaches nothing: the student stays as it was", len(folders) - 1)
+        learner.save(own.checkpoint)
+        own.mark_done("train")
+        return
     total = epochs * sum(len(sample) for sample in samples)
     with display.phase(f"round {len(folders) - 1}: train", total) as advance:
         before = 0
@@ -101,8 +148,10 @@ def train(
         report = learner.train(samples, progress)
     own.add_metrics(
         losses=report.loss,
-        accuracies=report.accuracy,
         grad_norms=report.grad_norm,
+        **_measured(
+            accuracies=report.accuracy, clipped=report.clipped, divergences=report.divergence
+        ),
         trees=report.trees,
         trees_dropped=report.dropped,
         trained_tokens=report.tokens,
@@ -112,3 +161,9 @@ def train(
     )
     learner.save(own.checkpoint)
     own.mark_done("train")
+
+
+def _measured(**lists: list[float]) -> dict[str, list[float | None]]:
+    """Without what no token of the run carried; a step without is None."""
+    found = {n: [None if math.isnan(v) else v for v in values] for n, values in lists.items()}
+    return {name: values for name, values in found.items() if any(v is not None for v in values)}

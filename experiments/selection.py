@@ -44,10 +44,11 @@ class Selection:
             "heldout": [task.instance_id for task in self.heldout],
         }
 
-    def requests(self, round: int) -> list[Request]:
-        """One episode each; a task that comes again in the same round is another repeat."""
+    def requests(self, round: int, extra: int = 0) -> list[Request]:
+        """One episode each; a task that comes again in the same round is another repeat. ``extra``
+        more tasks are those that the next round begins with."""
         first = self.iteration0 + (round - 1) * self.per_round if round else 0
-        count = self.per_round if round else self.iteration0
+        count = (self.per_round if round else self.iteration0) + extra
         seen: Counter[str] = Counter()
         requests = []
         for position in range(first, first + count):

@@ -118,6 +118,23 @@ class Annotation:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What a model that shares the student's tokenizer thinks of an executed turn, token by token.
+
+    ``logprobs`` has one entry per token of the turn as the student's template lays it out, the
+    end-of-turn token included. ``top_ids`` and ``top_logprobs`` hold, for the same places, the k
+    most likely tokens; they are empty where they were not asked for.
+    """
+
+    episode_id: str
+    turn: int
+    scorer: str
+    logprobs: tuple[float, ...]
+    top_ids: tuple[tuple[int, ...], ...] = ()
+    top_logprobs: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Episode:
     """A finished episode. ``turns[0].observation`` is the task prompt."""
 
@@ -159,7 +176,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
             many = isinstance(value, (list, tuple))
             value = tuple(from_dict(nested, v) for v in value) if many else from_dict(nested, value)
         elif isinstance(value, list):
-            value = tuple(value)
+            value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
         kwargs[spec.name] = value
     return cls(**kwargs)
 

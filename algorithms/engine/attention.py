@@ -28,7 +28,7 @@ def _blocks(spans: Spans) -> Iterator[tuple[int, int, int]]:
 
 
 class _TreeAttention(torch.autograd.Function):
-    """q (kv heads, group, t, d), k and v (kv heads, t, d), mask (t, t) additive."""
+    """q (kv heads, group, t, d), k and v (kv heads, t, d), end (t,) as in ``tree.py``."""
 
     @staticmethod
     def forward(
@@ -36,7 +36,7 @@ class _TreeAttention(torch.autograd.Function):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        mask: torch.Tensor,
+        end_of: torch.Tensor,
         spans: Spans,
         scale: float,
     ) -> torch.Tensor:
@@ -48,7 +48,10 @@ class _TreeAttention(torch.autograd.Function):
             query = (q[:, :, low:end] * scale).reshape(heads, group * size, dim)
             scores = torch.bmm(query, k[:, start:end].transpose(1, 2))
             scores = scores.view(heads * group, size, end - start)
-            scores += mask[low:end, start:end]
+            rows = torch.arange(low, end, device=q.device)[:, None]
+            columns = torch.arange(start, end, device=q.device)[None]
+            hidden = (columns > rows) | (rows >= end_of[None, start:end])
+            scores.masked_fill_(hidden, float("-inf"))
             probs = F.softmax(scores, -1).view(heads, group * size, end - start)
             out[:, :, low:end] = torch.bmm(probs, v[:, start:end]).view(heads, group, size, dim)
             kept.append(probs)
@@ -80,9 +83,11 @@ def packed_tree_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor,
+    attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    tree_spans: Spans = (),
+    *,
+    tree_spans: Spans,
+    tree_end: torch.Tensor,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """The transformers attention interface for one packed row: (1, heads, t, d) in and out."""
@@ -93,7 +98,7 @@ def packed_tree_attention(
         query[0].reshape(kv, heads // kv, length, dim),
         key[0],
         value[0],
-        attention_mask[0, 0],
+        tree_end,
         tree_spans,
         scale,
     )

@@ -11,17 +11,18 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from algorithms.engine import attention as _registers_packed_tree  # noqa: F401
 from algorithms.engine.checkpoint import save_checkpoint
-from algorithms.engine.losses import cross_entropy, denominator
+from algorithms.engine.forward import forward
+from algorithms.engine.losses import Sums, denominator, total
+from algorithms.engine.objective import Objective
 from algorithms.engine.optimizer import MasterAdamW
-from algorithms.engine.tree import TrainSample, pack
+from algorithms.engine.tree import TrainSample
 
 Progress = Callable[[int, int, str], None]
 
@@ -59,12 +60,21 @@ class TrainReport:
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)  # of label tokens, before the update
+    clipped: list[float] = field(default_factory=list)  # share of policy-gradient tokens
+    divergence: list[float] = field(default_factory=list)  # mean over the tokens that carry it
     grad_norm: list[float] = field(default_factory=list)
     trees: int = 0
     dropped: int = 0  # trees longer than max_tree_tokens, or without a weighted token
     tokens: int = 0  # nodes computed, over all epochs
     label_tokens: int = 0
     seconds: float = 0.0
+
+    def line(self) -> str:
+        """The newest step in words."""
+        right = self.accuracy[-1]
+        told = f"loss {self.loss[-1]:.3f}"
+        told += "" if math.isnan(right) else f", label tokens right {right:.0%}"
+        return f"{told}, {self.tokens_per_second:.0f} tokens/s"
 
     @property
     def tokens_per_second(self) -> float:
@@ -88,31 +98,38 @@ def micro_batches(samples: Sequence[TrainSample], budget: int) -> Iterator[list[
 class Learner:
     """Trains a model on trees and saves it as a plain folder. One process; see ``accelerator``."""
 
-    def __init__(self, model: Any, tokenizer: Any, config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: TrainingConfig,
+        objective: Objective = Objective(),  # noqa: B008  (frozen)
+    ) -> None:
         from accelerate import Accelerator
 
-        self.config, self.tokenizer = config, tokenizer
-        cpu = model.device.type == "cpu"
-        self.accelerator = Accelerator(cpu=cpu)
+        self.config, self.tokenizer, self.objective = config, tokenizer, objective
+        self.accelerator = Accelerator(cpu=model.device.type == "cpu")
         self._attention_before = model.config._attn_implementation
         if config.lora_rank:
             model = _with_lora(model, config.lora_rank)
-        if cpu:
-            model.set_attn_implementation("packed_tree")
+        model.set_attn_implementation("packed_tree")
         self.model = self.accelerator.prepare(model)
+        self._old: dict[int, torch.Tensor] = {}
 
     def train(
         self, samples: Sequence[TrainSample], progress: Progress | None = None
     ) -> TrainReport:
-        """``epochs`` passes in seeded order. The loss is the mean over the batch's label weight."""
+        """``epochs`` passes in seeded order, each optimiser batch with its own denominator."""
         config, report, started = self.config, TrainReport(), time.monotonic()
-        usable = [s for s in samples if len(s) <= config.max_tree_tokens and denominator([s]) > 0]
+        usable = [s for s in samples if len(s) <= config.max_tree_tokens and len(s.scored)]
         report.trees, report.dropped = len(usable), len(samples) - len(usable)
         if not usable:
             raise ValueError(
                 f"Nothing to train on: of {len(samples)} trees none has a weighted token and at "
                 f"most {config.max_tree_tokens} tokens. Were any episodes kept and labelled?"
             )
+        if self.objective.truncation is not None:
+            self._remember_old(usable)
         optimizer = MasterAdamW(
             self.model.parameters(),
             config.lr,
@@ -122,52 +139,61 @@ class Learner:
             config.epochs * math.ceil(len(usable) / config.batch_size),
             config.lr_end,
         )
-        total, done = config.epochs * sum(len(s) for s in usable), 0
+        todo, done = config.epochs * sum(len(s) for s in usable), 0
         self.model.train()
         for epoch in range(config.epochs):
             order = list(usable)
             random.Random(f"{config.seed}/{epoch}").shuffle(order)
             for low in range(0, len(order), config.batch_size):
                 batch = order[low : low + config.batch_size]
-                loss, accuracy = self._accumulate(batch, optimizer)
-                report.loss.append(loss)
-                report.accuracy.append(accuracy)
+                self._accumulate(batch, optimizer, report)
                 report.grad_norm.append(optimizer.step())
                 done += sum(len(s) for s in batch)
                 report.tokens = done
-                report.label_tokens += sum(int((s.ce_weight != 0).sum()) for s in batch)
+                report.label_tokens += sum(len(s.scored) for s in batch)
                 report.seconds = time.monotonic() - started
                 if progress:
-                    message = f"loss {loss:.3f}, label tokens right {accuracy:.0%}"
-                    progress(done, total, f"{message}, {report.tokens_per_second:.0f} tokens/s")
+                    told = (
+                        f"loss {report.loss[-1]:.3f}, label tokens right {report.accuracy[-1]:.0%}"
+                    )
+                    progress(done, todo, f"{told}, {report.tokens_per_second:.0f} tokens/s")
         self.model.eval()
         return report
 
-    def _accumulate(self, batch: list[TrainSample], optimizer: MasterAdamW) -> tuple[float, float]:
+    def _accumulate(
+        self, batch: list[TrainSample], optimizer: MasterAdamW, report: TrainReport
+    ) -> None:
         """Gradients of one optimiser batch; the denominator is known before its first row."""
-        whole, loss_sum, right_sum = denominator(batch), 0.0, 0.0
+        whole = denominator(batch, self.objective)
+        sums = []
         for row in micro_batches(batch, self.config.micro_batch_tokens):
-            loss, right = self.loss(row)
-            self.accelerator.backward(loss / whole)
+            found = self.loss(row)
+            self.accelerator.backward(found.loss / whole)
             optimizer.accumulate()
-            loss_sum += float(loss.detach())
-            right_sum += right
-        return loss_sum / whole, right_sum / whole
+            sums.append(replace(found, loss=found.loss.detach()))
+        weights = {
+            name: sum(float(getattr(s, name)[s.scored].sum()) for s in batch) or math.nan
+            for name in ("ce_weight", "pg_weight", "kl_weight")
+        }
+        report.loss.append(float(sum(s.loss for s in sums)) / whole)
+        report.accuracy.append(sum(s.right for s in sums) / weights["ce_weight"])
+        report.clipped.append(sum(s.clipped for s in sums) / weights["pg_weight"])
+        report.divergence.append(sum(s.divergence for s in sums) / weights["kl_weight"])
 
-    def loss(self, row: Sequence[TrainSample]) -> tuple[torch.Tensor, float]:
-        """Weighted sums over one packed row: cross-entropy, and weight of tokens already right."""
-        packed = pack(row, self.model.dtype)
-        device = self.model.device
-        model = self.accelerator.unwrap_model(self.model)
-        body = getattr(model, "get_base_model", lambda: model)()
-        hidden = body.base_model(
-            input_ids=packed.input_ids.to(device),
-            position_ids=packed.position_ids.to(device),
-            attention_mask=packed.attention_mask.to(device),
-            use_cache=False,
-            tree_spans=packed.spans,
-        ).last_hidden_state[0]
-        return cross_entropy(body.get_output_embeddings(), hidden, packed)
+    def loss(self, row: Sequence[TrainSample]) -> Sums:
+        """Weighted sums over one packed row, not yet divided by anything."""
+        predicted, packed = forward(self.accelerator.unwrap_model(self.model), row)
+        if self._old:
+            packed.streams["old"] = torch.cat([self._old[id(s)] for s in row])
+        return total(self.objective, predicted, packed)
+
+    @torch.no_grad()
+    def _remember_old(self, samples: Sequence[TrainSample]) -> None:
+        """The trainer's own log-probs before the first update, for the truncated correction."""
+        for row in micro_batches(samples, self.config.micro_batch_tokens):
+            predicted, _ = forward(self.accelerator.unwrap_model(self.model), row)
+            parts = predicted.logprobs.split([len(s.scored) for s in row])
+            self._old |= {id(s): part for s, part in zip(row, parts, strict=True)}
 
     def save(self, folder: str | Path) -> Path:
         """Adapters are merged; the model here goes on as it is merged."""

@@ -2,9 +2,10 @@
 
     episodes.jsonl      one line per finished episode
     annotations.jsonl   one line per label; written before the episode that it belongs to
+    scores.jsonl        one line per scored turn, written after all episodes
     metrics.json        written aside and renamed
     checkpoint/         likewise (algorithms/engine/checkpoint.py)
-    PHASE.done          a phase (collect, train, evaluate) has ended
+    PHASE.done          a phase (collect, score, train, evaluate) has ended
 
 An episode counts once its line, newline included, is on disk. Lines are synced one by one, so a
 kill loses at most the episodes in flight.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.base import Round
-from swe_gym_env.types import Annotation, Episode, from_dict, to_dict
+from swe_gym_env.types import Annotation, Episode, Scores, from_dict, to_dict
 
 
 class RoundFolder:
@@ -51,11 +52,20 @@ class RoundFolder:
                 found[label.episode_id, label.turn, label.annotator] = label
         return [found[key] for key in sorted(found)]
 
+    def add_scores(self, scores: Sequence[Scores]) -> None:
+        _append(self.path / "scores.jsonl", [to_dict(score) for score in scores])
+
+    def scores(self) -> list[Scores]:
+        """One for each (episode, turn, scorer), in their order."""
+        rows = (from_dict(Scores, row) for row in _lines(self.path / "scores.jsonl"))
+        found = {(row.episode_id, row.turn, row.scorer): row for row in rows}
+        return [found[key] for key in sorted(found)]
+
     def finished_ids(self) -> set[str]:
         return {str(row["episode_id"]) for row in _lines(self.path / "episodes.jsonl")}
 
     def read(self, index: int) -> Round:
-        return Round(index, self.episodes(), self.annotations())
+        return Round(index, self.episodes(), self.annotations(), self.scores())
 
     def is_done(self, phase: str) -> bool:
         return (self.path / f"{phase}.done").exists()

@@ -5,40 +5,56 @@ trie is computed once; ``parent`` says all there is to know: a token attends to 
 itself, stands at the position of its depth, and is predicted *from its parent* - which, for the
 first token of a branch, is not the token to its left. So targets are explicit pairs of nodes, and
 the mask is explicit too: libraries that guess packed sequences from positions would cut branches.
+
+Nodes stand in depth-first order, so every subtree is one interval, and node i sees node j just
+where j <= i < end[j]. One number per node is the whole mask: nothing of size n x n is ever stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from algorithms.engine.rendering import Renderer, Reply
-from swe_gym_env.agents.history import windowed
-from swe_gym_env.types import Episode
 
-if TYPE_CHECKING:
-    from algorithms.base import Lesson
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainSample:
-    """One token tree of n nodes; every array has shape (n,). Parents stand before children."""
+    """One token tree of n nodes in depth-first order; arrays have shape (n,) unless told.
+
+    Three streams of weights, each for predicting the node's token from its parent: ``ce_weight``;
+    ``pg_weight`` with ``advantage`` and ``behaviour`` (the log-prob it was sampled with);
+    ``kl_weight`` with ``score`` and ``top_ids``, ``top_logprobs`` (n, k). Left out, they are 0.
+    """
 
     token_ids: np.ndarray  # int64
-    parent: np.ndarray  # int64, -1 for the root
-    ce_weight: np.ndarray  # float32, weight of predicting this token from its parent
+    parent: np.ndarray  # int64, -1 for a root
+    ce_weight: np.ndarray  # float32
     segment: np.ndarray  # int64, the turn that the token belongs to
     name: str = ""
+    sequence: np.ndarray = None  # type: ignore[assignment]  # int64, the episode of the tree
+    pg_weight: np.ndarray = None  # type: ignore[assignment]  # float32, as all that follow
+    advantage: np.ndarray = None  # type: ignore[assignment]
+    behaviour: np.ndarray = None  # type: ignore[assignment]
+    kl_weight: np.ndarray = None  # type: ignore[assignment]
+    score: np.ndarray = None  # type: ignore[assignment]
+    top_ids: np.ndarray = None  # type: ignore[assignment]  # int64
+    top_logprobs: np.ndarray = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) is None:
+                kind = np.int64 if field.name in ("sequence", "top_ids") else np.float32
+                shape = (len(self), 0) if field.name.startswith("top_") else len(self)
+                object.__setattr__(self, field.name, np.zeros(shape, dtype=kind))
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    @property
+    @cached_property
     def depth(self) -> np.ndarray:
         """Distance from the root: the position id."""
         depth = np.zeros(len(self), dtype=np.int64)
@@ -47,140 +63,104 @@ class TrainSample:
                 depth[node] = depth[parent] + 1
         return depth
 
+    @cached_property
+    def end(self) -> np.ndarray:
+        """One past the last node of each node's subtree. ValueError if a subtree has a gap."""
+        end = np.arange(1, len(self) + 1)
+        size = np.ones(len(self), dtype=np.int64)
+        for node in range(len(self) - 1, -1, -1):
+            parent = self.parent[node]
+            if parent >= node:
+                raise ValueError(f"{self.name}: node {node} stands before its parent {parent}")
+            if parent >= 0:
+                end[parent] = max(end[parent], end[node])
+                size[parent] += size[node]
+        if not np.array_equal(end - np.arange(len(self)), size):
+            raise ValueError(f"{self.name}: the nodes do not stand in depth-first order")
+        return end
+
+    @cached_property
+    def scored(self) -> np.ndarray:
+        """(m,) the nodes with a weight in any stream that can be predicted (a root cannot)."""
+        return np.flatnonzero((self.weight != 0) & (self.parent >= 0))
+
+    @cached_property
+    def weight(self) -> np.ndarray:
+        """The largest of a node's weights."""
+        streams = (self.ce_weight, self.pg_weight, self.kl_weight)
+        return np.max(np.abs(streams), axis=0)
+
     @property
     def visible(self) -> np.ndarray:
-        """(n, n) bool: row attends to column. Lower triangular, since parents stand first."""
-        seen = np.zeros((len(self), len(self)), dtype=bool)
-        for node, parent in enumerate(self.parent):
-            if parent >= 0:
-                seen[node] = seen[parent]
-            seen[node, node] = True
-        return seen
-
-
-class _Trie:
-    def __init__(self) -> None:
-        self.token_ids: list[int] = []
-        self.parent: list[int] = []
-        self.weight: list[float] = []
-        self.segment: list[int] = []
-        self._child: dict[tuple[int, int], int] = {}
-
-    def add(self, at: int, ids: Sequence[int], segment: int, weights: Iterable[float]) -> int:
-        """Walk ``ids`` down from node ``at``, making what is missing; weights add up."""
-        for token, weight in zip(ids, weights, strict=True):
-            node = self._child.get((at, token))
-            if node is None:
-                node = len(self.token_ids)
-                self._child[at, token] = node
-                self.token_ids.append(token)
-                self.parent.append(at)
-                self.weight.append(0.0)
-                self.segment.append(segment)
-            self.weight[node] += weight
-            at = node
-        return at
-
-    def sample(self, name: str) -> TrainSample:
-        return TrainSample(
-            np.array(self.token_ids, dtype=np.int64),
-            np.array(self.parent, dtype=np.int64),
-            np.array(self.weight, dtype=np.float32),
-            np.array(self.segment, dtype=np.int64),
-            name,
-        )
-
-
-def _weights(reply: Reply, weight: float) -> list[float]:
-    sampled = len(reply.token_ids) - reply.unsampled
-    return [weight] * sampled + [0.0] * reply.unsampled
-
-
-def lesson_tree(lesson: Lesson, renderer: Renderer) -> TrainSample | None:
-    """The tree of a lesson, cut after the last turn that teaches something; None if none does.
-
-    Under a history window every turn saw another history, so each turn that teaches has a branch of
-    its own from where the first old observation was left out.
-    """
-    episode = lesson.episode
-    targets = [t for t in lesson.targets if t.weight != 0]
-    for target in targets:
-        if not 0 <= target.turn < len(episode.turns):
-            raise ValueError(f"{episode.episode_id} has no turn {target.turn}")
-    if not targets:
-        return None
-    last = max(target.turn for target in targets)
-    window = episode.metadata.get("history")
-    trie, at = _Trie(), -1
-    for index, turn in enumerate(episode.turns[: last + 1]):
-        here = [target for target in targets if target.turn == index]
-        if window is not None:
-            if not here:
-                continue
-            at = _history(trie, renderer, episode, index, window)
-        prompt = _prompt(renderer, episode, index, turn.observation)
-        at = trie.add(at, prompt, index, [0.0] * len(prompt))
-        executed = renderer.reply(turn)
-        after = at
-        if window is None and index < last:
-            after = trie.add(at, executed.token_ids, index, [0.0] * len(executed.token_ids))
-        for target in here:
-            own = target.text is None or target.text == turn.text
-            reply = executed if own else renderer.label(str(target.text))
-            trie.add(at, reply.token_ids, index, _weights(reply, target.weight))
-        at = after
-    return trie.sample(episode.episode_id)
-
-
-def _prompt(renderer: Renderer, episode: Episode, index: int, observation: str) -> list[int]:
-    if index == 0:
-        return renderer.opening(episode.system_prompt, observation)
-    return renderer.between(observation)
-
-
-def _history(trie: _Trie, renderer: Renderer, episode: Episode, turn: int, window: int) -> int:
-    """What was shown before ``turn``, down from the root: where the window rewrote it, a branch."""
-    at = -1
-    for index, seen in enumerate(windowed(episode.turns[:turn], window)):
-        prompt = _prompt(renderer, episode, index, seen.observation)
-        ids = [*prompt, *renderer.reply(seen).token_ids]
-        at = trie.add(at, ids, index, [0.0] * len(ids))
-    return at
+        """(n, n) bool: row attends to column. For tests and explanations."""
+        rows, columns = np.arange(len(self))[:, None], np.arange(len(self))[None]
+        return (columns <= rows) & (rows < self.end[None])
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Several trees in one row at ``spans``; ``source`` and ``target`` are the loss pairs."""
+    """Several trees in one row at ``spans``. The m loss pairs come with their streams."""
 
     input_ids: torch.Tensor  # (1, t)
     position_ids: torch.Tensor  # (1, t)
-    attention_mask: torch.Tensor  # (1, 1, t, t) additive: 0 where visible, else -inf
+    end: torch.Tensor  # (t,) row i attends to column j where j <= i < end[j]
     spans: tuple[tuple[int, int], ...]
     source: torch.Tensor  # (m,) the node whose hidden state predicts
-    target: torch.Tensor  # (m,) the token to predict
-    weight: torch.Tensor  # (m,) float32
+    node: torch.Tensor  # (m,) the node that is predicted
+    target: torch.Tensor  # (m,) its token
+    sequence: torch.Tensor  # (m,) which episode of the row it belongs to
+    streams: dict[str, torch.Tensor]  # (m,) each, or (m, k)
+
+    def to(self, device: torch.device) -> Packed:
+        moved = {
+            field.name: getattr(self, field.name).to(device)
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), torch.Tensor)
+        }
+        streams = {name: value.to(device) for name, value in self.streams.items()}
+        return Packed(**{**vars(self), **moved, "streams": streams})
 
 
-def pack(samples: Sequence[TrainSample], dtype: torch.dtype = torch.float32) -> Packed:
+STREAMS = (
+    "ce_weight",
+    "pg_weight",
+    "advantage",
+    "behaviour",
+    "kl_weight",
+    "score",
+    "top_ids",
+    "top_logprobs",
+)
+
+
+def pack(samples: Sequence[TrainSample]) -> Packed:
     """Lay trees side by side; each sees itself alone, so the result does not depend on company."""
-    lengths = [len(sample) for sample in samples]
-    starts = np.cumsum([0, *lengths])
-    total = int(starts[-1])
-    mask = torch.full((total, total), float("-inf"), dtype=dtype)
-    source, target, weight = [], [], []
-    for sample, start in zip(samples, starts, strict=False):
-        end = start + len(sample)
-        mask[start:end, start:end].masked_fill_(torch.from_numpy(sample.visible), 0.0)
-        scored = np.flatnonzero((sample.ce_weight != 0) & (sample.parent >= 0))
-        source.append(sample.parent[scored] + start)
-        target.append(sample.token_ids[scored])
-        weight.append(sample.ce_weight[scored])
+    starts = np.cumsum([0, *map(len, samples)])
+    placed = list(zip(samples, starts[:-1], strict=True))
+    firsts = np.cumsum([0, *(int(s.sequence.max(initial=0)) + 1 for s in samples)])
+
+    def joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(arrays))
+
     return Packed(
-        torch.from_numpy(np.concatenate([s.token_ids for s in samples]))[None],
-        torch.from_numpy(np.concatenate([s.depth for s in samples]))[None],
-        mask[None, None],
+        joined([s.token_ids for s in samples])[None],
+        joined([s.depth for s in samples])[None],
+        joined([s.end + start for s, start in placed]),
         tuple((int(a), int(b)) for a, b in pairwise(starts)),
-        torch.from_numpy(np.concatenate(source)),
-        torch.from_numpy(np.concatenate(target)),
-        torch.from_numpy(np.concatenate(weight)),
+        joined([s.parent[s.scored] + start for s, start in placed]),
+        joined([s.scored + start for s, start in placed]),
+        joined([s.token_ids[s.scored] for s in samples]),
+        joined([s.sequence[s.scored] + n for s, n in zip(samples, firsts[:-1], strict=True)]),
+        {name: joined(_padded(samples, name)) for name in STREAMS},
     )
+
+
+def _padded(samples: Sequence[TrainSample], name: str) -> list[np.ndarray]:
+    """The stream of the scored nodes; top-k lists are filled up to the longest of the row."""
+    arrays = [getattr(s, name)[s.scored] for s in samples]
+    if not name.startswith("top_"):
+        return arrays
+    width = max(array.shape[1] for array in arrays)
+    fill = -np.inf if name == "top_logprobs" else 0
+    room = [((0, 0), (0, width - array.shape[1])) for array in arrays]
+    return [np.pad(a, r, constant_values=fill) for a, r in zip(arrays, room, strict=True)]

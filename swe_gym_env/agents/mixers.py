@@ -44,3 +44,34 @@ class TeacherOnly:
 
     def executor(self, key: Key) -> Executor:
         return "teacher"
+
+
+@dataclass(frozen=True)
+class PerEpisodeBeta:
+    """The teacher takes a whole episode with probability ``beta``, the student the others."""
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        PerTurnBeta(self.beta)
+
+    def executor(self, key: Key) -> Executor:
+        return PerTurnBeta(self.beta).executor((*key[:4], 0, "episode"))
+
+
+@dataclass(frozen=True)
+class SingleSwitch:
+    """The student takes the first kappa turns, the teacher all others. kappa is drawn for each
+    episode from {0, ..., ``most``}; beyond an episode's end it is the student's alone."""
+
+    most: int
+
+    def __post_init__(self) -> None:
+        if self.most < 0:
+            raise ValueError(f"the latest switch is at turn 0 or later, not {self.most}")
+
+    def kappa(self, key: Key) -> int:
+        return int(keyed_rng((*key[:4], 0, "switch")).integers(self.most + 1))
+
+    def executor(self, key: Key) -> Executor:
+        return "student" if key[4] < self.kappa(key) else "teacher"

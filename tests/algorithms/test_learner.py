@@ -11,10 +11,11 @@ from algorithms.engine import losses
 from algorithms.engine.checkpoint import load_model, load_tokenizer, save_checkpoint
 from algorithms.engine.hf_policy import HFPolicy
 from algorithms.engine.learner import Learner, TrainingConfig
+from algorithms.engine.lessons import lesson_tree
 from algorithms.engine.losses import denominator
 from algorithms.engine.optimizer import MasterAdamW
 from algorithms.engine.rendering import Renderer
-from algorithms.engine.tree import TrainSample, lesson_tree
+from algorithms.engine.tree import TrainSample
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_episode, make_state, tiny_model
@@ -47,7 +48,8 @@ def test_a_chain_is_plain_cross_entropy(monkeypatch):
     expected.backward()
     wanted = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
-    loss, right = Learner(model, None, TrainingConfig()).loss([chain])
+    sums = Learner(model, None, TrainingConfig()).loss([chain])
+    loss, right = sums.loss, sums.right
     (loss / denominator([chain])).backward()
     assert denominator([chain]) == 29 and right == (logits.argmax(-1) == ids[0, 1:]).sum()
     assert abs(loss.item() / 29 - expected.item()) < 1e-5

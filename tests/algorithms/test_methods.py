@@ -2,8 +2,8 @@ import pytest
 
 from algorithms.base import Round, Target
 from algorithms.dagger import DAgger
+from algorithms.engine.lessons import lesson_tree
 from algorithms.engine.rendering import Renderer
-from algorithms.engine.tree import lesson_tree
 from algorithms.schedules import Schedule
 from algorithms.sft import SFT
 from swe_gym_env.agents.mixers import PerTurnBeta, TeacherOnly

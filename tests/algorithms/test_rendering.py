@@ -1,7 +1,7 @@
 import pytest
 
+from algorithms.engine.lessons import lesson_tree
 from algorithms.engine.rendering import Renderer
-from algorithms.engine.tree import lesson_tree
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_episode, make_state

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,15 +9,21 @@ from torch.nn import functional as F
 from algorithms.base import Lesson, Target
 from algorithms.engine import attention
 from algorithms.engine.learner import Learner, TrainingConfig, micro_batches
+from algorithms.engine.lessons import lesson_tree
 from algorithms.engine.losses import denominator
 from algorithms.engine.rendering import Renderer
-from algorithms.engine.tree import TrainSample, lesson_tree, pack
+from algorithms.engine.tree import TrainSample, pack
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_episode, tiny_model, words
 
 
 def random_tree(rng: random.Random, size: int, vocabulary: int) -> TrainSample:
-    parent = [-1] + [rng.randint(max(0, n - 4), n - 1) for n in range(1, size)]
+    # Depth first: a node hangs from the one before it, or from one of its nearer ancestors
+    parent, trunk = [-1], [0]
+    for node in range(1, size):
+        del trunk[len(trunk) - min(rng.choice([0, 0, 0, 1, 2, 4]), len(trunk) - 1) :]
+        parent.append(trunk[-1])
+        trunk.append(node)
     weight = [rng.choice([0.0, 0.0, 1.0, 0.5]) for _ in range(size)]
     return TrainSample(
         np.array([rng.randrange(vocabulary) for _ in range(size)]),
@@ -52,8 +59,7 @@ def grads(model) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("implementation", ["packed_tree", "sdpa", "eager"])
-def test_packed_trees_equal_naive_sequences(implementation, monkeypatch):
+def test_packed_trees_equal_naive_sequences(monkeypatch):
     monkeypatch.setattr(attention, "BLOCK", 7)
     rng, model = random.Random(1), tiny_model(50)
     trees = [random_tree(rng, size, 50) for size in (30, 1, 17, 9)]
@@ -61,9 +67,7 @@ def test_packed_trees_equal_naive_sequences(implementation, monkeypatch):
     expected.backward()
     wanted = grads(model)
     learner = Learner(model, None, TrainingConfig())
-    model.set_attn_implementation(implementation)
-    loss, _ = learner.loss(trees)
-    loss = loss / denominator(trees)
+    loss = learner.loss(trees).loss / denominator(trees)
     loss.backward()
     assert abs(loss.item() - expected.item()) < 1e-5
     got = grads(model)
@@ -71,16 +75,26 @@ def test_packed_trees_equal_naive_sequences(implementation, monkeypatch):
         assert torch.allclose(got[name], grad, atol=1e-5, rtol=1e-4), name
 
 
-def test_the_mask_reaches_attention_unaltered():
-    model, seen = tiny_model(50), []
-    learner = Learner(model, None, TrainingConfig())
-    tree = random_tree(random.Random(3), 20, 50)
-    module = model.model.layers[0].self_attn
-    module.register_forward_pre_hook(
-        lambda _m, _a, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True
-    )
-    learner.loss([tree])
-    assert torch.equal(seen[0][0, 0] == 0, torch.from_numpy(tree.visible))
+def test_a_node_sees_its_ancestors_and_itself():
+    for seed in range(20):
+        tree = random_tree(random.Random(seed), 40, 50)
+        for node in range(len(tree)):
+            ancestors, at = set(), node
+            while at >= 0:
+                ancestors.add(at)
+                at = int(tree.parent[at])
+            assert set(np.flatnonzero(tree.visible[node])) == ancestors
+            assert tree.depth[node] == len(ancestors) - 1
+
+
+def test_nodes_out_of_order_are_refused():
+    one = random_tree(random.Random(0), 3, 50)
+    late = replace(one, parent=np.array([-1, 2, 0]))
+    gap = random_tree(random.Random(0), 4, 50)
+    gap = replace(gap, parent=np.array([-1, 0, 0, 1]))
+    for tree, said in ((late, "before its parent"), (gap, "depth-first")):
+        with pytest.raises(ValueError, match=said):
+            pack([tree])
 
 
 def lesson(rng: random.Random, turns: int) -> Lesson:
@@ -107,7 +121,7 @@ def test_lesson_trees_equal_one_sample_per_label(tokenizer):
     wanted = grads(model)
     trees = [lesson_tree(item, renderer) for item in lessons]
     assert denominator(trees) == weight
-    loss, _ = Learner(model, None, TrainingConfig()).loss(trees)
+    loss = Learner(model, None, TrainingConfig()).loss(trees).loss
     (loss / weight).backward()
     assert abs(loss.item() - total.item()) / weight < 1e-5
     for name, grad in grads(model).items():
@@ -120,13 +134,14 @@ def test_a_branch_begins_at_its_parent_and_shares_what_is_equal(tokenizer):
     tree = lesson_tree(Lesson(make_episode(turns), (Target(0, "abZ"), Target(1, None))), renderer)
     learned = np.flatnonzero((tree.ce_weight != 0) & (tree.segment == 0))
     assert renderer.decode(tree.token_ids[learned]) == "abZ<|im_end|>"
-    branch = learned[2]
-    assert tree.parent[branch] == learned[1] != branch - 1
     header = path(tree, int(tree.parent[learned[0]]))
     assert header == renderer.opening("You fix bugs.", "o1")
+    # what was executed goes on beside the label, from the node that both share
+    trunk = int(np.flatnonzero(tree.token_ids == renderer.encode("X")[0])[-1])
+    assert tree.parent[trunk] == learned[1] != trunk - 1
     packed = pack([tree])
-    pair = packed.target.tolist().index(int(tree.token_ids[branch]))
-    assert packed.source[pair] == learned[1]
+    pair = packed.target.tolist().index(int(tree.token_ids[learned[2]]))
+    assert packed.source[pair] == learned[1] and packed.node[pair] == learned[2]
     # every token of history and labels stands in the tree once
     history = renderer.prompt("You fix bugs.", turns[:1], "o2")
     assert len(tree) == len(history) + 2 + len(renderer.label("done").token_ids)

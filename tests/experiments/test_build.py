@@ -50,11 +50,18 @@ def test_what_is_not_there_is_named_with_the_nearest_thing_that_runs(
         preflight.check(configuration(option))
 
 
-@pytest.mark.parametrize("group", ["teacher", "algorithm"])
-def test_an_unknown_name_is_refused(group: str) -> None:
-    parts = Parts(configuration(f"{group}.name=nobody"))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "teacher.name=nobody",
+        "algorithm._target_=algorithms.nobody.A",
+        "algorithm._target_=os.nobody",
+    ],
+)
+def test_an_unknown_name_is_refused(wrong: str) -> None:
+    parts = Parts(configuration(wrong))
     with pytest.raises(SetupError, match="nobody"):
-        getattr(parts, group)
+        getattr(parts, wrong.split(".")[0])
 
 
 def test_the_student_is_loaded_only_when_it_is_asked() -> None:

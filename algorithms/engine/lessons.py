@@ -1,0 +1,199 @@
+"""From an episode and what is to be learned of it to a token tree.
+
+The executed trajectory is the trunk, each label a branch. Where two labels begin alike they share
+nodes and their weights add up; a token that carries more than cross-entropy keeps its own node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from algorithms.engine.rendering import Renderer, Reply
+from algorithms.engine.tree import STREAMS, TrainSample
+from swe_gym_env.agents.history import windowed
+from swe_gym_env.types import Episode
+
+if TYPE_CHECKING:
+    from algorithms.base import Lesson, Target
+
+
+@dataclass
+class _Node:
+    token: int
+    segment: int
+    sequence: int
+    streams: dict[str, Any] = field(default_factory=dict)
+    children: list[_Node] = field(default_factory=list)
+    by_token: dict[int, _Node] = field(default_factory=dict)
+
+
+class _Trie:
+    def __init__(self) -> None:
+        self.top = _Node(-1, -1, -1)
+
+    def add(
+        self,
+        at: _Node,
+        ids: Sequence[int],
+        segment: int,
+        sequence: int,
+        streams: Iterable[dict[str, Any]] | None = None,
+    ) -> _Node:
+        """Walk ``ids`` down from ``at``, making what is missing."""
+        for token, extra in zip(ids, streams or ({} for _ in ids), strict=True):
+            alone = len(extra) > 1 or (extra and "ce_weight" not in extra)
+            node = None if alone else at.by_token.get(token)
+            if node is None:
+                node = _Node(token, segment, sequence)
+                at.children.append(node)
+                at.by_token.setdefault(token, node)
+            for name, value in extra.items():
+                node.streams[name] = node.streams.get(name, 0.0) + value if not alone else value
+            at = node
+        return at
+
+    def sample(self, name: str) -> TrainSample:
+        """Depth first. The shallowest branches stand first, so that the trunk comes last."""
+        nodes: list[_Node] = []
+        parents: list[int] = []
+        stack = [(node, -1) for node in reversed(self.top.children)]
+        while stack:
+            node, parent = stack.pop()
+            place = len(nodes)
+            nodes.append(node)
+            parents.append(parent)
+            stack += [(child, place) for child in reversed(node.children)]
+        return TrainSample(
+            token_ids=np.array([n.token for n in nodes], dtype=np.int64),
+            parent=np.array(parents, dtype=np.int64),
+            segment=np.array([n.segment for n in nodes], dtype=np.int64),
+            sequence=np.array([n.sequence for n in nodes], dtype=np.int64),
+            name=name,
+            **{key: _stream(nodes, key) for key in STREAMS},
+        )
+
+
+def _stream(nodes: Sequence[_Node], name: str) -> np.ndarray:
+    kind = np.int64 if name == "top_ids" else np.float32
+    if not name.startswith("top_"):
+        return np.array([n.streams.get(name, 0.0) for n in nodes], dtype=kind)
+    width = max((len(n.streams.get(name, ())) for n in nodes), default=0)
+    rows = np.full((len(nodes), width), 0 if name == "top_ids" else -np.inf, dtype=kind)
+    for row, node in zip(rows, nodes, strict=True):
+        found = node.streams.get(name, ())
+        row[: len(found)] = found
+    return rows
+
+
+def lesson_trees(lessons: Iterable[Lesson], renderer: Renderer) -> Iterator[TrainSample]:
+    """One tree for each lesson, or for each run of lessons with the same group."""
+    numbered = enumerate(lessons)
+    for _, run in groupby(numbered, key=lambda item: item[1].group or item[0]):
+        tree = tree_of([lesson for _, lesson in run], renderer)
+        if tree is not None:
+            yield tree
+
+
+def lesson_tree(lesson: Lesson, renderer: Renderer) -> TrainSample | None:
+    """The tree of one lesson; None if it teaches nothing."""
+    return tree_of([lesson], renderer)
+
+
+def tree_of(lessons: Sequence[Lesson], renderer: Renderer) -> TrainSample | None:
+    """The tree of lessons whose episodes have a beginning in common. None if none teaches anything.
+
+    ValueError where a target names a turn that is not there, or lacks what its weight needs.
+    """
+    trie = _Trie()
+    for sequence, lesson in enumerate(lessons):
+        _plant(trie, lesson, renderer, sequence)
+    if not trie.top.children:
+        return None
+    return trie.sample(lessons[0].group or lessons[0].episode.episode_id)
+
+
+def _plant(trie: _Trie, lesson: Lesson, renderer: Renderer, sequence: int) -> None:
+    """Cut after the last turn that teaches something. Under a history window every turn saw another
+    history, so each turn that teaches has a branch from where the first old observation went."""
+    episode = lesson.episode
+    targets = [t for t in lesson.targets if t.weight or t.pg_weight or t.kl_weight]
+    for target in targets:
+        if not 0 <= target.turn < len(episode.turns):
+            raise ValueError(f"{episode.episode_id} has no turn {target.turn}")
+    last = max((target.turn for target in targets), default=-1)
+    window = episode.metadata.get("history")
+    at = trie.top
+    for index, turn in enumerate(episode.turns[: last + 1]):
+        here = [target for target in targets if target.turn == index]
+        if window is not None:
+            if not here:
+                continue
+            at = _history(trie, renderer, episode, index, window, sequence)
+        at = trie.add(at, _prompt(renderer, episode, index, turn.observation), index, sequence)
+        executed, after = renderer.reply(turn), None
+        for target in sorted(here, key=lambda target: _own(target, episode)):
+            own = _own(target, episode)
+            reply = executed if own else renderer.label(str(target.text))
+            streams = _streams(target, reply, episode)
+            node = trie.add(at, reply.token_ids, index, sequence, streams)
+            after = node if own else after
+        if window is None and index < last:
+            at = after or trie.add(at, executed.token_ids, index, sequence)
+
+
+def _own(target: Target, episode: Episode) -> bool:
+    return target.text is None or target.text == episode.turns[target.turn].text
+
+
+def _streams(target: Target, reply: Reply, episode: Episode) -> list[dict[str, Any]]:
+    """What each token of a reply carries; the tokens that nobody sampled carry nothing."""
+    count = len(reply.token_ids) - reply.unsampled
+    rows: list[dict[str, Any]] = [{} for _ in reply.token_ids]
+    where = f"{episode.episode_id}, turn {target.turn}"
+    if target.weight:
+        for row in rows[:count]:
+            row["ce_weight"] = target.weight
+    if target.pg_weight:
+        turn = episode.turns[target.turn]
+        if len(turn.logprobs) != count or not turn.token_ids:
+            raise ValueError(
+                f"{where}: a policy gradient needs the log-prob of every sampled token"
+            )
+        many = target.advantage
+        advantages = [many] * count if isinstance(many, (int, float)) else list(many)
+        if len(advantages) != count:
+            raise ValueError(f"{where}: {len(advantages)} advantages for {count} sampled tokens")
+        for row, advantage, behaviour in zip(rows, advantages, turn.logprobs, strict=False):
+            row |= {"pg_weight": target.pg_weight, "advantage": advantage, "behaviour": behaviour}
+    if target.kl_weight:
+        scores = target.scores
+        if scores is None or len(scores.logprobs) != len(reply.token_ids):
+            raise ValueError(f"{where}: a divergence needs a score of every token of the turn")
+        for place, row in enumerate(rows[:count]):
+            row |= {"kl_weight": target.kl_weight, "score": scores.logprobs[place]}
+            if scores.top_ids:
+                row["top_ids"] = scores.top_ids[place]
+                row["top_logprobs"] = scores.top_logprobs[place]
+    return rows
+
+
+def _prompt(renderer: Renderer, episode: Episode, index: int, observation: str) -> list[int]:
+    if index == 0:
+        return renderer.opening(episode.system_prompt, observation)
+    return renderer.between(observation)
+
+
+def _history(
+    trie: _Trie, renderer: Renderer, episode: Episode, turn: int, window: int, sequence: int
+) -> _Node:
+    """What was shown before ``turn``, down from the root: where the window rewrote it, a branch."""
+    at = trie.top
+    for index, seen in enumerate(windowed(episode.turns[:turn], window)):
+        prompt = _prompt(renderer, episode, index, seen.observation)
+        at = trie.add(at, [*prompt, *renderer.reply(seen).token_ids], index, sequence)
+    return at
