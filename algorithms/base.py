@@ -21,7 +21,8 @@ class Collect:
 
     ``repeats`` episodes of each task. ``annotate``: ask the teacher for its turn in each state.
     ``score``: have the teacher, or the student as it was before the first round, give the log-probs
-    of every executed turn, with its ``top_k`` most likely tokens at each place.
+    of every executed turn, with its ``top_k`` most likely tokens at each place. ``temperature`` and
+    ``top_p`` are the student's where the method has its own; None leaves the configuration's.
     """
 
     mixer: Mixer
@@ -29,6 +30,8 @@ class Collect:
     annotate: Literal["nothing", "label"] = "label"
     score: Literal["nothing", "teacher", "start"] = "nothing"
     top_k: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Round:
     episodes: Sequence[Episode]
     annotations: Sequence[Annotation]
     scores: Sequence[Scores] = ()
+
+    def score_by_turn(self) -> dict[tuple[str, int], Scores]:
+        """By (episode id, turn); a turn that was not scored is not there."""
+        return {(score.episode_id, score.turn): score for score in self.scores}
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,8 @@ class Algorithm(Protocol):
 
     def collect(self, round: int) -> Collect: ...
 
-    def more(self, round: int, episodes: Sequence[Episode]) -> int:
-        """How many more tasks to play in this round, once ``episodes`` have been played."""
+    def more(self, planned: int, episodes: Sequence[Episode]) -> int:
+        """How many more tasks to play once the round's ``planned`` tasks gave ``episodes``."""
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
         """What to train on after the newest of ``rounds``."""
@@ -93,5 +100,5 @@ class Plain:
 
     objective = Objective()
 
-    def more(self, round: int, episodes: Sequence[Episode]) -> int:
+    def more(self, planned: int, episodes: Sequence[Episode]) -> int:
         return 0

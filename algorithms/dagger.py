@@ -1,4 +1,4 @@
-"""DAgger over whole turns: a mixture acts, the teacher labels every visited state.
+"""DAgger over whole turns (arXiv 2605.12913): a mixture acts, the teacher labels every state.
 
 The student learns the teacher's turn given the state, weight 1; the history holds what was
 executed. Where the teacher acted itself, its turn is the label. A state whose label failed goes
@@ -9,48 +9,65 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from algorithms.base import Collect, Lesson, Plain, Round, Target
 from algorithms.schedules import Schedule
-from algorithms.selection import Aggregation, Keep, check, chosen
+from algorithms.selection import Aggregation, Keep, check, chosen, one_of
 from swe_gym_env.agents.mixers import PerTurnBeta
 from swe_gym_env.types import Annotation, Episode
+
+Labels = Literal["all", "student_turns", "executed_by_teacher"]
 
 
 @dataclass(frozen=True)
 class DAgger(Plain):
-    """Who acts: per-turn mixture. Label: the teacher's turn in every state. Weight: 1."""
+    """Who acts: per-turn mixture. Label: the teacher's turn in every state. Weight: 1.
+
+    ``labels``: those of all states, of the student's alone, or of the teacher's own turns alone.
+    ``annotator``: whose labels, where a round has been annotated by several; None is everyone's.
+    """
 
     beta: Schedule
     keep: Keep = "all"
     aggregation: Aggregation = "latest"
+    window: int = 1
+    labels: Labels = "all"
+    annotator: str | None = None
     name: str = "dagger"
 
     def __post_init__(self) -> None:
-        check(self.keep, self.aggregation)
+        check(self.keep, self.aggregation, self.window)
+        one_of(Labels, labels=self.labels)
 
     def collect(self, round: int) -> Collect:
         """Round 0 is the teacher's (iteration 0); the schedule begins with round 1."""
-        return Collect(PerTurnBeta(self.beta(round - 1) if round else 1.0))
+        mixer = PerTurnBeta(self.beta(round - 1) if round else 1.0)
+        asked = self.labels != "executed_by_teacher"
+        return Collect(mixer, annotate="label" if asked else "nothing")
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
-        labels = {id(r): _by_turn(r.annotations) for r in rounds}
-        for round, episode in chosen(rounds, self.keep, self.aggregation):
-            yield Lesson(episode, tuple(_targets(episode, labels[id(round)])))
+        labels = {id(r): self._by_turn(r.annotations) for r in rounds}
+        for round, episode in chosen(rounds, self.keep, self.aggregation, self.window):
+            yield Lesson(episode, tuple(self._targets(episode, labels[id(round)])))
 
+    def _by_turn(
+        self, annotations: Sequence[Annotation]
+    ) -> dict[tuple[str, int], list[Annotation]]:
+        found: dict[tuple[str, int], list[Annotation]] = {}
+        for one in annotations:
+            if self.annotator in (None, one.annotator):
+                found.setdefault((one.episode_id, one.turn), []).append(one)
+        return found
 
-def _by_turn(annotations: Sequence[Annotation]) -> dict[tuple[str, int], list[Annotation]]:
-    found: dict[tuple[str, int], list[Annotation]] = {}
-    for annotation in annotations:
-        found.setdefault((annotation.episode_id, annotation.turn), []).append(annotation)
-    return found
-
-
-def _targets(episode: Episode, labels: dict[tuple[str, int], list[Annotation]]) -> Iterable[Target]:
-    for index, turn in enumerate(episode.turns):
-        if turn.executor == "teacher":
-            yield Target(index, None)
-            continue
-        for label in labels.get((episode.episode_id, index), ()):
-            if label.text is not None:
-                yield Target(index, label.text)
+    def _targets(
+        self, episode: Episode, labels: dict[tuple[str, int], list[Annotation]]
+    ) -> Iterable[Target]:
+        for index, turn in enumerate(episode.turns):
+            if turn.executor == "teacher":
+                if self.labels != "student_turns":
+                    yield Target(index, None)
+            elif self.labels != "executed_by_teacher":
+                for label in labels.get((episode.episode_id, index), ()):
+                    if label.text is not None:
+                        yield Target(index, label.text)

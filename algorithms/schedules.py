@@ -22,6 +22,13 @@ from typing import Literal, get_args
 Shape = Literal["constant", "linear", "cosine", "exponential", "step"]
 
 
+def latest_switch(index: int, start: int, step: int, cap: int) -> int:
+    """AggreVaTe's T_max of round ``index``, counted from 0: min(start + step index, cap) turns."""
+    if min(index, start, step, cap) < 0:
+        raise ValueError("start, step and cap of the latest switch are not negative")
+    return min(start + step * index, cap)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """One value per round, each in [0, 1]."""

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from algorithms.base import Round
 from swe_gym_env.types import Episode
 
 Keep = Literal["all", "finished", "resolved"]
-Aggregation = Literal["latest", "union"]
+Aggregation = Literal["latest", "union", "window"]
 
 
-def check(keep: str, aggregation: str) -> None:
+def one_of(kind: Any, **options: str) -> None:
     """Refuse a misspelt knob before an hour of roll-outs, not after it."""
-    if keep not in get_args(Keep):
-        raise ValueError(f"algorithm.keep={keep}: it is one of {', '.join(get_args(Keep))}")
-    if aggregation not in get_args(Aggregation):
-        known = ", ".join(get_args(Aggregation))
-        raise ValueError(f"algorithm.aggregation={aggregation}: it is one of {known}")
+    for name, value in options.items():
+        if value not in get_args(kind):
+            known = ", ".join(get_args(kind))
+            raise ValueError(f"algorithm.{name}={value}: it is one of {known}")
+
+
+def check(keep: str, aggregation: str, window: int = 1) -> None:
+    one_of(Keep, keep=keep)
+    one_of(Aggregation, aggregation=aggregation)
+    if window < 1:
+        raise ValueError(f"algorithm.window={window}: it counts rounds, at least 1")
 
 
 def kept(episode: Episode, keep: Keep) -> bool:
@@ -31,10 +37,12 @@ def kept(episode: Episode, keep: Keep) -> bool:
 
 
 def chosen(
-    rounds: Sequence[Round], keep: Keep, aggregation: Aggregation
+    rounds: Sequence[Round], keep: Keep, aggregation: Aggregation, window: int = 1
 ) -> Iterator[tuple[Round, Episode]]:
-    """The episodes to learn from, each with the round that it belongs to."""
-    for round in rounds if aggregation == "union" else rounds[-1:]:
+    """The episodes to learn from, each with its round: of the newest round, of all of them, or of
+    the newest ``window``."""
+    first = {"latest": -1, "union": 0, "window": -window}[aggregation]
+    for round in rounds[first:]:
         for episode in round.episodes:
             if kept(episode, keep):
                 yield round, episode

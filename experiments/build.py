@@ -115,20 +115,32 @@ class Parts:
             count_tokens=self._count_tokens,
         )
 
-    def student(self, checkpoint: Path | None, *, greedy: bool) -> Policy:
-        """``checkpoint`` None is the untrained model."""
-        return LateStudent(lambda: self._load(checkpoint or self.start, greedy))
+    def student(
+        self,
+        checkpoint: Path | None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+    ) -> Policy:
+        """``checkpoint`` None is the untrained model; the rest defaults to ``sampling``."""
+        own = self.cfg.sampling
+        return LateStudent(
+            lambda: self._load(
+                checkpoint or self.start,
+                own.temperature if temperature is None else temperature,
+                own.top_p if top_p is None else top_p,
+            )
+        )
 
-    def _load(self, checkpoint: Path, greedy: bool) -> Policy:
+    def _load(self, checkpoint: Path, temperature: float, top_p: float) -> Policy:
         from algorithms.engine.hf_policy import HFPolicy
 
-        serving, sampling = self.cfg.serving, self.cfg.sampling
+        serving = self.cfg.serving
         return HFPolicy.from_folder(
             checkpoint,
             self.dtype,
-            temperature=0.0 if greedy else sampling.temperature,
-            top_p=1.0 if greedy else sampling.top_p,
-            max_new_tokens=sampling.max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=self.cfg.sampling.max_new_tokens,
             max_context=serving.max_context,
             wave=serving.wave,
             cache_bytes=int(serving.cache_gb * 2**30),

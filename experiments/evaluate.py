@@ -46,7 +46,7 @@ def evaluate(
         parts,
         display=display,
         title=title,
-        student=parts.student(checkpoint, greedy=True),
+        student=parts.student(checkpoint, temperature=0.0, top_p=1.0),
         mixer=StudentOnly(),
     )
     folder.add_metrics(

@@ -39,7 +39,7 @@ def collect(
     if folder.is_done("collect"):
         return
     plan = algorithm.collect(index)
-    student = parts.student(checkpoint, greedy=False)
+    student = parts.student(checkpoint, plan.temperature, plan.top_p)
     extra = 0
     while True:
         play(
@@ -52,7 +52,7 @@ def collect(
             mixer=plan.mixer,
             annotate=plan.annotate == "label",
         )
-        more = algorithm.more(index, folder.episodes())
+        more = algorithm.more(len(tasks.requests(index)), folder.episodes())
         if not more:
             break
         extra += more

@@ -1,0 +1,44 @@
+"""AggreVaTe with a single switch (arXiv 2605.12913): the student begins, the teacher takes over.
+
+The student acts for the first kappa turns and the teacher finishes; kappa is drawn afresh for each
+episode from {0, ..., T_max(i)}, and T_max grows with the round i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from algorithms.base import Collect, Lesson, Plain, Round, Target
+from algorithms.schedules import latest_switch
+from algorithms.selection import Aggregation, Keep, check, chosen
+from swe_gym_env.agents.mixers import SingleSwitch
+
+
+@dataclass(frozen=True)
+class AggreVaTe(Plain):
+    """Who acts: student for kappa turns, then teacher. Label: the teacher's turns. Weight: 1.
+
+    T_max(i) = min(start + step i, cap) turns, i counted from 0 at the first round.
+    """
+
+    start: int = 0
+    step: int = 20
+    cap: int = 100
+    keep: Keep = "all"
+    aggregation: Aggregation = "latest"
+    window: int = 1
+    name: str = "aggrevate"
+
+    def __post_init__(self) -> None:
+        check(self.keep, self.aggregation, self.window)
+        latest_switch(0, self.start, self.step, self.cap)
+
+    def collect(self, round: int) -> Collect:
+        latest = latest_switch(round - 1, self.start, self.step, self.cap) if round else 0
+        return Collect(SingleSwitch(latest), annotate="nothing")
+
+    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+        for _, episode in chosen(rounds, self.keep, self.aggregation, self.window):
+            teacher = [n for n, turn in enumerate(episode.turns) if turn.executor == "teacher"]
+            yield Lesson(episode, tuple(Target(n, None) for n in teacher))

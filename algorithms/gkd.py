@@ -1,0 +1,64 @@
+"""Generalised knowledge distillation (arXiv 2306.13649): a divergence of whole distributions.
+
+Whole episodes are the student's or the teacher's; on the tokens of all of them the student comes
+closer to the teacher's distribution. GKD's lambda is the *student's* share: 1 - beta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from algorithms.base import Collect, Lesson, Plain, Round, Target
+from algorithms.engine.objective import Objective
+from algorithms.selection import chosen
+from swe_gym_env.agents.mixers import PerEpisodeBeta
+
+
+@dataclass(frozen=True)
+class GKD(Plain):
+    """Who acts: student or teacher, episode by episode. Label: the executed turn. Weight: the
+    generalised Jensen-Shannon divergence from the teacher, per token.
+
+    ``student_share`` is GKD's lambda. ``jsd_beta`` 0 is the forward KL, 1 the reverse. ``top_k``:
+    how many of the teacher's most likely tokens are kept for each place.
+    """
+
+    student_share: float = 1.0
+    jsd_beta: float = 0.5
+    top_k: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    name: str = "gkd"
+
+    def __post_init__(self) -> None:
+        _ = self.objective, self.collect(1)
+        if self.top_k < 1:
+            raise ValueError("algorithm.top_k is at least 1")
+
+    @property
+    def objective(self) -> Objective:  # type: ignore[override]
+        return Objective(divergence="jsd", jsd_beta=self.jsd_beta)
+
+    def collect(self, round: int) -> Collect:
+        return Collect(
+            PerEpisodeBeta(1 - self.student_share),
+            annotate="nothing",
+            score="teacher",
+            top_k=self.top_k,
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
+
+    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+        scores = rounds[-1].score_by_turn()
+        for _, episode in chosen(rounds, "all", "latest"):
+            found = [scores.get((episode.episode_id, turn)) for turn in range(len(episode.turns))]
+            yield Lesson(
+                episode,
+                tuple(
+                    Target(index, None, weight=0.0, kl_weight=1.0, scores=one)
+                    for index, one in enumerate(found)
+                    if one is not None
+                ),
+            )

@@ -1,0 +1,137 @@
+"""GRPO (arXiv 2402.03300) and its variants: a group of tries at each task, judged by its tests.
+
+A try that did better than its group is made more likely, one that did worse less likely. DAPO
+(2503.14476), Dr. GRPO (2503.20783), RLOO (2402.14740) and GSPO (2507.18071) are settings of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+from algorithms.base import Collect, Lesson, Round, Target
+from algorithms.engine.objective import Kind, Objective, Ratio
+from algorithms.selection import kept, one_of
+from swe_gym_env.agents.mixers import StudentOnly
+from swe_gym_env.types import Episode, Scores
+
+Advantage = Literal["mean", "std", "leave_one_out"]
+Aggregation = Literal["token", "sequence", "constant"]
+Truncated = Literal["keep", "mask"]
+ZeroVariance = Literal["keep", "drop"]
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """Who acts: student. Label: the executed turn. Weight: the group's advantage of the reward.
+
+    ``advantage``: reward minus the group's mean; divided by its standard deviation (plus 1e-4);
+    or minus the mean of the others. ``aggregation``: all tokens alike; each episode alike; or Dr.
+    GRPO's sum over ``constant`` tokens per episode. ``truncated``: episodes that a limit ended
+    count in the group's mean, and are trained on or not. ``zero_variance``: groups whose rewards
+    are all equal have no gradient but may count in the denominator. ``most_tasks``: play up to so
+    many tasks more until as many groups as planned differ (DAPO's dynamic sampling). ``kl`` is the
+    coefficient of the divergence from the student as it was before the first round.
+    """
+
+    repeats: int = 8
+    advantage: Advantage = "mean"
+    aggregation: Aggregation = "token"
+    constant: int = 1024
+    ratio: Ratio = "token"
+    clip_low: float | None = 0.2
+    clip_high: float | None = 0.28
+    truncation: float | None = 2.0
+    kl: float = 0.0
+    kl_kind: Kind = "k3"
+    truncated: Truncated = "keep"
+    zero_variance: ZeroVariance = "drop"
+    most_tasks: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    name: str = "grpo"
+
+    def __post_init__(self) -> None:
+        one_of(Advantage, advantage=self.advantage)
+        one_of(Aggregation, aggregation=self.aggregation)
+        one_of(Truncated, truncated=self.truncated)
+        one_of(ZeroVariance, zero_variance=self.zero_variance)
+        if self.repeats < 2 or self.constant < 1:
+            raise ValueError("algorithm.repeats is at least 2 and algorithm.constant at least 1")
+        _ = self.objective
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(
+            ratio=self.ratio,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            truncation=self.truncation,
+            divergence=self.kl_kind,
+            coefficient=self.kl,
+            denominator="weights" if self.aggregation == "token" else "sequences",
+        )
+
+    def collect(self, round: int) -> Collect:
+        return Collect(
+            StudentOnly(),
+            self.repeats,
+            annotate="nothing",
+            score="start" if self.kl else "nothing",
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
+
+    def more(self, planned: int, episodes: Sequence[Episode]) -> int:
+        groups = self._groups(episodes)
+        useful = sum(len({e.outcome.reward for e in group}) > 1 for group in groups.values())
+        left = self.most_tasks - (len(groups) - planned)
+        return max(0, min(planned - useful, left)) if self.most_tasks else 0
+
+    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+        newest = rounds[-1]
+        scores = newest.score_by_turn()
+        for name, group in self._groups(newest.episodes).items():
+            rewards = [episode.outcome.reward for episode in group]
+            if self.zero_variance == "drop" and len(set(rewards)) == 1:
+                continue
+            for episode, advantage in zip(group, advantages(rewards, self.advantage), strict=True):
+                if self.truncated == "keep" or episode.stop_reason == "finished":
+                    yield Lesson(episode, self._targets(episode, advantage, scores), name)
+
+    def _groups(self, episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
+        """Tries at one task in one go; a group of one says nothing."""
+        found: dict[str, list[Episode]] = {}
+        for episode in episodes:
+            if kept(episode, "all"):
+                name = f"{episode.instance_id}/{episode.repeat // self.repeats}"
+                found.setdefault(name, []).append(episode)
+        return {name: group for name, group in found.items() if len(group) > 1}
+
+    def _targets(
+        self, episode: Episode, advantage: float, scores: dict[tuple[str, int], Scores]
+    ) -> tuple[Target, ...]:
+        lengths = [len(turn.token_ids) for turn in episode.turns]
+        weight = {"token": 1.0, "sequence": 1 / max(1, sum(lengths)), "constant": 1 / self.constant}
+        each = weight[self.aggregation]
+        return tuple(
+            Target(
+                turn,
+                None,
+                weight=0.0,
+                pg_weight=each,
+                advantage=advantage,
+                kl_weight=each if self.kl else 0.0,
+                scores=scores.get((episode.episode_id, turn)),
+            )
+            for turn in range(len(episode.turns))
+        )
+
+
+def advantages(rewards: Sequence[float], kind: Advantage) -> list[float]:
+    """One per reward of a group of two or more."""
+    mean, count = fmean(rewards), len(rewards)
+    scale = {"mean": 1.0, "std": 1 / (stdev(rewards) + 1e-4), "leave_one_out": count / (count - 1)}
+    return [(reward - mean) * scale[kind] for reward in rewards]

@@ -1,0 +1,59 @@
+"""The mixed loss: a per-turn mixture acts; the teacher's turns are imitated, the student's mended.
+
+As in the later release of "Revisiting DAgger" and in Guided-OPD (arXiv 2606.15912): cross-entropy
+on the turns that the teacher took, an estimator of the KL to the teacher on the student's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from algorithms.base import Collect, Lesson, Plain, Round, Target
+from algorithms.engine.objective import Objective
+from algorithms.schedules import Schedule
+from algorithms.selection import Keep, check, chosen, one_of
+from swe_gym_env.agents.mixers import PerTurnBeta
+
+Estimator = Literal["k1", "k2", "k3"]
+
+
+@dataclass(frozen=True)
+class Mixed(Plain):
+    """Who acts: per-turn mixture. Label: the executed turn. Weight: 1 on the teacher's turns,
+    ``coefficient`` times the divergence from the teacher on the student's.
+
+    The published K3 has the forward KL's expected gradient; ``k2`` has the reverse KL's.
+    """
+
+    beta: Schedule
+    estimator: Estimator = "k3"
+    coefficient: float = 1.0
+    keep: Keep = "all"
+    name: str = "mixed"
+
+    def __post_init__(self) -> None:
+        check(self.keep, "latest")
+        one_of(Estimator, estimator=self.estimator)
+        _ = self.objective
+
+    @property
+    def objective(self) -> Objective:  # type: ignore[override]
+        return Objective(divergence=self.estimator, coefficient=self.coefficient)
+
+    def collect(self, round: int) -> Collect:
+        mixer = PerTurnBeta(self.beta(round - 1) if round else 1.0)
+        return Collect(mixer, annotate="nothing", score="teacher")
+
+    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+        scores = rounds[-1].score_by_turn()
+        for _, episode in chosen(rounds, self.keep, "latest"):
+            targets = []
+            for index, turn in enumerate(episode.turns):
+                score = scores.get((episode.episode_id, index))
+                if turn.executor == "teacher":
+                    targets.append(Target(index, None))
+                elif score is not None:
+                    targets.append(Target(index, None, weight=0.0, kl_weight=1.0, scores=score))
+            yield Lesson(episode, tuple(targets))

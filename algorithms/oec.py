@@ -1,0 +1,57 @@
+"""On-policy expert corrections (arXiv 2512.14895): as AggreVaTe, but only what ended well teaches.
+
+The student begins and the teacher takes over at a random turn. The student's turns are context
+without weight. Episodes are kept if the tests pass, and dropped if the agent repeated itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from algorithms.base import Collect, Lesson, Plain, Round, Target
+from algorithms.selection import Aggregation, check, chosen
+from swe_gym_env.agents.mixers import SingleSwitch
+from swe_gym_env.types import Episode
+
+
+@dataclass(frozen=True)
+class OEC(Plain):
+    """Who acts: student until a random turn, then teacher. Label: the teacher's turns of resolved
+    episodes. Weight: 1.
+
+    The switch is uniform on {0, ..., ``latest``} turns. An episode in which one action comes more
+    than ``most_repeats`` times in a row is dropped.
+    """
+
+    latest: int = 30
+    most_repeats: int = 3
+    repeats: int = 1
+    aggregation: Aggregation = "latest"
+    window: int = 1
+    name: str = "oec"
+
+    def __post_init__(self) -> None:
+        check("resolved", self.aggregation, self.window)
+        if self.most_repeats < 1:
+            raise ValueError("algorithm.most_repeats is at least 1")
+
+    def collect(self, round: int) -> Collect:
+        return Collect(SingleSwitch(self.latest if round else 0), self.repeats, annotate="nothing")
+
+    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+        for _, episode in chosen(rounds, "resolved", self.aggregation, self.window):
+            teacher = [n for n, turn in enumerate(episode.turns) if turn.executor == "teacher"]
+            if longest_repetition(episode) <= self.most_repeats:
+                yield Lesson(episode, tuple(Target(n, None) for n in teacher))
+
+
+def longest_repetition(episode: Episode) -> int:
+    """How often the most stubborn action came in a row; 0 for an episode without actions."""
+    longest = run = 0
+    before: object = None
+    for turn in episode.turns:
+        said = (turn.action.name, dict(turn.action.arguments)) if turn.action else turn.text
+        run = run + 1 if said == before else 1
+        longest, before = max(longest, run), said
+    return longest

@@ -1,0 +1,70 @@
+"""On-policy distillation: the student acts, and the teacher says of every token how likely it is.
+
+Descends the reverse KL to the teacher on the student's own tokens. As published by Thinking
+Machines (2025) the log-ratio teacher / student is each token's advantage; ``k2`` as a loss has the
+same expected gradient, ``k3`` that of the forward KL, ``k1`` none (``engine/objective.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from algorithms.base import Collect, Lesson, Plain, Round, Target
+from algorithms.engine.objective import Objective
+from algorithms.selection import chosen, one_of
+from swe_gym_env.agents.mixers import StudentOnly
+from swe_gym_env.types import Episode, Scores
+
+Estimator = Literal["advantage", "k1", "k2", "k3"]
+
+
+@dataclass(frozen=True)
+class OPD(Plain):
+    """Who acts: student. Label: the executed turn. Weight: the teacher's reverse KL, per token.
+
+    ``clip``: of the ratio, on both sides; None for none. ``truncation``: see ``Objective``.
+    """
+
+    estimator: Estimator = "advantage"
+    repeats: int = 1
+    clip: float | None = None
+    truncation: float | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    name: str = "opd"
+
+    def __post_init__(self) -> None:
+        one_of(Estimator, estimator=self.estimator)
+
+    @property
+    def objective(self) -> Objective:  # type: ignore[override]
+        kind = "k3" if self.estimator == "advantage" else self.estimator
+        return Objective(
+            clip_low=self.clip, clip_high=self.clip, truncation=self.truncation, divergence=kind
+        )
+
+    def collect(self, round: int) -> Collect:
+        return Collect(
+            StudentOnly(),
+            self.repeats,
+            annotate="nothing",
+            score="teacher",
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
+
+    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+        scores = rounds[-1].score_by_turn()
+        for _, episode in chosen(rounds, "all", "latest"):
+            found = [scores.get((episode.episode_id, turn)) for turn in range(len(episode.turns))]
+            targets = (self._target(episode, n, s) for n, s in enumerate(found) if s is not None)
+            yield Lesson(episode, tuple(targets))
+
+    def _target(self, episode: Episode, index: int, scores: Scores) -> Target:
+        if self.estimator != "advantage":
+            return Target(index, None, weight=0.0, kl_weight=1.0, scores=scores)
+        own = episode.turns[index].logprobs
+        gap = tuple(t - s for t, s in zip(scores.logprobs, own, strict=False))
+        return Target(index, None, weight=0.0, pg_weight=1.0, advantage=gap)

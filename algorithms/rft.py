@@ -1,0 +1,34 @@
+"""Rejection sampling fine-tuning: several tries at each task, and those that resolve it teach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from algorithms.base import Collect, Lesson, Plain, Round, Target
+from algorithms.selection import Aggregation, check, chosen, one_of
+from swe_gym_env.agents.mixers import StudentOnly, TeacherOnly
+from swe_gym_env.types import Executor
+
+
+@dataclass(frozen=True)
+class RFT(Plain):
+    """Who acts: student (or teacher). Label: the executed turn, of resolved episodes. Weight: 1."""
+
+    actor: Executor = "student"
+    repeats: int = 4
+    aggregation: Aggregation = "latest"
+    window: int = 1
+    name: str = "rft"
+
+    def __post_init__(self) -> None:
+        check("resolved", self.aggregation, self.window)
+        one_of(Executor, actor=self.actor)
+
+    def collect(self, round: int) -> Collect:
+        mixer = StudentOnly() if self.actor == "student" else TeacherOnly()
+        return Collect(mixer, self.repeats, annotate="nothing")
+
+    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+        for _, episode in chosen(rounds, "resolved", self.aggregation, self.window):
+            yield Lesson(episode, tuple(Target(n, None) for n in range(len(episode.turns))))
