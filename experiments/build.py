@@ -94,7 +94,8 @@ class Parts:
             )
         name = "start" if folder else self.cfg.teacher.name
         tokenizer = load_tokenizer(self.start)
-        return HFScorer.from_folder(folder or self.cfg.teacher.path, self.dtype, tokenizer, name)
+        source, thinking = folder or self.cfg.teacher.path, self.cfg.model.thinking
+        return HFScorer.from_folder(source, self.dtype, tokenizer, name, thinking)
 
     def make_env(self, task: TaskInstance) -> SWEEnv:
         limits = self.cfg.limits
@@ -132,6 +133,7 @@ class Parts:
             max_context=serving.max_context,
             wave=serving.wave,
             cache_bytes=int(serving.cache_gb * 2**30),
+            thinking=self.cfg.model.thinking,
         )
 
 

@@ -115,14 +115,16 @@ def train(
         return
     from algorithms.engine.checkpoint import load_model, load_tokenizer
     from algorithms.engine.learner import Learner
-    from algorithms.engine.lessons import lesson_trees
+    from algorithms.engine.lessons import lesson_trees, prefix_breaks
     from algorithms.engine.rendering import Renderer
 
     start = checkpoint or parts.start
     tokenizer = load_tokenizer(start)
+    renderer = Renderer(tokenizer, parts.cfg.model.thinking)
     rounds = [folder.read(index) for index, folder in enumerate(folders)]
     try:
-        samples = list(lesson_trees(algorithm.lessons(rounds), Renderer(tokenizer)))
+        lessons = list(algorithm.lessons(rounds))
+        samples = list(lesson_trees(lessons, renderer))
     except ValueError as error:
         raise SetupError(f"algorithm={algorithm.name}: {error}") from None
     learner = Learner(
@@ -152,6 +154,7 @@ def train(
         **_measured(
             accuracies=report.accuracy, clipped=report.clipped, divergences=report.divergence
         ),
+        prefix_breaks=sum(prefix_breaks(lesson.episode, renderer) for lesson in lessons),
         trees=report.trees,
         trees_dropped=report.dropped,
         trained_tokens=report.tokens,
