@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from algorithms.engine.learner import TrainingConfig
+    from algorithms.engine.rendering import Renderer
     from algorithms.engine.scorer import HFScorer
 
 
@@ -75,10 +76,16 @@ class Parts:
         return getattr(torch, self.cfg.model.dtype)
 
     @cached_property
-    def _count_tokens(self) -> Callable[[str], int]:
+    def renderer(self) -> Renderer:
+        """Of the student's chat template. SetupError, before the first episode, if it has none."""
         from algorithms.engine.checkpoint import load_tokenizer
+        from algorithms.engine.rendering import Renderer
 
-        backend = load_tokenizer(self.start).backend_tokenizer  # safe to use from many threads
+        return Renderer(load_tokenizer(self.start), self.cfg.model.thinking)
+
+    @cached_property
+    def _count_tokens(self) -> Callable[[str], int]:
+        backend = self.renderer.tokenizer.backend_tokenizer  # safe to use from many threads
         return lambda text: len(backend.encode(text, add_special_tokens=False).ids)
 
     def scorer(self, folder: Path | None) -> HFScorer:

@@ -113,14 +113,11 @@ def train(
     own = folders[-1]
     if own.is_done("train"):
         return
-    from algorithms.engine.checkpoint import load_model, load_tokenizer
+    from algorithms.engine.checkpoint import load_model
     from algorithms.engine.learner import Learner
     from algorithms.engine.lessons import lesson_trees, prefix_breaks
-    from algorithms.engine.rendering import Renderer
 
-    start = checkpoint or parts.start
-    tokenizer = load_tokenizer(start)
-    renderer = Renderer(tokenizer, parts.cfg.model.thinking)
+    start, renderer = checkpoint or parts.start, parts.renderer
     rounds = [folder.read(index) for index, folder in enumerate(folders)]
     try:
         lessons = list(algorithm.lessons(rounds))
@@ -129,7 +126,7 @@ def train(
         raise SetupError(f"algorithm={algorithm.name}: {error}") from None
     learner = Learner(
         load_model(start, parts.dtype),
-        tokenizer,
+        renderer.tokenizer,
         replace(parts.training, epochs=epochs, lr=lr),
         algorithm.objective,
     )
