@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from algorithms.engine.learner import TrainingConfig
+    from algorithms.engine.rendering import Renderer
     from algorithms.engine.scorer import HFScorer
 
 
@@ -75,10 +76,16 @@ class Parts:
         return getattr(torch, self.cfg.model.dtype)
 
     @cached_property
-    def _count_tokens(self) -> Callable[[str], int]:
+    def renderer(self) -> Renderer:
+        """Of the student's chat template. SetupError, before the first episode, if it has none."""
         from algorithms.engine.checkpoint import load_tokenizer
+        from algorithms.engine.rendering import Renderer
 
-        backend = load_tokenizer(self.start).backend_tokenizer  # safe to use from many threads
+        return Renderer(load_tokenizer(self.start), self.cfg.model.thinking)
+
+    @cached_property
+    def _count_tokens(self) -> Callable[[str], int]:
+        backend = self.renderer.tokenizer.backend_tokenizer  # safe to use from many threads
         return lambda text: len(backend.encode(text, add_special_tokens=False).ids)
 
     def scorer(self, folder: Path | None) -> HFScorer:
@@ -94,7 +101,8 @@ class Parts:
             )
         name = "start" if folder else self.cfg.teacher.name
         tokenizer = load_tokenizer(self.start)
-        return HFScorer.from_folder(folder or self.cfg.teacher.path, self.dtype, tokenizer, name)
+        source, thinking = folder or self.cfg.teacher.path, self.cfg.model.thinking
+        return HFScorer.from_folder(source, self.dtype, tokenizer, name, thinking)
 
     def make_env(self, task: TaskInstance) -> SWEEnv:
         limits = self.cfg.limits
@@ -144,6 +152,7 @@ class Parts:
             max_context=serving.max_context,
             wave=serving.wave,
             cache_bytes=int(serving.cache_gb * 2**30),
+            thinking=self.cfg.model.thinking,
         )
 
 

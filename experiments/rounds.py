@@ -113,21 +113,20 @@ def train(
     own = folders[-1]
     if own.is_done("train"):
         return
-    from algorithms.engine.checkpoint import load_model, load_tokenizer
+    from algorithms.engine.checkpoint import load_model
     from algorithms.engine.learner import Learner
-    from algorithms.engine.lessons import lesson_trees
-    from algorithms.engine.rendering import Renderer
+    from algorithms.engine.lessons import lesson_trees, prefix_breaks
 
-    start = checkpoint or parts.start
-    tokenizer = load_tokenizer(start)
+    start, renderer = checkpoint or parts.start, parts.renderer
     rounds = [folder.read(index) for index, folder in enumerate(folders)]
     try:
-        samples = list(lesson_trees(algorithm.lessons(rounds), Renderer(tokenizer)))
+        lessons = list(algorithm.lessons(rounds))
+        samples = list(lesson_trees(lessons, renderer))
     except ValueError as error:
         raise SetupError(f"algorithm={algorithm.name}: {error}") from None
     learner = Learner(
         load_model(start, parts.dtype),
-        tokenizer,
+        renderer.tokenizer,
         replace(parts.training, epochs=epochs, lr=lr),
         algorithm.objective,
     )
@@ -152,6 +151,7 @@ def train(
         **_measured(
             accuracies=report.accuracy, clipped=report.clipped, divergences=report.divergence
         ),
+        prefix_breaks=sum(prefix_breaks(lesson.episode, renderer) for lesson in lessons),
         trees=report.trees,
         trees_dropped=report.dropped,
         trained_tokens=report.tokens,

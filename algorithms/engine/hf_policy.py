@@ -22,7 +22,7 @@ import torch
 
 from algorithms.engine.checkpoint import load_model, load_tokenizer
 from algorithms.engine.kv import PrefixStore, RowCache
-from algorithms.engine.rendering import Renderer
+from algorithms.engine.rendering import Renderer, Thinking
 from swe_gym_env.agents.base import CONTEXT_FULL, Key, Reply, State, keyed_rng
 
 PREFILL_TOKENS = 1024  # slots of one prefill pass: enough to keep the matrix units busy
@@ -61,10 +61,11 @@ class HFPolicy:
         cache_bytes: int = 2 << 30,
         version: str = "",
         name: str = "student",
+        thinking: Thinking = "kept",
     ) -> None:
         if temperature < 0 or not 0 < top_p <= 1:
             raise ValueError("temperature must be >= 0 and top_p in (0, 1]")
-        self.model, self.renderer = model.eval(), Renderer(tokenizer)
+        self.model, self.renderer = model.eval(), Renderer(tokenizer, thinking)
         self.temperature, self.top_p = temperature, top_p
         self.max_new_tokens, self.max_context, self.wave = max_new_tokens, max_context, wave
         self.version, self.name = version, name

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from algorithms.base import Lesson, Target
 
 
-@dataclass
+@dataclass(slots=True)
 class _Node:
     token: int
     segment: int
@@ -119,7 +119,8 @@ def tree_of(lessons: Sequence[Lesson], renderer: Renderer) -> TrainSample | None
 
 def _plant(trie: _Trie, lesson: Lesson, renderer: Renderer, sequence: int) -> None:
     """Cut after the last turn that teaches something. Under a history window every turn saw another
-    history, so each turn that teaches has a branch from where the first old observation went."""
+    history, so each turn that teaches has a branch from where the first old observation went. A
+    turn that later ones see rewritten (its thoughts are gone) is a branch beside what they see."""
     episode = lesson.episode
     targets = [t for t in lesson.targets if t.weight or t.pg_weight or t.kl_weight]
     for target in targets:
@@ -134,7 +135,8 @@ def _plant(trie: _Trie, lesson: Lesson, renderer: Renderer, sequence: int) -> No
             if not here:
                 continue
             at = _history(trie, renderer, episode, index, window, sequence)
-        at = trie.add(at, _prompt(renderer, episode, index, turn.observation), index, sequence)
+        header = trie.add(at, _prompt(renderer, episode, index, turn.observation), index, sequence)
+        at = trie.add(header, renderer.ready, index, sequence) if here else header
         executed, after = renderer.reply(turn), None
         for target in sorted(here, key=lambda target: _own(target, episode)):
             own = _own(target, episode)
@@ -143,7 +145,23 @@ def _plant(trie: _Trie, lesson: Lesson, renderer: Renderer, sequence: int) -> No
             node = trie.add(at, reply.token_ids, index, sequence, streams)
             after = node if own else after
         if window is None and index < last:
-            at = after or trie.add(at, executed.token_ids, index, sequence)
+            if after is None or renderer.rewrites(turn):
+                after = trie.add(header, renderer.past(turn).token_ids, index, sequence)
+            at = after
+
+
+def prefix_breaks(episode: Episode, renderer: Renderer) -> int:
+    """In how many turns the prompt was no continuation of the turn before, as it was sampled.
+
+    Each costs a server its cached prefix and a tree one more branch: under a history window, or
+    where the template takes earlier thoughts away.
+    """
+    window, turns = episode.metadata.get("history"), episode.turns
+    return sum(
+        renderer.rewrites(turns[n - 1])
+        or windowed(turns[:n], window) != (*windowed(turns[: n - 1], window), turns[n - 1])
+        for n in range(1, len(turns))
+    )
 
 
 def _own(target: Target, episode: Episode) -> bool:
@@ -195,5 +213,5 @@ def _history(
     at = trie.top
     for index, seen in enumerate(windowed(episode.turns[:turn], window)):
         prompt = _prompt(renderer, episode, index, seen.observation)
-        at = trie.add(at, [*prompt, *renderer.reply(seen).token_ids], index, sequence)
+        at = trie.add(at, [*prompt, *renderer.past(seen).token_ids], index, sequence)
     return at

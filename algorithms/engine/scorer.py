@@ -17,31 +17,36 @@ from algorithms.base import Lesson, Target
 from algorithms.engine.checkpoint import load_model, load_tokenizer
 from algorithms.engine.forward import forward
 from algorithms.engine.lessons import lesson_tree
-from algorithms.engine.rendering import Renderer, fingerprint
+from algorithms.engine.rendering import Renderer, Thinking, fingerprint
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Scores
 
 
 class HFScorer:
-    """Scores with a Hugging Face model in this process. ``name`` is kept beside every score."""
+    """Scores with a Hugging Face model in this process. ``name`` is kept beside every score, and
+    ``tokenizer`` is the student's: its template lays out what was seen, ids and all."""
 
-    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, name: str, thinking: Thinking = "kept") -> None:
         model.set_attn_implementation("packed_tree")
-        self.model, self.renderer, self.name = model.eval(), Renderer(tokenizer), name
+        self.model, self.renderer, self.name = model.eval(), Renderer(tokenizer, thinking), name
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, dtype: torch.dtype, student_tokenizer: Any, name: str
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype,
+        student_tokenizer: Any,
+        name: str,
+        thinking: Thinking = "kept",
     ) -> HFScorer:
         """SetupError where the folder's tokenizer is not the student's."""
-        tokenizer = load_tokenizer(folder)
-        if fingerprint(tokenizer) != fingerprint(student_tokenizer):
+        if fingerprint(load_tokenizer(folder)) != fingerprint(student_tokenizer):
             raise SetupError(
                 f"{folder} has another tokenizer than the student: its log-probs would be of other "
                 "tokens. Take a teacher of the student's family (teacher=trained makes one), or a "
                 "method that needs only the teacher's words (sft, dagger, aggrevate)."
             )
-        return cls(load_model(folder, dtype), tokenizer, name)
+        return cls(load_model(folder, dtype), student_tokenizer, name, thinking)
 
     @torch.inference_mode()
     def score(self, episodes: Sequence[Episode], top_k: int = 0) -> Iterator[list[Scores]]:

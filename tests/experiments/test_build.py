@@ -64,6 +64,14 @@ def test_an_unknown_name_is_refused(wrong: str) -> None:
         getattr(parts, wrong.split(".")[0])
 
 
+def test_a_template_that_cannot_do_as_told_is_refused_before_the_first_episode(
+    smollm2: Path,
+) -> None:
+    cfg = configuration(f"model.path={smollm2}", "sandbox=process", "model.thinking=stripped")
+    with pytest.raises(SetupError, match="thinking=stripped; take kept"):
+        Parts(cfg).make_env(TASK)
+
+
 def test_the_student_is_loaded_only_when_it_is_asked() -> None:
     student = Parts(configuration()).student(Path("/nowhere"), temperature=0.0)
     assert isinstance(student, LateStudent)

@@ -32,7 +32,8 @@ def test_a_run_leaves_a_table_a_report_and_readable_files(job: Job) -> None:
     assert claim["rounds"][0]["resolved"] == 3, "the expert solves what it is shown"
     for index in range(2):
         assert (folder / "rounds" / f"round_{index:03d}" / "checkpoint" / "config.json").exists()
-        assert read(folder / "rounds" / f"round_{index:03d}" / "metrics.json")["losses"]
+        measured = read(folder / "rounds" / f"round_{index:03d}" / "metrics.json")
+        assert measured["losses"] and measured["prefix_breaks"] == 0
     assert (folder / "report.html").stat().st_size > 10_000
     assert (folder / "config.yaml").exists()
     assert not list(Path.cwd().glob("outputs")), "Hydra leaves nothing behind"
