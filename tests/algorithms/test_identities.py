@@ -45,6 +45,10 @@ streams = pytest.mark.parametrize("weights", STREAMS.values(), ids=STREAMS)
 
 @pytest.fixture(scope="module")
 def setting(tokenizer):
+    return eight(tokenizer)
+
+
+def eight(tokenizer):
     """Eight episodes, four to a prompt, of one to three turns, with a scorer's answers."""
     rng, renderer = random.Random(0), Renderer(tokenizer)
     episodes = [episode(rng, renderer.end_id, f"e{n}", 1 + n % 3) for n in range(8)]

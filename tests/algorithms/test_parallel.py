@@ -15,8 +15,8 @@ from algorithms.engine.checkpoint import load_model
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.lessons import lesson_trees
 from algorithms.engine.objective import Objective
-from tests.algorithms import test_identities
 from tests.algorithms.conftest import tiny_model, tiny_tokenizer
+from tests.algorithms.test_identities import STREAMS, eight, lessons
 
 CASES = {
     "tokens": (Objective(), {}),
@@ -47,13 +47,12 @@ def trained(folder: Path, samples, tokenizer) -> None:
 
 
 def all_trees(s, count):
-    lessons = test_identities.lessons(s, **test_identities.STREAMS["all"])
-    return list(lesson_trees([*lessons, *lessons], s.renderer))[:count]
+    return list(lesson_trees(lessons(s, **STREAMS["all"]) * 3, s.renderer))[:count]
 
 
 def main(folder: Path) -> None:
     tokenizer = tiny_tokenizer()
-    trained(folder, all_trees(test_identities.setting.__wrapped__(tokenizer), 17), tokenizer)
+    trained(folder, all_trees(eight(tokenizer), 17), tokenizer)
 
 
 def test_two_processes_are_one(tmp_path, tokenizer):
@@ -63,16 +62,13 @@ def test_two_processes_are_one(tmp_path, tokenizer):
     code = f"import pathlib, {__name__} as t; t.main(pathlib.Path({str(two)!r}))"
     script = tmp_path / "train.py"
     script.write_text(code)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [*launch, "--master-port", "0", str(script)],
-        env=environment,
-        capture_output=True,
-        text=True,
+        [*launch, str(script)], env=environment, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    trained(one, all_trees(test_identities.setting.__wrapped__(tokenizer), 17), tokenizer)
+    trained(one, all_trees(eight(tokenizer), 17), tokenizer)
     alone, first, second = (
         json.loads(path.read_text())
         for path in (one / "alone.json", two / "0.json", two / "1.json")
