@@ -147,14 +147,22 @@ def test_every_visited_state_is_labelled_and_the_history_is_what_was_executed(
 
 
 @pytest.mark.parametrize(
-    "mixer", [PerTurnBeta(0.3), PerEpisodeBeta(0.5), SingleSwitch(3)], ids=repr
+    ("mixer", "grades"),
+    [
+        (PerTurnBeta(0.3), ("deferred", "on_end")),
+        (PerEpisodeBeta(0.5), ("never", "never")),
+        (SingleSwitch(3), ("never", "never")),
+    ],
+    ids=repr,
 )
-def test_neither_concurrency_nor_order_changes_what_is_recorded(tasks, provider, mixer) -> None:
+def test_neither_concurrency_nor_order_changes_what_is_recorded(
+    tasks, provider, mixer, grades
+) -> None:
     def late(state: State) -> Reply:  # episodes end out of step
         time.sleep(keyed_rng(state.key).random() * 0.01)
         return wander(state)
 
-    alone = play(tasks, provider, mixer=mixer, repeats=2, concurrency=1)
+    alone = play(tasks, provider, mixer=mixer, repeats=2, concurrency=1, env={"grade": grades[0]})
     many = play(
         random.Random(str(mixer)).sample(tasks, len(tasks)),
         provider,
@@ -162,7 +170,7 @@ def test_neither_concurrency_nor_order_changes_what_is_recorded(tasks, provider,
         repeats=2,
         concurrency=5,
         student=ScriptedPolicy(late, "student"),
-        env={"grade": "on_end"},
+        env={"grade": grades[1]},
     )
     assert timeless(alone) == timeless(many)
     assert {turn.executor for e, _ in alone for turn in e.turns} == {"student", "teacher"}
