@@ -11,12 +11,13 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from algorithms.engine import parallel
 from algorithms.engine.checkpoint import save_checkpoint
 from algorithms.engine.forward import forward
 from algorithms.engine.losses import Sums, denominator, total
@@ -96,7 +97,8 @@ def micro_batches(samples: Sequence[TrainSample], budget: int) -> Iterator[list[
 
 
 class Learner:
-    """Trains a model on trees and saves it as a plain folder. One process; see ``accelerator``."""
+    """Trains a model on trees and saves it as a plain folder. Under ``torchrun`` every process
+    makes one of these, from the same model, and trains on the same samples; see ``parallel.py``."""
 
     def __init__(
         self,
@@ -105,15 +107,13 @@ class Learner:
         config: TrainingConfig,
         objective: Objective = Objective(),  # noqa: B008  (frozen)
     ) -> None:
-        from accelerate import Accelerator
-
+        parallel.join(cpu=model.device.type == "cpu")
         self.config, self.tokenizer, self.objective = config, tokenizer, objective
-        self.accelerator = Accelerator(cpu=model.device.type == "cpu")
         self._attention_before = model.config._attn_implementation
         if config.lora_rank:
-            model = _with_lora(model, config.lora_rank)
+            model = _with_lora(model, config.lora_rank, config.seed)
         model.set_attn_implementation("packed_tree")
-        self.model = self.accelerator.prepare(model)
+        self.model = model
         self._old: dict[int, torch.Tensor] = {}
 
     def train(
@@ -152,11 +152,8 @@ class Learner:
                 report.tokens = done
                 report.label_tokens += sum(len(s.scored) for s in batch)
                 report.seconds = time.monotonic() - started
-                if progress:
-                    told = (
-                        f"loss {report.loss[-1]:.3f}, label tokens right {report.accuracy[-1]:.0%}"
-                    )
-                    progress(done, todo, f"{told}, {report.tokens_per_second:.0f} tokens/s")
+                if progress and parallel.is_first():
+                    progress(done, todo, report.line())
         self.model.eval()
         return report
 
@@ -165,49 +162,63 @@ class Learner:
     ) -> None:
         """Gradients of one optimiser batch; the denominator is known before its first row."""
         whole = denominator(batch, self.objective)
-        sums = []
-        for row in micro_batches(batch, self.config.micro_batch_tokens):
+        sums = torch.zeros(4, dtype=torch.float64)
+        for row in parallel.share(list(micro_batches(batch, self.config.micro_batch_tokens))):
             found = self.loss(row)
-            self.accelerator.backward(found.loss / whole)
+            (found.loss / whole).backward()
             optimizer.accumulate()
-            sums.append(replace(found, loss=found.loss.detach()))
+            told = (float(found.loss.detach()), found.right, found.clipped, found.divergence)
+            sums += torch.tensor(told, dtype=torch.float64)
+        sums = sums.to(self.model.device)
+        parallel.add_up([sums])
+        loss, right, clipped, divergence = sums.tolist()
         weights = {
             name: sum(float(getattr(s, name)[s.scored].sum()) for s in batch) or math.nan
             for name in ("ce_weight", "pg_weight", "kl_weight")
         }
-        report.loss.append(float(sum(s.loss for s in sums)) / whole)
-        report.accuracy.append(sum(s.right for s in sums) / weights["ce_weight"])
-        report.clipped.append(sum(s.clipped for s in sums) / weights["pg_weight"])
-        report.divergence.append(sum(s.divergence for s in sums) / weights["kl_weight"])
+        report.loss.append(loss / whole)
+        report.accuracy.append(right / weights["ce_weight"])
+        report.clipped.append(clipped / weights["pg_weight"])
+        report.divergence.append(divergence / weights["kl_weight"])
 
     def loss(self, row: Sequence[TrainSample]) -> Sums:
         """Weighted sums over one packed row, not yet divided by anything."""
-        predicted, packed = forward(self.accelerator.unwrap_model(self.model), row)
+        predicted, packed = forward(self.model, row)
         if self._old:
-            packed.streams["old"] = torch.cat([self._old[id(s)] for s in row])
+            old = torch.cat([self._old[id(s)] for s in row])
+            packed.streams["old"] = old.to(packed.target.device)
         return total(self.objective, predicted, packed)
 
     @torch.no_grad()
     def _remember_old(self, samples: Sequence[TrainSample]) -> None:
         """The trainer's own log-probs before the first update, for the truncated correction."""
-        for row in micro_batches(samples, self.config.micro_batch_tokens):
-            predicted, _ = forward(self.accelerator.unwrap_model(self.model), row)
+        place = {id(s): n for n, s in enumerate(samples)}
+        mine: dict[int, torch.Tensor] = {}
+        for row in parallel.share(list(micro_batches(samples, self.config.micro_batch_tokens))):
+            predicted, _ = forward(self.model, row)
             parts = predicted.logprobs.split([len(s.scored) for s in row])
-            self._old |= {id(s): part for s, part in zip(row, parts, strict=True)}
+            mine |= {place[id(s)]: part.cpu() for s, part in zip(row, parts, strict=True)}
+        self._old = {id(samples[n]): part for n, part in parallel.gather(mine).items()}
 
     def save(self, folder: str | Path) -> Path:
-        """Adapters are merged; the model here goes on as it is merged."""
-        model = self.accelerator.unwrap_model(self.model)
+        """Adapters are merged; the model here goes on as it is merged. Where there are several
+        processes the first one writes and the others wait for it."""
+        model = self.model
         if hasattr(model, "merge_and_unload"):
             model = self.model = model.merge_and_unload()
         model.set_attn_implementation(self._attention_before)
-        return save_checkpoint(model, self.tokenizer, folder)
+        if parallel.is_first():
+            save_checkpoint(model, self.tokenizer, folder)
+        parallel.wait()
+        return Path(folder)
 
 
-def _with_lora(model: Any, rank: int) -> Any:
+def _with_lora(model: Any, rank: int, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    return get_peft_model(model, config)
+    with torch.random.fork_rng():  # the same adapters in every process and every run
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)

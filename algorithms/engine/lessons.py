@@ -48,7 +48,7 @@ class _Trie:
         for token, extra in zip(ids, streams or ({} for _ in ids), strict=True):
             alone = len(extra) > 1 or (extra and "ce_weight" not in extra)
             node = None if alone else at.by_token.get(token)
-            if node is None:
+            if node is None or (extra and node.sequence != sequence):
                 node = _Node(token, segment, sequence)
                 at.children.append(node)
                 at.by_token.setdefault(token, node)

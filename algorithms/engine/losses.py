@@ -18,6 +18,8 @@ from algorithms.engine.tree import Packed, TrainSample
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 CHUNK = 1024  # rows of logits alive at once: 1024 x 49152 float32 are 200 MB
+# Far outside of all that is ever learned from, but exp() of it is finite, and so are gradients.
+LEAST_LOGPROB, MOST_LOG_RATIO = -87.0, 20.0
 
 
 def denominator(samples: Sequence[TrainSample], objective: Objective | None = None) -> float:
@@ -79,7 +81,8 @@ class Sums:
 def total(objective: Objective, predicted: Predicted, packed: Packed) -> Sums:
     """All three streams; one that no token carries costs nothing."""
     streams, logprobs = packed.streams, predicted.logprobs
-    loss = -(streams["ce_weight"] * logprobs).sum()
+    learned = torch.where(streams["ce_weight"] != 0, logprobs, 0.0)
+    loss = -(streams["ce_weight"] * learned).sum()
     clipped = divergence = 0.0
     if bool(streams["pg_weight"].any()):
         each, cut = policy_gradient(objective, logprobs, packed)
@@ -105,7 +108,7 @@ def policy_gradient(
     taken = streams["pg_weight"] != 0
     behaviour, advantage = streams["behaviour"], streams["advantage"]
     old = streams.get("old", behaviour)
-    log_ratio = torch.where(taken, logprobs - old, 0.0)
+    log_ratio = torch.where(taken, logprobs - old, 0.0).clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO)
     if objective.ratio == "sequence":
         log_ratio = _mean_of_sequence(log_ratio, taken, packed.sequence)
     ratio = log_ratio.exp()
@@ -135,7 +138,8 @@ def per_token_divergence(
     if objective.divergence == "jsd":
         scored = torch.where(taken[:, None], streams["top_logprobs"], -torch.inf)
         return torch.where(taken, jsd(predicted.top, scored, objective.jsd_beta), 0.0)
-    r = torch.where(taken, streams["score"] - predicted.logprobs, 0.0)
+    r = streams["score"].clamp(min=LEAST_LOGPROB) - predicted.logprobs
+    r = torch.where(taken, r, 0.0).clamp(max=MOST_LOG_RATIO)
     if objective.divergence == "k1":
         return -r
     return r.square() / 2 if objective.divergence == "k2" else r.expm1() - r
@@ -164,7 +168,7 @@ SMALLEST = 1e-12  # of the bin for all other tokens: rounding leaves it at 0 or 
 def _with_rest(logprobs: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Add the bin of the tokens that are not listed; fillers get the smallest mass."""
     filler = teacher == -torch.inf
-    logprobs = torch.where(filler, -torch.inf, logprobs)
+    logprobs = torch.where(filler, -torch.inf, logprobs.clamp(min=LEAST_LOGPROB))
     rest = (1 - logprobs.exp().sum(-1, keepdim=True)).clamp(min=SMALLEST).log()
     return torch.cat([torch.where(filler, torch.log(torch.tensor(SMALLEST)), logprobs), rest], -1)
 

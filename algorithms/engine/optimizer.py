@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 import torch
 
+from algorithms.engine import parallel
+
 
 class MasterAdamW:
     """Clipped by the global gradient norm. The learning rate warms up linearly, then goes in a
@@ -48,7 +50,8 @@ class MasterAdamW:
 
     @torch.no_grad()
     def step(self) -> float:
-        """One update; returns the gradient norm before clipping."""
+        """One update with the gradients of all processes; returns their norm before clipping."""
+        parallel.add_up(m.grad for m in self.masters if m.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
         self.steps += 1
         for group in self.adam.param_groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,14 @@ import pytest
 
 from swe_gym_env.agents import rollout as driver
 from swe_gym_env.agents.base import CONTEXT_FULL, Reply, State, keyed_rng
-from swe_gym_env.agents.mixers import Mixer, PerTurnBeta, StudentOnly, TeacherOnly
+from swe_gym_env.agents.mixers import (
+    Mixer,
+    PerEpisodeBeta,
+    PerTurnBeta,
+    SingleSwitch,
+    StudentOnly,
+    TeacherOnly,
+)
 from swe_gym_env.agents.rollout import Progress, Request, rollout
 from swe_gym_env.agents.scripted import ScriptedPolicy
 from swe_gym_env.env import SWEEnv
@@ -138,22 +146,34 @@ def test_every_visited_state_is_labelled_and_the_history_is_what_was_executed(
     assert any(turn.text == "hm" for episode, _ in played for turn in episode.turns)
 
 
-def test_neither_concurrency_nor_order_changes_what_is_recorded(tasks, provider) -> None:
+@pytest.mark.parametrize(
+    ("mixer", "grades"),
+    [
+        (PerTurnBeta(0.3), ("deferred", "on_end")),
+        (PerEpisodeBeta(0.5), ("never", "never")),
+        (SingleSwitch(3), ("never", "never")),
+    ],
+    ids=repr,
+)
+def test_neither_concurrency_nor_order_changes_what_is_recorded(
+    tasks, provider, mixer, grades
+) -> None:
     def late(state: State) -> Reply:  # episodes end out of step
         time.sleep(keyed_rng(state.key).random() * 0.01)
         return wander(state)
 
-    alone = play(tasks, provider, mixer=PerTurnBeta(0.3), repeats=2, concurrency=1)
+    alone = play(tasks, provider, mixer=mixer, repeats=2, concurrency=1, env={"grade": grades[0]})
     many = play(
-        tasks[::-1],
+        random.Random(str(mixer)).sample(tasks, len(tasks)),
         provider,
-        mixer=PerTurnBeta(0.3),
+        mixer=mixer,
         repeats=2,
         concurrency=5,
         student=ScriptedPolicy(late, "student"),
-        env={"grade": "on_end"},
+        env={"grade": grades[1]},
     )
     assert timeless(alone) == timeless(many)
+    assert {turn.executor for e, _ in alone for turn in e.turns} == {"student", "teacher"}
 
 
 def test_without_annotation_the_teacher_is_asked_only_where_it_acts(tasks, provider) -> None:

@@ -13,6 +13,7 @@ def values(shape: str, **options) -> list[float]:
 def test_published_linear_schedules():
     assert values("linear", slope=0.2) == [1.0, 0.8, 0.6, 0.4, 0.2]
     assert values("linear", slope=0.2, floor=0.6) == [1.0, 0.8, 0.6, 0.6, 0.6]
+    assert values("linear", slope=0.3, warmup=2, start=0.9) == [0.9, 0.9, 0.9, 0.6, 0.3]
     assert values("linear", floor=0.2) == [1.0, 0.8, 0.6, 0.4, 0.2]
 
 

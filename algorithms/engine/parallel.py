@@ -1,0 +1,59 @@
+"""Data parallelism, plainly: every process holds all trees and computes its share of the rows.
+
+Losses are sums over a denominator of the whole optimiser batch, so gradients are added up, never
+averaged, and the number of processes is as free as the number of micro-batches. A wrapper that
+averages would need equal shares. ``torchrun --nproc-per-node N`` says how many processes there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+
+
+def join(cpu: bool) -> None:
+    """Meet the other processes, if a launcher started any: over gloo on the CPU, else nccl."""
+    from accelerate import PartialState
+
+    PartialState(cpu=cpu)
+
+
+def _many() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def is_first() -> bool:
+    """The process that saves and speaks."""
+    return not _many() or distributed.get_rank() == 0
+
+
+def share(rows: Sequence[T]) -> Sequence[T]:
+    """The rows of this process. They come sorted by length, so that turns are fair."""
+    return rows[distributed.get_rank() :: distributed.get_world_size()] if _many() else rows
+
+
+def add_up(tensors: Iterable[torch.Tensor]) -> None:
+    """Each becomes, in place, the sum over all processes: bit for bit the same in all of them."""
+    if _many():
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
+
+
+def gather(mine: dict[Any, T]) -> dict[Any, T]:
+    """The entries of all processes."""
+    if not _many():
+        return mine
+    parts: list[dict[Any, T]] = [{}] * distributed.get_world_size()
+    distributed.all_gather_object(parts, mine)
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def wait() -> None:
+    """Until all processes have come here."""
+    if _many():
+        distributed.barrier()
