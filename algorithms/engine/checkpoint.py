@@ -13,15 +13,23 @@ import torch
 from swe_gym_env.errors import SetupError
 
 
+def device() -> torch.device:
+    """This process's GPU where there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
 def load_model(folder: str | Path, dtype: torch.dtype | str = torch.bfloat16) -> Any:
-    """A causal language model from a local folder; nothing is ever fetched."""
+    """A causal language model from a local folder, on :func:`device`; nothing is ever fetched."""
     from transformers import AutoModelForCausalLM
 
     _check(folder)
     with quiet():
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, attn_implementation="sdpa"
         )
+    return model.to(device())
 
 
 def load_tokenizer(folder: str | Path) -> Any:
