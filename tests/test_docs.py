@@ -8,8 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from omegaconf import OmegaConf
 
+import algorithms
 from algorithms.base import Round
+from experiments import build
 from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
 from tests.toybox import real_provider, toy_task
 
@@ -19,8 +22,8 @@ OURS = ("swe_gym_env/", "algorithms/", "conf/", "experiments/", "tests/", "docs/
 ids = [page.name for page in PAGES]
 
 
-def code(page: str) -> str:
-    (block,) = re.findall(r"```python\n(.*?)```\n", (ROOT / page).read_text(), re.S)
+def code(page: str, language: str = "python") -> str:
+    (block,) = re.findall(rf"```{language}\n(.*?)```\n", (ROOT / page).read_text(), re.S)
     return block
 
 
@@ -44,14 +47,20 @@ def test_choices_named_exist(page: Path) -> None:
 
 
 def test_the_example_algorithm_does_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("example")
-    monkeypatch.setitem(sys.modules, "example", module)  # dataclasses look their module up
-    exec(code("docs/add-an-algorithm.md"), module.__dict__)
+    """A method that no paper has, in under 40 lines, found and built as a run would."""
+    page = "docs/add-an-algorithm.md"
+    file, settings = code(page), code(page, "yaml")
+    assert len(file.splitlines()) + len(settings.splitlines()) < 40
+    cfg = OmegaConf.create(settings)
+    module = ModuleType(cfg._target_.rpartition(".")[0])
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(algorithms, cfg.name, module, raising=False)
+    exec(file, module.__dict__)
     turns = (Turn("a bug", "student", "look"), Turn("code", "student", "wrong"))
     episode = Episode("e", "task", 0, 1, 0, "", turns, Outcome("unresolved"), "finished")
     labels = [Annotation("e", 0, "expert", "look"), Annotation("e", 1, "expert", "right")]
-    algorithm = module.Disagreement()
-    assert algorithm.collect(1).mixer.beta == 0.5
+    algorithm = build.algorithm(cfg)
+    assert algorithm.collect(1).mixer.beta == 0.5 and algorithm.more(1, [episode]) == 0
     (lesson,) = algorithm.lessons([Round(1, [episode], labels)])
     assert [(target.turn, target.text) for target in lesson.targets] == [(1, "right")]
 
