@@ -19,11 +19,16 @@ from swe_gym_env.types import Annotation, Episode
 
 @dataclass(frozen=True)
 class DAgger(Plain):
-    """Who acts: per-turn mixture. Label: the teacher's turn in every state. Weight: 1."""
+    """Who acts: per-turn mixture. Label: the teacher's turn in every state. Weight: 1.
+
+    ``annotator``: learn the labels of that one alone, by its name in annotations.jsonl, also where
+    another teacher executed the turn; None: of all that there are.
+    """
 
     beta: Schedule
     keep: Keep = "all"
     aggregation: Aggregation = "latest"
+    annotator: str | None = None
     name: str = "dagger"
 
     def __post_init__(self) -> None:
@@ -34,23 +39,29 @@ class DAgger(Plain):
         return Collect(PerTurnBeta(self.beta(round - 1) if round else 1.0))
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
-        labels = {id(r): _by_turn(r.annotations) for r in rounds}
+        labels = {
+            id(r): _by_turn(a for a in r.annotations if self.annotator in (None, a.annotator))
+            for r in rounds
+        }
         for round, episode in chosen(rounds, self.keep, self.aggregation):
-            yield Lesson(episode, tuple(_targets(episode, labels[id(round)])))
+            yield Lesson(episode, tuple(_targets(episode, labels[id(round)], self.annotator)))
 
 
-def _by_turn(annotations: Sequence[Annotation]) -> dict[tuple[str, int], list[Annotation]]:
+def _by_turn(annotations: Iterable[Annotation]) -> dict[tuple[str, int], list[Annotation]]:
     found: dict[tuple[str, int], list[Annotation]] = {}
     for annotation in annotations:
         found.setdefault((annotation.episode_id, annotation.turn), []).append(annotation)
     return found
 
 
-def _targets(episode: Episode, labels: dict[tuple[str, int], list[Annotation]]) -> Iterable[Target]:
+def _targets(
+    episode: Episode, labels: dict[tuple[str, int], list[Annotation]], annotator: str | None
+) -> Iterable[Target]:
     for index, turn in enumerate(episode.turns):
-        if turn.executor == "teacher":
+        here = labels.get((episode.episode_id, index), [])
+        if turn.executor == "teacher" and not (annotator and here):
             yield Target(index, None)
             continue
-        for label in labels.get((episode.episode_id, index), ()):
+        for label in here:
             if label.text is not None:
                 yield Target(index, label.text)
