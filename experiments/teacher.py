@@ -86,5 +86,7 @@ def main(cfg: DictConfig) -> None:
 if __name__ == "__main__":
     if not any(argument.startswith("teacher=") for argument in sys.argv[1:]):
         sys.argv.append("teacher=trained")
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)  # Hydra goes on with the choices and values
     with explain_unknown():
         main()
