@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from algorithms.base import Collect, Plain
+from algorithms.engine.rounds import RoundFolder
 from experiments import preflight, teachers
 from experiments.build import Parts
 from experiments.folders import iteration0_folder, run_folder, trained_folder
+from experiments.progress import Display
+from experiments.rounds import score
 from swe_gym_env.actions import action_format
 from swe_gym_env.agents.base import State
 from swe_gym_env.agents.budget import Spent
+from swe_gym_env.agents.mixers import StudentOnly
 from swe_gym_env.agents.translated import in_form
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Turn
 from tests.agents.test_server import TASK
-from tests.algorithms.conftest import tiny_model
+from tests.algorithms.conftest import make_episode, tiny_model
 from tests.experiments.test_configuration import configuration
 from tests.toybox import FIX
 
@@ -109,8 +115,6 @@ def test_an_unlimited_budget_changes_no_folder() -> None:
 
 
 def test_an_account_goes_on_from_what_lies_on_disk(tmp_path: Path) -> None:
-    from algorithms.engine.rounds import RoundFolder
-
     folders = [RoundFolder(tmp_path / f"round_{n}") for n in range(2)]
     cfg = configuration("teacher.budget.money=1", "teacher.prices.scored=10")
     Parts(cfg).account(folders[:1]).add(Spent(calls=1, scored_tokens=60_000))
@@ -122,3 +126,36 @@ def test_an_account_goes_on_from_what_lies_on_disk(tmp_path: Path) -> None:
         file.write(b'{"teacher": "expert", "calls": 1')  # torn by a kill
     assert Parts(cfg).account(folders).over()
     assert Parts(cfg).account(folders).metrics["teacher_cost"] == 1.0
+
+
+@dataclass(frozen=True)
+class Distils(Plain):
+    """Asks for the teacher's log-probs and learns nothing."""
+
+    name: str = "distils"
+
+    def collect(self, round: int) -> Collect:
+        return Collect(StudentOnly(), annotate="nothing", score="teacher", top_k=2)
+
+
+def test_scoring_ends_with_the_budget_and_the_rest_stays_unscored(
+    tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    tiny_model(len(tokenizer)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    folders = [RoundFolder(tmp_path / f"round_{n}") for n in range(2)]
+    for name in "abc":
+        turns = [Turn("see", "student", "done", None, (1, 2, 3), (-1.0, -1.0, -1.0))] * 2
+        folders[1].append(make_episode(turns, name))
+    given = (f"model.path={model}", "teacher=hf", f"teacher.path={model}", "model.dtype=float32")
+    cfg = configuration(*given, "teacher.budget.scored_tokens=9", "teacher.prices.scored=1e6")
+    for _ in range(2):  # the second time, nothing is left to do
+        score(Parts(cfg), Distils(), folders, Display())
+        scores = folders[1].scores()
+        assert [one.episode_id for one in scores] == ["a", "a", "b", "b"]
+        counted = sum(len(one.logprobs) for one in scores)
+        metrics = folders[1].metrics
+        assert metrics["teacher_scored_tokens"] == counted == metrics["teacher_cost"] == 16
+        assert metrics["budget_spent"] is True
+    assert capsys.readouterr().err.count("the teacher's budget is spent") == 1
