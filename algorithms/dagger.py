@@ -25,7 +25,8 @@ class DAgger(Plain):
     """Who acts: per-turn mixture. Label: the teacher's turn in every state. Weight: 1.
 
     ``labels``: those of all states, of the student's alone, or of the teacher's own turns alone.
-    ``annotator``: whose labels, where a round has been annotated by several; None is everyone's.
+    ``annotator``: learn the labels of that one alone, by its name in annotations.jsonl, also where
+    another teacher executed the turn; None: of all that there are.
     """
 
     beta: Schedule
@@ -64,10 +65,13 @@ class DAgger(Plain):
         self, episode: Episode, labels: dict[tuple[str, int], list[Annotation]]
     ) -> Iterable[Target]:
         for index, turn in enumerate(episode.turns):
-            if turn.executor == "teacher":
-                if self.labels != "student_turns":
-                    yield Target(index, None)
-            elif self.labels != "executed_by_teacher":
-                for label in labels.get((episode.episode_id, index), ()):
-                    if label.text is not None:
-                        yield Target(index, label.text)
+            here = labels.get((episode.episode_id, index), [])
+            narrowed = {"teacher": "student_turns", "student": "executed_by_teacher"}
+            if self.labels == narrowed[turn.executor]:
+                continue
+            if turn.executor == "teacher" and not (self.annotator and here):
+                yield Target(index, None)
+                continue
+            for label in here:
+                if label.text is not None:
+                    yield Target(index, label.text)

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: the teacher acts, and the student learns every turn of it, weight 1.
 
-By default on episodes that ended with ``finish``, failed ones included.
+By default on episodes that ended with ``finish``, failed ones included. A turn that fell to the
+student, because the teacher failed or its budget was spent, is context and no lesson.
 """
 
 from __future__ import annotations
@@ -29,4 +30,5 @@ class SFT(Plain):
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
         for _, episode in chosen(rounds, self.keep, self.aggregation):
-            yield Lesson(episode, tuple(Target(n, None) for n in range(len(episode.turns))))
+            taught = [n for n, turn in enumerate(episode.turns) if turn.executor == "teacher"]
+            yield Lesson(episode, tuple(Target(n, None) for n in taught))

@@ -8,12 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.base import Algorithm
-from swe_gym_env.agents.base import Policy, Reply, State
+from algorithms.engine.rounds import RoundFolder
+from experiments import teachers
+from swe_gym_env import actions
+from swe_gym_env.actions import ActionFormat
+from swe_gym_env.agents.base import Policy
+from swe_gym_env.agents.budget import Account, Budget, Budgeted, Prices, Spent
+from swe_gym_env.agents.late import LatePolicy
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox.base import SandboxProvider
@@ -44,7 +50,20 @@ class Parts:
 
     @cached_property
     def teacher(self) -> Policy:
-        return teacher(self.cfg.teacher)
+        return teachers.teacher(self)
+
+    def account(self, folders: Sequence[RoundFolder]) -> Account:
+        """The teacher's, in a run whose rounds so far are ``folders``; new costs go to the last."""
+        cfg, name = self.cfg.teacher, self.teacher.name
+        budget = Budget(**cfg.budget, prices=Prices(**cfg.prices))
+        spent = sum((folder.spent(name) for folder in folders), Spent())
+        return Account(budget, spent, lambda more: folders[-1].add_spent(name, more))
+
+    def paid_teacher(self, account: Account) -> Policy:
+        return Budgeted(self.teacher, account, lambda text: self._count_tokens(text))
+
+    def student_form(self) -> ActionFormat:
+        return actions.action_format(self.cfg.actions.name, self.cfg.actions.get("tools"))
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -93,16 +112,19 @@ class Parts:
         from algorithms.engine.checkpoint import load_tokenizer
         from algorithms.engine.scorer import HFScorer
 
-        if folder is None and not self.cfg.teacher.get("path"):
+        name = self.cfg.teacher.name
+        if folder is None and name not in teachers.IN_PROCESS:
             raise SetupError(
                 f"algorithm={self.cfg.algorithm.name} needs the teacher's log-probs, and "
-                f"teacher={self.cfg.teacher.name} gives none: take a model with the student's "
-                "tokenizer (teacher=hf teacher.path=FOLDER)"
+                f"teacher={name} gives none: take a model with the student's tokenizer "
+                "(teacher=trained, or teacher=hf teacher.path=FOLDER)"
             )
-        name = "start" if folder else self.cfg.teacher.name
-        tokenizer = load_tokenizer(self.start)
-        source, thinking = folder or self.cfg.teacher.path, self.cfg.model.thinking
-        return HFScorer.from_folder(source, self.dtype, tokenizer, name, thinking)
+        if folder is None:
+            model, dtype, name = teachers.folder(self.cfg), teachers.dtype(self), self.teacher.name
+        else:
+            model, dtype, name = folder, self.dtype, "start"
+        tokenizer, thinking = load_tokenizer(self.start), self.cfg.model.thinking
+        return HFScorer.from_folder(model, dtype, tokenizer, name, thinking)
 
     def make_env(self, task: TaskInstance) -> SWEEnv:
         limits = self.cfg.limits
@@ -131,67 +153,30 @@ class Parts:
     ) -> Policy:
         """``checkpoint`` None is the untrained model; the rest defaults to ``sampling``."""
         own = self.cfg.sampling
-        return LateStudent(
-            lambda: self._load(
+        return LatePolicy(
+            lambda: self.model(
                 checkpoint or self.start,
-                own.temperature if temperature is None else temperature,
-                own.top_p if top_p is None else top_p,
+                self.dtype,
+                temperature=own.temperature if temperature is None else temperature,
+                top_p=own.top_p if top_p is None else top_p,
+                max_new_tokens=own.max_new_tokens,
+                thinking=self.cfg.model.thinking,
             )
         )
 
-    def _load(self, checkpoint: Path, temperature: float, top_p: float) -> Policy:
+    def model(self, folder: Path, dtype: torch.dtype, **options: Any) -> Policy:
+        """A policy in this process."""
         from algorithms.engine.hf_policy import HFPolicy
 
         serving = self.cfg.serving
         return HFPolicy.from_folder(
-            checkpoint,
-            self.dtype,
-            temperature=temperature,
-            top_p=top_p,
-            max_new_tokens=self.cfg.sampling.max_new_tokens,
+            folder,
+            dtype,
             max_context=serving.max_context,
             wave=serving.wave,
             cache_bytes=int(serving.cache_gb * 2**30),
-            thinking=self.cfg.model.thinking,
+            **options,
         )
-
-
-class LateStudent:
-    """Loads the model when it is first asked for a turn: never where only the teacher acts."""
-
-    name = "student"
-    needs_box = False
-
-    def __init__(self, load: Callable[[], Policy]) -> None:
-        self._load = load
-        self._policy: Policy | None = None
-
-    def act(self, states: Sequence[State]) -> list[Reply]:
-        if self._policy is None:
-            self._policy = self._load()
-        return self._policy.act(states)
-
-
-def teacher(cfg: DictConfig) -> Policy:
-    if cfg.name == "expert":
-        from swe_gym_env.agents.expert import ExpertPolicy
-
-        return ExpertPolicy()
-    if cfg.name == "server":
-        from swe_gym_env.agents.server import ServerPolicy
-
-        return ServerPolicy(
-            cfg.base_url,
-            cfg.model,
-            name=cfg.model,
-            api_key_env=cfg.api_key_env,
-            temperature=cfg.temperature,
-            max_tokens=cfg.max_tokens,
-            timeout=cfg.timeout,
-            concurrency=cfg.concurrency,
-            extra={"top_p": cfg.top_p},
-        )
-    raise SetupError(f"teacher.name={cfg.name}: it is expert or server")
 
 
 def algorithm(cfg: DictConfig) -> Algorithm:

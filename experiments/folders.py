@@ -13,6 +13,8 @@
     runs/iteration0-<hash>/         what all algorithms share: the same layout, keyed by all that
                                     it depends on
 
+    runs/teacher-<hash>/            what python -m experiments.teacher made, keyed likewise
+
 The hash leaves out what cannot change the result (``VOLATILE``).
 """
 
@@ -38,6 +40,9 @@ VOLATILE = ("beta", "logging", "paths", "workers")
 # What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
 AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation")
 
+# What the making of teacher=trained depends on, beside its own section
+MAKES_TEACHER = ("model", "tasks", "actions", "limits", "history")
+
 
 def digest(data: Any) -> str:
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
@@ -50,7 +55,17 @@ def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
     assert isinstance(data, dict)
     if data.get("history") is None:  # off is as if it were not there: older runs keep their names
         data.pop("history", None)
+    _drop_unlimited(data["teacher"])
     return {str(key): value for key, value in data.items() if key not in VOLATILE + without}
+
+
+def _drop_unlimited(teacher: dict[str, Any]) -> None:
+    """A budget without limits is none, and prices matter only where money is limited."""
+    budget = teacher.get("budget") or {}
+    if budget.get("money") is None:
+        teacher.pop("prices", None)
+    if all(limit is None for limit in budget.values()):
+        teacher.pop("budget", None)
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
@@ -62,6 +77,15 @@ def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
     depends = resolved(cfg, AFTER_ITERATION0)
     name = f"iteration0-{digest([depends, task_ids])}"
     return RunFolder(Path(cfg.paths.runs).absolute() / name)
+
+
+def trained_folder(cfg: DictConfig) -> RunFolder:
+    """Of teacher=trained. It has a seed and a training of its own, so that students with different
+    ones can share it."""
+    data = resolved(cfg)
+    depends = {name: data.get(name) for name in MAKES_TEACHER}
+    depends |= {name: data["teacher"][name] for name in ("seed", "episodes", "training")}
+    return RunFolder(Path(cfg.paths.runs).absolute() / f"teacher-{digest(depends)}")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -51,6 +51,7 @@ def of_round(episodes: Sequence[Episode], annotations: Iterable[Annotation]) -> 
         **of_episodes(episodes),
         "labels": sum(label.text is not None for label in labels.values()),
         "unlabelled": sum(label.text is None for label in labels.values()),
+        "teacher_fallbacks": sum(e.metadata.get("teacher_fallbacks", 0) for e in episodes),
         "student_says_the_same": _mean(agreed),
     }
 

@@ -98,7 +98,7 @@ class _Job:
         own = folders[-1]
         newest = folders[-2].checkpoint if index else None
         with timed.timed(f"collect {own.path.name}"):
-            collect(self.parts, algorithm, own, index, self.tasks, newest, self.display)
+            collect(self.parts, algorithm, folders, self.tasks, newest, self.display)
         if algorithm.collect(index).score != "nothing":
             with timed.timed(f"score {own.path.name}"):
                 score(self.parts, algorithm, folders, self.display)

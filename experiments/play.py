@@ -25,6 +25,7 @@ def play(
     title: str,
     student: Policy,
     mixer: Mixer,
+    teacher: Policy | None = None,
     annotate: bool = False,
 ) -> None:
     """Episodes that the machinery spoilt are played again at the next start."""
@@ -40,7 +41,7 @@ def play(
             missing,
             make_env=parts.make_env,
             student=student,
-            teacher=parts.teacher,
+            teacher=teacher,
             mixer=mixer,
             annotate=annotate,
             on_episode=folder.append,

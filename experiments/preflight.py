@@ -38,6 +38,12 @@ def check(cfg: DictConfig) -> None:
         )
 
 
+def check_teacher(cfg: DictConfig) -> None:
+    """Raises SetupError where the teacher cannot be asked."""
+    if missing := _teacher(cfg):
+        raise SetupError(missing)
+
+
 def _gpus(cfg: DictConfig) -> str | None:
     needs = cfg.model.requires
     if not needs.gpus:
@@ -107,6 +113,13 @@ def _sandbox(cfg: DictConfig) -> str | None:
 
 
 def _teacher(cfg: DictConfig) -> str | None:
+    if cfg.teacher.name in ("hf", "trained"):
+        from experiments import teachers
+
+        try:
+            teachers.folder(cfg)
+        except SetupError as error:
+            return str(error)
     if cfg.teacher.name != "server":
         return None
     url = f"{cfg.teacher.base_url.rstrip('/')}/models"

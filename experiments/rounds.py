@@ -19,6 +19,7 @@ from experiments.build import Parts
 from experiments.play import play
 from experiments.progress import Display
 from experiments.selection import Selection
+from swe_gym_env.agents.budget import Spent
 from swe_gym_env.agents.mixers import Mixer, StudentOnly, TeacherOnly
 from swe_gym_env.agents.rollout import Request
 from swe_gym_env.errors import SetupError
@@ -29,17 +30,19 @@ log = logging.getLogger(__name__)
 def collect(
     parts: Parts,
     algorithm: Algorithm,
-    folder: RoundFolder,
-    index: int,
+    folders: Sequence[RoundFolder],
     tasks: Selection,
     checkpoint: Path | None,
     display: Display,
 ) -> None:
-    """Leaves episodes.jsonl, annotations.jsonl and metrics.json in the round's folder."""
+    """Leaves episodes.jsonl, annotations.jsonl and metrics.json in the last of ``folders``, which
+    are those of the rounds so far."""
+    folder, index = folders[-1], len(folders) - 1
     if folder.is_done("collect"):
         return
     plan = algorithm.collect(index)
     student = parts.student(checkpoint, plan.temperature, plan.top_p)
+    account = parts.account(folders)
     extra = 0
     while True:
         play(
@@ -50,6 +53,7 @@ def collect(
             title=f"round {index}: collect",
             student=student,
             mixer=plan.mixer,
+            teacher=parts.paid_teacher(account),
             annotate=plan.annotate == "label",
         )
         more = algorithm.more(len(tasks.requests(index)), folder.episodes())
@@ -61,6 +65,7 @@ def collect(
         round=index,
         planned_teacher_share=planned_share(plan.mixer),
         **metrics.of_round(folder.episodes(), folder.annotations()),
+        **account.metrics,
     )
     folder.mark_done("collect")
 
@@ -79,7 +84,8 @@ def score(
     folders: Sequence[RoundFolder],
     display: Display,
 ) -> None:
-    """Leaves scores.jsonl in the last of ``folders``, if the algorithm asks for scores."""
+    """Leaves scores.jsonl in the last of ``folders``, if the algorithm asks for scores. Episodes
+    that the teacher's budget does not reach stay without."""
     own, index = folders[-1], len(folders) - 1
     plan = algorithm.collect(index)
     if plan.score == "nothing" or own.is_done("score"):
@@ -87,10 +93,17 @@ def score(
     scored = {score.episode_id for score in own.scores()}
     missing = [e for e in own.episodes() if not e.outcome.mask and e.episode_id not in scored]
     scorer = parts.scorer(folders[0].checkpoint if plan.score == "start" else None)
+    account = parts.account(folders)
     with display.phase(f"round {index}: score", len(missing)) as advance:
-        for found in scorer.score(missing, plan.top_k):
+        for episode in missing:
+            if plan.score == "teacher" and account.over():
+                break
+            (found,) = scorer.score([episode], plan.top_k)
+            if plan.score == "teacher":
+                account.add(Spent(scored_tokens=sum(len(score.logprobs) for score in found)))
             own.add_scores(found)
             advance(1)
+    own.add_metrics(**account.metrics)
     own.mark_done("score")
 
 

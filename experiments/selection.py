@@ -62,12 +62,16 @@ class Selection:
 
 
 def select(cfg: DictConfig, saved: dict[str, list[str]] | None, display: Display) -> Selection:
-    """The tasks of ``saved`` (tasks.json) where the run has begun, else a fresh choice."""
+    """The tasks of ``saved`` (tasks.json) where the run has begun, else a fresh choice. Where 0 are
+    wanted, none."""
     limits = {"train": cfg.tasks.train, "heldout": cfg.evaluation.tasks}
     splits = {"train": "train", "heldout": cfg.evaluation.split}
-    chosen = {part: _load(cfg, splits[part], limits[part], display) for part in splits}
+    chosen = {
+        part: [] if limits[part] == 0 else _load(cfg, splits[part], limits[part], display)
+        for part in splits
+    }
     if saved:
-        chosen = {part: _again(saved[part], found, part) for part, found in chosen.items()}
+        chosen |= {part: _again(ids, chosen[part], part) for part, ids in saved.items()}
     return Selection(
         seed=cfg.seed,
         iteration0=cfg.iteration0.episodes,

@@ -29,7 +29,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | str = torch.bfloat16) ->
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, attn_implementation="sdpa"
         )
-    return model.to(device())
+    return model.to(device())  # type: ignore[arg-type]
 
 
 def load_tokenizer(folder: str | Path) -> Any:

@@ -3,6 +3,7 @@
     episodes.jsonl      one line per finished episode
     annotations.jsonl   one line per label; written before the episode that it belongs to
     scores.jsonl        one line per scored turn, written after all episodes
+    teacher.jsonl       what the teacher cost, one line per batch, written as it happens
     metrics.json        written aside and renamed
     checkpoint/         likewise (algorithms/engine/checkpoint.py)
     PHASE.done          a phase (collect, score, train, evaluate) has ended
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.base import Round
+from swe_gym_env.agents.budget import Spent
 from swe_gym_env.types import Annotation, Episode, Scores, from_dict, to_dict
 
 
@@ -60,6 +62,19 @@ class RoundFolder:
         rows = (from_dict(Scores, row) for row in _lines(self.path / "scores.jsonl"))
         found = {(row.episode_id, row.turn, row.scorer): row for row in rows}
         return [found[key] for key in sorted(found)]
+
+    def add_annotations(self, annotations: Sequence[Annotation]) -> None:
+        """Labels of stored episodes, by another annotator or in place of those that failed."""
+        _append(self.path / "annotations.jsonl", [to_dict(a) for a in annotations])
+
+    def add_spent(self, teacher: str, spent: Spent) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        _append(self.path / "teacher.jsonl", [{"teacher": teacher, **to_dict(spent)}])
+
+    def spent(self, teacher: str) -> Spent:
+        """All that ``teacher`` was paid for this round, lost and repeated episodes included."""
+        rows = (r for r in _lines(self.path / "teacher.jsonl") if r["teacher"] == teacher)
+        return sum((from_dict(Spent, row) for row in rows), Spent())
 
     def finished_ids(self) -> set[str]:
         return {str(row["episode_id"]) for row in _lines(self.path / "episodes.jsonl")}

@@ -59,7 +59,7 @@ class State:
 class Reply:
     """One turn. Exactly one of ``text`` (a model's own words), ``action`` (a canonical call) and
     ``error`` need be set. ``token_ids`` and ``logprobs`` are per sampled token, end-of-turn
-    included."""
+    included. ``prompt_tokens`` and ``generated_tokens`` are what a server says it has billed."""
 
     text: str | None = None
     action: ToolCall | None = None
@@ -68,6 +68,8 @@ class Reply:
     policy_version: str = ""
     error: str = ""
     seconds: float = 0.0
+    prompt_tokens: int | None = None
+    generated_tokens: int | None = None
 
 
 class Policy(Protocol):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the formats know the tools, and the tools speak in these wo
 
 FINISHED = "(finished)"
 CUT = "\n[... "  # how the note on a cut begins
+NOT_RUN = "Not run: "  # how the answer to a malformed turn begins
 INFRA_FAULT = "(the sandbox failed; the episode is over)"
 
 
@@ -51,7 +52,7 @@ def left_out(count: int) -> str:
 
 
 def format_mistake(problem: str, form: ActionFormat) -> str:
-    return f"Not run: {problem}. Reply like this:\n{form.example}"
+    return f"{NOT_RUN}{problem}. Reply like this:\n{form.example}"
 
 
 def unknown_tool(name: str, known: list[str]) -> str:

@@ -115,13 +115,20 @@ class ServerPolicy:
             "seed": int(keyed_rng(state.key).integers(2**31)),
         }
         try:
-            text = self._ask(body)
+            text, usage = self._ask(body)
         except PolicyError as error:
             return Reply(error=str(error), seconds=time.monotonic() - began)
-        return Reply(text=text, policy_version=self.model, seconds=time.monotonic() - began)
+        return Reply(
+            text=text,
+            policy_version=self.model,
+            seconds=time.monotonic() - began,
+            prompt_tokens=_count(usage, "prompt_tokens"),
+            generated_tokens=_count(usage, "completion_tokens"),
+        )
 
-    def _ask(self, body: Mapping[str, Any]) -> str:
-        """The model's text. Raises PolicyError when the retries are used up or would not help."""
+    def _ask(self, body: Mapping[str, Any]) -> tuple[str, Any]:
+        """The model's text, and what the server says of its size. Raises PolicyError when the
+        retries are used up or would not help."""
         trouble = ""
         content = json.dumps(body)  # ASCII: a history may hold what UTF-8 cannot say
         for attempt in range(self._retries + 1):
@@ -138,14 +145,21 @@ class ServerPolicy:
             if answer.status_code != 200:
                 raise _refusal(answer)
             try:
-                text = answer.json()["choices"][0]["message"]["content"]
+                said = answer.json()
+                text = said["choices"][0]["message"]["content"]
             except (ValueError, KeyError, IndexError, TypeError):
                 trouble = f"not a chat completion: {answer.text[:200]}"
                 continue
             if isinstance(text, str):
-                return text
+                return text, said.get("usage")
             trouble = "the answer has no text"
         raise PolicyError(f"{self.base_url}: {trouble} (tried {self._retries + 1} times)")
+
+
+def _count(usage: Any, name: str) -> int | None:
+    """Not every server counts, and a proxy may put anything there."""
+    found = usage.get(name) if isinstance(usage, dict) else None
+    return found if type(found) is int and found >= 0 else None
 
 
 def _refusal(answer: httpx.Response) -> PolicyError:

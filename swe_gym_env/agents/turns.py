@@ -42,7 +42,18 @@ class TurnTaker:
         led = [live for live in ready if self.mixer.executor(live.key("mixer")) == "teacher"]
         own = [live for live in ready if live not in led]
         taught, said = self._ask(ready if self.annotate else led, own)
-        labels = {live: self._label(live, reply) for live, reply in taught.items()}
+        labels = {
+            live: label(
+                reply,
+                live.env.form,
+                (
+                    live.request.episode_id,
+                    len(live.turns),
+                    self.teacher.name if self.teacher else "",
+                ),
+            )
+            for live, reply in taught.items()
+        }
         fallen = [live for live in led if labels[live].text is None]
         for live in fallen:
             live.fallbacks += 1
@@ -93,18 +104,18 @@ class TurnTaker:
             log.exception("the teacher failed in %d states", len(states))
             return {live: Reply(error=f"{type(error).__name__}: {error}") for live in episodes}
 
-    def _label(self, live: Live, reply: Reply) -> Annotation:
-        """The teacher's turn in the student's format; or why there is none."""
-        assert self.teacher is not None
-        form: ActionFormat = live.env.form
-        label = Annotation(live.request.episode_id, len(live.turns), self.teacher.name, None)
-        if reply.error:
-            return replace(label, error=reply.error)
-        try:
-            call = reply.action or form.parse(reply.text or "")
-            return replace(label, text=form.render(call), action=call)
-        except FormatError as error:
-            return replace(label, error=f"format: {error}")
+
+def label(reply: Reply, form: ActionFormat, key: tuple[str, int, str]) -> Annotation:
+    """The teacher's turn in the student's ``form``; or why there is none. ``key``: episode, turn,
+    annotator."""
+    found = Annotation(*key, text=None)
+    if reply.error:
+        return replace(found, error=reply.error)
+    try:
+        call = reply.action or form.parse(reply.text or "")
+        return replace(found, text=form.render(call), action=call)
+    except FormatError as error:
+        return replace(found, error=f"format: {error}")
 
 
 def _student_turn(live: Live, reply: Reply) -> Turn | str:

@@ -61,10 +61,14 @@ class Job:
         assert done.returncode == code, done.stdout
         return done.stdout
 
-    def interrupted(self, until: str, number: int, sig: signal.Signals) -> str:
+    def interrupted(self, until: str, number: int, sig: signal.Signals, *overrides: str) -> str:
         """Start it and send ``sig`` once ``number`` lines stand in a file matching ``until``."""
         with subprocess.Popen(
-            self.command(), cwd=ROOT, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            self.command(*overrides),
+            cwd=ROOT,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         ) as process:
             deadline = time.monotonic() + 120
             while self.lines(until) < number:
@@ -106,7 +110,8 @@ def job(tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch) -> Job:  # t
     home = tmp_path / "home"
     monkeypatch.setenv("SWE_GYM_HOME", str(home))
     task = toy_task(home)
-    names = [(f"calc-{i}", "train" if i < 8 else "heldout") for i in range(12)]
+    splits = ["train"] * 8 + ["heldout"] * 4 + ["val"] * 2
+    names = [(f"calc-{i}", split) for i, split in enumerate(splits)]
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text("".join(json.dumps(row(task, *name)) + "\n" for name in names))
     model = tmp_path / "model"

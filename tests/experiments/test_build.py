@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from experiments import preflight
-from experiments.build import LateStudent, Parts
+from experiments.build import Parts
 from experiments.rounds import planned_share
+from swe_gym_env.agents.late import LatePolicy
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import TaskInstance
 from tests.experiments.test_configuration import OPTIONS, configuration
@@ -27,7 +28,7 @@ def test_every_option_of_every_group_becomes_objects(option: str) -> None:
     if form.name == "bash_block":
         offered.remove("str_replace_editor")
     assert [tool.name for tool in form.tools] == offered
-    assert parts.teacher.name in ("expert", cfg.teacher.get("model"))
+    assert parts.teacher.name in ("expert", cfg.teacher.get("model"), "trained", "hf:")
     assert parts.algorithm.name == cfg.algorithm.name
     assert parts.iteration0.collect(0).mixer.executor((0, 0, "one", 0, 0, "mixer")) == "teacher"
     assert parts.training.lr == cfg.training.lr
@@ -74,6 +75,6 @@ def test_a_template_that_cannot_do_as_told_is_refused_before_the_first_episode(
 
 def test_the_student_is_loaded_only_when_it_is_asked() -> None:
     student = Parts(configuration()).student(Path("/nowhere"), temperature=0.0)
-    assert isinstance(student, LateStudent)
+    assert isinstance(student, LatePolicy)
     with pytest.raises(SetupError, match="/nowhere"):
         student.act([])

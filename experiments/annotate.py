@@ -1,0 +1,97 @@
+"""Labels the episodes of a finished round once more, by another teacher.
+
+    python -m experiments.annotate run=RUN_FOLDER round=N teacher=NAME [teacher.KEY=VALUE ...]
+
+    run=FOLDER      a run folder; its own config.yaml says everything but the teacher
+    round=N         which of its rounds; 0 is iteration 0
+    teacher=...     expert, server, hf or trained, and its options (teacher.path=FOLDER, ...)
+    workers.*, logging.*, sandbox=...   as for experiments.run
+
+A model sees the stored states and needs no box. The expert looks into a box, so the executed turns
+are played again in a new one. The labels are added to the round's annotations.jsonl under the
+annotator's name, beside those that are there; algorithm.annotator=NAME learns from them alone.
+Killed or stopped, the same command goes on; states whose label failed are asked again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.cli import CONF, guarded
+from experiments.folders import RunFolder
+from experiments.progress import Display
+from swe_gym_env.errors import SetupError
+
+MAY_DIFFER = ("teacher", "workers", "logging", "sandbox")  # from the run's own configuration
+
+
+def annotate(cfg: DictConfig, display: Display) -> None:
+    """Labels every turn of the round that ``cfg.relabel.run`` and ``.round`` name."""
+    from experiments import preflight
+    from experiments.build import Parts
+    from experiments.relabel import relabel
+    from experiments.selection import select
+
+    run = RunFolder(Path(cfg.relabel.run))
+    folders = [run.round(i) for i in range(cfg.relabel.round + 1)]
+    own = folders[-1].path.resolve()  # iteration 0 is a link into the folder that runs share
+    if not folders[-1].is_done("collect"):
+        raise SetupError(f"round={cfg.relabel.round}: {own} holds no collected round")
+    preflight.check_teacher(cfg)
+    parts = Parts(cfg)
+    tasks = select(cfg, None, display).train if parts.teacher.needs_box else []
+    with RunFolder(own.parents[1]).lock():
+        given, failed = relabel(parts, folders, {t.instance_id: t for t in tasks}, display)
+    display.console.print(
+        f"{given} labels by {parts.teacher.name}, {failed} states without: {own}/annotations.jsonl"
+    )
+
+
+def configuration(arguments: Sequence[str]) -> DictConfig:
+    """The run's configuration with another teacher. Raises SetupError."""
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    run, index = given.pop("run", ""), given.pop("round", "")
+    if not (Path(run) / "config.yaml").is_file() or not run:
+        raise SetupError(f"run={run}: give a run folder, which holds a config.yaml")
+    if not index.isdigit():
+        raise SetupError(f"round={index}: give the number of one of its rounds")
+    foreign = [name for name in given if name.split(".")[0] not in MAY_DIFFER]
+    if foreign or "teacher" not in given or len(given) != len(arguments) - 2:
+        wrong = f"{foreign[0]}= is the run's own" if foreign else "teacher=NAME is needed"
+        raise SetupError(f"{wrong}; python -m experiments.annotate --help says what can be given")
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            new = compose("config", overrides=[f"{name}={value}" for name, value in given.items()])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SetupError(str(error)) from None
+    cfg = OmegaConf.load(Path(run) / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    for name in MAY_DIFFER if "sandbox" in given else MAY_DIFFER[:-1]:
+        cfg[name] = new[name]
+    cfg.evaluation.tasks = 0  # only the training tasks are needed
+    cfg.relabel = {"run": run, "round": int(index)}
+    return cfg
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    try:
+        cfg = configuration(arguments)
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    guarded(annotate, cfg, "experiments.annotate")
+
+
+if __name__ == "__main__":
+    main()

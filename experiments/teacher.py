@@ -1,0 +1,92 @@
+"""Makes teacher=trained: ``python -m experiments.teacher``, with the overrides of the run after it.
+
+The expert knows the answer and gives no log-probs. What a method such as on-policy distillation
+asks is a model with the student's tokenizer that is better than the student; so the student's own
+base model is trained on more of the expert's episodes, for longer, than iteration 0 is. Killed or
+stopped, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from experiments import preflight
+from experiments.cli import HYDRA, explain_unknown, guarded
+from experiments.folders import read_json, trained_folder, write_json
+from experiments.progress import Display
+from swe_gym_env.errors import SetupError
+
+
+def make(cfg: DictConfig, display: Display) -> Path:
+    """The folder of the checkpoint, which teacher=trained finds."""
+    if cfg.teacher.name != "trained":
+        raise SetupError(
+            f"teacher={cfg.teacher.name}: this command makes teacher=trained, which learns from "
+            "the expert; leave teacher= out"
+        )
+    from algorithms.sft import SFT  # late, so that --help and mistakes take no time
+    from experiments.build import Parts
+    from experiments.evaluate import evaluate
+    from experiments.rounds import collect, train
+    from experiments.selection import select
+
+    folder = trained_folder(cfg)
+    own = folder.round(0)
+    cfg = _taught_by_the_expert(cfg)
+    preflight.check(cfg)
+    display.console.print(f"teacher folder: {folder.path}")
+    with folder.lock():
+        folder.start(cfg)
+        parts, sft = Parts(cfg), SFT()
+        saved = read_json(folder.path / "tasks.json")
+        tasks = select(cfg, saved and {"train": saved["train"]}, display)
+        write_json(folder.path / "tasks.json", tasks.ids)
+        with folder.timed("collect"):
+            collect(parts, sft, [own], tasks, None, display)
+        with folder.timed("train"):
+            train(parts, sft, [own], None, cfg.training.epochs, cfg.training.lr, display)
+        if tasks.heldout:
+            measured = evaluate(
+                parts,
+                folder.evaluation(f"val-{cfg.evaluation.tasks}"),
+                tasks.evaluation(),
+                own.checkpoint,
+                display,
+                "evaluate the teacher",
+            )
+            display.console.print(f"val: resolved {measured['resolved']} of {measured['n']}")
+    display.console.print(f"teacher=trained: {own.checkpoint}")
+    return own.checkpoint
+
+
+def _taught_by_the_expert(cfg: DictConfig) -> DictConfig:
+    """The configuration of iteration 0, with what the section ``teacher`` says in its place."""
+    own = cfg.teacher
+    unlimited = {name: dict.fromkeys(cfg.teacher[name]) for name in ("budget", "prices")}
+    made = {str(name): value for name, value in OmegaConf.to_container(cfg, resolve=True).items()}  # type: ignore[union-attr]
+    made |= {
+        "teacher": {"name": "expert", **unlimited},
+        "seed": own.seed,
+        "training": own.training,
+        "iteration0": {**cfg.iteration0, "episodes": own.episodes},
+        "evaluation": {"split": "val", "tasks": own.val_tasks},
+    }
+    return OmegaConf.create(made)
+
+
+@hydra.main(**HYDRA)
+def main(cfg: DictConfig) -> None:
+    guarded(make, cfg, "experiments.teacher")
+
+
+if __name__ == "__main__":
+    if not any(argument.startswith("teacher=") for argument in sys.argv[1:]):
+        sys.argv.append("teacher=trained")
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)  # Hydra goes on with the choices and values
+    with explain_unknown():
+        main()

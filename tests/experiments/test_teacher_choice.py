@@ -1,0 +1,161 @@
+"""The teacher of a configuration: who it is, in which form it speaks, what it lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from algorithms.base import Collect, Plain
+from algorithms.engine.rounds import RoundFolder
+from experiments import preflight, teachers
+from experiments.build import Parts
+from experiments.folders import iteration0_folder, run_folder, trained_folder
+from experiments.progress import Display
+from experiments.rounds import score
+from swe_gym_env.actions import action_format
+from swe_gym_env.agents.base import State
+from swe_gym_env.agents.budget import Spent
+from swe_gym_env.agents.mixers import StudentOnly
+from swe_gym_env.agents.translated import in_form
+from swe_gym_env.errors import SetupError
+from swe_gym_env.types import Turn
+from tests.agents.test_server import TASK
+from tests.algorithms.conftest import make_episode, tiny_model
+from tests.experiments.test_configuration import configuration
+from tests.toybox import FIX
+
+
+def test_another_model_teaches_with_its_own_tokenizer_template_and_form(
+    smollm2: Path,
+    tokenizer,
+    tmp_path: Path,  # type: ignore[no-untyped-def]
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    student = tmp_path / "student"
+    tiny_model(len(tokenizer)).save_pretrained(student)
+    tokenizer.save_pretrained(student)
+    given = (f"model.path={student}", "teacher=hf", f"teacher.path={smollm2}")
+    given += ("teacher.actions=xml", "teacher.dtype=float32", "teacher.temperature=0")
+    parts = Parts(configuration(*given, "teacher.max_new_tokens=16", "serving.cache_gb=0.1"))
+    turn = Turn("Broken.", "student", FIX, action_format("bash_block").parse(FIX), (1 << 30,))
+    state = State((0, 0, "toy-1", 0, 1, "teacher"), TASK, "the student's", (turn,), "(no output)")
+    [reply] = parts.teacher.act([state])
+    assert parts.teacher.name == f"hf:{smollm2}"
+    assert reply.action or reply.error.startswith("format: ")
+
+    words = AutoTokenizer.from_pretrained(smollm2)
+    seen = in_form(state, action_format("xml", ["bash", "finish"])).messages
+    ids = words.apply_chat_template(
+        seen, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    plain = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    wanted = plain.generate(**ids, do_sample=False, max_new_tokens=16)[0, ids.input_ids.shape[1] :]
+    assert list(reply.token_ids) == wanted.tolist()
+    with pytest.raises(SetupError, match="another tokenizer than the student"):
+        parts.scorer(None)
+
+
+@pytest.mark.parametrize(
+    ("student", "own", "tools"),
+    [
+        ("bash_block", "xml", ["bash", "finish"]),
+        ("xml", "bash_block", ["bash", "finish"]),
+        ("xml", "hermes_json", ["bash", "str_replace_editor", "finish"]),
+        ("xml", "null", ["bash", "str_replace_editor", "finish"]),
+    ],
+)
+def test_a_teacher_is_offered_the_tools_of_the_student(student: str, own: str, tools) -> None:  # type: ignore[no-untyped-def]
+    cfg = configuration("teacher=server", f"actions={student}", f"teacher.actions={own}")
+    form = teachers.form(Parts(cfg))
+    assert form.name == (student if own == "null" else own)
+    assert [tool.name for tool in form.tools] == tools
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("teacher=trained",), r"python -m experiments\.teacher"),
+        (("teacher=hf",), r"teacher\.path=FOLDER"),
+        (("teacher=hf", "teacher.path=/nowhere"), "/nowhere"),
+    ],
+)
+def test_a_teacher_that_is_not_there_is_named_at_the_start(
+    given: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SetupError, match=said):
+        preflight.check(configuration(*given, f"paths.runs={tmp_path}", "sandbox=process"))
+
+
+def test_no_log_probs_from_a_teacher_of_words() -> None:
+    with pytest.raises(SetupError, match="teacher=trained"):
+        Parts(configuration()).scorer(None)
+
+
+def test_a_trained_teacher_is_shared_by_runs_that_differ_elsewhere() -> None:
+    def name(*given: str) -> str:
+        return trained_folder(configuration("teacher=trained", *given)).path.name
+
+    same = ("seed=1", "training.lr=1", "training.epochs=9", "algorithm=sft", "sampling.top_p=1")
+    same += ("teacher.temperature=1", "teacher.budget.calls=3", "teacher.val_tasks=9")
+    assert name(*same) == name()
+    others = ["teacher.seed=1", "teacher.episodes=5", "teacher.training.lr=1", "tasks=pypi_full"]
+    assert len({name(), *(name(other) for other in others)}) == 5
+
+
+def test_an_unlimited_budget_changes_no_folder() -> None:
+    one = run_folder(configuration()).path
+    assert run_folder(configuration("teacher.prices.prompt=2")).path == one
+    limited = ("teacher.budget.calls=9",)
+    assert run_folder(configuration(*limited)).path != one
+    assert iteration0_folder(configuration(*limited), []) != iteration0_folder(configuration(), [])
+
+
+def test_an_account_goes_on_from_what_lies_on_disk(tmp_path: Path) -> None:
+    folders = [RoundFolder(tmp_path / f"round_{n}") for n in range(2)]
+    cfg = configuration("teacher.budget.money=1", "teacher.prices.scored=10")
+    Parts(cfg).account(folders[:1]).add(Spent(calls=1, scored_tokens=60_000))
+    folders[0].add_spent("another annotator", Spent(calls=100, scored_tokens=10**9))
+    account = Parts(cfg).account(folders)
+    assert account.spent == Spent(calls=1, scored_tokens=60_000) and not account.over()
+    account.add(Spent(scored_tokens=40_000))
+    with (folders[1].path / "teacher.jsonl").open("ab") as file:
+        file.write(b'{"teacher": "expert", "calls": 1')  # torn by a kill
+    assert Parts(cfg).account(folders).over()
+    assert Parts(cfg).account(folders).metrics["teacher_cost"] == 1.0
+
+
+@dataclass(frozen=True)
+class Distils(Plain):
+    """Asks for the teacher's log-probs and learns nothing."""
+
+    name: str = "distils"
+
+    def collect(self, round: int) -> Collect:
+        return Collect(StudentOnly(), annotate="nothing", score="teacher", top_k=2)
+
+
+def test_scoring_ends_with_the_budget_and_the_rest_stays_unscored(
+    tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    tiny_model(len(tokenizer)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    folders = [RoundFolder(tmp_path / f"round_{n}") for n in range(2)]
+    for name in "abc":
+        turns = [Turn("see", "student", "done", None, (1, 2, 3), (-1.0, -1.0, -1.0))] * 2
+        folders[1].append(make_episode(turns, name))
+    given = (f"model.path={model}", "teacher=hf", f"teacher.path={model}", "model.dtype=float32")
+    cfg = configuration(*given, "teacher.budget.scored_tokens=9", "teacher.prices.scored=1e6")
+    for _ in range(2):  # the second time, nothing is left to do
+        score(Parts(cfg), Distils(), folders, Display())
+        scores = folders[1].scores()
+        assert [one.episode_id for one in scores] == ["a", "a", "b", "b"]
+        counted = sum(len(one.logprobs) for one in scores)
+        metrics = folders[1].metrics
+        assert metrics["teacher_scored_tokens"] == counted == metrics["teacher_cost"] == 16
+        assert metrics["budget_spent"] is True
+    assert capsys.readouterr().err.count("the teacher's budget is spent") == 1
