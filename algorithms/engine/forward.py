@@ -52,15 +52,19 @@ def _layer_types(config: Any) -> list[str]:
 
 @torch.no_grad()
 def _head_gives_logits(model: Any) -> bool:
-    """Whether one token's logits are what the output layer gave, bit by bit."""
-    given: list[torch.Tensor] = []
-    head = model.get_output_embeddings()
-    hook = head.register_forward_hook(lambda _module, _args, output: given.append(output))
+    """Whether what is planted as the output layer's answer comes out as the logits, bit by bit."""
+    planted: list[torch.Tensor] = []
+
+    def plant(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
+        planted.append(torch.linspace(1, 100, output.numel()).to(output).view_as(output))
+        return planted[-1]
+
+    hook = model.get_output_embeddings().register_forward_hook(plant)
     try:
         logits = model(torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits
     finally:
         hook.remove()
-    return len(given) == 1 and torch.equal(given[0].float(), logits.float())
+    return len(planted) == 1 and torch.equal(planted[0].float(), logits.float())
 
 
 def forward(model: Any, row: Sequence[TrainSample], best: int = 0) -> tuple[Predicted, Packed]:

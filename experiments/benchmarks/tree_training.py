@@ -6,10 +6,11 @@
 
 Forward and backward over all labels of one trajectory, three ways: ``tree``; ``naive``, a sample
 per label, one at a time; ``padded``, the same samples in batches of equal length. All three compute
-logits of label tokens only and add gradients up in float32, as the learner does. Observations,
-actions and labels are random tokens, as many as in episodes of SmolLM2. On a CPU seconds are those
-of the processor, so that other work on the machine counts little. Memory is what a step needs above
-weights and gradients. ``--random`` needs no files: weights by chance, of a size that is named.
+logits of label tokens only and add gradients up in float32, as the learner does; it ends with an
+error where the gradients differ. Observations, actions and labels are random tokens, as many as in
+episodes of SmolLM2. On a CPU seconds are those of the processor, so that other work on the machine
+counts little. Memory is what a step needs above weights and gradients. ``--random`` needs no files:
+weights by chance, of a size that is named.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,7 @@ from algorithms.engine.tree import TrainSample, pack
 
 METHODS = ("tree", "naive", "padded")
 OPENING, OBSERVATION, REPLY = 300, (60, 120), (30, 50)  # tokens: system and task; then per turn
+LIMIT = {"float32": 1e-4, "bfloat16": 2e-1}  # gradients that differ by more are an error
 VOCABULARY = 4096  # the tokens drawn; every model here has more
 SIZES = {  # layers, hidden, between, heads, key-value heads, vocabulary
     "5m": (4, 256, 768, 4, 2, 4096),
@@ -129,23 +132,11 @@ def measure(args: argparse.Namespace, method: str, work: Work, gradient: Path) -
     model = make_model(args)
     if method == "tree":
         use_trees(model)
-    width = {"tree": 0, "naive": 1, "padded": args.batch}[method]
-    groups = [work.chains[n : n + width] for n in range(0, len(work.chains), width or 1)]
-    pieces: list[Callable[[], torch.Tensor]]
-    if method == "tree":
-        pieces, tokens = [lambda: on_tree(model, work.tree)], len(work.tree)
-    else:
-        pieces = [lambda group=group: plain(model, group) for group in groups]  # type: ignore[misc]
-        tokens = sum(len(group) * max(map(len, group)) for group in groups)
+    pieces, tokens = parts(args, method, model, work)
     sums = [torch.zeros_like(p, dtype=torch.float32) for p in model.parameters()]
     before, seconds = mark(args.device), []
     if args.device == "cpu":
-        small = trajectory(1)
-        step(
-            model,
-            [lambda: plain(model, small.chains) if width else on_tree(model, small.tree)],
-            sums,
-        )
+        step(model, parts(args, method, model, trajectory(1))[0], sums)
     else:  # kernels are compiled for the length; what that takes is not the step's memory
         step(model, pieces, sums)
         before = mark(args.device)
@@ -158,6 +149,18 @@ def measure(args: argparse.Namespace, method: str, work: Work, gradient: Path) -
     used = peak(args.device) - before
     torch.save([grad.div_(work.labels).cpu() for grad in sums], gradient)
     return Measured(tokens, statistics.median(seconds), used, loss)
+
+
+def parts(
+    args: argparse.Namespace, method: str, model: Any, work: Work
+) -> tuple[list[Callable[[], torch.Tensor]], int]:
+    """What to run, one piece after another, and the tokens of all pieces."""
+    if method == "tree":
+        return [partial(on_tree, model, work.tree)], len(work.tree)
+    width = 1 if method == "naive" else args.batch
+    groups = [work.chains[n : n + width] for n in range(0, len(work.chains), width)]
+    tokens = sum(len(group) * max(map(len, group)) for group in groups)
+    return [partial(plain, model, group) for group in groups], tokens
 
 
 def step(model: Any, pieces: Sequence[Callable[[], torch.Tensor]], sums: list) -> float:
@@ -177,7 +180,7 @@ def step(model: Any, pieces: Sequence[Callable[[], torch.Tensor]], sums: list) -
 def make_model(args: argparse.Namespace) -> Any:
     dtype = getattr(torch, args.dtype)
     if args.random:
-        from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers import AutoModelForCausalLM, LlamaConfig
 
         layers, hidden, between, heads, kv, vocabulary = SIZES[args.random]
         config = LlamaConfig(
@@ -189,10 +192,9 @@ def make_model(args: argparse.Namespace) -> Any:
             num_key_value_heads=kv,
             tie_word_embeddings=True,
             max_position_embeddings=1 << 17,
-            attn_implementation="sdpa",
         )
         torch.manual_seed(0)
-        model = LlamaForCausalLM(config).to(dtype)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(dtype)
     else:
         model = load_model(args.model or embedded_model(), dtype)
     if args.checkpointing:
@@ -244,6 +246,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     head = (
         "turns | labels | way | tokens | x | seconds | x | memory MB | loss | gradient differs by"
     )
+    worst = 0.0
     print(f"| {head} |\n|{'---|' * 10}")
     for turns in args.turns:
         work = trajectory(turns)
@@ -252,19 +255,16 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
             found = case(args, method, work, folder / method)
             first = first or found
             apart = distance(folder / args.methods[0], folder / method)
-            cells = (
-                turns,
-                len(work.chains),
-                method,
-                found.tokens,
-                f"{found.tokens / first.tokens:.1f}",
-                f"{found.seconds:.2f}",
-                f"{found.seconds / first.seconds:.1f}",
-                round(found.memory / 1e6),
-                f"{found.loss:.6f}",
-                f"{apart:.1e}",
+            worst = max(worst, apart)
+            print(
+                f"| {turns} | {len(work.chains)} | {method} | {found.tokens} "
+                f"| {found.tokens / first.tokens:.1f} | {found.seconds:.2f} "
+                f"| {found.seconds / first.seconds:.1f} | {found.memory / 1e6:.0f} "
+                f"| {found.loss:.6f} | {apart:.1e} |",
+                flush=True,
             )
-            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    if not worst < LIMIT[args.dtype]:
+        raise SystemExit(f"The gradients of one loss differ by {worst:.1e}: something is wrong.")
 
 
 def one_long_tree(args: argparse.Namespace, folder: Path) -> None:
