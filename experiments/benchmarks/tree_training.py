@@ -1,6 +1,6 @@
 """Training on a DAgger trajectory with a label in every turn: one tree against a sample per label.
 
-    python -m experiments.benchmarks.tree_training --turns 5 10
+    OMP_NUM_THREADS=1 python -m experiments.benchmarks.tree_training --turns 5 10
     python -m experiments.benchmarks.tree_training --device cuda --repeats 5
     python -m experiments.benchmarks.tree_training --device cuda --length 65536 --checkpointing
 
@@ -9,14 +9,13 @@ per label, one at a time; ``padded``, the same samples in batches of equal lengt
 logits of label tokens only and add gradients up in float32, as the learner does; it ends with an
 error where the gradients differ. Observations, actions and labels are random tokens, as many as in
 episodes of SmolLM2. On a CPU seconds are those of the processor, so that other work on the machine
-counts little. Memory is what a step needs above weights and gradients. ``--random`` needs no files:
-weights by chance, of a size that is named.
+counts little. Memory is what a step needs above the weights and the float32 sums. ``--random`` is a
+model with weights by chance and needs no files.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import multiprocessing
 import random
 import statistics
@@ -127,8 +126,6 @@ class Measured(NamedTuple):
 
 def measure(args: argparse.Namespace, method: str, work: Work, gradient: Path) -> Measured:
     """Run one way ``args.repeats`` times after a warm-up, and save the gradient of a step."""
-    if args.device == "cpu":
-        torch.set_num_threads(args.threads)
     model = make_model(args)
     if method == "tree":
         use_trees(model)
@@ -238,16 +235,14 @@ def case(args: argparse.Namespace, method: str, work: Work, gradient: Path) -> M
 def distance(one: Path, other: Path) -> float:
     """||a - b|| / ||a|| over all weights."""
     pairs = zip(torch.load(one), torch.load(other), strict=True)
-    squares = [(float((a - b).square().sum()), float(a.square().sum())) for a, b in pairs]
-    return math.sqrt(sum(d for d, _ in squares) / sum(n for _, n in squares))
+    squares = torch.tensor([[(a - b).square().sum(), a.square().sum()] for a, b in pairs])
+    return float((squares[:, 0].sum() / squares[:, 1].sum()).sqrt())
 
 
 def compare(args: argparse.Namespace, folder: Path) -> None:
-    head = (
-        "turns | labels | way | tokens | x | seconds | x | memory MB | loss | gradient differs by"
-    )
-    worst = 0.0
+    head = "turns | labels | way | tokens | x | seconds | x | memory MB | loss | gradient apart"
     print(f"| {head} |\n|{'---|' * 10}")
+    worst = 0.0
     for turns in args.turns:
         work = trajectory(turns)
         first: Measured | None = None
@@ -271,7 +266,7 @@ def one_long_tree(args: argparse.Namespace, folder: Path) -> None:
     work = trajectory(0, length=args.length)
     found = case(args, "tree", work, folder / "tree")
     print(
-        f"One tree of {found.tokens} tokens, {len(work.chains)} labels, path of "
+        f"One tree of {found.tokens} tokens, {len(work.chains)} labels, the longest path "
         f"{int(work.tree.depth.max()) + 1}: {found.seconds:.2f} s forward and backward, "
         f"{found.tokens / found.seconds:.0f} tokens/s, {found.memory / 1e9:.2f} GB above weights "
         f"and gradients, loss {found.loss:.4f}"
@@ -290,9 +285,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} CPU threads"
+    gpu = args.device == "cuda"
+    where = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     what = f"random {args.random}" if args.random else args.model or "SmolLM2-135M"
     print(f"{what}, {args.dtype}, {where}, torch {torch.__version__}, {args.repeats} repeats\n")
     with tempfile.TemporaryDirectory() as folder:
