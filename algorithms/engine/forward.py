@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from algorithms.engine.attention import FLEX_BLOCK, TreeMask
@@ -42,6 +43,9 @@ def use_trees(model: Any) -> None:
             f"{name} does not let its attention be replaced, which token trees need. Take a model "
             "that supports the attention interface of transformers."
         )
+    two = np.zeros(2, dtype=np.int64)
+    with torch.no_grad():  # what only a pass can tell is told now
+        forward(model, [TrainSample(two, two - [1, 0], two.astype(np.float32) + 1, two)])
 
 
 def _layer_types(config: Any) -> list[str]:
