@@ -1,7 +1,7 @@
 """From token trees to the next checkpoint. Knows weights on tokens, and no algorithm.
 
-On the CPU every tree of a micro-batch lies in one packed row: no padding, and attention costs what
-each tree costs alone. The optimiser starts fresh in every round (its state is not saved): rounds
+All trees of a micro-batch lie in one packed row: no padding, and attention costs what each tree
+costs alone. The optimiser starts fresh in every round (its state is not saved): rounds
 then depend on nothing but the checkpoint before them, and a short warm-up replaces the moments.
 """
 
@@ -19,7 +19,7 @@ import torch
 
 from algorithms.engine import parallel
 from algorithms.engine.checkpoint import save_checkpoint
-from algorithms.engine.forward import forward
+from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import Sums, denominator, total
 from algorithms.engine.objective import Objective
 from algorithms.engine.optimizer import MasterAdamW
@@ -31,7 +31,8 @@ Progress = Callable[[int, int, str], None]
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train. Lengths are in tokens, ``batch_size`` in trees per optimiser step. After a
-    linear warm-up the learning rate goes in a straight line to ``lr_end`` times ``lr``."""
+    linear warm-up the learning rate goes in a straight line to ``lr_end`` times ``lr``.
+    ``checkpointing`` computes each layer again in the backward: memory for a third more time."""
 
     lr: float = 1e-4
     batch_size: int = 8
@@ -43,6 +44,7 @@ class TrainingConfig:
     micro_batch_tokens: int = 2048
     max_tree_tokens: int = 8192
     lora_rank: int = 0
+    checkpointing: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -110,9 +112,11 @@ class Learner:
         parallel.join(cpu=model.device.type == "cpu")
         self.config, self.tokenizer, self.objective = config, tokenizer, objective
         self._attention_before = model.config._attn_implementation
+        use_trees(model)
+        if config.checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         if config.lora_rank:
             model = _with_lora(model, config.lora_rank, config.seed)
-        model.set_attn_implementation("packed_tree")
         self.model = model
         self._old: dict[int, torch.Tensor] = {}
 

@@ -15,7 +15,7 @@ import torch
 
 from algorithms.base import Lesson, Target
 from algorithms.engine.checkpoint import load_model, load_tokenizer
-from algorithms.engine.forward import forward
+from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.lessons import lesson_tree
 from algorithms.engine.rendering import Renderer, Thinking, fingerprint
 from swe_gym_env.errors import SetupError
@@ -27,7 +27,7 @@ class HFScorer:
     ``tokenizer`` is the student's: its template lays out what was seen, ids and all."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str, thinking: Thinking = "kept") -> None:
-        model.set_attn_implementation("packed_tree")
+        use_trees(model)
         self.model, self.renderer, self.name = model.eval(), Renderer(tokenizer, thinking), name
 
     @classmethod

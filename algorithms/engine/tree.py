@@ -133,8 +133,12 @@ STREAMS = (
 )
 
 
-def pack(samples: Sequence[TrainSample]) -> Packed:
-    """Lay trees side by side; each sees itself alone, so the result does not depend on company."""
+def pack(samples: Sequence[TrainSample], multiple: int = 1) -> Packed:
+    """Lay trees side by side; each sees itself alone, so the result does not depend on company.
+    Roots without a weight fill the row up to a length that is a multiple of ``multiple``."""
+    if missing := -sum(map(len, samples)) % multiple:
+        blank = np.zeros(missing, dtype=np.int64)
+        samples = [*samples, TrainSample(blank, blank - 1, blank.astype(np.float32), blank)]
     starts = np.cumsum([0, *map(len, samples)])
     placed = list(zip(samples, starts[:-1], strict=True))
     firsts = np.cumsum([0, *(int(s.sequence.max(initial=0)) + 1 for s in samples)])
