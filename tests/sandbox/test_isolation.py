@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -293,6 +294,14 @@ def test_a_crowd_left_in_the_background_does_not_lock_the_agent_out(make_isolate
     box = make_isolated(processes=40)
     box.exec("for i in $(seq 80); do setsid sleep 100 & done 2>/dev/null", timeout=20)
     assert run(box, "echo on") == "on\n"
+
+
+def test_so_many_commands_at_once_that_their_pipes_run_out(make_local: Make) -> None:
+    """The kernel allows a user 64 large pipes, and all boxes are one user's."""
+    boxes = [make_local() for _ in range(80)]
+    with ThreadPoolExecutor(len(boxes)) as pool:
+        said = list(pool.map(lambda box: run(box, "sleep 2; echo here", timeout=60), boxes))
+    assert said == ["here\n"] * len(boxes)
 
 
 def test_a_limit_cannot_be_raised(isolated: Sandbox) -> None:

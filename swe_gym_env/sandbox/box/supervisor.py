@@ -117,7 +117,8 @@ class Supervisor:
         self._reap()
         older = frozenset(tree.living()) if self.children else frozenset()
         source, sink = os.pipe()
-        fcntl.fcntl(source, 1031, 1 << 20)  # F_SETPIPE_SZ: fewer turns for much output
+        with contextlib.suppress(OSError):  # a user may have 64 MiB of pipes, whatever the boxes
+            fcntl.fcntl(source, 1031, 1 << 20)  # F_SETPIPE_SZ: fewer turns for much output
         given, feed = os.pipe()
         try:
             shell = self._spawn(command, cwd, env, given, sink)
