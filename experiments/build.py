@@ -107,23 +107,30 @@ class Parts:
         backend = self.renderer.tokenizer.backend_tokenizer  # safe to use from many threads
         return lambda text: len(backend.encode(text, add_special_tokens=False).ids)
 
-    def scorer(self, folder: Path | None) -> HFScorer:
-        """Of the checkpoint in ``folder``; None is the teacher."""
-        from algorithms.engine.checkpoint import load_tokenizer
-        from algorithms.engine.scorer import HFScorer
+    def check_scores(self) -> None:
+        """SetupError where the algorithm wants log-probs that the teacher cannot give."""
+        from algorithms.engine.scorer import check_tokens
 
+        if self.algorithm.collect(1).score != "teacher":
+            return
         name = self.cfg.teacher.name
-        if folder is None and name not in teachers.IN_PROCESS:
+        if name not in teachers.IN_PROCESS:
             raise SetupError(
                 f"algorithm={self.cfg.algorithm.name} needs the teacher's log-probs, and "
                 f"teacher={name} gives none: take a model with the student's tokenizer "
                 "(teacher=trained, or teacher=hf teacher.path=FOLDER)"
             )
+        check_tokens(teachers.folder(self.cfg), self.renderer.tokenizer)
+
+    def scorer(self, folder: Path | None) -> HFScorer:
+        """Of the checkpoint in ``folder``; None is the teacher."""
+        from algorithms.engine.scorer import HFScorer
+
         if folder is None:
             model, dtype, name = teachers.folder(self.cfg), teachers.dtype(self), self.teacher.name
         else:
             model, dtype, name = folder, self.dtype, "start"
-        tokenizer, thinking = load_tokenizer(self.start), self.cfg.model.thinking
+        tokenizer, thinking = self.renderer.tokenizer, self.cfg.model.thinking
         return HFScorer.from_folder(model, dtype, tokenizer, name, thinking)
 
     def make_env(self, task: TaskInstance) -> SWEEnv:

@@ -34,10 +34,12 @@ def run(cfg: DictConfig, display: Display) -> Path:
     folder = run_folder(cfg)
     if folder.summary is None:
         preflight.check(cfg)
+        parts = Parts(cfg)
+        parts.check_scores()
         display.console.print(f"run folder: {folder.path}")
         with folder.lock():
             folder.start(cfg)
-            _phases(cfg, folder, display)
+            _phases(parts, folder, display)
     finished = folder.summary
     assert finished is not None
     if not (folder.path / "report.html").exists():
@@ -46,12 +48,13 @@ def run(cfg: DictConfig, display: Display) -> Path:
     return folder.path
 
 
-def _phases(cfg: DictConfig, folder: RunFolder, display: Display) -> None:
+def _phases(parts: Parts, folder: RunFolder, display: Display) -> None:
+    cfg = parts.cfg
     with folder.timed("tasks"):
         tasks = select(cfg, read_json(folder.path / "tasks.json"), display)
         write_json(folder.path / "tasks.json", tasks.ids)
         log.info("%d training tasks, %d held out", len(tasks.train), len(tasks.heldout))
-    job = _Job(Parts(cfg), tasks, folder, display)
+    job = _Job(parts, tasks, folder, display)
     job.iteration0()
     for index in range(1, cfg.rounds + 1):
         job.round(index)

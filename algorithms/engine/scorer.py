@@ -22,6 +22,16 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Scores
 
 
+def check_tokens(folder: str | Path, student_tokenizer: Any) -> None:
+    """SetupError where the model in ``folder`` does not read the student's tokens."""
+    if fingerprint(load_tokenizer(folder)) != fingerprint(student_tokenizer):
+        raise SetupError(
+            f"{folder} has another tokenizer than the student: its log-probs would be of other "
+            "tokens. Take a teacher of the student's family (teacher=trained makes one), or a "
+            "method that needs only the teacher's words: its label is a turn."
+        )
+
+
 class HFScorer:
     """Scores with a Hugging Face model in this process. ``name`` is kept beside every score, and
     ``tokenizer`` is the student's: its template lays out what was seen, ids and all."""
@@ -40,12 +50,7 @@ class HFScorer:
         thinking: Thinking = "kept",
     ) -> HFScorer:
         """SetupError where the folder's tokenizer is not the student's."""
-        if fingerprint(load_tokenizer(folder)) != fingerprint(student_tokenizer):
-            raise SetupError(
-                f"{folder} has another tokenizer than the student: its log-probs would be of other "
-                "tokens. Take a teacher of the student's family (teacher=trained makes one), or a "
-                "method that needs only the teacher's words (sft, dagger, aggrevate)."
-            )
+        check_tokens(folder, student_tokenizer)
         return cls(load_model(folder, dtype), student_tokenizer, name, thinking)
 
     @torch.inference_mode()

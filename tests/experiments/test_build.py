@@ -73,6 +73,13 @@ def test_a_template_that_cannot_do_as_told_is_refused_before_the_first_episode(
         Parts(cfg).make_env(TASK)
 
 
+@pytest.mark.parametrize("method", ["opd", "gkd", "mixed"])
+def test_a_teacher_of_words_alone_cannot_score(method: str) -> None:
+    with pytest.raises(SetupError, match=f"{method} needs the teacher's log-probs.*=trained"):
+        Parts(configuration(f"algorithm={method}")).check_scores()
+    Parts(configuration("algorithm=dagger")).check_scores()
+
+
 def test_the_student_is_loaded_only_when_it_is_asked() -> None:
     student = Parts(configuration()).student(Path("/nowhere"), temperature=0.0)
     assert isinstance(student, LatePolicy)
