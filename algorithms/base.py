@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 from algorithms.engine.objective import Objective
@@ -43,9 +44,16 @@ class Round:
     annotations: Sequence[Annotation]
     scores: Sequence[Scores] = ()
 
-    def score_by_turn(self) -> dict[tuple[str, int], Scores]:
-        """By (episode id, turn); a turn that was not scored is not there."""
-        return {(score.episode_id, score.turn): score for score in self.scores}
+    @cached_property
+    def _scores(self) -> dict[str, dict[int, Scores]]:
+        found: dict[str, dict[int, Scores]] = {}
+        for score in self.scores:
+            found.setdefault(score.episode_id, {})[score.turn] = score
+        return found
+
+    def scores_of(self, episode: Episode) -> dict[int, Scores]:
+        """By turn; one that was not scored is not there."""
+        return self._scores.get(episode.episode_id, {})
 
 
 @dataclass(frozen=True)

@@ -51,14 +51,11 @@ class GKD(Plain):
         )
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
-        scores = rounds[-1].score_by_turn()
-        for _, episode in chosen(rounds, "all", "latest"):
-            found = [scores.get((episode.episode_id, turn)) for turn in range(len(episode.turns))]
+        for round, episode in chosen(rounds, "all", "latest"):
             yield Lesson(
                 episode,
                 tuple(
-                    Target(index, None, weight=0.0, kl_weight=1.0, scores=one)
-                    for index, one in enumerate(found)
-                    if one is not None
+                    Target(turn, None, weight=0.0, kl_weight=1.0, scores=score)
+                    for turn, score in round.scores_of(episode).items()
                 ),
             )

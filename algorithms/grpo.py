@@ -92,13 +92,13 @@ class GRPO:
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
         newest = rounds[-1]
-        scores = newest.score_by_turn()
         for name, group in self._groups(newest.episodes).items():
             rewards = [episode.outcome.reward for episode in group]
             if self.zero_variance == "drop" and len(set(rewards)) == 1:
                 continue
             for episode, advantage in zip(group, advantages(rewards, self.advantage), strict=True):
                 if self.truncated == "keep" or episode.stop_reason == "finished":
+                    scores = newest.scores_of(episode)
                     yield Lesson(episode, self._targets(episode, advantage, scores), name)
 
     def _groups(self, episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
@@ -111,7 +111,7 @@ class GRPO:
         return {name: group for name, group in found.items() if len(group) > 1}
 
     def _targets(
-        self, episode: Episode, advantage: float, scores: dict[tuple[str, int], Scores]
+        self, episode: Episode, advantage: float, scores: dict[int, Scores]
     ) -> tuple[Target, ...]:
         lengths = [len(turn.token_ids) for turn in episode.turns]
         weight = {"token": 1.0, "sequence": 1 / max(1, sum(lengths)), "constant": 1 / self.constant}
@@ -124,7 +124,7 @@ class GRPO:
                 pg_weight=each,
                 advantage=advantage,
                 kl_weight=each if self.kl else 0.0,
-                scores=scores.get((episode.episode_id, turn)),
+                scores=scores.get(turn),
             )
             for turn in range(len(episode.turns))
         )

@@ -47,13 +47,12 @@ class Mixed(Plain):
         return Collect(mixer, annotate="nothing", score="teacher")
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
-        scores = rounds[-1].score_by_turn()
-        for _, episode in chosen(rounds, self.keep, "latest"):
-            targets = []
+        for round, episode in chosen(rounds, self.keep, "latest"):
+            targets, scores = [], round.scores_of(episode)
             for index, turn in enumerate(episode.turns):
-                score = scores.get((episode.episode_id, index))
                 if turn.executor == "teacher":
                     targets.append(Target(index, None))
-                elif score is not None:
-                    targets.append(Target(index, None, weight=0.0, kl_weight=1.0, scores=score))
+                elif index in scores:
+                    own = scores[index]
+                    targets.append(Target(index, None, weight=0.0, kl_weight=1.0, scores=own))
             yield Lesson(episode, tuple(targets))

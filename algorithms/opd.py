@@ -56,11 +56,11 @@ class OPD(Plain):
         )
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
-        scores = rounds[-1].score_by_turn()
-        for _, episode in chosen(rounds, "all", "latest"):
-            found = [scores.get((episode.episode_id, turn)) for turn in range(len(episode.turns))]
-            targets = (self._target(episode, n, s) for n, s in enumerate(found) if s is not None)
-            yield Lesson(episode, tuple(targets))
+        for round, episode in chosen(rounds, "all", "latest"):
+            scores = round.scores_of(episode)
+            yield Lesson(
+                episode, tuple(self._target(episode, *scored) for scored in scores.items())
+            )
 
     def _target(self, episode: Episode, index: int, scores: Scores) -> Target:
         if self.estimator != "advantage":
