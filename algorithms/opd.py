@@ -57,10 +57,8 @@ class OPD(Plain):
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
         for round, episode in chosen(rounds, "all", "latest"):
-            scores = round.scores_of(episode)
-            yield Lesson(
-                episode, tuple(self._target(episode, *scored) for scored in scores.items())
-            )
+            scored = round.scores_of(episode).items()
+            yield Lesson(episode, tuple(self._target(episode, *one) for one in scored))
 
     def _target(self, episode: Episode, index: int, scores: Scores) -> Target:
         if self.estimator != "advantage":

@@ -134,7 +134,7 @@ def train(
     rounds = [folder.read(index) for index, folder in enumerate(folders)]
     try:
         lessons = list(algorithm.lessons(rounds))
-        samples = list(lesson_trees(lessons, renderer))
+        samples = list(lesson_trees(lessons, renderer, parts.training.max_tree_tokens))
     except ValueError as error:
         raise SetupError(f"algorithm={algorithm.name}: {error}") from None
     learner = Learner(

@@ -7,7 +7,7 @@ nodes and their weights add up; a token that carries more than cross-entropy kee
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -90,13 +90,21 @@ def _stream(nodes: Sequence[_Node], name: str) -> np.ndarray:
     return rows
 
 
-def lesson_trees(lessons: Iterable[Lesson], renderer: Renderer) -> Iterator[TrainSample]:
-    """One tree for each lesson, or for each run of lessons with the same group."""
+def lesson_trees(
+    lessons: Iterable[Lesson], renderer: Renderer, most: int | None = None
+) -> Iterator[TrainSample]:
+    """One tree for each lesson, or for each run of lessons with the same group; where that would
+    have more than ``most`` tokens, each lesson has its own after all."""
     numbered = enumerate(lessons)
     for _, run in groupby(numbered, key=lambda item: item[1].group or item[0]):
-        tree = tree_of([lesson for _, lesson in run], renderer)
-        if tree is not None:
+        group = [lesson for _, lesson in run]
+        tree = tree_of(group, renderer)
+        if tree is None:
+            continue
+        if most is None or len(tree) <= most or len(group) == 1:
             yield tree
+        else:
+            yield from lesson_trees((replace(one, group="") for one in group), renderer)
 
 
 def lesson_tree(lesson: Lesson, renderer: Renderer) -> TrainSample | None:
