@@ -22,14 +22,16 @@ class Collect:
 
     ``repeats`` episodes of each task. ``annotate``: ask the teacher for its turn in each state.
     ``score``: have the teacher, or the student as it was before the first round, give the log-probs
-    of every executed turn, with its ``top_k`` most likely tokens at each place. ``temperature`` and
-    ``top_p`` are the student's where the method has its own; None leaves the configuration's.
+    of the executed turns (``score_turns``: everyone's, or the student's), with its ``top_k`` most
+    likely tokens at each place. ``temperature`` and ``top_p`` are the student's where the method
+    has its own; None leaves the configuration's.
     """
 
     mixer: Mixer
     repeats: int = 1
     annotate: Literal["nothing", "label"] = "label"
     score: Literal["nothing", "teacher", "start"] = "nothing"
+    score_turns: Literal["all", "student"] = "all"
     top_k: int = 0
     temperature: float | None = None
     top_p: float | None = None

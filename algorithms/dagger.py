@@ -26,7 +26,8 @@ class DAgger(Plain):
 
     ``labels``: those of all states, of the student's alone, or of the teacher's own turns alone.
     ``annotator``: learn the labels of that one alone, by its name in annotations.jsonl, also where
-    another teacher executed the turn; None: of all that there are.
+    another teacher executed the turn; None: of all that there are. A turn that a teacher executed
+    and nobody labelled is its own label.
     """
 
     beta: Schedule

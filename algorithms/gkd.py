@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from algorithms.base import Collect, Lesson, Plain, Round, Target
 from algorithms.engine.objective import Objective
-from algorithms.selection import chosen
+from algorithms.selection import at_least_one, chosen
 from swe_gym_env.agents.mixers import PerEpisodeBeta
 
 
@@ -33,8 +33,7 @@ class GKD(Plain):
 
     def __post_init__(self) -> None:
         _ = self.objective, self.collect(1)
-        if self.top_k < 1:
-            raise ValueError("algorithm.top_k is at least 1")
+        at_least_one(top_k=self.top_k)
 
     @property
     def objective(self) -> Objective:  # type: ignore[override]

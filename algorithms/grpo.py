@@ -13,7 +13,7 @@ from typing import Literal
 
 from algorithms.base import Collect, Lesson, Round, Target
 from algorithms.engine.objective import Kind, Objective, Ratio
-from algorithms.selection import kept, one_of
+from algorithms.selection import at_least_one, kept, one_of
 from swe_gym_env.agents.mixers import StudentOnly
 from swe_gym_env.types import Episode, Scores
 
@@ -31,9 +31,10 @@ class GRPO:
     or minus the mean of the others. ``aggregation``: all tokens alike; each episode alike; or Dr.
     GRPO's sum over ``constant`` tokens per episode. ``truncated``: episodes that a limit ended
     count in the group's mean, and are trained on or not. ``zero_variance``: groups whose rewards
-    are all equal have no gradient but may count in the denominator. ``most_tasks``: play up to so
-    many tasks more until as many groups as planned differ (DAPO's dynamic sampling). ``kl`` is the
-    coefficient of the divergence from the student as it was before the first round.
+    are all equal have no advantage, but may count in the denominator and in the divergence.
+    ``most_tasks``: play up to so many tasks more until as many groups as planned differ (DAPO's
+    dynamic sampling). ``kl`` is the coefficient of the divergence from the student as it was before
+    the first round.
     """
 
     repeats: int = 8
@@ -58,8 +59,9 @@ class GRPO:
         one_of(Aggregation, aggregation=self.aggregation)
         one_of(Truncated, truncated=self.truncated)
         one_of(ZeroVariance, zero_variance=self.zero_variance)
-        if self.repeats < 2 or self.constant < 1:
-            raise ValueError("algorithm.repeats is at least 2 and algorithm.constant at least 1")
+        at_least_one(constant=self.constant)
+        if self.repeats < 2:
+            raise ValueError("algorithm.repeats is at least 2: a group of one says nothing")
         _ = self.objective
 
     @property
@@ -85,9 +87,10 @@ class GRPO:
         )
 
     def more(self, planned: int, episodes: Sequence[Episode]) -> int:
-        groups = self._groups(episodes)
-        useful = sum(len({e.outcome.reward for e in group}) > 1 for group in groups.values())
-        left = self.most_tasks - (len(groups) - planned)
+        groups = self._groups(episodes).values()
+        useful = sum(len({e.outcome.reward for e in group}) > 1 for group in groups)
+        tried = {(e.instance_id, e.repeat // self.repeats) for e in episodes}
+        left = self.most_tasks - (len(tried) - planned)
         return max(0, min(planned - useful, left)) if self.most_tasks else 0
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:

@@ -44,7 +44,7 @@ class Mixed(Plain):
 
     def collect(self, round: int) -> Collect:
         mixer = PerTurnBeta(self.beta(round - 1) if round else 1.0)
-        return Collect(mixer, annotate="nothing", score="teacher")
+        return Collect(mixer, annotate="nothing", score="teacher", score_turns="student")
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
         for round, episode in chosen(rounds, self.keep, "latest"):

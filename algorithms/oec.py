@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from algorithms.base import Collect, Lesson, Plain, Round, Target
-from algorithms.selection import Aggregation, check, chosen
+from algorithms.selection import Aggregation, at_least_one, check, chosen
 from swe_gym_env.agents.mixers import SingleSwitch
 from swe_gym_env.types import Episode
 
@@ -25,7 +25,7 @@ class OEC(Plain):
     """
 
     latest: int = 30
-    most_repeats: int = 3
+    most_repeats: int = 2
     repeats: int = 1
     aggregation: Aggregation = "latest"
     window: int = 1
@@ -33,8 +33,7 @@ class OEC(Plain):
 
     def __post_init__(self) -> None:
         check("resolved", self.aggregation, self.window)
-        if self.most_repeats < 1:
-            raise ValueError("algorithm.most_repeats is at least 1")
+        at_least_one(most_repeats=self.most_repeats, repeats=self.repeats)
 
     def collect(self, round: int) -> Collect:
         return Collect(SingleSwitch(self.latest if round else 0), self.repeats, annotate="nothing")

@@ -13,7 +13,7 @@ from typing import Literal
 
 from algorithms.base import Collect, Lesson, Plain, Round, Target
 from algorithms.engine.objective import Objective
-from algorithms.selection import chosen, one_of
+from algorithms.selection import at_least_one, chosen, one_of
 from swe_gym_env.agents.mixers import StudentOnly
 from swe_gym_env.types import Episode, Scores
 
@@ -37,6 +37,8 @@ class OPD(Plain):
 
     def __post_init__(self) -> None:
         one_of(Estimator, estimator=self.estimator)
+        at_least_one(repeats=self.repeats)
+        _ = self.objective
 
     @property
     def objective(self) -> Objective:  # type: ignore[override]

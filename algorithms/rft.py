@@ -6,14 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from algorithms.base import Collect, Lesson, Plain, Round, Target
-from algorithms.selection import Aggregation, check, chosen, one_of
+from algorithms.selection import Aggregation, at_least_one, check, chosen, one_of
 from swe_gym_env.agents.mixers import StudentOnly, TeacherOnly
 from swe_gym_env.types import Executor
 
 
 @dataclass(frozen=True)
 class RFT(Plain):
-    """Who acts: student (or teacher). Label: the executed turn, of resolved episodes. Weight: 1."""
+    """Who acts: student (or teacher). Label: the executed turn, of resolved episodes. Weight: 1.
+
+    Every turn counts, whoever took it: also one that a failing teacher left to the student.
+    """
 
     actor: Executor = "student"
     repeats: int = 4
@@ -24,6 +27,7 @@ class RFT(Plain):
     def __post_init__(self) -> None:
         check("resolved", self.aggregation, self.window)
         one_of(Executor, actor=self.actor)
+        at_least_one(repeats=self.repeats)
 
     def collect(self, round: int) -> Collect:
         mixer = StudentOnly() if self.actor == "student" else TeacherOnly()

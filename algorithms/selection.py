@@ -20,11 +20,16 @@ def one_of(kind: Any, **options: str) -> None:
             raise ValueError(f"algorithm.{name}={value}: it is one of {known}")
 
 
+def at_least_one(**options: int) -> None:
+    for name, value in options.items():
+        if value < 1:
+            raise ValueError(f"algorithm.{name}={value} must be at least 1")
+
+
 def check(keep: str, aggregation: str, window: int = 1) -> None:
     one_of(Keep, keep=keep)
     one_of(Aggregation, aggregation=aggregation)
-    if window < 1:
-        raise ValueError(f"algorithm.window={window}: it counts rounds, at least 1")
+    at_least_one(window=window)
 
 
 def kept(episode: Episode, keep: Keep) -> bool:

@@ -84,7 +84,11 @@ class Parts:
     def training(self) -> TrainingConfig:
         from algorithms.engine.learner import TrainingConfig
 
-        return TrainingConfig(**OmegaConf.to_container(self.cfg.training), seed=self.cfg.seed)  # type: ignore[arg-type]
+        given = OmegaConf.to_container(self.cfg.training, resolve=True)
+        try:
+            return TrainingConfig(**given, seed=self.cfg.seed)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise SetupError(str(error)) from None
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -106,6 +110,11 @@ class Parts:
     def _count_tokens(self) -> Callable[[str], int]:
         backend = self.renderer.tokenizer.backend_tokenizer  # safe to use from many threads
         return lambda text: len(backend.encode(text, add_special_tokens=False).ids)
+
+    def check(self) -> None:
+        """Makes what a mistake in the configuration could spoil hours later. SetupError."""
+        _ = self.training, self.iteration0, self.account([])
+        self.check_scores()
 
     def check_scores(self) -> None:
         """SetupError where the algorithm wants log-probs that the teacher cannot give."""

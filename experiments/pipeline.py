@@ -35,7 +35,7 @@ def run(cfg: DictConfig, display: Display) -> Path:
     if folder.summary is None:
         preflight.check(cfg)
         parts = Parts(cfg)
-        parts.check_scores()
+        parts.check()
         display.console.print(f"run folder: {folder.path}")
         with folder.lock():
             folder.start(cfg)

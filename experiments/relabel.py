@@ -21,7 +21,7 @@ from swe_gym_env.agents.history import windowed
 from swe_gym_env.agents.live import Request
 from swe_gym_env.agents.turns import label
 from swe_gym_env.env import SWEEnv
-from swe_gym_env.errors import InfraError
+from swe_gym_env.errors import InfraError, SetupError
 from swe_gym_env.types import Annotation, Episode, TaskInstance
 
 IN_BOXES = 8  # episodes at once where each needs a box
@@ -83,10 +83,12 @@ def relabel(
         for a in own.annotations()
         if a.annotator == teacher.name and a.text is not None
     }
-    episodes = [episode for episode in own.episodes() if not episode.outcome.mask]
+    episodes = [e for e in own.episodes() if e.turns and not e.outcome.mask]
     replays = []
     for episode in episodes:
         wanted = {n for n in range(len(episode.turns)) if (episode.episode_id, n) not in there}
+        if teacher.needs_box and episode.instance_id not in tasks:
+            raise SetupError(f"{teacher.name} needs a box, and {episode.instance_id} is not there")
         task = tasks.get(episode.instance_id) or _words_of(episode)
         env = parts.make_env(task) if teacher.needs_box else None
         replays += [_Replay(episode, task, wanted, env)] if wanted else []

@@ -45,9 +45,10 @@ def collect(
     account = parts.account(folders)
     extra = 0
     while True:
+        requests = _repeated(tasks.requests(index, extra), plan.repeats)
         play(
             folder,
-            _repeated(tasks.requests(index, extra), plan.repeats),
+            requests,
             parts,
             display=display,
             title=f"round {index}: collect",
@@ -56,7 +57,10 @@ def collect(
             teacher=parts.paid_teacher(account),
             annotate=plan.annotate == "label",
         )
-        more = algorithm.more(len(tasks.requests(index)), folder.episodes())
+        # a killed run has begun more than this: what it did after is decided again, and the same
+        asked = {request.episode_id for request in requests}
+        played = [episode for episode in folder.episodes() if episode.episode_id in asked]
+        more = algorithm.more(len(tasks.requests(index)), played)
         if not more:
             break
         extra += more
@@ -90,21 +94,36 @@ def score(
     plan = algorithm.collect(index)
     if plan.score == "nothing" or own.is_done("score"):
         return
-    scored = {score.episode_id for score in own.scores()}
-    missing = [e for e in own.episodes() if not e.outcome.mask and e.episode_id not in scored]
+    there = {(score.episode_id, score.turn) for score in own.scores()}
+    wanted = {
+        episode.episode_id: {
+            turn
+            for turn, executed in enumerate(episode.turns)
+            if plan.score_turns in ("all", executed.executor)
+        }
+        for episode in own.episodes()
+        if not episode.outcome.mask
+    }
+    missing = [e for e in own.episodes() if _lack(wanted, e.episode_id, there)]
     scorer = parts.scorer(folders[0].checkpoint if plan.score == "start" else None)
     account = parts.account(folders)
     with display.phase(f"round {index}: score", len(missing)) as advance:
         for episode in missing:
             if plan.score == "teacher" and account.over():
                 break
-            (found,) = scorer.score([episode], plan.top_k)
+            (every,) = scorer.score([episode], plan.top_k)
+            found = [score for score in every if score.turn in wanted[episode.episode_id]]
             if plan.score == "teacher":
                 account.add(Spent(scored_tokens=sum(len(score.logprobs) for score in found)))
             own.add_scores(found)
             advance(1)
     own.add_metrics(**account.metrics)
     own.mark_done("score")
+
+
+def _lack(wanted: dict[str, set[int]], name: str, there: set[tuple[str, int]]) -> bool:
+    """Not all of the episode's turns are scored: never begun, or torn by a kill."""
+    return any((name, turn) not in there for turn in wanted.get(name, ()))
 
 
 def planned_share(mixer: Mixer) -> float | None:
@@ -157,7 +176,10 @@ def train(
             advance(done - before, message.rsplit(",", 1)[0])
             before = done
 
-        report = learner.train(samples, progress)
+        try:
+            report = learner.train(samples, progress)
+        except ValueError as error:
+            raise SetupError(str(error)) from None
     own.add_metrics(
         losses=report.loss,
         grad_norms=report.grad_norm,

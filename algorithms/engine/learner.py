@@ -30,8 +30,9 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. Lengths are in tokens, ``batch_size`` in trees per optimiser step. After a
-    linear warm-up the learning rate goes in a straight line to ``lr_end`` times ``lr``.
+    """How to train. Lengths are in tokens, ``batch_size`` in trees per optimiser step (those of one
+    name count as one). After a linear warm-up the learning rate goes in a straight line to
+    ``lr_end`` times ``lr``.
     ``checkpointing`` computes each layer again in the backward: memory for a third more time."""
 
     lr: float = 1e-4
@@ -98,6 +99,14 @@ def micro_batches(samples: Sequence[TrainSample], budget: int) -> Iterator[list[
         yield row
 
 
+def _groups(samples: Sequence[TrainSample]) -> list[list[TrainSample]]:
+    """Trees of one name were too long for one tree: they stay in one optimiser step."""
+    found: dict[str | int, list[TrainSample]] = {}
+    for sample in samples:
+        found.setdefault(sample.name or id(sample), []).append(sample)
+    return list(found.values())
+
+
 class Learner:
     """Trains a model on trees and saves it as a plain folder. Under ``torchrun`` every process
     makes one of these, from the same model, and trains on the same samples; see ``parallel.py``."""
@@ -134,22 +143,23 @@ class Learner:
             )
         if self.objective.truncation is not None:
             self._remember_old(usable)
+        groups = _groups(usable)
         optimizer = MasterAdamW(
             self.model.parameters(),
             config.lr,
             config.warmup_steps,
             config.weight_decay,
             config.max_grad_norm,
-            config.epochs * math.ceil(len(usable) / config.batch_size),
+            config.epochs * math.ceil(len(groups) / config.batch_size),
             config.lr_end,
         )
         todo, done = config.epochs * sum(len(s) for s in usable), 0
         self.model.train()
         for epoch in range(config.epochs):
-            order = list(usable)
+            order = list(groups)
             random.Random(f"{config.seed}/{epoch}").shuffle(order)
             for low in range(0, len(order), config.batch_size):
-                batch = order[low : low + config.batch_size]
+                batch = [s for group in order[low : low + config.batch_size] for s in group]
                 self._accumulate(batch, optimizer, report)
                 report.grad_norm.append(optimizer.step())
                 done += sum(len(s) for s in batch)

@@ -7,7 +7,7 @@ nodes and their weights add up; a token that carries more than cross-entropy kee
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ def lesson_trees(
     lessons: Iterable[Lesson], renderer: Renderer, most: int | None = None
 ) -> Iterator[TrainSample]:
     """One tree for each lesson, or for each run of lessons with the same group; where that would
-    have more than ``most`` tokens, each lesson has its own after all."""
+    have more than ``most`` tokens, each lesson has its own after all, of the same name."""
     numbered = enumerate(lessons)
     for _, run in groupby(numbered, key=lambda item: item[1].group or item[0]):
         group = [lesson for _, lesson in run]
@@ -104,7 +104,8 @@ def lesson_trees(
         if most is None or len(tree) <= most or len(group) == 1:
             yield tree
         else:
-            yield from lesson_trees((replace(one, group="") for one in group), renderer)
+            apart = (tree_of([one], renderer) for one in group)
+            yield from (tree for tree in apart if tree is not None)
 
 
 def lesson_tree(lesson: Lesson, renderer: Renderer) -> TrainSample | None:

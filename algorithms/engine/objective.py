@@ -55,7 +55,7 @@ class Objective:
                 raise ValueError(f"{name}={getattr(self, name)}: it is one of {known}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, float) and value < 0:
+            if isinstance(value, (int, float)) and value < 0:
                 raise ValueError(f"{field.name}={value} must not be negative")
         if not 0 <= self.jsd_beta <= 1:
             raise ValueError(f"jsd_beta={self.jsd_beta} lies in [0, 1]")

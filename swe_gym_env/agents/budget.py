@@ -145,12 +145,16 @@ class Budgeted:
         return Spent(
             calls=len(replies),
             prompt_tokens=sum(
-                _rough(state) if reply.prompt_tokens is None else reply.prompt_tokens
-                for state, reply in zip(states, replies, strict=True)
-                if not (self.needs_box or reply.error)
+                self._prompt(state, reply) for state, reply in zip(states, replies, strict=True)
             ),
             generated_tokens=sum(map(self._generated, replies)),
         )
+
+    def _prompt(self, state: State, reply: Reply) -> int:
+        """As reported, also for an answer that could not be read; else roughly."""
+        if reply.prompt_tokens is not None:
+            return reply.prompt_tokens
+        return 0 if self.needs_box or reply.error else _rough(state)
 
     def _generated(self, reply: Reply) -> int:
         if reply.generated_tokens is not None:

@@ -55,7 +55,7 @@ def test_groups_share_a_prompt_and_equal_ones_teach_nothing(tokenizer):
     assert len(one) == prompt + 2 + 3 + 4  # the prompt once, the tries of 2, 3 and 4 tokens
     assert sorted(set(one.sequence[one.pg_weight != 0])) == [0, 1, 2]
     apart = list(lesson_trees(lessons, Renderer(tokenizer), len(one)))  # the other is longer
-    assert [tree.name for tree in apart] == ["a/0", "c/0", "c/1", "c/2", "c/3"]
+    assert [tree.name for tree in apart] == ["a/0"] + ["c/0"] * 4
     kept = GRPO(repeats=4, zero_variance="keep").lessons([Round(1, data, [])])
     assert len(list(kept)) == 12
 
@@ -88,6 +88,9 @@ def test_dynamic_sampling_plays_on_until_enough_groups_differ():
     assert method.more(1, [*useless, *group("c", (1.0,) * 4)]) == 1
     assert method.more(1, [e for task in "bcde" for e in group(task, (0.0,) * 4)]) == 0
     assert GRPO(repeats=4).more(2, useless) == 0
+    broken = [replace(e, outcome=Outcome("infra_error", mask=True)) for e in useless]
+    lost = [replace(e, instance_id=task) for task in "xyz" for e in broken]
+    assert method.more(2, [*useful, *useless, *lost]) == 0  # they were tried all the same
 
 
 def test_grpo_penalises_leaving_the_start_only_where_asked():

@@ -1,5 +1,6 @@
 import copy
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,13 @@ def test_nothing_to_train_on_is_said_clearly():
         learner.train([random_tree(random.Random(0), 30, 50)])
     with pytest.raises(ValueError, match="batch_size"):
         TrainingConfig(batch_size=0)
+
+
+def test_trees_of_one_name_stay_in_one_step():
+    trees = [random_tree(random.Random(n), 20, 50) for n in range(6)]
+    named = [replace(tree, name=name) for tree, name in zip(trees, "aabccc", strict=True)]
+    report = Learner(tiny_model(50), None, TrainingConfig(batch_size=1)).train(named)
+    assert len(report.loss) == 3 and report.trees == 6
 
 
 def test_the_same_seed_gives_the_same_weights():

@@ -35,6 +35,15 @@ def test_methods_that_need_log_probs(job: Job) -> None:
     (model,) = [part.split("=")[1] for part in job.overrides if part.startswith("model.path=")]
     teacher = ("teacher=hf", f"teacher.path={model}", "beta=constant")
     job.run(f"algorithm={','.join(methods)}", *teacher, *SMALL, "-m")
+    torn = round_of(job, "gkd")  # killed while an episode's scores were being written
+    whole = (torn / "scores.jsonl").read_text()
+    (torn / "scores.jsonl").write_text(whole[: len(whole) * 2 // 3])
+    (torn / "score.done").unlink()
+    (torn.parents[1] / "summary.json").unlink()
+    job.run("algorithm=gkd", *teacher, *SMALL)
+    assert sorted(whole.splitlines()) == sorted(
+        set((torn / "scores.jsonl").read_text().splitlines())
+    )
     for method in methods:
         own = round_of(job, method)
         scores = [json.loads(line) for line in (own / "scores.jsonl").read_text().splitlines()]
@@ -43,7 +52,11 @@ def test_methods_that_need_log_probs(job: Job) -> None:
             for line in (own / "episodes.jsonl").read_text().splitlines()
             for turn in json.loads(line)["turns"]
         ]
-        assert len(scores) == len(turns) > 0 and (own / "score.done").exists()
+        students = sum(turn["executor"] == "student" for turn in turns)
+        assert len({(one["episode_id"], one["turn"]) for one in scores}) == (
+            students if method == "mixed" else len(turns)
+        )
+        assert students > 0 and (own / "score.done").exists()
         assert all(
             len(one["top_ids"]) == (len(one["logprobs"]) if method == "gkd" else 0)
             for one in scores
