@@ -31,7 +31,7 @@ Progress = Callable[[int, int, str], None]
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train. Lengths are in tokens, ``batch_size`` in trees per optimiser step (those of one
-    name count as one). After a linear warm-up the learning rate goes in a straight line to
+    group count as one). After a linear warm-up the learning rate goes in a straight line to
     ``lr_end`` times ``lr``.
     ``checkpointing`` computes each layer again in the backward: memory for a third more time."""
 
@@ -100,10 +100,10 @@ def micro_batches(samples: Sequence[TrainSample], budget: int) -> Iterator[list[
 
 
 def _groups(samples: Sequence[TrainSample]) -> list[list[TrainSample]]:
-    """Trees of one name were too long for one tree: they stay in one optimiser step."""
+    """What was too long for one tree stays in one optimiser step all the same."""
     found: dict[str | int, list[TrainSample]] = {}
     for sample in samples:
-        found.setdefault(sample.name or id(sample), []).append(sample)
+        found.setdefault(sample.group or id(sample), []).append(sample)
     return list(found.values())
 
 

@@ -7,7 +7,7 @@ nodes and their weights add up; a token that carries more than cross-entropy kee
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -68,13 +68,14 @@ class _Trie:
             nodes.append(node)
             parents.append(parent)
             stack += [(child, place) for child in reversed(node.children)]
+        streams: dict[str, Any] = {key: _stream(nodes, key) for key in STREAMS}
         return TrainSample(
             token_ids=np.array([n.token for n in nodes], dtype=np.int64),
             parent=np.array(parents, dtype=np.int64),
             segment=np.array([n.segment for n in nodes], dtype=np.int64),
             sequence=np.array([n.sequence for n in nodes], dtype=np.int64),
             name=name,
-            **{key: _stream(nodes, key) for key in STREAMS},
+            **streams,
         )
 
 
@@ -94,7 +95,7 @@ def lesson_trees(
     lessons: Iterable[Lesson], renderer: Renderer, most: int | None = None
 ) -> Iterator[TrainSample]:
     """One tree for each lesson, or for each run of lessons with the same group; where that would
-    have more than ``most`` tokens, each lesson has its own after all, of the same name."""
+    have more than ``most`` tokens, each lesson has its own after all, of the same group."""
     numbered = enumerate(lessons)
     for _, run in groupby(numbered, key=lambda item: item[1].group or item[0]):
         group = [lesson for _, lesson in run]
@@ -105,7 +106,7 @@ def lesson_trees(
             yield tree
         else:
             apart = (tree_of([one], renderer) for one in group)
-            yield from (tree for tree in apart if tree is not None)
+            yield from (replace(tree, group=group[0].group) for tree in apart if tree is not None)
 
 
 def lesson_tree(lesson: Lesson, renderer: Renderer) -> TrainSample | None:

@@ -35,6 +35,7 @@ class TrainSample:
     ce_weight: np.ndarray  # float32
     segment: np.ndarray  # int64, the turn that the token belongs to
     name: str = ""
+    group: str = ""  # trees of one group stay in one optimiser step
     sequence: np.ndarray = None  # type: ignore[assignment]  # int64, the episode of the tree
     pg_weight: np.ndarray = None  # type: ignore[assignment]  # float32, as all that follow
     advantage: np.ndarray = None  # type: ignore[assignment]

@@ -55,7 +55,7 @@ def test_groups_share_a_prompt_and_equal_ones_teach_nothing(tokenizer):
     assert len(one) == prompt + 2 + 3 + 4  # the prompt once, the tries of 2, 3 and 4 tokens
     assert sorted(set(one.sequence[one.pg_weight != 0])) == [0, 1, 2]
     apart = list(lesson_trees(lessons, Renderer(tokenizer), len(one)))  # the other is longer
-    assert [tree.name for tree in apart] == ["a/0"] + ["c/0"] * 4
+    assert [tree.group for tree in apart] == [""] + ["c/0"] * 4
     kept = GRPO(repeats=4, zero_variance="keep").lessons([Round(1, data, [])])
     assert len(list(kept)) == 12
 

@@ -142,9 +142,9 @@ def test_nothing_to_train_on_is_said_clearly():
         TrainingConfig(batch_size=0)
 
 
-def test_trees_of_one_name_stay_in_one_step():
+def test_trees_of_one_group_stay_in_one_step():
     trees = [random_tree(random.Random(n), 20, 50) for n in range(6)]
-    named = [replace(tree, name=name) for tree, name in zip(trees, "aabccc", strict=True)]
+    named = [replace(tree, group=name) for tree, name in zip(trees, "aabccc", strict=True)]
     report = Learner(tiny_model(50), None, TrainingConfig(batch_size=1)).train(named)
     assert len(report.loss) == 3 and report.trees == 6
 
