@@ -113,9 +113,9 @@ def _sandbox(cfg: DictConfig) -> str | None:
 
 
 def _teacher(cfg: DictConfig) -> str | None:
-    if cfg.teacher.name in ("hf", "trained"):
-        from experiments import teachers
+    from experiments import teachers
 
+    if cfg.teacher.name in teachers.IN_PROCESS:
         try:
             teachers.folder(cfg)
         except SetupError as error:

@@ -69,8 +69,8 @@ def predict(head: Head, hidden: torch.Tensor, packed: Packed, best: int = 0) -> 
 
 @dataclass(frozen=True)
 class Sums:
-    """Weighted sums over one row. ``clipped`` and ``pg_weight``, ``divergence`` and ``kl_weight``
-    give the shares that a report tells; ``right`` is weighted by the cross-entropy's weight."""
+    """Weighted sums over one row: ``right`` by the weight of CE, ``clipped`` by the policy
+    gradient's, ``divergence`` by its own."""
 
     loss: torch.Tensor
     right: float
