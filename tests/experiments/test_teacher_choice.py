@@ -92,7 +92,7 @@ def test_a_teacher_that_is_not_there_is_named_at_the_start(
 
 def test_no_log_probs_from_a_teacher_of_words() -> None:
     with pytest.raises(SetupError, match="teacher=trained"):
-        Parts(configuration()).scorer(None)
+        Parts(configuration("algorithm=opd")).check_scores()
 
 
 def test_a_trained_teacher_is_shared_by_runs_that_differ_elsewhere() -> None:
