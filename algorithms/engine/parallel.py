@@ -23,6 +23,12 @@ def join(cpu: bool) -> None:
     PartialState(cpu=cpu)
 
 
+def leave() -> None:
+    """The last word between the processes; without it some back ends complain, or hang."""
+    if _many():
+        distributed.destroy_process_group()
+
+
 def _many() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 

@@ -89,6 +89,9 @@ class RoundFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / f"{phase}.done").touch()
 
+    def reopen(self, phase: str) -> None:
+        (self.path / f"{phase}.done").unlink(missing_ok=True)
+
     @property
     def metrics(self) -> dict[str, Any]:
         """Empty where there are none yet."""
