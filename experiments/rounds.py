@@ -162,8 +162,9 @@ def train(
         samples = list(lesson_trees(lessons, renderer, parts.training.max_tree_tokens))
     except ValueError as error:
         raise SetupError(f"algorithm={algorithm.name}: {error}") from None
+    place = "cpu" if parts.training.sharding == "full" else None  # shared out from there
     learner = Learner(
-        load_model(start, parts.dtype),
+        load_model(start, parts.dtype, place),
         renderer.tokenizer,
         replace(parts.training, epochs=epochs, lr=lr),
         algorithm.objective,

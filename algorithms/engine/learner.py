@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
-from algorithms.engine import parallel
-from algorithms.engine.checkpoint import save_checkpoint
+from algorithms.engine import parallel, sharding
+from algorithms.engine.checkpoint import device, save_checkpoint
 from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import Sums, denominator, total
 from algorithms.engine.objective import Objective
@@ -27,13 +28,17 @@ from algorithms.engine.tree import TrainSample
 
 Progress = Callable[[int, int, str], None]
 
+_two = np.zeros(2, dtype=np.int64)
+FILLER = [TrainSample(_two, _two - [1, 0], _two.astype(np.float32), _two)]  # a row that counts 0
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train. Lengths are in tokens, ``batch_size`` in trees per optimiser step (those of one
     group count as one). After a linear warm-up the learning rate goes in a straight line to
     ``lr_end`` times ``lr``.
-    ``checkpointing`` computes each layer again in the backward: memory for a third more time."""
+    ``checkpointing`` computes each layer again in the backward: memory for a third more time.
+    ``sharding``: whether each of several processes holds everything, or its share of it."""
 
     lr: float = 1e-4
     batch_size: int = 8
@@ -46,6 +51,7 @@ class TrainingConfig:
     max_tree_tokens: int = 8192
     lora_rank: int = 0
     checkpointing: bool = False
+    sharding: Literal["none", "full"] = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,6 +60,8 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} must be at least 1")
         if self.lr <= 0:
             raise ValueError("training.lr must be positive")
+        if self.sharding not in ("none", "full"):
+            raise ValueError(f"training.sharding={self.sharding}: it is none or full")
         if not 0 <= self.lr_end <= 1:
             raise ValueError("training.lr_end is a share of training.lr, from 0 to 1")
 
@@ -118,7 +126,9 @@ class Learner:
         config: TrainingConfig,
         objective: Objective = Objective(),  # noqa: B008  (frozen)
     ) -> None:
-        parallel.join(cpu=model.device.type == "cpu")
+        sharded = config.sharding == "full"
+        place = device() if sharded else model.device
+        parallel.join(cpu=place.type == "cpu")
         self.config, self.tokenizer, self.objective = config, tokenizer, objective
         self._attention_before = model.config._attn_implementation
         use_trees(model)
@@ -126,7 +136,8 @@ class Learner:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if config.lora_rank:
             model = _with_lora(model, config.lora_rank, config.seed)
-        self.model = model
+        self._empty = sharding.shard(model, place) if sharded and parallel.many() else None
+        self.model = model if self._empty is not None else model.to(place)
         self._old: dict[int, torch.Tensor] = {}
 
     def train(
@@ -177,7 +188,8 @@ class Learner:
         """Gradients of one optimiser batch; the denominator is known before its first row."""
         whole = denominator(batch, self.objective)
         sums = torch.zeros(4, dtype=torch.float64)
-        for row in parallel.share(list(micro_batches(batch, self.config.micro_batch_tokens))):
+        rows = list(micro_batches(batch, self.config.micro_batch_tokens))
+        for row in parallel.share(rows, FILLER):
             found = self.loss(row)
             (found.loss / whole).backward()
             optimizer.accumulate()
@@ -199,7 +211,7 @@ class Learner:
         """Weighted sums over one packed row, not yet divided by anything."""
         predicted, packed = forward(self.model, row)
         if self._old:
-            old = torch.cat([self._old[id(s)] for s in row])
+            old = torch.cat([self._old[id(s)] for s in row if len(s.scored)] or [torch.zeros(0)])
             packed.streams["old"] = old.to(packed.target.device)
         return total(self.objective, predicted, packed)
 
@@ -208,20 +220,27 @@ class Learner:
         """The trainer's own log-probs before the first update, for the truncated correction."""
         place = {id(s): n for n, s in enumerate(samples)}
         mine: dict[int, torch.Tensor] = {}
-        for row in parallel.share(list(micro_batches(samples, self.config.micro_batch_tokens))):
+        rows = list(micro_batches(samples, self.config.micro_batch_tokens))
+        for row in parallel.share(rows, FILLER):
             predicted, _ = forward(self.model, row)
             parts = predicted.logprobs.split([len(s.scored) for s in row])
-            mine |= {place[id(s)]: part.cpu() for s, part in zip(row, parts, strict=True)}
+            mine |= {
+                place[id(s)]: part.cpu() for s, part in zip(row, parts, strict=True) if len(part)
+            }
         self._old = {id(samples[n]): part for n, part in parallel.gather(mine).items()}
 
     def save(self, folder: str | Path) -> Path:
         """Adapters are merged; the model here goes on as it is merged. Where there are several
         processes the first one writes and the others wait for it."""
-        model = self.model
+        if self._empty is not None:
+            model = sharding.whole(self.model, self._empty)
+        else:
+            model = self.model
         if hasattr(model, "merge_and_unload"):
-            model = self.model = model.merge_and_unload()
-        model.set_attn_implementation(self._attention_before)
+            model = model.merge_and_unload()
+            self.model = model if self._empty is None else self.model
         if parallel.is_first():
+            model.set_attn_implementation(self._attention_before)
             save_checkpoint(model, self.tokenizer, folder)
         parallel.wait()
         return Path(folder)

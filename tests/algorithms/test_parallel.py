@@ -22,6 +22,8 @@ CASES = {
     "tokens": (Objective(), {}),
     "sequences": (Objective("sequence", 0.003, 0.004, 1.5, "jsd", denominator="sequences"), {}),
     "lora": (Objective(clip_low=None, clip_high=None), {"lora_rank": 4}),
+    "sharded": (Objective(truncation=1.5), {"sharding": "full", "checkpointing": True}),
+    "sharded lora": (Objective(), {"sharding": "full", "lora_rank": 4}),
 }
 LISTS = ("loss", "accuracy", "clipped", "divergence", "grad_norm")
 
