@@ -3,8 +3,8 @@
     tasks -> evaluate the untrained student -> iteration 0 -> evaluate
           -> (collect -> score -> train) per round, evaluate -> summary, table, report
 
-With ``overlap`` N, up to N further rounds are collected while one trains. Who plays round k is fixed,
-whatever ends first: the student that round k - 1 - N left. So a resumed run is the same.
+With ``overlap`` N, up to N further rounds are collected while one trains. Who plays round k is
+fixed, whatever ends first: the student that round k - 1 - N left. So a resumed run is the same.
 
 Iteration 0 and the two evaluations around it live in a folder that all algorithms share. Nothing
 here knows an algorithm: it asks one whom to let act and what to train on (``algorithms/base.py``).

@@ -26,6 +26,8 @@ from swe_gym_env.errors import SetupError
 
 log = logging.getLogger(__name__)
 
+KEPT = "training"  # folder of a round whose training has not ended
+
 
 def collect(
     parts: Parts,
@@ -150,7 +152,7 @@ def train(
     own = folders[-1]
     if own.is_done("train"):
         return
-    from algorithms.engine import parallel
+    from algorithms.engine import parallel, resume
     from algorithms.engine.checkpoint import load_model
     from algorithms.engine.learner import Learner
     from algorithms.engine.lessons import lesson_trees, prefix_breaks
@@ -185,7 +187,7 @@ def train(
             before = done
 
         try:
-            report = learner.train(samples, progress)
+            report = learner.train(samples, progress, own.path / KEPT)
         except ValueError as error:
             raise SetupError(str(error)) from None
     learner.save(own.checkpoint)
@@ -206,6 +208,7 @@ def train(
         tokens_per_second=round(report.tokens_per_second, 1),
     )
     own.mark_done("train")
+    resume.forget(own.path / KEPT)
 
 
 def _measured(**lists: list[float]) -> dict[str, list[float | None]]:

@@ -19,7 +19,6 @@ from algorithms.engine.losses import Predicted, predict
 from algorithms.engine.tree import Packed, TrainSample, pack
 from swe_gym_env.errors import SetupError
 
-
 DOOR = "tree_pass"  # the attribute by which a sharded model is entered
 
 

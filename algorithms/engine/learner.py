@@ -11,14 +11,14 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from algorithms.engine import parallel, sharding
+from algorithms.engine import parallel, resume, sharding
 from algorithms.engine.checkpoint import device, save_checkpoint
 from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import Sums, denominator, total
@@ -38,7 +38,8 @@ class TrainingConfig:
     group count as one). After a linear warm-up the learning rate goes in a straight line to
     ``lr_end`` times ``lr``.
     ``checkpointing`` computes each layer again in the backward: memory for a third more time.
-    ``sharding``: whether each of several processes holds everything, or its share of it."""
+    ``sharding``: whether each of several processes holds everything, or its share of it.
+    ``save_every`` so many optimiser steps, what a killed training goes on from is kept."""
 
     lr: float = 1e-4
     batch_size: int = 8
@@ -52,6 +53,7 @@ class TrainingConfig:
     lora_rank: int = 0
     checkpointing: bool = False
     sharding: Literal["none", "full"] = "none"
+    save_every: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} must be at least 1")
         if self.lr <= 0:
             raise ValueError("training.lr must be positive")
+        if self.save_every is not None and self.save_every < 1:
+            raise ValueError("training.save_every is null or at least 1 optimiser step")
         if self.sharding not in ("none", "full"):
             raise ValueError(f"training.sharding={self.sharding}: it is none or full")
         if not 0 <= self.lr_end <= 1:
@@ -115,6 +119,17 @@ def _groups(samples: Sequence[TrainSample]) -> list[list[TrainSample]]:
     return list(found.values())
 
 
+def _batches(
+    groups: list[list[TrainSample]], config: TrainingConfig
+) -> Iterator[list[TrainSample]]:
+    """What each optimiser step is of, over all epochs."""
+    for epoch in range(config.epochs):
+        order = list(groups)
+        random.Random(f"{config.seed}/{epoch}").shuffle(order)
+        for low in range(0, len(order), config.batch_size):
+            yield [s for group in order[low : low + config.batch_size] for s in group]
+
+
 class Learner:
     """Trains a model on trees and saves it as a plain folder. Under ``torchrun`` every process
     makes one of these, from the same model, and trains on the same samples; see ``parallel.py``."""
@@ -141,10 +156,14 @@ class Learner:
         self._old: dict[int, torch.Tensor] = {}
 
     def train(
-        self, samples: Sequence[TrainSample], progress: Progress | None = None
+        self,
+        samples: Sequence[TrainSample],
+        progress: Progress | None = None,
+        kept: Path | None = None,
     ) -> TrainReport:
-        """``epochs`` passes in seeded order, each optimiser batch with its own denominator."""
-        config, report, started = self.config, TrainReport(), time.monotonic()
+        """``epochs`` passes in seeded order, each optimiser batch with its own denominator. Every
+        ``save_every`` steps all is kept in the folder ``kept``; what lies there is gone on from."""
+        config, report = self.config, TrainReport()
         usable = [s for s in samples if len(s) <= config.max_tree_tokens and len(s.scored)]
         report.trees, report.dropped = len(usable), len(samples) - len(usable)
         if not usable:
@@ -154,31 +173,33 @@ class Learner:
             )
         if self.objective.truncation is not None:
             self._remember_old(usable)
-        groups = _groups(usable)
+        batches = list(_batches(_groups(usable), config))
         optimizer = MasterAdamW(
             self.model.parameters(),
             config.lr,
             config.warmup_steps,
             config.weight_decay,
             config.max_grad_norm,
-            config.epochs * math.ceil(len(groups) / config.batch_size),
+            len(batches),
             config.lr_end,
         )
-        todo, done = config.epochs * sum(len(s) for s in usable), 0
+        how = replace(config, sharding="none", save_every=None, checkpointing=False)
+        digest = resume.digest(batches, f"{how} {self.objective}") if kept else ""
+        if kept and (told := resume.load(kept, optimizer, digest)):
+            report = TrainReport(**told["report"])
+        todo, started = sum(len(s) for b in batches for s in b), time.monotonic() - report.seconds
         self.model.train()
-        for epoch in range(config.epochs):
-            order = list(groups)
-            random.Random(f"{config.seed}/{epoch}").shuffle(order)
-            for low in range(0, len(order), config.batch_size):
-                batch = [s for group in order[low : low + config.batch_size] for s in group]
-                self._accumulate(batch, optimizer, report)
-                report.grad_norm.append(optimizer.step())
-                done += sum(len(s) for s in batch)
-                report.tokens = done
-                report.label_tokens += sum(len(s.scored) for s in batch)
-                report.seconds = time.monotonic() - started
-                if progress and parallel.is_first():
-                    progress(done, todo, report.line())
+        for step, batch in enumerate(batches[len(report.loss) :], len(report.loss) + 1):
+            self._accumulate(batch, optimizer, report)
+            report.grad_norm.append(optimizer.step())
+            report.tokens += sum(len(s) for s in batch)
+            report.label_tokens += sum(len(s.scored) for s in batch)
+            report.seconds = time.monotonic() - started
+            if kept and config.save_every and step % config.save_every == 0 and step < len(batches):
+                told = {"digest": digest, "steps": step, "report": asdict(report)}
+                resume.save(kept, optimizer, told)
+            if progress and parallel.is_first():
+                progress(report.tokens, todo, report.line())
         self.model.eval()
         return report
 
@@ -232,13 +253,13 @@ class Learner:
     def save(self, folder: str | Path) -> Path:
         """Adapters are merged; the model here goes on as it is merged. Where there are several
         processes the first one writes and the others wait for it."""
+        model = self.model
         if self._empty is not None:
-            model = sharding.whole(self.model, self._empty)
-        else:
-            model = self.model
+            model = sharding.whole(model, self._empty)
         if hasattr(model, "merge_and_unload"):
             model = model.merge_and_unload()
-            self.model = model if self._empty is None else self.model
+        if self._empty is None:
+            self.model = model
         if parallel.is_first():
             model.set_attn_implementation(self._attention_before)
             save_checkpoint(model, self.tokenizer, folder)

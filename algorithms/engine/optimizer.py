@@ -69,6 +69,28 @@ class MasterAdamW:
                 parameter.copy_(master)
         return float(norm)
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Masters and moments by name, to be saved or to be read into."""
+        found = {}
+        for place, master in enumerate(self.masters):
+            state = self.adam.state[master]
+            if not state:
+                state["step"] = torch.zeros((), device=master.device)
+                state["exp_avg"] = torch.zeros_like(master, requires_grad=False)
+                state["exp_avg_sq"] = torch.zeros_like(master, requires_grad=False)
+            found[f"master.{place}"] = master.detach()
+            found |= {f"{name}.{place}": state[name] for name in ("exp_avg", "exp_avg_sq")}
+        return found
+
+    @torch.no_grad()
+    def restore(self, steps: int) -> None:
+        """Go on after ``steps`` updates, whose tensors were read into :meth:`tensors`."""
+        self.steps = steps
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            self.adam.state[master]["step"].fill_(steps)
+            if parameter is not master:
+                parameter.copy_(master)
+
     def rate(self) -> float:
         """The learning rate of the present step (the first is 1)."""
         if self.steps <= self.warmup_steps:

@@ -1,8 +1,9 @@
 """FSDP2: weights, gradients and the optimiser's state, each in pieces over all processes.
 
-torch's ``fully_shard`` is used as it is. accelerate's plug-in for it averages gradients, which wants
-equal shares, and gathers weights where the model's own ``forward`` begins; here losses are sums, and
-a pass enters body and head by a door of its own (``forward.py``), so that the head can be chunked.
+torch's ``fully_shard`` is used as it is. accelerate's plug-in for it averages gradients, which
+wants equal shares, and gathers weights where the model's own ``forward`` begins; here losses are
+sums, and a pass enters body and head by a door of its own (``forward.py``), so that the head can be
+chunked.
 
 Weights that are trained are kept in float32, so they are their own masters; a layer is gathered in
 the model's precision just before it computes. Frozen weights keep theirs.
@@ -68,9 +69,9 @@ def _without_weights(model: Any) -> Any:
 
 @torch.no_grad()
 def whole(model: Any, empty: Any) -> Any:
-    """The sharded ``model`` put together in a copy of ``empty``, on the CPU of the first process; the others
-    get None. All take part: weights are gathered one by one, in the precision that is saved, so
-    that none but the first ever holds more than one.
+    """The sharded ``model`` put together in a copy of ``empty``, on the CPU of the first process;
+    the others get None. All take part: weights are gathered one by one, in the precision that is
+    saved, so that none but the first ever holds more than one.
 
     (What is to be saved of adapters alone is what ``requires_grad`` here.)
     """
