@@ -145,15 +145,17 @@ def _follow(
     assert process.stdout is not None
     with log.open("w") as kept:
         for line in process.stdout:
-            if not line.startswith(MARK):
-                kept.write(line if line.strip() else "")
-                kept.flush()
-                continue
-            facts = json.loads(line.removeprefix(MARK))
+            try:
+                facts = json.loads(line.removeprefix(MARK)) if line.startswith(MARK) else {}
+            except ValueError:
+                facts = {}  # other processes write to the same pipe
             if "error" in facts:
                 told.update(facts)
-            else:
+            elif facts:
                 advance.to(facts["done"], facts["total"], facts["note"])
+            elif line.strip():
+                kept.write(line)
+                kept.flush()
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

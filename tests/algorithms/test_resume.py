@@ -25,7 +25,7 @@ KILLED_IN = 5  # of 6 steps; the last that was kept is 4
 RTOL = 2e-4  # of losses; weights may differ by a hundredth of the learning rate
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -40,7 +40,7 @@ def train(folder: Path, options: dict, dtype: str, killed: bool) -> None:
         nonlocal steps
         steps += 1
         if killed and steps == KILLED_IN:
-            raise Killed
+            raise KilledError
 
     samples = all_trees(eight(tokenizer), 17)
     report = learner.train(samples, watch, folder / "kept")
@@ -53,7 +53,7 @@ def train(folder: Path, options: dict, dtype: str, killed: bool) -> None:
 def main(folder: str, options: str, dtype: str, killed: str) -> None:
     try:
         train(Path(folder), json.loads(options), dtype, killed == "yes")
-    except Killed:
+    except KilledError:
         os._exit(9)
 
 
@@ -63,7 +63,7 @@ def many(count: int, folder: Path, options: dict, dtype: str = "float32", killed
     if count == 1:
         try:
             train(folder, options, dtype, killed)
-        except Killed:
+        except KilledError:
             assert killed
         return
     words = (str(folder), json.dumps(options), dtype, "yes" if killed else "no")
@@ -104,6 +104,7 @@ def test_saved_on_one_process_it_goes_on_with_the_same_losses(tmp_path: Path) ->
     assert told["steps_here"] == 2, "four of six steps were kept"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [SHARDED, {**SHARDED, "lora_rank": 4}], ids=["full", "lora"])
 def test_saved_on_two_it_goes_on_on_one_and_back(tmp_path: Path, options: dict) -> None:
     many(1, tmp_path / "whole", options)

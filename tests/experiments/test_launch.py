@@ -49,14 +49,15 @@ def test_rounds_collected_ahead_are_the_same_after_a_kill(job: Job) -> None:
     assert [(one["policy_version"], one["staleness"]) for one in told] == [(0, 0), (0, 1)]
     wanted = {path: turns(folder / path) for path in EPISODES}
     losses = [one["losses"] for one in told]
-    shutil.rmtree(job.runs)
+    shutil.rmtree(folder)
     job.interrupted("dagger-*/rounds/round_002/episodes.jsonl", 1, signal.SIGKILL, *overlap)
     time.sleep(2)
     assert not trainings(job.runs), "the training dies with its run"
-    job.run(*overlap)
+    job.run("training.launch=[python]", *overlap[1:])  # another number of processes: the same run
     assert {path: turns(folder / path) for path in EPISODES} == wanted
     again = [metrics(folder, index)["losses"] for index in (1, 2)]
-    assert again == [pytest.approx(one, rel=1e-4) for one in losses]
+    # what the agent saw has the seconds in it that its tests took
+    assert again == [pytest.approx(one, rel=1e-2) for one in losses]
 
 
 EPISODES = tuple(f"rounds/round_00{index}/episodes.jsonl" for index in (1, 2))
