@@ -183,10 +183,12 @@ class Learner:
             len(batches),
             config.lr_end,
         )
-        how = replace(config, sharding="none", save_every=None, checkpointing=False)
-        digest = resume.digest(batches, f"{how} {self.objective}") if kept else ""
-        if kept and (told := resume.load(kept, optimizer, digest)):
-            report = TrainReport(**told["report"])
+        digest = ""
+        if kept and (config.save_every or kept.is_dir()):
+            how = replace(config, sharding="none", save_every=None, checkpointing=False)
+            digest = resume.digest(batches, f"{how} {self.objective}")
+            if told := resume.load(kept, optimizer, digest):
+                report = TrainReport(**told["report"])
         todo, started = sum(len(s) for b in batches for s in b), time.monotonic() - report.seconds
         self.model.train()
         for step, batch in enumerate(batches[len(report.loss) :], len(report.loss) + 1):
@@ -201,6 +203,7 @@ class Learner:
             if progress and parallel.is_first():
                 progress(report.tokens, todo, report.line())
         self.model.eval()
+        self.model.zero_grad()  # float32 weights kept theirs
         return report
 
     def _accumulate(

@@ -20,6 +20,8 @@ def metrics(folder: Path, index: int) -> dict:  # type: ignore[type-arg]
     return json.loads((folder / "rounds" / f"round_{index:03d}" / "metrics.json").read_text())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_process_of_its_own_trains_as_the_run_does(job: Job) -> None:
     job.run("evaluation.tasks=1")
     folder = job.folder()
@@ -98,3 +100,11 @@ def test_what_cannot_be_launched_ends_in_one_message(job: Job) -> None:
         assert "nproc-per-node,'2'" in job.run(code=2)
     finally:
         del os.environ["WORLD_SIZE"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_training_too(job: Job) -> None:
+    started = "iteration0-*/rounds/round_000/train.log"
+    printed = job.interrupted(started, 1, signal.SIGINT, TWO, "evaluation.tasks=1")
+    assert "go on with: python -m experiments.run" in printed and "Traceback" not in printed
+    assert not trainings(job.runs)
