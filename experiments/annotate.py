@@ -9,7 +9,7 @@
 
 A model sees the stored states and needs no box. The expert looks into a box, so the executed turns
 are played again in a new one. The labels are added to the round's annotations.jsonl under the
-annotator's name, beside those that are there. The round is not trained again.
+annotator's name, beside those that are there. python -m experiments.train trains it again.
 Killed or stopped, the same command goes on; states whose label failed are asked again.
 """
 

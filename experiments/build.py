@@ -85,6 +85,8 @@ class Parts:
         from algorithms.engine.learner import TrainingConfig
 
         given = OmegaConf.to_container(self.cfg.training, resolve=True)
+        assert isinstance(given, dict)
+        given.pop("launch", None)  # which processes do it
         try:
             return TrainingConfig(**given, seed=self.cfg.seed)  # type: ignore[arg-type]
         except ValueError as error:
@@ -114,6 +116,11 @@ class Parts:
     def check(self) -> None:
         """Makes what a mistake in the configuration could spoil hours later. SetupError."""
         _ = self.training, self.iteration0, self.account([])
+        if self.cfg.overlap and not self.cfg.training.get("launch"):
+            raise SetupError(
+                f"overlap={self.cfg.overlap} collects while another process trains: say how that "
+                "one is started, such as training.launch=[python]"
+            )
         self.check_scores()
 
     def check_scores(self) -> None:

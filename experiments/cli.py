@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.launch import refuse_many
 from experiments.progress import Display
 from swe_gym_env.errors import SetupError
 
@@ -34,6 +35,8 @@ def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: 
     _composed = True
     display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
     try:
+        if module != "experiments.train":
+            refuse_many()
         job(cfg, display)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)

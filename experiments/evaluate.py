@@ -26,7 +26,7 @@ from swe_gym_env.agents.mixers import StudentOnly
 from swe_gym_env.agents.rollout import Request
 
 # What only training looks at
-NOT_MEASURED = ("algorithm", "rounds", "episodes_per_round", "iteration0", "training")
+NOT_MEASURED = ("algorithm", "rounds", "episodes_per_round", "iteration0", "training", "overlap")
 
 
 def evaluate(

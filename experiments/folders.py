@@ -37,8 +37,10 @@ from swe_gym_env.errors import SetupError
 
 # (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
 VOLATILE = ("beta", "cluster", "logging", "paths", "workers")
+# Of the section training: on what and how safely, not what comes of it
+HOW_TRAINED = ("launch", "sharding", "save_every")
 # What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
-AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation")
+AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation", "overlap")
 
 # What the making of teacher=trained depends on, beside its own section
 MAKES_TEACHER = ("model", "tasks", "actions", "limits", "history")
@@ -55,6 +57,10 @@ def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
     assert isinstance(data, dict)
     if data.get("history") is None:  # off is as if it were not there: older runs keep their names
         data.pop("history", None)
+    if not data.get("overlap"):
+        data.pop("overlap", None)
+    for key in HOW_TRAINED:
+        data["training"].pop(key, None)
     _drop_unlimited(data["teacher"])
     return {str(key): value for key, value in data.items() if key not in VOLATILE + without}
 

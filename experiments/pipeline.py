@@ -3,13 +3,18 @@
     tasks -> evaluate the untrained student -> iteration 0 -> evaluate
           -> (collect -> score -> train) per round, evaluate -> summary, table, report
 
+With ``overlap`` N, up to N further rounds are collected while one trains. Who plays round k is
+fixed, whatever ends first: the student that round k - 1 - N left. So a resumed run is the same.
+
 Iteration 0 and the two evaluations around it live in a folder that all algorithms share. Nothing
 here knows an algorithm: it asks one whom to let act and what to train on (``algorithms/base.py``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -20,6 +25,7 @@ from experiments import preflight, summary
 from experiments.build import Parts
 from experiments.evaluate import evaluate
 from experiments.folders import RunFolder, iteration0_folder, read_json, run_folder, write_json
+from experiments.launch import training
 from experiments.progress import Display
 from experiments.report import write_report
 from experiments.rounds import collect, score, train
@@ -57,7 +63,11 @@ def _phases(parts: Parts, folder: RunFolder, display: Display) -> None:
     job = _Job(parts, tasks, folder, display)
     job.iteration0()
     for index in range(1, cfg.rounds + 1):
-        job.round(index)
+        job.collect(index)  # nothing to do where it was done ahead
+        with job.training(index):
+            for ahead in range(index + 1, min(index + cfg.overlap, cfg.rounds) + 1):
+                job.collect(ahead)
+        job.evaluate(index)
     job.close()
 
 
@@ -81,34 +91,53 @@ class _Job:
             shared.start(cfg)
             own.link(own.round(0).path, shared.round(0).path)
             self._evaluate(shared, UNTRAINED, untrained, None)
-            self._round(shared, self.parts.iteration0, 0, cfg.iteration0)
+            self.collect(0, shared)
+            with self.training(0, shared):
+                pass
             self._evaluate(shared, ITERATION0, trained, shared.round(0).checkpoint)
         own.link(own.evaluation(UNTRAINED).path, untrained.path)
         own.link(own.evaluation(ITERATION0).path, trained.path)
 
-    def round(self, index: int) -> None:
-        self._round(self.folder, self.parts.algorithm, index, self.cfg.training)
+    def _rounds(self, index: int) -> tuple[list[RoundFolder], Algorithm]:
+        folders = [self.folder.round(i) for i in range(index + 1)]
+        return folders, self.parts.algorithm if index else self.parts.iteration0
+
+    def collect(self, index: int, timed: RunFolder | None = None) -> None:
+        """Has the round played, by the newest student that ``overlap`` lets it wait for."""
+        timed, (folders, algorithm) = timed or self.folder, self._rounds(index)
+        name, staleness = folders[-1].path.name, min(self.cfg.overlap, max(0, index - 1))
+        student = folders[index - 1 - staleness].checkpoint if index else None
+        with timed.timed(f"collect {name}"):
+            collect(self.parts, algorithm, folders, self.tasks, student, self.display, staleness)
+        if algorithm.collect(index).score != "nothing":
+            with timed.timed(f"score {name}"):
+                score(self.parts, algorithm, folders, self.display)
+
+    @contextlib.contextmanager
+    def training(self, index: int, timed: RunFolder | None = None) -> Iterator[None]:
+        """Trains the round on what the algorithm makes of it, in a process of its own beside the
+        body where ``training.launch`` says how, else after it."""
+        timed, (folders, algorithm) = timed or self.folder, self._rounds(index)
+        launch, phase = self.cfg.training.get("launch"), f"train {folders[-1].path.name}"
+        settings = self.cfg.training if index else self.cfg.iteration0
+        if launch:
+            clock = contextlib.ExitStack()  # of what remains after the body
+            with clock, training(launch, self.folder, index, self.display):
+                yield
+                clock.enter_context(timed.timed(phase))
+            return
+        yield
+        newest = folders[-2].checkpoint if index else None
+        with timed.timed(phase):
+            train(
+                self.parts, algorithm, folders, newest, settings.epochs, settings.lr, self.display
+            )
+
+    def evaluate(self, index: int) -> None:
         if index == self.cfg.rounds or self.cfg.evaluation.every_round:
             own = self.folder.round(index)
             name = own.path.name
             self._evaluate(self.folder, name, self.folder.evaluation(name), own.checkpoint)
-
-    def _round(
-        self, timed: RunFolder, algorithm: Algorithm, index: int, training: DictConfig
-    ) -> None:
-        """Collect with the newest student, then train it on what the algorithm makes of it."""
-        folders = [self.folder.round(i) for i in range(index + 1)]
-        own = folders[-1]
-        newest = folders[-2].checkpoint if index else None
-        with timed.timed(f"collect {own.path.name}"):
-            collect(self.parts, algorithm, folders, self.tasks, newest, self.display)
-        if algorithm.collect(index).score != "nothing":
-            with timed.timed(f"score {own.path.name}"):
-                score(self.parts, algorithm, folders, self.display)
-        with timed.timed(f"train {own.path.name}"):
-            train(
-                self.parts, algorithm, folders, newest, training.epochs, training.lr, self.display
-            )
 
     def _evaluate(
         self, timed: RunFolder, name: str, where: RoundFolder, checkpoint: Path | None

@@ -59,6 +59,7 @@ class Display:
     def __init__(self, level: str = "INFO", seconds_between_lines: float = 15) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self._between = seconds_between_lines
+        self._bars: Progress | None = None
         handler: logging.Handler
         if self.console.is_terminal:
             handler = RichHandler(console=self.console, show_path=False, log_time_format="%H:%M:%S")
@@ -87,11 +88,18 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, speed_estimate_period=120) as progress:
+        around = self._bars  # of a phase that goes on beside this one: a terminal shows one table
+        fresh = Progress(*columns, console=self.console, speed_estimate_period=120)
+        with contextlib.nullcontext(around) if around else fresh as progress:
+            self._bars = progress
             bar = progress.add_task(title, total=total, completed=done, note="")
-            yield Advance(
-                done, lambda now, of, note: progress.update(bar, completed=now, total=of, note=note)
-            )
+            try:
+                yield Advance(
+                    done,
+                    lambda now, of, note: progress.update(bar, completed=now, total=of, note=note),
+                )
+            finally:
+                self._bars = around
 
     @contextlib.contextmanager
     def _lines(self, title: str, total: int, done: int) -> Iterator[Advance]:

@@ -26,6 +26,8 @@ from swe_gym_env.errors import SetupError
 
 log = logging.getLogger(__name__)
 
+KEPT = "training"  # folder of a round whose training has not ended
+
 
 def collect(
     parts: Parts,
@@ -34,15 +36,19 @@ def collect(
     tasks: Selection,
     checkpoint: Path | None,
     display: Display,
+    staleness: int = 0,
 ) -> None:
     """Leaves episodes.jsonl, annotations.jsonl and metrics.json in the last of ``folders``, which
-    are those of the rounds so far."""
+    are those of the rounds so far. ``staleness`` counts the rounds that ``checkpoint`` lacks."""
     folder, index = folders[-1], len(folders) - 1
     if folder.is_done("collect"):
         return
     plan = algorithm.collect(index)
     student = parts.student(checkpoint, plan.temperature, plan.top_p)
     account = parts.account(folders)
+    version = {"policy_version": index - 1 - staleness, "staleness": staleness} if index else {}
+    if staleness:
+        log.info("round %d is played by the student of round %d", index, index - 1 - staleness)
     extra = 0
     while True:
         requests = _repeated(tasks.requests(index, extra), plan.repeats)
@@ -67,6 +73,7 @@ def collect(
         log.info("round %d: %d more tasks", index, more)
     folder.add_metrics(
         round=index,
+        **version,
         planned_teacher_share=planned_share(plan.mixer),
         **metrics.of_round(folder.episodes(), folder.annotations()),
         **account.metrics,
@@ -145,6 +152,7 @@ def train(
     own = folders[-1]
     if own.is_done("train"):
         return
+    from algorithms.engine import parallel, resume
     from algorithms.engine.checkpoint import load_model
     from algorithms.engine.learner import Learner
     from algorithms.engine.lessons import lesson_trees, prefix_breaks
@@ -156,8 +164,9 @@ def train(
         samples = list(lesson_trees(lessons, renderer, parts.training.max_tree_tokens))
     except ValueError as error:
         raise SetupError(f"algorithm={algorithm.name}: {error}") from None
+    place = "cpu" if parts.training.sharding == "full" else None  # shared out from there
     learner = Learner(
-        load_model(start, parts.dtype),
+        load_model(start, parts.dtype, place),
         renderer.tokenizer,
         replace(parts.training, epochs=epochs, lr=lr),
         algorithm.objective,
@@ -165,7 +174,8 @@ def train(
     if not samples:
         log.warning("round %d teaches nothing: the student stays as it was", len(folders) - 1)
         learner.save(own.checkpoint)
-        own.mark_done("train")
+        if parallel.is_first():
+            own.mark_done("train")
         return
     total = epochs * sum(len(sample) for sample in samples)
     with display.phase(f"round {len(folders) - 1}: train", total) as advance:
@@ -177,9 +187,12 @@ def train(
             before = done
 
         try:
-            report = learner.train(samples, progress)
+            report = learner.train(samples, progress, own.path / KEPT)
         except ValueError as error:
             raise SetupError(str(error)) from None
+    learner.save(own.checkpoint)
+    if not parallel.is_first():
+        return
     own.add_metrics(
         losses=report.loss,
         grad_norms=report.grad_norm,
@@ -194,8 +207,8 @@ def train(
         train_seconds=round(report.seconds, 1),
         tokens_per_second=round(report.tokens_per_second, 1),
     )
-    learner.save(own.checkpoint)
     own.mark_done("train")
+    resume.forget(own.path / KEPT)
 
 
 def _measured(**lists: list[float]) -> dict[str, list[float | None]]:

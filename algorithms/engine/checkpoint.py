@@ -20,8 +20,11 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def load_model(folder: str | Path, dtype: torch.dtype | str = torch.bfloat16) -> Any:
-    """A causal language model from a local folder, on :func:`device`; nothing is ever fetched."""
+def load_model(
+    folder: str | Path, dtype: torch.dtype | str = torch.bfloat16, place: str | None = None
+) -> Any:
+    """A causal language model from a local folder, on ``place``, by default :func:`device`; nothing
+    is ever fetched."""
     from transformers import AutoModelForCausalLM
 
     _check(folder)
@@ -29,7 +32,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | str = torch.bfloat16) ->
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, attn_implementation="sdpa"
         )
-    return model.to(device())  # type: ignore[arg-type]
+    return model.to(place or device())  # type: ignore[arg-type]
 
 
 def load_tokenizer(folder: str | Path) -> Any:

@@ -8,6 +8,7 @@ here would be trained on something else. Both are refused, and neither can pass 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from algorithms.engine.attention import FLEX_BLOCK, TreeMask
 from algorithms.engine.losses import Predicted, predict
 from algorithms.engine.tree import Packed, TrainSample, pack
 from swe_gym_env.errors import SetupError
+
+DOOR = "tree_pass"  # the attribute by which a sharded model is entered
 
 
 def use_trees(model: Any) -> None:
@@ -77,13 +80,7 @@ def forward(model: Any, row: Sequence[TrainSample], best: int = 0) -> tuple[Pred
     multiple = FLEX_BLOCK if body.device.type == "cuda" else 1
     packed = pack(row, multiple).to(body.device)
     mask = TreeMask(packed)
-    hidden = body.base_model(
-        input_ids=packed.input_ids,
-        position_ids=packed.position_ids,
-        attention_mask=None,
-        use_cache=False,
-        tree_mask=mask,
-    ).last_hidden_state[0]
+    predicted = getattr(body, DOOR, partial(tree_pass, body))(packed, mask, best)
     told = [window is not None for window in mask.asked]
     kinds = _layer_types(body.config.get_text_config())
     if told != [kind == "sliding_attention" for kind in kinds]:
@@ -93,4 +90,16 @@ def forward(model: Any, row: Sequence[TrainSample], best: int = 0) -> tuple[Pred
             f"{kinds.count('sliding_attention')} have one. Its layers do something else than that "
             "says, so it cannot be trained on token trees."
         )
-    return predict(body.get_output_embeddings(), hidden, packed, best), packed
+    return predicted, packed
+
+
+def tree_pass(body: Any, packed: Packed, mask: TreeMask, best: int) -> Predicted:
+    """Body and head. Where weights are sharded, this is what they are gathered for."""
+    hidden = body.base_model(
+        input_ids=packed.input_ids,
+        position_ids=packed.position_ids,
+        attention_mask=None,
+        use_cache=False,
+        tree_mask=mask,
+    ).last_hidden_state[0]
+    return predict(body.get_output_embeddings(), hidden, packed, best)

@@ -11,14 +11,15 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
-from algorithms.engine import parallel
-from algorithms.engine.checkpoint import save_checkpoint
+from algorithms.engine import parallel, resume, sharding
+from algorithms.engine.checkpoint import device, save_checkpoint
 from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import Sums, denominator, total
 from algorithms.engine.objective import Objective
@@ -27,13 +28,18 @@ from algorithms.engine.tree import TrainSample
 
 Progress = Callable[[int, int, str], None]
 
+_two = np.zeros(2, dtype=np.int64)
+FILLER = [TrainSample(_two, _two - [1, 0], _two.astype(np.float32), _two)]  # a row that counts 0
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train. Lengths are in tokens, ``batch_size`` in trees per optimiser step (those of one
     group count as one). After a linear warm-up the learning rate goes in a straight line to
     ``lr_end`` times ``lr``.
-    ``checkpointing`` computes each layer again in the backward: memory for a third more time."""
+    ``checkpointing`` computes each layer again in the backward: memory for a third more time.
+    ``sharding``: whether each of several processes holds everything, or its share of it.
+    ``save_every`` so many optimiser steps, what a killed training goes on from is kept."""
 
     lr: float = 1e-4
     batch_size: int = 8
@@ -46,6 +52,8 @@ class TrainingConfig:
     max_tree_tokens: int = 8192
     lora_rank: int = 0
     checkpointing: bool = False
+    sharding: Literal["none", "full"] = "none"
+    save_every: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,6 +62,10 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} must be at least 1")
         if self.lr <= 0:
             raise ValueError("training.lr must be positive")
+        if self.save_every is not None and self.save_every < 1:
+            raise ValueError("training.save_every is null or at least 1 optimiser step")
+        if self.sharding not in ("none", "full"):
+            raise ValueError(f"training.sharding={self.sharding}: it is none or full")
         if not 0 <= self.lr_end <= 1:
             raise ValueError("training.lr_end is a share of training.lr, from 0 to 1")
 
@@ -107,6 +119,17 @@ def _groups(samples: Sequence[TrainSample]) -> list[list[TrainSample]]:
     return list(found.values())
 
 
+def _batches(
+    groups: list[list[TrainSample]], config: TrainingConfig
+) -> Iterator[list[TrainSample]]:
+    """What each optimiser step is of, over all epochs."""
+    for epoch in range(config.epochs):
+        order = list(groups)
+        random.Random(f"{config.seed}/{epoch}").shuffle(order)
+        for low in range(0, len(order), config.batch_size):
+            yield [s for group in order[low : low + config.batch_size] for s in group]
+
+
 class Learner:
     """Trains a model on trees and saves it as a plain folder. Under ``torchrun`` every process
     makes one of these, from the same model, and trains on the same samples; see ``parallel.py``."""
@@ -118,7 +141,9 @@ class Learner:
         config: TrainingConfig,
         objective: Objective = Objective(),  # noqa: B008  (frozen)
     ) -> None:
-        parallel.join(cpu=model.device.type == "cpu")
+        sharded = config.sharding == "full"
+        place = device() if sharded else model.device
+        parallel.join(cpu=place.type == "cpu")
         self.config, self.tokenizer, self.objective = config, tokenizer, objective
         self._attention_before = model.config._attn_implementation
         use_trees(model)
@@ -126,14 +151,19 @@ class Learner:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if config.lora_rank:
             model = _with_lora(model, config.lora_rank, config.seed)
-        self.model = model
+        self._empty = sharding.shard(model, place) if sharded and parallel.many() else None
+        self.model = model if self._empty is not None else model.to(place)
         self._old: dict[int, torch.Tensor] = {}
 
     def train(
-        self, samples: Sequence[TrainSample], progress: Progress | None = None
+        self,
+        samples: Sequence[TrainSample],
+        progress: Progress | None = None,
+        kept: Path | None = None,
     ) -> TrainReport:
-        """``epochs`` passes in seeded order, each optimiser batch with its own denominator."""
-        config, report, started = self.config, TrainReport(), time.monotonic()
+        """``epochs`` passes in seeded order, each optimiser batch with its own denominator. Every
+        ``save_every`` steps all is kept in the folder ``kept``; what lies there is gone on from."""
+        config, report = self.config, TrainReport()
         usable = [s for s in samples if len(s) <= config.max_tree_tokens and len(s.scored)]
         report.trees, report.dropped = len(usable), len(samples) - len(usable)
         if not usable:
@@ -143,32 +173,37 @@ class Learner:
             )
         if self.objective.truncation is not None:
             self._remember_old(usable)
-        groups = _groups(usable)
+        batches = list(_batches(_groups(usable), config))
         optimizer = MasterAdamW(
             self.model.parameters(),
             config.lr,
             config.warmup_steps,
             config.weight_decay,
             config.max_grad_norm,
-            config.epochs * math.ceil(len(groups) / config.batch_size),
+            len(batches),
             config.lr_end,
         )
-        todo, done = config.epochs * sum(len(s) for s in usable), 0
+        digest = ""
+        if kept and (config.save_every or kept.is_dir()):
+            how = replace(config, sharding="none", save_every=None, checkpointing=False)
+            digest = resume.digest(batches, f"{how} {self.objective}")
+            if told := resume.load(kept, optimizer, digest):
+                report = TrainReport(**told["report"])
+        todo, started = sum(len(s) for b in batches for s in b), time.monotonic() - report.seconds
         self.model.train()
-        for epoch in range(config.epochs):
-            order = list(groups)
-            random.Random(f"{config.seed}/{epoch}").shuffle(order)
-            for low in range(0, len(order), config.batch_size):
-                batch = [s for group in order[low : low + config.batch_size] for s in group]
-                self._accumulate(batch, optimizer, report)
-                report.grad_norm.append(optimizer.step())
-                done += sum(len(s) for s in batch)
-                report.tokens = done
-                report.label_tokens += sum(len(s.scored) for s in batch)
-                report.seconds = time.monotonic() - started
-                if progress and parallel.is_first():
-                    progress(done, todo, report.line())
+        for step, batch in enumerate(batches[len(report.loss) :], len(report.loss) + 1):
+            self._accumulate(batch, optimizer, report)
+            report.grad_norm.append(optimizer.step())
+            report.tokens += sum(len(s) for s in batch)
+            report.label_tokens += sum(len(s.scored) for s in batch)
+            report.seconds = time.monotonic() - started
+            if kept and config.save_every and step % config.save_every == 0 and step < len(batches):
+                told = {"digest": digest, "steps": step, "report": asdict(report)}
+                resume.save(kept, optimizer, told)
+            if progress and parallel.is_first():
+                progress(report.tokens, todo, report.line())
         self.model.eval()
+        self.model.zero_grad()  # float32 weights kept theirs
         return report
 
     def _accumulate(
@@ -177,7 +212,8 @@ class Learner:
         """Gradients of one optimiser batch; the denominator is known before its first row."""
         whole = denominator(batch, self.objective)
         sums = torch.zeros(4, dtype=torch.float64)
-        for row in parallel.share(list(micro_batches(batch, self.config.micro_batch_tokens))):
+        rows = list(micro_batches(batch, self.config.micro_batch_tokens))
+        for row in parallel.share(rows, FILLER):
             found = self.loss(row)
             (found.loss / whole).backward()
             optimizer.accumulate()
@@ -199,7 +235,7 @@ class Learner:
         """Weighted sums over one packed row, not yet divided by anything."""
         predicted, packed = forward(self.model, row)
         if self._old:
-            old = torch.cat([self._old[id(s)] for s in row])
+            old = torch.cat([self._old[id(s)] for s in row if len(s.scored)] or [torch.zeros(0)])
             packed.streams["old"] = old.to(packed.target.device)
         return total(self.objective, predicted, packed)
 
@@ -208,20 +244,27 @@ class Learner:
         """The trainer's own log-probs before the first update, for the truncated correction."""
         place = {id(s): n for n, s in enumerate(samples)}
         mine: dict[int, torch.Tensor] = {}
-        for row in parallel.share(list(micro_batches(samples, self.config.micro_batch_tokens))):
+        rows = list(micro_batches(samples, self.config.micro_batch_tokens))
+        for row in parallel.share(rows, FILLER):
             predicted, _ = forward(self.model, row)
             parts = predicted.logprobs.split([len(s.scored) for s in row])
-            mine |= {place[id(s)]: part.cpu() for s, part in zip(row, parts, strict=True)}
+            mine |= {
+                place[id(s)]: part.cpu() for s, part in zip(row, parts, strict=True) if len(part)
+            }
         self._old = {id(samples[n]): part for n, part in parallel.gather(mine).items()}
 
     def save(self, folder: str | Path) -> Path:
         """Adapters are merged; the model here goes on as it is merged. Where there are several
         processes the first one writes and the others wait for it."""
         model = self.model
+        if self._empty is not None:
+            model = sharding.whole(model, self._empty)
         if hasattr(model, "merge_and_unload"):
-            model = self.model = model.merge_and_unload()
-        model.set_attn_implementation(self._attention_before)
+            model = model.merge_and_unload()
+        if self._empty is None:
+            self.model = model
         if parallel.is_first():
+            model.set_attn_implementation(self._attention_before)
             save_checkpoint(model, self.tokenizer, folder)
         parallel.wait()
         return Path(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -29,8 +30,7 @@ def denominator(samples: Sequence[TrainSample], objective: Objective | None = No
     return float(sum(len(set(s.sequence[s.scored].tolist())) for s in samples))
 
 
-@dataclass(frozen=True)
-class Predicted:
+class Predicted(NamedTuple):
     """Of m loss pairs: log-probs of the tokens (m,), which are the model's first choice (m,), the
     log-probs of the scorer's top-k tokens (m, k), and the model's own most likely tokens (m, j)."""
 
@@ -55,7 +55,7 @@ def predict(head: Head, hidden: torch.Tensor, packed: Packed, best: int = 0) -> 
     """``hidden`` is (t, d), the last hidden states of the packed row. All chunks but a lone one are
     computed again in the backward, so that no more than CHUNK rows of logits are ever alive."""
     rows, top = hidden[packed.source], packed.streams["top_ids"]
-    pieces = range(0, len(packed.target), CHUNK)
+    pieces = range(0, max(1, len(packed.target)), CHUNK)
     found = []
     for low in pieces:
         part = slice(low, low + CHUNK)

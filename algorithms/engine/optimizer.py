@@ -1,8 +1,8 @@
 """AdamW that keeps float32 masters beside low-precision weights.
 
 A bfloat16 weight swallows updates below 1/256 of its size, so steps are taken on float32 copies and
-written back. Gradients are added up in float32 too, one micro-batch at a time. For float32 models
-the copies cost memory but change nothing.
+written back. Gradients are added up in float32 too, one micro-batch at a time. A float32 weight is
+its own master.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class MasterAdamW:
         lr_end: float = 1.0,
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.masters = [p.detach().float().clone() for p in self.parameters]
+        self.masters = [
+            p if p.dtype == torch.float32 else p.detach().float() for p in self.parameters
+        ]
         for master in self.masters:
             master.grad = torch.zeros_like(master)
         self.lr, self.warmup_steps, self.max_grad_norm = lr, warmup_steps, max_grad_norm
@@ -44,6 +46,8 @@ class MasterAdamW:
     def accumulate(self) -> None:
         """Take over the gradients of one micro-batch and free them."""
         for parameter, master in zip(self.parameters, self.masters, strict=True):
+            if parameter is master:
+                continue
             if parameter.grad is not None and master.grad is not None:
                 master.grad.add_(parameter.grad)
                 parameter.grad = None
@@ -52,15 +56,40 @@ class MasterAdamW:
     def step(self) -> float:
         """One update with the gradients of all processes; returns their norm before clipping."""
         parallel.add_up(m.grad for m in self.masters if m.grad is not None)
-        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
+        gradients = [m.grad for m in self.masters if m.grad is not None]
+        norm = parallel.full(torch.nn.utils.get_total_norm(gradients))
+        torch.nn.utils.clip_grads_with_norm_(self.masters, self.max_grad_norm, norm)
         self.steps += 1
         for group in self.adam.param_groups:
             group["lr"] = self.rate()
         self.adam.step()
         self.adam.zero_grad(set_to_none=False)
         for parameter, master in zip(self.parameters, self.masters, strict=True):
-            parameter.copy_(master)
+            if parameter is not master:
+                parameter.copy_(master)
         return float(norm)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Masters and moments by name, to be saved or to be read into."""
+        found = {}
+        for place, master in enumerate(self.masters):
+            state = self.adam.state[master]
+            if not state:
+                state["step"] = torch.zeros((), device=master.device)
+                state["exp_avg"] = torch.zeros_like(master, requires_grad=False)
+                state["exp_avg_sq"] = torch.zeros_like(master, requires_grad=False)
+            found[f"master.{place}"] = master.detach()
+            found |= {f"{name}.{place}": state[name] for name in ("exp_avg", "exp_avg_sq")}
+        return found
+
+    @torch.no_grad()
+    def restore(self, steps: int) -> None:
+        """Go on after ``steps`` updates, whose tensors were read into :meth:`tensors`."""
+        self.steps = steps
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            self.adam.state[master]["step"].fill_(steps)
+            if parameter is not master:
+                parameter.copy_(master)
 
     def rate(self) -> float:
         """The learning rate of the present step (the first is 1)."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -23,30 +24,48 @@ def join(cpu: bool) -> None:
     PartialState(cpu=cpu)
 
 
-def _many() -> bool:
+def leave() -> None:
+    """The last word between the processes; without it some back ends complain, or hang."""
+    if many():
+        distributed.destroy_process_group()
+
+
+def many() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
 def is_first() -> bool:
     """The process that saves and speaks."""
-    return not _many() or distributed.get_rank() == 0
+    return not many() or distributed.get_rank() == 0
 
 
-def share(rows: Sequence[T]) -> Sequence[T]:
-    """The rows of this process. They come sorted by length, so that turns are fair."""
-    return rows[distributed.get_rank() :: distributed.get_world_size()] if _many() else rows
+def share(rows: Sequence[T], filler: T) -> Sequence[T]:
+    """The rows of this process. They come sorted by length, so that turns are fair. All get as many
+    (sharded weights are gathered by all at once), if need be with a ``filler`` that counts 0."""
+    if not many():
+        return rows
+    count = distributed.get_world_size()
+    filled = [*rows, *[filler] * (-len(rows) % count)]
+    return filled[distributed.get_rank() :: count]
 
 
 def add_up(tensors: Iterable[torch.Tensor]) -> None:
-    """Each becomes, in place, the sum over all processes: bit for bit the same in all of them."""
-    if _many():
+    """Each becomes, in place, the sum over all processes: bit for bit the same in all of them.
+    Sharded ones were added up when they were shared out."""
+    if many():
         for tensor in tensors:
-            distributed.all_reduce(tensor)
+            if not isinstance(tensor, DTensor):
+                distributed.all_reduce(tensor)
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """As an ordinary tensor, the same in all processes."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gather(mine: dict[Any, T]) -> dict[Any, T]:
     """The entries of all processes."""
-    if not _many():
+    if not many():
         return mine
     parts: list[dict[Any, T]] = [{}] * distributed.get_world_size()
     distributed.all_gather_object(parts, mine)
@@ -55,5 +74,5 @@ def gather(mine: dict[Any, T]) -> dict[Any, T]:
 
 def wait() -> None:
     """Until all processes have come here."""
-    if _many():
+    if many():
         distributed.barrier()

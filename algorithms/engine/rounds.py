@@ -5,7 +5,9 @@
     scores.jsonl        one line per scored turn, written after all episodes
     teacher.jsonl       what the teacher cost, one line per batch, written as it happens
     metrics.json        written aside and renamed
-    checkpoint/         likewise (algorithms/engine/checkpoint.py)
+    training/           how far a training has come that has not ended (algorithms/engine/resume.py)
+    train.log           what its processes said, where it had any of its own
+    checkpoint/         likewise written (algorithms/engine/checkpoint.py)
     PHASE.done          a phase (collect, score, train, evaluate) has ended
 
 An episode counts once its line, newline included, is on disk. Lines are synced one by one, so a
@@ -88,6 +90,9 @@ class RoundFolder:
     def mark_done(self, phase: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / f"{phase}.done").touch()
+
+    def reopen(self, phase: str) -> None:
+        (self.path / f"{phase}.done").unlink(missing_ok=True)
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -8,13 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from algorithms.engine.checkpoint import load_model
+from algorithms.engine import parallel
+from algorithms.engine.checkpoint import load_model, load_tokenizer
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.lessons import lesson_trees
+from algorithms.engine.models import embedded_model
 from algorithms.engine.objective import Objective
+from algorithms.engine.tree import TrainSample
+from tests.algorithms.conftest import smollm2 as smollm2
 from tests.algorithms.conftest import tiny_model, tiny_tokenizer
 from tests.algorithms.test_identities import STREAMS, eight, lessons
 
@@ -22,6 +27,8 @@ CASES = {
     "tokens": (Objective(), {}),
     "sequences": (Objective("sequence", 0.003, 0.004, 1.5, "jsd", denominator="sequences"), {}),
     "lora": (Objective(clip_low=None, clip_high=None), {"lora_rank": 4}),
+    "sharded": (Objective(truncation=1.5), {"sharding": "full", "checkpointing": True}),
+    "sharded lora": (Objective(), {"sharding": "full", "lora_rank": 4}),
 }
 LISTS = ("loss", "accuracy", "clipped", "divergence", "grad_norm")
 
@@ -39,9 +46,11 @@ def trained(folder: Path, samples, tokenizer) -> None:
         learner = Learner(model, tokenizer, config, objective)
         calls: list[str] = []
         report = learner.train(samples, lambda *call, into=calls: into.append(call[2]))
-        learner.save(folder / name)
         told[name] = {field: getattr(report, field) for field in (*LISTS, "tokens", "label_tokens")}
         told[name]["calls"] = len(calls)
+        parts = [getattr(p, "_local_tensor", p) for p in learner.model.parameters()]
+        told[name]["held"] = sum(part.numel() for part in parts)
+        learner.save(folder / name)
     rank = os.environ.get("RANK", "alone")
     (folder / f"{rank}.json").write_text(json.dumps(told))
 
@@ -55,19 +64,23 @@ def main(folder: Path) -> None:
     trained(folder, all_trees(eight(tokenizer), 17), tokenizer)
 
 
+def in_two(script: Path, code: str) -> None:
+    """Runs ``code`` in two processes that find each other over gloo."""
+    script.write_text(code)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*launch, str(script)], env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_two_processes_are_one(tmp_path, tokenizer):
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
     code = f"import pathlib, {__name__} as t; t.main(pathlib.Path({str(two)!r}))"
-    script = tmp_path / "train.py"
-    script.write_text(code)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*launch, str(script)], env=environment, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two(tmp_path / "train.py", code)
     trained(one, all_trees(eight(tokenizer), 17), tokenizer)
     alone, first, second = (
         json.loads(path.read_text())
@@ -78,9 +91,62 @@ def test_two_processes_are_one(tmp_path, tokenizer):
             assert first[name][field] == second[name][field]
             assert first[name][field] == pytest.approx(alone[name][field], rel=2e-4, abs=1e-6)
         assert first[name]["tokens"] == alone[name]["tokens"]
+        held = first[name]["held"], second[name]["held"]
+        if "sharded" in name:
+            assert sum(held) == alone[name]["held"] and max(held) < 0.6 * sum(held)
+        else:
+            assert held == (alone[name]["held"],) * 2
         assert (alone[name]["calls"], first[name]["calls"], second[name]["calls"]) == (6, 6, 0)
         wanted = load_model(one / name, torch.float32).state_dict()
         found = load_model(two / name, torch.float32).state_dict()
         for key, weight in wanted.items():
             far = (found[key] - weight).abs() > 1e-3 / 100
             assert far.float().mean() < 1e-3, key
+
+
+def embedded(folder: Path) -> None:
+    """Two steps of the embedded model: bfloat16, tied embeddings, layers computed again."""
+    path = embedded_model()
+    config = TrainingConfig(
+        lr=1e-4,
+        batch_size=3,
+        micro_batch_tokens=96,
+        warmup_steps=1,
+        sharding="full",
+        checkpointing=True,
+    )
+    learner = Learner(load_model(path), load_tokenizer(path), config)
+    report = learner.train([chain(64, seed) for seed in range(6)])
+    learner.save(folder / "model")
+    if parallel.is_first():
+        (folder / "report.json").write_text(json.dumps([report.loss, report.grad_norm]))
+
+
+def chain(length: int, seed: int) -> TrainSample:
+    ids = np.random.default_rng(seed).integers(1000, 2000, length)
+    line = np.arange(length)
+    return TrainSample(ids, line - 1, (line > 30).astype(np.float32), np.zeros(length, np.int64))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("smollm2")
+def test_the_embedded_model_sharded_is_the_one_unsharded(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    in_two(
+        tmp_path / "t.py",
+        f"import pathlib, {__name__} as t; t.embedded(pathlib.Path({str(two)!r}))",
+    )
+    embedded(one)
+    (wanted, norms), (found, told) = (
+        json.loads((folder / "report.json").read_text()) for folder in (one, two)
+    )
+    assert found == pytest.approx(wanted, rel=1e-3) and wanted[1] < wanted[0]
+    assert told == pytest.approx(norms, rel=2e-2), "bfloat16 gradients, added up in another order"
+    plain = load_model(one / "model").state_dict()
+    for key, weight in load_model(two / "model").state_dict().items():
+        assert weight.dtype == torch.bfloat16
+        assert torch.allclose(weight.float(), plain[key].float(), rtol=1e-2, atol=4e-4), key
+    files = [(folder / "model/model.safetensors").stat().st_size for folder in (one, two)]
+    assert files[0] == pytest.approx(files[1], rel=1e-3), "the tied head is not written twice"

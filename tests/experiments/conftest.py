@@ -61,6 +61,10 @@ class Job:
         assert done.returncode == code, done.stdout
         return done.stdout
 
+    def by_hand(self, module: str, *arguments: str, code: int = 0) -> str:
+        """A command that takes no overrides."""
+        return Job(self.home, self.runs, ()).run(*arguments, module=module, code=code)
+
     def interrupted(self, until: str, number: int, sig: signal.Signals, *overrides: str) -> str:
         """Start it and send ``sig`` once ``number`` lines stand in a file matching ``until``."""
         with subprocess.Popen(

@@ -57,10 +57,19 @@ def test_the_folder_depends_on_what_changes_the_result_and_on_nothing_else() -> 
     one = run_folder(configuration()).path.name
     same = ("logging=debug", "paths.runs=/elsewhere", "workers.concurrency=3", "workers.threads=1")
     assert run_folder(configuration(*same)).path.name == one
+    launched = ("training.launch=[torchrun]", "training.sharding=full", "training.save_every=3")
+    assert run_folder(configuration(*launched)).path.name == one
     assert run_folder(configuration("history=null")).path.name == one
     assert run_folder(configuration("history=3")).path.name != one
     assert one.startswith("dagger-")
-    others = ["seed=1", "beta=cosine", "training.lr=3e-4", "algorithm=sft", "limits.max_turns=9"]
+    others = [
+        "seed=1",
+        "beta=cosine",
+        "training.lr=3e-4",
+        "algorithm=sft",
+        "limits.max_turns=9",
+        "overlap=1",
+    ]
     names = {run_folder(configuration(other)).path.name for other in others}
     assert len(names) == len(others) and one not in names
     baseline = run_folder(configuration("algorithm=sft")).path
@@ -71,5 +80,7 @@ def test_iteration0_is_shared_by_all_algorithms() -> None:
     def shared(*overrides: str, ids: tuple[str, ...] = ("a", "b")) -> str:
         return iteration0_folder(configuration(*overrides), list(ids)).path.name
 
-    assert shared() == shared("algorithm=sft", "beta=step", "rounds=7", "evaluation.tasks=3")
+    assert shared() == shared(
+        "algorithm=sft", "beta=step", "rounds=7", "evaluation.tasks=3", "overlap=1"
+    )
     assert len({shared(), shared("seed=1"), shared("training=lora"), shared(ids=("a",))}) == 4

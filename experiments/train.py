@@ -1,0 +1,100 @@
+"""Trains one collected round that has no checkpoint yet.
+
+    python -m experiments.train RUN_FOLDER ROUND
+    torchrun --nproc-per-node 8 -m experiments.train RUN_FOLDER ROUND
+
+    RUN_FOLDER      a run folder; its config.yaml says how to train
+    ROUND           which of its rounds; 0 is iteration 0
+
+A run does this by itself, and starts this command where training.launch says how. By hand it trains
+a stored round: one that was collected elsewhere, labelled anew by python -m experiments.annotate,
+or whose checkpoint was deleted. Killed, the same command goes on from training.save_every's last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.cli import guarded
+from experiments.folders import RunFolder
+from experiments.launch import OF_RUN, Told, die_with_parent, is_first, tell
+from experiments.progress import Display
+from swe_gym_env.errors import SetupError
+
+
+def train_stored(cfg: DictConfig, display: Display) -> None:
+    """Round ``cfg.stored.round`` of ``cfg.stored.run``, in all processes of the launcher."""
+    from algorithms.engine import parallel
+    from algorithms.engine.checkpoint import device
+    from experiments.build import Parts
+    from experiments.rounds import train
+
+    parallel.join(cpu=device().type == "cpu")
+    run, index, of_run = RunFolder(Path(cfg.stored.run)), cfg.stored.round, cfg.stored.of_run
+    folders = [run.round(i) for i in range(index + 1)]
+    own, newest = folders[-1], folders[-2].checkpoint if index else None
+    parts = Parts(cfg)
+    algorithm, settings = parts.algorithm, cfg.training
+    if index == 0:
+        algorithm, settings = parts.iteration0, cfg.iteration0
+    scored = algorithm.collect(index).score == "nothing" or own.is_done("score")
+    if not own.is_done("collect") or not scored:
+        raise SetupError(f"{own.path} holds no round that was collected to its end")
+    if newest is not None and not newest.is_dir():
+        raise SetupError(f"{newest} is not there: train round {index - 1} first")
+    if own.checkpoint.is_dir() and own.is_done("train"):
+        display.console.print(f"already trained; delete it to train again: {own.checkpoint}")
+        return
+    mine = parallel.is_first() and not of_run
+    held = RunFolder(own.path.resolve().parents[1]).lock() if mine else contextlib.nullcontext()
+    with held:
+        if mine:
+            own.reopen("train")
+        parallel.wait()
+        train(parts, algorithm, folders, newest, settings.epochs, settings.lr, display)
+    parallel.leave()
+    display.console.print(f"checkpoint: {own.checkpoint}")
+
+
+def configuration(arguments: list[str]) -> DictConfig:
+    """The run's own. Raises SetupError."""
+    run, index, *more = [*arguments, "", ""][: max(2, len(arguments))]
+    if not (Path(run) / "config.yaml").is_file() or not run:
+        raise SetupError(f"{run!r}: give a run folder, which holds a config.yaml")
+    if not index.isdigit() or more not in ([], [OF_RUN]):
+        raise SetupError(f"{index!r}: give the number of one of its rounds, and nothing more")
+    cfg = OmegaConf.load(Path(run) / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    cfg.stored = {"run": str(Path(run).absolute()), "round": int(index), "of_run": bool(more)}
+    return cfg
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    of_run = OF_RUN in arguments
+    if of_run or "LOCAL_RANK" in os.environ:
+        die_with_parent()
+    try:
+        cfg = configuration(arguments)
+        if is_first() and not of_run:
+            guarded(train_stored, cfg, "experiments.train")
+        else:
+            train_stored(cfg, Told(cfg.logging.level if of_run else "ERROR"))
+    except SetupError as error:
+        if of_run:
+            tell(error=str(error))
+        elif is_first():  # it speaks for all
+            print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
