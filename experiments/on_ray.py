@@ -24,7 +24,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from experiments.ray_actors import Models, Purse, Till
 from experiments.ray_nodes import Nodes, connect, name
 from swe_gym_env.agents.base import Policy
-from swe_gym_env.agents.budget import Budgeted
 from swe_gym_env.agents.mixers import Mixer
 from swe_gym_env.agents.rollout import OnEpisode, Progress, Request
 from swe_gym_env.agents.rollout import rollout as in_this_process
@@ -35,7 +34,7 @@ from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance
 log = logging.getLogger(__name__)
 
 WAKE_SECONDS = 1.0
-STOP_SECONDS = 10.0  # for episodes under way to close their boxes when the run is stopped
+STOP_SECONDS = 2.0  # for episodes under way when the run is stopped; boxes outlive no worker
 # What a worker on another machine must see as this process does
 PASSED_ON = ("SWE_GYM_HOME", "HF_HUB_OFFLINE", "HF_HOME", "DOCKER_HOST")
 
@@ -45,8 +44,12 @@ Work = tuple[dict[str, str], bytes]  # environment variables, and the roll-out's
 _tried: set[str] = set()  # machines on which a box has been made by this process
 
 
-class Spoilt(InfraError):
-    """Carries the episode that the machinery spoilt, for when Ray has tried often enough."""
+class SpoiltError(InfraError):
+    """``args``: why, and the episode that the machinery spoilt with its labels, for when Ray has
+    tried often enough."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def rollout(
@@ -71,10 +74,15 @@ def rollout(
         return Progress(total=0)
     connect(cluster.address)
     nodes = Nodes({"CPU": cluster.cpus, "memory": cluster.memory_gb * 2**30})
-    options = {"make_env": make_env, "mixer": mixer, "annotate": annotate, "history": history}
     with Models(cluster, concurrency) as models, Till.of(teacher) as till:
-        options["student"] = models.shared(student)
-        options["teacher"] = models.shared(teacher) if teacher else None
+        options: dict[str, Any] = {
+            "make_env": make_env,
+            "student": models.shared(student),
+            "teacher": models.shared(teacher) if teacher else None,
+            "mixer": mixer,
+            "annotate": annotate,
+            "history": history,
+        }
         if till:
             options["teacher"].account = None  # each episode gets a purse instead
         passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
@@ -100,7 +108,7 @@ class _Driver:
             num_cpus=cluster.cpus,
             memory=int(cluster.memory_gb * 2**30),
             max_retries=cluster.retries,
-            retry_exceptions=[Spoilt],
+            retry_exceptions=[SpoiltError],
             scheduling_strategy="SPREAD",
         )
         self.under_way: dict[ray.ObjectRef, Request] = {}
@@ -113,7 +121,8 @@ class _Driver:
             while waiting or self.under_way:
                 while waiting and len(self.under_way) < concurrency:
                     request = waiting.popleft()
-                    self.under_way[self.play.remote(self.work, purse, request)] = request
+                    play = self.play.options(name=request.episode_id)  # in what Ray says of it
+                    self.under_way[play.remote(self.work, purse, request)] = request
                 for ref in self._ended():
                     self._deliver(ref, self.under_way.pop(ref))
                 self.nodes.look()
@@ -134,7 +143,7 @@ class _Driver:
         try:
             episode, labels = ray.get(ref)
         except RayTaskError as error:
-            if not isinstance(error.cause, Spoilt):
+            if not isinstance(error.cause, SpoiltError):
                 raise _here(error) from None
             _, episode, labels = error.cause.args
         except RayError as error:
@@ -158,17 +167,15 @@ class _Driver:
 
 
 def _play(work: Work, purse: Purse | None, request: Request) -> Played:
-    """In a worker of the cluster: one episode. Raises Spoilt where it says nothing of the agent."""
+    """In a worker of the cluster: one episode. SpoiltError where it says nothing of the agent."""
     options = _unpacked(work)
     if purse:
         options["teacher"].account = purse.of(request.episode_id)
     played: list[Played] = []
-    in_this_process(
-        [request], on_episode=lambda *one: played.append(one), retries=0, **options
-    )
+    in_this_process([request], on_episode=lambda *one: played.append(one), retries=0, **options)
     ((episode, labels),) = played
     if episode.outcome.mask:
-        raise Spoilt(episode.outcome.reason, episode, labels)
+        raise SpoiltError(episode.outcome.reason, episode, labels)
     return episode, labels
 
 

@@ -60,16 +60,14 @@ class Models:
         outer.policy = self.shared(inner)
         return outer
 
-
     def _check_gpus(self) -> None:
         each = self._options["num_gpus"]
         check_room({"GPU": each}, "a model")
         wanted, there = each * (len(self._actors) + 1), ray.cluster_resources().get("GPU", 0)
         if wanted > there:
             raise SetupError(
-                f"the models in process need {wanted:g} GPUs (cluster.model_gpus={each:g} each), and "
-                f"the Ray cluster has {there:g}: ask for less, or serve them (serving=vllm, "
-                "teacher=server)"
+                f"the models in process need {wanted:g} GPUs (cluster.model_gpus={each:g} each), "
+                f"and the Ray cluster has {there:g}: ask for less, or let servers answer"
             )
 
 
@@ -129,7 +127,8 @@ class Till:
     def __init__(self, account: Account) -> None:
         self._account = account
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        cashier = ray.remote(_Cashier).options(num_cpus=0, scheduling_strategy=here)
+        cashier: Any = ray.remote(_Cashier)
+        cashier = cashier.options(num_cpus=0, scheduling_strategy=here)
         self._cashier = cashier.remote(account.budget, account.spent)
         self.purse = Purse(self._cashier)
         self.bill = self._cashier.bill.remote()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,26 +23,34 @@ KEYS = {"CPU": ("cpus", 1), "memory": ("memory_gb", 2**30), "GPU": ("model_gpus"
 
 
 def connect(address: str) -> None:
-    """Join the cluster at ``address``, or start one here (``local``). SetupError where none answers.
-    A process that belongs to a cluster already stays in it."""
+    """Join the cluster at ``address``, or start one here (``local``); a process that is in one
+    already stays there. SetupError where none answers."""
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    here = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
+        _answers(address)
         ray.init(
             address=address,
             logging_level=logging.ERROR,
             **(here if address == "local" else {}),
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise SetupError(
-            f"cluster.address={address}: no Ray cluster answers there ({_first_line(error)}). Start "
-            "it (ray start --head), correct the address, or take cluster.address=local"
+            f"cluster.address={address}: no Ray cluster answers there ({_first_line(error)}). "
+            "Start it (ray start --head), correct the address, or take cluster.address=local"
         ) from None
     names = [name(node) for node in alive()]
     log.info("Ray: %d machine%s: %s", len(names), "s" * (len(names) > 1), ", ".join(names))
+
+
+def _answers(address: str) -> None:
+    """Ray itself tries for minutes. OSError where nothing listens."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def alive() -> list[dict[str, Any]]:
