@@ -104,13 +104,13 @@ class _Driver:
     ) -> None:
         self.work, self.till, self.nodes = work, till, nodes
         self.on_episode, self.progress = on_episode, progress
-        self.play = ray.remote(_play).options(
-            num_cpus=cluster.cpus,
-            memory=int(cluster.memory_gb * 2**30),
-            max_retries=cluster.retries,
-            retry_exceptions=[SpoiltError],
-            scheduling_strategy="SPREAD",
-        )
+        self.options = {
+            "num_cpus": cluster.cpus,
+            "memory": int(cluster.memory_gb * 2**30),
+            "max_retries": cluster.retries,
+            "retry_exceptions": [SpoiltError],
+            "scheduling_strategy": "SPREAD",
+        }
         self.under_way: dict[ray.ObjectRef, Request] = {}
 
     def run(self, requests: Sequence[Request], concurrency: int) -> Progress:
@@ -121,7 +121,8 @@ class _Driver:
             while waiting or self.under_way:
                 while waiting and len(self.under_way) < concurrency:
                     request = waiting.popleft()
-                    play = self.play.options(name=request.episode_id)  # in what Ray says of it
+                    # (the name stands in what Ray says of a task)
+                    play = ray.remote(_play).options(name=request.episode_id, **self.options)
                     self.under_way[play.remote(self.work, purse, request)] = request
                 for ref in self._ended():
                     self._deliver(ref, self.under_way.pop(ref))
