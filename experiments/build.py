@@ -6,7 +6,7 @@ Everything heavy (torch, transformers, the model) is imported or loaded when it 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,11 @@ class Parts:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
+
+    def __getstate__(self) -> dict[str, Any]:
+        """To another machine go the configuration and what counts tokens, which needs neither the
+        model's folder nor torch there."""
+        return {"cfg": self.cfg, "_count_tokens": self._count_tokens}
 
     @cached_property
     def provider(self) -> SandboxProvider:
@@ -110,8 +115,8 @@ class Parts:
 
     @cached_property
     def _count_tokens(self) -> Callable[[str], int]:
-        backend = self.renderer.tokenizer.backend_tokenizer  # safe to use from many threads
-        return lambda text: len(backend.encode(text, add_special_tokens=False).ids)
+        # (the backend is safe to use from many threads)
+        return partial(_count_tokens, self.renderer.tokenizer.backend_tokenizer)
 
     def check(self) -> None:
         """Makes what a mistake in the configuration could spoil hours later. SetupError."""
@@ -200,6 +205,10 @@ class Parts:
             cache_bytes=int(serving.cache_gb * 2**30),
             **options,
         )
+
+
+def _count_tokens(backend: Any, text: str) -> int:
+    return len(backend.encode(text, add_special_tokens=False).ids)
 
 
 def algorithm(cfg: DictConfig) -> Algorithm:

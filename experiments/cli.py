@@ -17,6 +17,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.launch import refuse_many
@@ -30,7 +33,8 @@ _composed = False  # did Hydra get as far as a configuration?
 
 
 def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: str) -> None:
-    """Ends in one clear message where the user has to act, and says how to go on after Ctrl-C."""
+    """Ends in one clear message where the user has to act, and says how to go on after Ctrl-C. A
+    cell of a sweep ends without stopping the others; the sweep names it when all have ended."""
     global _composed
     _composed = True
     display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
@@ -40,11 +44,19 @@ def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: 
         job(cfg, display)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
+        if _sweeping():
+            raise CompactHydraException(
+                str(error)
+            ) from None  # which Hydra prints without a traceback
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         command = shlex.join(["python", "-m", module, *sys.argv[1:]])
         print(f"\nStopped. What is done is kept; go on with: {command}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _sweeping() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 @contextlib.contextmanager
@@ -70,7 +82,7 @@ def unknown(arguments: list[str]) -> list[str]:
     return [
         _beside(cfg, key)
         for key in keys
-        if key not in groups and not key.startswith("hydra.") and not _has(cfg, key)
+        if key not in groups and not key.startswith(("hydra.", "hydra/")) and not _has(cfg, key)
     ]
 
 

@@ -5,7 +5,10 @@ Collection and evaluation are the same thing with another mixer, so both come th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from omegaconf import DictConfig
 
 from algorithms.engine.rounds import RoundFolder
 from experiments.build import Parts
@@ -37,7 +40,7 @@ def play(
         def show(now: Progress) -> None:
             advance.to(before + now.done, note=f"{now.resolved} resolved, {now.turns} turns")
 
-        rollout(
+        _rollout(parts.cfg.cluster)(
             missing,
             make_env=parts.make_env,
             student=student,
@@ -55,3 +58,18 @@ def play(
             f"{title}: all {len(spoilt)} episodes failed for reasons outside the agent, the last "
             f"with: {spoilt[-1].reason[:500].strip()}\nMend that and give the same command again."
         )
+
+
+def _rollout(cluster: DictConfig) -> Callable[..., Progress]:
+    """In this process, or on the machines of a cluster: the same episodes."""
+    if cluster.name == "local":
+        return rollout
+    if cluster.name != "ray":
+        raise SetupError(f"cluster.name={cluster.name}: it is local or ray")
+    try:
+        from experiments import on_ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise SetupError("cluster=ray: Ray is not installed: pip install -e '.[ray]'") from None
+    return partial(on_ray.rollout, cluster=cluster)

@@ -63,16 +63,28 @@ class ServerPolicy:
         self._retries = retries
         self._pause = pause
         self._concurrency = concurrency
-        key = os.environ.get(api_key_env, "")
+        self._timeout = timeout
+        self._key, self._key_env = os.environ.get(api_key_env, ""), api_key_env
+        self._checked = False
+        self._connect()
+
+    def _connect(self) -> None:
+        key = self._key
         self._client = httpx.Client(
-            timeout=timeout,
+            timeout=self._timeout,
             headers={"Content-Type": "application/json"}
             | ({"Authorization": f"Bearer {key}"} if key else {}),
-            limits=httpx.Limits(max_connections=concurrency),
+            limits=httpx.Limits(max_connections=self._concurrency),
         )
-        self._key_env = api_key_env
-        self._checked = False
         self._closed = threading.Event()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what belongs to this process."""
+        return {k: v for k, v in vars(self).items() if k not in ("_client", "_closed")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._connect()
 
     def check(self) -> None:
         """Raises SetupError, saying what to do, where the server cannot be used."""

@@ -1,0 +1,114 @@
+"""Episodes a minute on 1, 2 and 4 nodes of a Ray cluster, with an agent that waits as a model does.
+
+    python -m experiments.benchmarks.ray_scaling --runs 3 --turn-seconds 10
+
+The nodes are processes on this machine, each with room for ``--slots`` episodes at once; a turn's
+wait stands for the time a served model takes. Boxes, commands, grading and everything that Ray does
+are real, and share this machine's cores: what is measured is what driver and scheduling cost, and
+where the cores are used up. Each node gets two waves of episodes, so the work grows with the nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from dataclasses import dataclass
+
+import ray
+from omegaconf import DictConfig, OmegaConf
+from ray.cluster_utils import Cluster
+
+from experiments import on_ray
+from experiments.benchmarks.live_episodes import script
+from swe_gym_env import tasks
+from swe_gym_env.agents.base import State
+from swe_gym_env.agents.mixers import StudentOnly
+from swe_gym_env.agents.rollout import Request
+from swe_gym_env.agents.scripted import ScriptedPolicy
+from swe_gym_env.env import SWEEnv
+from swe_gym_env.types import Annotation, Episode, TaskInstance
+
+STORE = 78_643_200  # bytes, the least that Ray takes
+WAVES = 2
+NODES = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A scripted agent that needs ``seconds`` for each turn."""
+
+    seconds: float
+
+    def __call__(self, state: State) -> str:
+        time.sleep(self.seconds)
+        return script(state)
+
+
+def make_env(task: TaskInstance) -> SWEEnv:
+    return SWEEnv([task], sandbox="auto", grade="deferred", max_tokens=10**6)
+
+
+def play(
+    cluster: DictConfig, chosen: list[TaskInstance], episodes: int, seconds: float
+) -> tuple[float, int]:
+    """Wall seconds, and how many episodes were resolved."""
+    ended: list[Episode] = []
+
+    def keep(episode: Episode, _: list[Annotation]) -> None:
+        ended.append(episode)
+
+    began = time.monotonic()
+    on_ray.rollout(
+        [Request(chosen[n % len(chosen)], repeat=n // len(chosen)) for n in range(episodes)],
+        cluster=cluster,
+        make_env=make_env,
+        student=ScriptedPolicy(Waiting(seconds)),
+        mixer=StudentOnly(),
+        annotate=False,
+        on_episode=keep,
+        concurrency=episodes,
+    )
+    return time.monotonic() - began, sum(episode.outcome.resolved for episode in ended)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--slots", type=int, default=2, help="episodes at once on a node")
+    parser.add_argument("--turn-seconds", type=float, default=10.0)
+    args = parser.parse_args()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    chosen = tasks.load("pypi", split="train", limit=8)
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
+    settings = OmegaConf.create(
+        {"address": nodes.address, "cpus": 1, "memory_gb": 0.1, "retries": 3, "model_gpus": 0}
+    )
+    rates: dict[int, float] = {}
+    print("| nodes | episodes a minute | efficiency | spread | resolved |\n|---|---|---|---|---|")
+    for count in NODES:
+        while len(nodes.worker_nodes) < count:
+            nodes.add_node(num_cpus=args.slots, object_store_memory=STORE)
+        play(settings, chosen, args.slots * count, 0.0)  # starts the worker processes
+        episodes, found, resolved = WAVES * args.slots * count, [], 0
+        for _ in range(args.runs):
+            seconds, good = play(settings, chosen, episodes, args.turn_seconds)
+            found.append(60 * episodes / seconds)
+            resolved += good
+        rates[count] = statistics.median(found)
+        share = rates[count] / (rates[NODES[0]] * count / NODES[0])
+        print(
+            f"| {count} | {rates[count]:.2f} | {share:.0%} | {min(found):.2f} to {max(found):.2f} "
+            f"| {resolved} of {episodes * args.runs} |",
+            flush=True,
+        )
+    ray.shutdown()
+    nodes.shutdown()
+
+
+if __name__ == "__main__":
+    main()
