@@ -33,6 +33,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.engine.rounds import RoundFolder
+from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
 # (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
@@ -91,9 +92,10 @@ def trained_folder(cfg: DictConfig) -> RunFolder:
 def write_json(path: Path, data: Any) -> None:
     """Aside and renamed: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(data, indent=1) + "\n")
-    aside.replace(path)
+    aside = path.with_name(f".{path.name}")
+    with room_for(path):
+        aside.write_text(json.dumps(data, indent=1) + "\n")
+        aside.replace(path)
 
 
 def read_json(path: Path) -> Any:
