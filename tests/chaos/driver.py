@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,9 +115,11 @@ class Job:
         self.temporary.mkdir(parents=True, exist_ok=True)
         self.overrides = [*stage.overrides, f"paths.runs={self.runs}", *overrides]
         self.pids: list[int] = []
+        self.mounts: set[str] = set()  # points at which this job itself wants something mounted
 
     def start(self, *overrides: str, env: dict[str, str] | None = None, **order: Any) -> Run:
         log = self.folder / f"log{len(self.pids)}.txt"
+        log.touch()
         full = {"SWE_GYM_HOME": str(self.stage.home), "TMPDIR": str(self.temporary), **(env or {})}
         pid = self.zygote.ask(
             overrides=[*self.overrides, *overrides], env=full, log=str(log), **order
@@ -129,6 +132,11 @@ class Job:
         code = run.wait()
         assert code == 0, run.said
         return run
+
+    def keep(self) -> None:
+        """Move what it wrote to where it would have been without a disk of its own."""
+        shutil.copytree(self.runs, self.folder / "runs", symlinks=True)
+        self.runs = self.folder / "runs"
 
     # -- what is there -------------------------------------------------------------------------
 
@@ -160,6 +168,27 @@ class Job:
                     found[key] = _timeless(one, text)
         return found
 
+    def lines(self, name: str = "episodes.jsonl") -> int:
+        return sum(path.read_bytes().count(b"\n") for path in self.files(name))
+
+    def supervisors(self) -> list[int]:
+        """Processes outside the boxes that hold one each, the one that forks them (the nursery)
+        left out."""
+        found = [(pid, words) for pid, words, _ in _processes() if self._nursery(words)]
+        parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid, _ in found}
+        nursery = [pid for pid, parent in parents.items() if parent in self.pids]
+        return [pid for pid, parent in parents.items() if parent in nursery]
+
+    def nursery(self) -> list[int]:
+        """The process that makes the boxes."""
+        found = [pid for pid, words, _ in _processes() if self._nursery(words)]
+        return [
+            p for p in found if int(Path(f"/proc/{p}/stat").read_text().split()[3]) in self.pids
+        ]
+
+    def _nursery(self, words: str) -> bool:
+        return "nursery" in words and any(f", {pid})" in words for pid in self.pids)
+
     def weights(self) -> dict[str, bytes]:
         return {
             p.relative_to(self.runs).as_posix(): p.read_bytes() for p in self.files("*.safetensors")
@@ -181,10 +210,10 @@ class Job:
     def _left(self) -> list[str]:
         found = []
         for pid, words, env in _processes():
-            ours = any(f", {one})" in words and "nursery" in words for one in self.pids)
-            if ours or self.stage.mark in env:
+            if self._nursery(words) or self.stage.mark in env:
                 found.append(f"process {pid}: {words[:80]}")
-        found += [f"mount {line}" for line in _mounts() - self.stage.mounts]
+        mounts = {line for line in _mounts() if line.split()[1] not in self.mounts}
+        found += [f"mount {line}" for line in mounts - self.stage.mounts]
         found += [f"folder {path}" for path in self.temporary.iterdir()]
         return found
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +115,88 @@ def kill(arena: Arena, job: Job, at: Kill) -> list[Run]:
     if code:
         runs.append(job.finish())
     return runs
+
+
+def interrupt(arena: Arena, job: Job, share: float, twice: bool) -> list[Run]:
+    """Ctrl-C after a share of the run's time, and again a moment later."""
+    run = job.start()
+    run.ended(share * arena.undisturbed.seconds)
+    for _ in range(1 + twice):
+        run.send(signal.SIGINT)
+        run.ended(0.05)
+    asked = time.monotonic()
+    code = run.wait()
+    assert code in (0, 130) and "Traceback" not in run.said, run.said
+    runs = [run]
+    if code:
+        assert "go on with: python -m experiments.run" in run.said, run.said
+        assert time.monotonic() - asked < 30, "within seconds, on a machine that is not busy"
+        assert not job.orphans() and not job.scraps()
+        runs.append(job.finish())
+    return runs
+
+
+def lose_boxes(job: Job, count: int, pause: float, sig: int = signal.SIGKILL) -> list[Run]:
+    """SIGKILL (or another) to the supervisor of some box, again and again while the run goes on."""
+    rng, run, hit = random.Random(count), job.start(), 0
+    while hit < count and not run.ended(pause):
+        with suppress(OSError):
+            if boxes := job.supervisors():
+                os.kill(rng.choice(boxes), sig)
+                hit += 1
+    assert run.wait(300) == 0 and hit, run.said
+    assert "Traceback" not in run.said
+    return [run]
+
+
+def lose_nursery(job: Job, count: int, pause: float) -> list[Run]:
+    """SIGKILL to the process that makes the boxes."""
+    run, hit = job.start(), 0
+    while hit < count and not run.ended(pause):
+        with suppress(OSError):
+            for pid in job.nursery():
+                os.kill(pid, signal.SIGKILL)
+                hit += 1
+    assert run.wait(300) == 0 and hit, run.said
+    return [run]
+
+
+def full_disk(arena: Arena, job: Job, disk: Path) -> list[Run]:
+    """``disk`` (a file system of some MiB) is full when an episode is written, then when a
+    checkpoint is, and then no longer."""
+    job.runs = disk / "runs"
+    job.overrides.append(f"paths.runs={job.runs}")
+    runs = []
+    for moment, left, named in (
+        (lambda: job.lines() > 2, 0, ".jsonl"),
+        (lambda: job.lines() > 3, 96 << 10, "checkpoint"),
+    ):
+        runs.append(job.start())
+        with until(runs[-1], moment):
+            fill(disk, left)
+        assert runs[-1].wait() == 2, runs[-1].said
+        said = runs[-1].said
+        assert "the disk is full: " in said and "Traceback" not in said, said
+        assert named in said.split("the disk is full: ")[1].split(" cannot")[0], said
+        (disk / "filler").unlink()
+    return [*runs, job.finish()]
+
+
+def fill(disk: Path, left: int) -> None:
+    """Take all room but ``left`` bytes."""
+    with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        size = max(0, shutil.disk_usage(disk).free - left)
+        while size > 0:
+            size -= file.write(bytes(min(size, 4096)))
+
+
+@contextmanager
+def mounted(path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB. Needs root."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @contextmanager
