@@ -160,10 +160,16 @@ class RunFolder:
         began = time.monotonic()
         try:
             yield
-        finally:
-            phases = self.phases
-            phases[phase] = round(phases.get(phase, 0.0) + time.monotonic() - began, 1)
-            write_json(self.path / "phases.json", phases)
+        except BaseException:
+            with contextlib.suppress(SetupError):  # a full disk, perhaps: what was first is told
+                self._add_time(phase, time.monotonic() - began)
+            raise
+        self._add_time(phase, time.monotonic() - began)
+
+    def _add_time(self, phase: str, seconds: float) -> None:
+        phases = self.phases
+        phases[phase] = round(phases.get(phase, 0.0) + seconds, 1)
+        write_json(self.path / "phases.json", phases)
 
     @property
     def phases(self) -> dict[str, float]:

@@ -175,16 +175,14 @@ class Job:
         """Processes outside the boxes that hold one each, the one that forks them (the nursery)
         left out."""
         found = [(pid, words) for pid, words, _ in _processes() if self._nursery(words)]
-        parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid, _ in found}
+        parents = {pid: _parent(pid) for pid, _ in found}
         nursery = [pid for pid, parent in parents.items() if parent in self.pids]
         return [pid for pid, parent in parents.items() if parent in nursery]
 
     def nursery(self) -> list[int]:
         """The process that makes the boxes."""
         found = [pid for pid, words, _ in _processes() if self._nursery(words)]
-        return [
-            p for p in found if int(Path(f"/proc/{p}/stat").read_text().split()[3]) in self.pids
-        ]
+        return [pid for pid in found if _parent(pid) in self.pids]
 
     def _nursery(self, words: str) -> bool:
         return "nursery" in words and any(f", {pid})" in words for pid in self.pids)
@@ -242,8 +240,14 @@ def _processes() -> Iterator[tuple[int, str, str]]:
                 yield int(name), words.decode(errors="replace"), env.decode(errors="replace")
 
 
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().split()[3])
+
+
 def _mounts() -> set[str]:
-    return set(Path("/proc/self/mounts").read_text().splitlines())
+    """But not those of containers, which have labels to be known by."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return {line for line in lines if "docker" not in line}
 
 
 class Stage:

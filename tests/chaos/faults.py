@@ -55,7 +55,8 @@ class Arena:
         self._count = 0
         job = self.job()
         run = job.finish(events=str(folder / "events"))
-        assert not job.doubled() and not job.orphans() and not job.scraps()
+        left = [*job.orphans(), *job.scraps()]
+        assert not job.doubled() and not left, left
         self.undisturbed = Undisturbed(
             job.episodes(), job.weights(), run.seconds, (folder / "events").read_text().split()
         )
@@ -195,8 +196,10 @@ def mounted(path: Path) -> Iterator[Path]:
     """A file system of 8 MiB. Needs root."""
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)], check=True)
-    yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @contextmanager
