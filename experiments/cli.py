@@ -22,8 +22,10 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.interrupt import stoppable
 from experiments.launch import refuse_many
 from experiments.progress import Display
+from swe_gym_env import disk
 from swe_gym_env.errors import SetupError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -38,21 +40,22 @@ def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: 
     global _composed
     _composed = True
     display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     try:
         if module != "experiments.train":
             refuse_many()
-        job(cfg, display)
+        with stoppable(f"Stopped. What is done is kept; go on with: {command}"):
+            job(cfg, display)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
         if _sweeping():
-            raise CompactHydraException(
-                str(error)
-            ) from None  # which Hydra prints without a traceback
+            raise CompactHydraException(str(error)) from None  # printed without a traceback
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        command = shlex.join(["python", "-m", module, *sys.argv[1:]])
-        print(f"\nStopped. What is done is kept; go on with: {command}", file=sys.stderr)
-        raise SystemExit(130) from None
+    except OSError as error:
+        if not disk.is_full(error):
+            raise
+        print(f"\n{disk.message(error.filename or cfg.paths.runs)}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _sweeping() -> bool:

@@ -33,6 +33,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.engine.rounds import RoundFolder
+from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
 # (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
@@ -97,9 +98,10 @@ def trained_folder(cfg: DictConfig) -> RunFolder:
 def write_json(path: Path, data: Any) -> None:
     """Aside and renamed: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(data, indent=1) + "\n")
-    aside.replace(path)
+    aside = path.with_name(f".{path.name}")
+    with room_for(path):
+        aside.write_text(json.dumps(data, indent=1) + "\n")
+        aside.replace(path)
 
 
 def read_json(path: Path) -> Any:
@@ -164,10 +166,16 @@ class RunFolder:
         began = time.monotonic()
         try:
             yield
-        finally:
-            phases = self.phases
-            phases[phase] = round(phases.get(phase, 0.0) + time.monotonic() - began, 1)
-            write_json(self.path / "phases.json", phases)
+        except BaseException:
+            with contextlib.suppress(SetupError):  # a full disk, perhaps: what was first is told
+                self._add_time(phase, time.monotonic() - began)
+            raise
+        self._add_time(phase, time.monotonic() - began)
+
+    def _add_time(self, phase: str, seconds: float) -> None:
+        phases = self.phases
+        phases[phase] = round(phases.get(phase, 0.0) + seconds, 1)
+        write_json(self.path / "phases.json", phases)
 
     @property
     def phases(self) -> dict[str, float]:

@@ -5,6 +5,7 @@ Episodes whose outcome is masked (infrastructure faults) are counted, and left o
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -13,6 +14,10 @@ from typing import Any
 
 from experiments.statistics import rate
 from swe_gym_env.types import Annotation, Episode
+
+_KIND = re.compile(  # in the ``error`` of a label
+    r"HTTP \d+|\b\w*(?:Timeout|Error)\b|^format|not a chat completion|no text|budget spent"
+)
 
 
 def of_episodes(episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -54,6 +59,12 @@ def of_round(episodes: Sequence[Episode], annotations: Iterable[Annotation]) -> 
         "teacher_fallbacks": sum(e.metadata.get("teacher_fallbacks", 0) for e in episodes),
         "student_says_the_same": _mean(agreed),
     }
+
+
+def why_unlabelled(annotations: Iterable[Annotation]) -> dict[str, int]:
+    """How many states the teacher left without a label, by kind of fault, the most common first."""
+    kinds = (_KIND.search(label.error) for label in annotations if label.text is None)
+    return dict(Counter(kind[0] if kind else "other" for kind in kinds).most_common())
 
 
 def _mean(values: Iterable[float]) -> float:

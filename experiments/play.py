@@ -49,6 +49,7 @@ def play(
             annotate=annotate,
             on_episode=folder.append,
             concurrency=parts.cfg.workers.concurrency,
+            max_faults=parts.cfg.workers.max_faults,
             history=parts.cfg.history,
             progress=show,
         )

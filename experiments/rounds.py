@@ -71,6 +71,7 @@ def collect(
             break
         extra += more
         log.info("round %d: %d more tasks", index, more)
+    _tell_of_the_teacher(folder, index)
     folder.add_metrics(
         round=index,
         **version,
@@ -79,6 +80,15 @@ def collect(
         **account.metrics,
     )
     folder.mark_done("collect")
+
+
+def _tell_of_the_teacher(folder: RoundFolder, index: int) -> None:
+    """All its faults in one line: there may be thousands."""
+    labels = folder.annotations()
+    if why := metrics.why_unlabelled(labels):
+        told = ", ".join(f"{kind} {count}" for kind, count in why.items())
+        count = sum(why.values())
+        log.warning("round %d: %d of %d states unlabelled (%s)", index, count, len(labels), told)
 
 
 def _repeated(requests: Sequence[Request], repeats: int) -> list[Request]:

@@ -256,7 +256,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         return observation, float(reward), finished, not finished, self._info(call)
 
     def _fail(self, error: InfraError, call: ToolCall | None) -> Step:
-        log.warning("episode of %s lost: %s", self.task and self.task.instance_id, error)
+        log.info("episode of %s lost: %s", self.task and self.task.instance_id, error)
         self._stop_reason = "infra_error"
         self._outcome = _infra(error)
         self.close()

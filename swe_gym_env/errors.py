@@ -28,6 +28,12 @@ class SandboxError(InfraError):
     cause = "sandbox"
 
 
+class EngineError(SandboxError):
+    """What makes all boxes does not answer: no single episode is to blame."""
+
+    cause = "engine"
+
+
 class PolicyError(InfraError):
     """A model or its server failed to answer."""
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -35,12 +36,20 @@ FINISH = "```bash\nfinish\n```"
 LOOK = "I look.\n```bash\ncat calc.py\n```"
 
 
-def toy_task(home: Path, name: str = "toy") -> TaskInstance:
-    """Makes the image ``name`` in the store at ``home`` (which must be SWE_GYM_HOME)."""
+def toy_task(
+    home: Path,
+    name: str = "toy",
+    files: Mapping[str, str] = MappingProxyType({}),
+    env: Mapping[str, str] = MappingProxyType({}),
+) -> TaskInstance:
+    """Makes the image ``name`` in the store at ``home`` (which must be SWE_GYM_HOME). ``files`` and
+    ``env`` come on top of its own."""
     tree = home / "images" / name / "tree"
     tree.mkdir(parents=True)
     (tree / "calc.py").write_text(BUG)
     (tree / "test_calc.py").write_text(TEST + TEST_KEPT)
+    for path, text in files.items():
+        (tree / path).write_text(text)
     git = ["git", "-c", "user.name=toy", "-c", "user.email=toy@example.org"]
     for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "start"]):
         subprocess.run([*git, *words], cwd=tree, check=True)
@@ -51,7 +60,7 @@ def toy_task(home: Path, name: str = "toy") -> TaskInstance:
         name,
         images.Image(
             mounts={"/opt/env": sys.prefix},
-            env={"PATH": "/opt/env/bin:/usr/local/bin:/usr/bin:/bin"},
+            env={"PATH": "/opt/env/bin:/usr/local/bin:/usr/bin:/bin", **env},
         ),
     )
     return TaskInstance(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
 
@@ -46,14 +47,14 @@ def load_tokenizer(folder: str | Path) -> Any:
 def save_checkpoint(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     """Write ``folder`` whole or not at all; an older one is replaced."""
     folder = Path(folder)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    aside = folder.with_name(f".{folder.name}.tmp")  # one writer: what a kill left goes now
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
-        with quiet():
+        with room_for(folder), quiet():
+            aside.mkdir(parents=True)
             model.save_pretrained(str(aside), safe_serialization=True)
-        tokenizer.save_pretrained(str(aside))
-        publish(aside, folder)
+            tokenizer.save_pretrained(str(aside))
+            publish(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
@@ -61,7 +62,7 @@ def save_checkpoint(model: Any, tokenizer: Any, folder: str | Path) -> Path:
 
 def publish(aside: Path, folder: Path) -> None:
     """Rename ``aside`` to ``folder``; what stood there is moved away first, then deleted."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     with suppress(FileNotFoundError):
         folder.rename(old)

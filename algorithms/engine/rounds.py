@@ -24,6 +24,7 @@ from typing import Any
 
 from algorithms.base import Round
 from swe_gym_env.agents.budget import Spent
+from swe_gym_env.disk import room_for
 from swe_gym_env.types import Annotation, Episode, Scores, from_dict, to_dict
 
 
@@ -104,15 +105,16 @@ class RoundFolder:
 
     def add_metrics(self, **values: Any) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        aside = self.path / f".metrics.json.{os.getpid()}"
-        aside.write_text(json.dumps({**self.metrics, **values}, indent=1) + "\n")
-        aside.replace(self.path / "metrics.json")
+        aside = self.path / ".metrics.json"
+        with room_for(self.path / "metrics.json"):
+            aside.write_text(json.dumps({**self.metrics, **values}, indent=1) + "\n")
+            aside.replace(self.path / "metrics.json")
 
 
 def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         return
-    with path.open("a+b") as file:
+    with room_for(path), path.open("a+b") as file:
         _drop_torn_line(file)
         file.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
         file.flush()

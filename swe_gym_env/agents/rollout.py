@@ -21,11 +21,12 @@ from typing import Any, TypeVar
 
 from swe_gym_env.agents import history as histories
 from swe_gym_env.agents.base import CONTEXT_FULL, Policy
+from swe_gym_env.agents.faults import FaultRow
 from swe_gym_env.agents.live import Live, Request
 from swe_gym_env.agents.mixers import Mixer
 from swe_gym_env.agents.turns import TurnTaker
 from swe_gym_env.env import Step, SWEEnv
-from swe_gym_env.errors import InfraError, PolicyError
+from swe_gym_env.errors import EngineError, InfraError, PolicyError
 from swe_gym_env.sandbox.base import SandboxSpec
 from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
 
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 30.0
 MOST_AHEAD = 64  # a provider that makes boxes ahead of need is told of so many
 COMMANDS_PER_CPU = 2  # at once: with more, each takes longer, up to its time limit
+LAST_SECONDS = 10.0  # after an interrupt, for the scoring of what has ended
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def rollout(
     on_episode: OnEpisode,
     concurrency: int = 8,
     retries: int = 2,
+    max_faults: int = 10,
     history: int | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
@@ -72,7 +75,9 @@ def rollout(
 
     With ``annotate`` the teacher says in every visited state what it would have done. A fault of
     the machinery has the episode played again in a new box, ``retries`` times; then it is delivered
-    as ``infra_error``. An exception (KeyboardInterrupt too) closes every box and goes on upwards.
+    as ``infra_error``; what fails for all of them (``EngineError``) is charged to none. Raises
+    SetupError after ``max_faults`` of one kind in a row (``faults.py``). An exception closes every
+    box and goes on upwards; a KeyboardInterrupt first has what has ended scored, for ten seconds.
     ``history``: how many observations student and teacher see, the newest; None is all of them.
     """
     histories.check(history)
@@ -80,7 +85,7 @@ def rollout(
     if len(set(ids)) < len(ids):
         raise ValueError("two requests share one episode id: give them different repeats or seeds")
     turns = TurnTaker(student, teacher, mixer, annotate)
-    driver = _Driver(make_env, turns, on_episode, retries, history, progress)
+    driver = _Driver(make_env, turns, on_episode, retries, FaultRow(max_faults), history, progress)
     return driver.run(requests, concurrency)
 
 
@@ -91,11 +96,12 @@ class _Driver:
         turns: TurnTaker,
         on_episode: OnEpisode,
         retries: int,
+        faults: FaultRow,
         window: int | None,
         progress: Callable[[Progress], None],
     ) -> None:
         self.make_env, self.turns, self.retries = make_env, turns, retries
-        self.window = window
+        self.faults, self.window = faults, window
         self.on_episode, self.progress = on_episode, progress
         self.live: list[Live] = []
         self.grading: dict[Future[Outcome], Live] = {}
@@ -106,6 +112,7 @@ class _Driver:
         cpus = os.cpu_count() or 1
         self.steppers = ThreadPoolExecutor(min(concurrency, COMMANDS_PER_CPU * cpus), "step")
         self.graders = ThreadPoolExecutor(min(concurrency, cpus), "grade")
+        hurry = False
         try:
             while self.waiting or self.live or self.grading:
                 self._settle()
@@ -114,12 +121,18 @@ class _Driver:
                 self._wave()
                 self._collect_grades(block=not self.live and not self.waiting)
                 self.progress(replace(self.now, running=len(self.live) + len(self.grading)))
+                self._rest()
+        except KeyboardInterrupt:
+            hurry = True
+            wait(self.grading, timeout=LAST_SECONDS)
+            self._collect_grades(block=False)
+            raise
         finally:
-            self._close()
+            self._close(hurry)
         return self.now
 
     def _fill(self, concurrency: int) -> None:
-        while self.waiting and len(self.live) < concurrency:
+        while self.waiting and len(self.live) < concurrency and not self.faults.pause():
             request, attempt = self.waiting.popleft()
             live = Live(request, self.make_env(request.task), attempt, self.window)
             self._run(live, partial(_reset, live))
@@ -132,6 +145,13 @@ class _Driver:
                     ]
                 )
 
+    def _rest(self) -> None:
+        """Nothing to do until whatever is down may have come back."""
+        if not self.live and self.waiting and (pause := self.faults.pause()):
+            wait(self.grading, timeout=pause, return_when=FIRST_COMPLETED)
+            if not self.grading:
+                time.sleep(pause)
+
     def _wave(self) -> None:
         """One turn of every episode that waits for one."""
         ready = [live for live in self.live if live.pending is None]
@@ -142,7 +162,7 @@ class _Driver:
             elif turn.startswith(CONTEXT_FULL):
                 self._run(live, partial(live.env.stop, "context_full"))
             else:
-                self._lost(live, PolicyError(turn))
+                self._lost(live, PolicyError.cause, turn)
 
     def _run(self, live: Live, call: Callable[[], Any]) -> None:
         live.since = time.monotonic()
@@ -162,7 +182,7 @@ class _Driver:
             try:
                 result, seconds = pending.result()
             except InfraError as error:  # reset found no box
-                self._lost(live, error)
+                self._lost(live, error.cause, str(error))
                 continue
             if live.system_prompt:
                 self._stepped(live, result, seconds)
@@ -181,55 +201,71 @@ class _Driver:
         if not (terminated or truncated):
             return
         outcome: Outcome | None = live.info.get("outcome")
-        if live.info["stop_reason"] == "infra_error" and live.attempt <= self.retries:
-            self._again(live)
+        if outcome is not None and live.info["stop_reason"] == "infra_error":
+            self._lost(live, *_cause(outcome))
         elif outcome is None and live.env.grade_mode == "deferred":
             self.live.remove(live)
-            self.grading[self.graders.submit(live.env.grade)] = live
+            self._grade(live)
         else:
             ungraded = Outcome("unresolved", mask=True, reason="not graded")
             self._deliver(live, outcome or ungraded, live.info["stop_reason"])
 
-    def _lost(self, live: Live, error: InfraError) -> None:
-        if live.attempt <= self.retries:
-            self._again(live)
-            return
-        outcome = Outcome("infra_error", mask=True, reason=f"{error.cause}: {error}")
-        self._deliver(live, outcome, "infra_error")
+    def _grade(self, live: Live) -> None:
+        live.since = time.monotonic()
+        self.grading[self.graders.submit(_later, self.faults.pause(), live.env.grade)] = live
 
-    def _again(self, live: Live) -> None:
-        log.warning("%s: attempt %d was lost", live.request.episode_id, live.attempt)
-        live.env.close()
-        self.live.remove(live)
-        self.waiting.appendleft((live.request, live.attempt + 1))
+    def _lost(self, live: Live, cause: str, message: str) -> None:
+        """Play it again, unless it has used up its attempts; an engine that is down uses none."""
+        name, charged = live.request.episode_id, cause != EngineError.cause
+        if charged and live.attempt > self.retries:
+            log.warning("%s: given up after %d attempts: %s", name, live.attempt, message)
+            outcome = Outcome("infra_error", mask=True, reason=f"{cause}: {message}")
+            self._deliver(live, outcome, "infra_error")
+        else:
+            level = logging.WARNING if charged else logging.DEBUG  # the row of faults tells it all
+            log.log(level, "%s: attempt %d lost, again: %s", name, live.attempt, message)
+            live.env.close()
+            self.live.remove(live)
+            self.waiting.appendleft((live.request, live.attempt + charged))
+        self.faults.add(cause, message, live.began)
 
     def _collect_grades(self, block: bool) -> None:
         done = {future for future in self.grading if future.done()}
         if block and self.grading and not done:
             done, _ = wait(self.grading, return_when=FIRST_COMPLETED)
         for future in done:
-            live = self.grading.pop(future)
-            self._deliver(live, future.result(), live.info["stop_reason"])
+            live, outcome = self.grading.pop(future), future.result()
+            cause, message = _cause(outcome)
+            if cause == EngineError.cause:
+                self.faults.add(cause, message, live.since)
+                self._grade(live)
+                continue
+            self._deliver(live, outcome, live.info["stop_reason"])
+            if cause:
+                self.faults.add(cause, message, live.since)
 
     def _deliver(self, live: Live, outcome: Outcome, stop_reason: str) -> None:
         if live in self.live:
             self.live.remove(live)
-        live.env.close()
+        if outcome.status != "infra_error":
+            self.faults.success()
         done, resolved = self.now.done + 1, self.now.resolved + outcome.resolved
         self.now = replace(self.now, done=done, resolved=resolved)
         self.on_episode(live.episode(outcome, stop_reason), live.annotations)
+        live.env.close()
 
-    def _close(self) -> None:
-        """Leave no thread and no box behind, whatever was going on."""
+    def _close(self, hurry: bool) -> None:
+        """Leave no box behind, whatever was going on, and no thread. In a ``hurry`` the threads
+        that score or wait for a teacher are not waited for: they end by themselves."""
         pools = (self.steppers, self.graders)
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
         self.turns.close(wait=False)
         for live in self.live:
             live.env.close()  # kills what runs in the box, so that its thread comes back
-        for pool in pools:
-            pool.shutdown(wait=True)
-        self.turns.close(wait=True)
+        self.steppers.shutdown(wait=True)
+        self.graders.shutdown(wait=not hurry or all(job.done() for job in self.grading))
+        self.turns.close(wait=not hurry or not self.turns.busy)
         for live in self.live:
             live.env.close()  # a reset that was under way has made its box by now
 
@@ -240,6 +276,17 @@ T = TypeVar("T")
 def _timed(call: Callable[[], T]) -> tuple[T, float]:
     started = time.monotonic()
     return call(), time.monotonic() - started
+
+
+def _later(pause: float, call: Callable[[], T]) -> T:
+    time.sleep(pause)
+    return call()
+
+
+def _cause(outcome: Outcome) -> tuple[str, str]:
+    """The kind of fault and what it said; ("", ...) where there was none."""
+    cause, _, message = outcome.reason.partition(": ")
+    return (cause, message) if outcome.status == "infra_error" else ("", "")
 
 
 def _reset(live: Live) -> tuple[str, dict[str, Any]]:

@@ -112,8 +112,11 @@ class ServerPolicy:
             self.check()
         if not states:
             return []
-        with ThreadPoolExecutor(min(self._concurrency, len(states)), "request") as pool:
+        pool = ThreadPoolExecutor(min(self._concurrency, len(states)), "request")
+        try:
             return list(pool.map(self._reply, states))
+        finally:  # after Ctrl-C nobody waits for an answer
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         self._closed.set()
@@ -143,9 +146,12 @@ class ServerPolicy:
         retries are used up or would not help."""
         trouble = ""
         content = json.dumps(body)  # ASCII: a history may hold what UTF-8 cannot say
+        wish = 0.0
         for attempt in range(self._retries + 1):
-            if attempt and self._closed.wait(min(self._pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
+            pause = max(wish, self._pause * 2 ** (attempt - 1)) if attempt else 0.0
+            if attempt and self._closed.wait(min(pause, _LONGEST_PAUSE)):
                 break
+            wish = 0.0
             try:
                 answer = self._client.post(f"{self.base_url}/chat/completions", content=content)
             except httpx.HTTPError as error:
@@ -153,6 +159,7 @@ class ServerPolicy:
                 continue
             if answer.status_code in _PASSING or answer.status_code >= 500:
                 trouble = f"HTTP {answer.status_code}: {answer.text[:200]}"
+                wish = _retry_after(answer)
                 continue
             if answer.status_code != 200:
                 raise _refusal(answer)
@@ -166,6 +173,12 @@ class ServerPolicy:
                 return text, said.get("usage")
             trouble = "the answer has no text"
         raise PolicyError(f"{self.base_url}: {trouble} (tried {self._retries + 1} times)")
+
+
+def _retry_after(answer: httpx.Response) -> float:
+    """Seconds that the server asks to be left alone; 0 where it says nothing, or a date."""
+    said = answer.headers.get("Retry-After", "")
+    return float(said) if said.isascii() and said.isdigit() else 0.0
 
 
 def _count(usage: Any, name: str) -> int | None:

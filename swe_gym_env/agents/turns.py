@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from swe_gym_env.actions import ActionFormat, FormatError
@@ -31,6 +31,7 @@ class TurnTaker:
         self.student, self.teacher = student, teacher
         self.mixer, self.annotate = mixer, annotate
         self._aside = ThreadPoolExecutor(1, "teacher")
+        self._asked: Future[dict[Live, Reply]] | None = None
 
     def take(self, ready: Sequence[Live]) -> list[Turn | str]:
         """For each episode the turn to execute, or the error of the student that had to act.
@@ -70,6 +71,11 @@ class TurnTaker:
             turns.append(turn)
         return turns
 
+    @property
+    def busy(self) -> bool:
+        """Is the teacher still being asked?"""
+        return self._asked is not None and not self._asked.done()
+
     def close(self, wait: bool) -> None:
         self._aside.shutdown(wait=wait, cancel_futures=True)
 
@@ -81,7 +87,7 @@ class TurnTaker:
             return {}, self._ask_student(own)
         if self.teacher is None:
             raise SetupError("a teacher is needed to act or to label, and none was given")
-        asked = self._aside.submit(self._ask_teacher, self.teacher, taught)
+        asked = self._asked = self._aside.submit(self._ask_teacher, self.teacher, taught)
         if self.teacher.needs_box and self.student.needs_box:
             wait([asked])
         said = self._ask_student(own)

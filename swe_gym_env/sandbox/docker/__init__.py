@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from swe_gym_env.errors import SandboxError, SetupError
+from swe_gym_env.errors import EngineError, SandboxError, SetupError
 from swe_gym_env.sandbox import images
 from swe_gym_env.sandbox.base import Guarantee, Limits, SandboxSpec
 from swe_gym_env.sandbox.client import SupervisedSandbox
@@ -96,7 +96,8 @@ class DockerProvider:
                 return DockerSandbox(self.api, spec, env)
         except (docker.errors.DockerException, OSError) as error:
             self._environments.pop(spec.image, None)
-            raise SandboxError(f"cannot make a box of {spec.image!r}: {_brief(error)}") from error
+            kind = SandboxError if isinstance(error, docker.errors.APIError) else EngineError
+            raise kind(f"cannot make a box of {spec.image!r}: {_brief(error)}") from error
 
     def _watch(self) -> None:
         with self._lock:
@@ -117,7 +118,7 @@ class DockerProvider:
                 log.info("pulling %s", image)
                 self.api.pull(*docker.utils.parse_repository_tag(image))
                 found = self.api.inspect_image(image)
-        except docker.errors.DockerException as error:
+        except docker.errors.APIError as error:
             raise SetupError(
                 f"the engine has no image {image!r} and cannot pull it ({_brief(error)}): build "
                 "the tasks first, or fetch their images with `python -m swe_gym_env prepull`"

@@ -1,0 +1,129 @@
+"""The fault table: a small real run is broken in every way, and what that cost is printed.
+
+    python -m experiments.benchmarks.chaos [FILE.md] [times=50] [only=NAME]
+
+prints a Markdown table as it goes. Each fault hits a run of its own (tests/chaos says what it is
+made of), which is then started again until it is done, and compared with one that nobody disturbed.
+Run it from a checkout, as root where the full disk is to be among the faults.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.chaos.driver import Job, Run
+    from tests.chaos.faults import Arena, Cost
+
+Break = Callable[["Arena", "Job", int], "list[Run]"]
+HEAD = "| fault | times | lost | doubled | left over | same weights | extra time, median | max |"
+
+
+def main() -> None:
+    from tests.chaos.driver import Zygote
+    from tests.chaos.faults import Arena
+
+    files = [word for word in sys.argv[1:] if "=" not in word]
+    options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    lines = [HEAD, "|---|---|---|---|---|---|---|---|"]
+    zygote = Zygote()
+    with tempfile.TemporaryDirectory() as folder:
+        arena = Arena(Path(folder), zygote)
+        count = len(arena.undisturbed.episodes)
+        print(
+            f"undisturbed: {arena.undisturbed.seconds:.1f} s, {count} episodes and labels",
+            file=sys.stderr,
+            flush=True,
+        )
+        for name, (times, fault) in faults(arena, int(options.get("times", 50))).items():
+            if options.get("only", name) in name:
+                lines.append(row(name, [measure(arena, fault, n) for n in range(times)]))
+                print(lines[-1], file=sys.stderr, flush=True)
+        text = "\n".join(lines) + "\n"
+        if files:
+            Path(files[0]).write_text(text)
+        print(text)
+        zygote.close()
+
+
+def faults(arena: Arena, times: int) -> dict[str, tuple[int, Break]]:
+    """By name: how often, and how."""
+    from tests.chaos import faults as ways
+
+    few = max(1, times // 10)
+    points = ways.kills(arena, times)
+    found: dict[str, tuple[int, Break]] = {
+        "kill -9 of the run, at any moment or write": (
+            times,
+            lambda arena, job, n: ways.kill(arena, job, points[n]),
+        ),
+        "Ctrl-C once": (
+            few,
+            lambda arena, job, n: ways.interrupt(arena, job, (n + 1) / (few + 1), False),
+        ),
+        "Ctrl-C twice": (
+            few,
+            lambda arena, job, n: ways.interrupt(arena, job, (n + 1) / (few + 1), True),
+        ),
+        "kill -9 of 5 boxes, grading ones included": (
+            few,
+            lambda arena, job, n: ways.lose_boxes(job, 5, 0.1 + 0.05 * n),
+        ),
+        "kill -9 of what makes the boxes, 3 times": (
+            few,
+            lambda arena, job, n: ways.lose_nursery(job, 3, 0.1 + 0.05 * n),
+        ),
+        "a box hangs": (
+            max(1, few // 2),
+            lambda arena, job, n: ways.lose_boxes(job, 1, 0.3 + 0.2 * n, signal.SIGSTOP),
+        ),
+    }
+    if os.geteuid() == 0:
+        found["full disk, at an episode and at a checkpoint"] = (max(1, few // 2), _full_disk)
+    return found
+
+
+def _full_disk(arena: Arena, job: Job, number: int) -> list[Run]:
+    from tests.chaos import faults as ways
+
+    disk = job.folder / "disk"
+    with ways.mounted(disk):
+        job.mounts = {str(disk)}
+        runs = ways.full_disk(arena, job, disk)
+        job.keep()
+    return runs
+
+
+def measure(arena: Arena, fault: Break, number: int) -> Cost:
+    job = arena.job()
+    cost = arena.cost(job, fault(arena, job, number))
+    if not cost.harmless:
+        print(f"not harmless, number {number}: {cost}", file=sys.stderr, flush=True)
+    return cost
+
+
+def row(name: str, costs: list[Cost]) -> str:
+    seconds = [cost.seconds for cost in costs]
+    same = sum(cost.same_weights for cost in costs)
+    cells = (
+        name,
+        len(costs),
+        sum(len(cost.lost) for cost in costs),
+        sum(cost.doubled for cost in costs),
+        sum(len(cost.orphans) + len(cost.scraps) for cost in costs),
+        f"{same} of {len(costs)}",
+        f"{statistics.median(seconds):.1f} s",
+        f"{max(seconds):.1f} s",
+    )
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Ctrl-C: once ends the work in order, twice at once. Neither leaves a box behind.
+
+In order means within seconds: episodes that have ended are scored and written, for ten seconds at
+most; those under way are played again, the same, by the next start; a training begins again from
+the checkpoint before it. At once means that this process ends where it stands, which the run folder
+and the boxes survive as they do a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+INTERRUPTED = 130  # the exit code of a shell's command that Ctrl-C has ended
+FIRST = "\nStopping: what has ended is still written. Press Ctrl-C again to stop now.\n"
+
+
+@contextlib.contextmanager
+def stoppable(last_words: str) -> Iterator[None]:
+    """Within, the first Ctrl-C is a KeyboardInterrupt, and the second says ``last_words`` and ends
+    the process. Changes nothing outside the main thread, where no signal arrives."""
+    asked = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            _say(f"\n{last_words}\n")
+            os._exit(INTERRUPTED)
+        asked = True
+        _say(FIRST)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(f"\n{last_words}\n")
+        _end()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _say(text: str) -> None:
+    """Past Python's buffers, which a handler may find in mid-write."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
+
+
+def _end() -> None:
+    """Not waiting for threads that wait for a server or for tests in a box."""
+    main = threading.main_thread()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not main):
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
+    raise SystemExit(INTERRUPTED) from None

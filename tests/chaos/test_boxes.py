@@ -1,0 +1,27 @@
+"""Boxes that die, hang or flood: the episode is played again, or the agent is told; no other."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.chaos.faults import Arena, lose_boxes, lose_nursery
+
+
+@pytest.mark.timeout(600)
+def test_killed_boxes_and_their_maker_cost_no_episode(arena: Arena) -> None:
+    job = arena.job()
+    runs = lose_boxes(job, 5, 0.2)
+    assert arena.cost(job, runs).harmless, runs[0].said
+    assert "lost, again: the box is gone" in runs[0].said or "grading failed" in runs[0].said
+    job = arena.job()
+    assert arena.cost(job, lose_nursery(job, 3, 0.2)).harmless
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_box_that_hangs_is_ended_and_its_episode_played_again(arena: Arena) -> None:
+    job = arena.job()
+    runs = lose_boxes(job, 1, 0.5, signal.SIGSTOP)
+    assert arena.cost(job, runs).harmless, runs[0].said
