@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from algorithms.engine import parallel
+from algorithms.engine.adapters import with_adapter
 from algorithms.engine.checkpoint import save_checkpoint
 from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import Sums, denominator, total
@@ -124,9 +125,7 @@ class Learner:
         use_trees(model)
         if config.checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        if config.lora_rank:
-            model = _with_lora(model, config.lora_rank, config.seed)
-        self.model = model
+        self.model = with_adapter(model, config.lora_rank, config.seed)
         self._old: dict[int, torch.Tensor] = {}
 
     def train(
@@ -215,24 +214,10 @@ class Learner:
         self._old = {id(samples[n]): part for n, part in parallel.gather(mine).items()}
 
     def save(self, folder: str | Path) -> Path:
-        """Adapters are merged; the model here goes on as it is merged. Where there are several
-        processes the first one writes and the others wait for it."""
-        model = self.model
-        if hasattr(model, "merge_and_unload"):
-            model = self.model = model.merge_and_unload()
-        model.set_attn_implementation(self._attention_before)
+        """Of adapters nothing else. Where there are several processes the first one writes and the
+        others wait for it."""
+        self.model.set_attn_implementation(self._attention_before)
         if parallel.is_first():
-            save_checkpoint(model, self.tokenizer, folder)
+            save_checkpoint(self.model, self.tokenizer, folder)
         parallel.wait()
         return Path(folder)
-
-
-def _with_lora(model: Any, rank: int, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    with torch.random.fork_rng():  # the same adapters in every process and every run
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)
