@@ -40,6 +40,9 @@ VOLATILE = ("beta", "cluster", "logging", "paths", "workers")
 # What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
 AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation")
 
+# Of the section serving: how it is done, not what is answered
+WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")
+
 # What the making of teacher=trained depends on, beside its own section
 MAKES_TEACHER = ("model", "tasks", "actions", "limits", "history")
 
@@ -56,6 +59,8 @@ def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
     if data.get("history") is None:  # off is as if it were not there: older runs keep their names
         data.pop("history", None)
     _drop_unlimited(data["teacher"])
+    for name in WHERE_SERVED:
+        data["serving"].pop(name, None)
     return {str(key): value for key, value in data.items() if key not in VOLATILE + without}
 
 

@@ -9,6 +9,7 @@ here knows an algorithm: it asks one whom to let act and what to train on (``alg
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def run(cfg: DictConfig, display: Display) -> Path:
         parts = Parts(cfg)
         parts.check()
         display.console.print(f"run folder: {folder.path}")
-        with folder.lock():
+        with folder.lock(), contextlib.closing(parts):
             folder.start(cfg)
             _phases(parts, folder, display)
     finished = folder.summary
