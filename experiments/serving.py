@@ -101,7 +101,7 @@ def _own(parts: Parts, index: int) -> Server:
             environment={
                 **ENVIRONMENT,
                 "CUDA_VISIBLE_DEVICES": gpus,
-                **{str(name): str(value) for name, value in own.environment.items()},
+                **{str(name): str(value) for name, value in (own.environment or {}).items()},
             },
             log=Path(cfg.paths.runs).absolute() / "serving" / f"{os.getpid()}-{index}.log",
             restarts=own.restarts,
@@ -130,7 +130,7 @@ def arguments(parts: Parts) -> list[str]:
         room = next((one for one in RANKS if one >= rank), rank)
         options |= {"enable_lora": True, "max_lora_rank": room}
         options |= {"max_loras": 2, "max_cpu_loras": 2}  # the old one's last turns, and the new one
-    options |= {str(name): value for name, value in own.arguments.items()}
+    options |= {str(name): value for name, value in (own.arguments or {}).items()}
     flags: list[str] = []
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -136,6 +137,15 @@ class Fleet:
                 return  # another request has seen to it
             self._serve(server, self.version, dead=server.running and not server.healthy())
 
+    def _start(self, server: Server, version: Version, start: Callable[[Path], None]) -> None:
+        start(version.base)
+        if server.launch:
+            self._routes.name(server, Version.of(version.base))
+
+    def _holds(self, server: Server, version: Version) -> bool:
+        """Whether the whole weights in it are those that ``version`` needs."""
+        return self._routes.serves(server, Version.of(version.base))
+
     def _confirm(self, server: Server, version: Version) -> None:
         try:
             if self._routes.serves(server, version):
@@ -154,9 +164,9 @@ class Fleet:
                 raise PolicyError("the servers are being closed")
             try:
                 if dead or not server.starts or not server.running:
-                    (server.restart if dead else server.start)(version.base)
-                    if server.launch:
-                        self._routes.name(server, Version.of(version.base))
+                    self._start(server, version, server.restart if dead else server.start)
+                elif server.launch and version.ties_head and not self._holds(server, version):
+                    self._start(server, version, server.start)
                 self._routes.bring(server, version)
                 return
             except httpx.HTTPError as error:

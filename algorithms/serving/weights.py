@@ -8,6 +8,7 @@ keeps the version's name, which is compared whenever turns are asked for.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,6 +51,13 @@ class Version:
         """What a server starts from to serve this."""
         return base_of(self.folder)
 
+    @property
+    def ties_head(self) -> bool:
+        """Whether the output layer is the embedding. vLLM's CPU kernels keep a packed copy of it,
+        which reading new weights into a running server leaves as it was."""
+        config = json.loads((self.base / "config.json").read_text())
+        return bool(config.get("tie_word_embeddings", True))
+
 
 class Routes:
     """vLLM's administrative routes. ``timeout`` in seconds is for loading weights."""
@@ -62,7 +70,7 @@ class Routes:
         with its words, if it would not."""
         below = Version.of(version.base)
         if not self.serves(server, below):
-            self._whole(server, below)
+            self._reload(server, below)
         if is_adapter(version.folder):
             self._adapter(server, version)
         self._unload(server, keep=version.model)
@@ -86,7 +94,7 @@ class Routes:
             if name.startswith(PREFIX) and name != keep:
                 self._post(server, "v1/unload_lora_adapter", {"lora_name": name})
 
-    def _whole(self, server: Server, version: Version) -> None:
+    def _reload(self, server: Server, version: Version) -> None:
         """The name is changed last: a server that dies on the way has the wrong one."""
         call = {"method": "reload_weights", "kwargs": {"weights_path": str(version.folder)}}
         self._post(server, "update_weight_version", {"new_version": "changing"})
