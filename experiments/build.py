@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from algorithms.base import Algorithm
 from algorithms.engine.rounds import RoundFolder
-from experiments import teachers
+from experiments import serving, teachers
 from swe_gym_env import actions
 from swe_gym_env.actions import ActionFormat
 from swe_gym_env.agents.base import Policy
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from algorithms.engine.learner import TrainingConfig
     from algorithms.engine.rendering import Renderer
     from algorithms.engine.scorer import HFScorer
+    from algorithms.serving.fleet import Fleet
 
 
 class Parts:
@@ -180,29 +181,44 @@ class Parts:
         top_p: float | None = None,
     ) -> Policy:
         """``checkpoint`` None is the untrained model; the rest defaults to ``sampling``."""
-        own = self.cfg.sampling
+        own, thinking = self.cfg.sampling, self.cfg.model.thinking
+        how = {
+            "temperature": own.temperature if temperature is None else temperature,
+            "top_p": own.top_p if top_p is None else top_p,
+            "max_new_tokens": own.max_new_tokens,
+        }
+        if self.cfg.serving.name == "vllm":
+            return LatePolicy(lambda: serving.student(self, checkpoint or self.start, **how))
         return LatePolicy(
-            lambda: self.model(
-                checkpoint or self.start,
-                self.dtype,
-                temperature=own.temperature if temperature is None else temperature,
-                top_p=own.top_p if top_p is None else top_p,
-                max_new_tokens=own.max_new_tokens,
-                thinking=self.cfg.model.thinking,
-            )
+            lambda: self.model(checkpoint or self.start, self.dtype, thinking=thinking, **how)
         )
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """The servers of the student; they live until :meth:`close`."""
+        return serving.fleet(self)
+
+    def make_room(self) -> None:
+        """Before a model is trained or scores here: servers that share its GPU are stopped."""
+        if "fleet" in self.__dict__ and self.cfg.serving.stop_for_training:
+            self.fleet.stop()
+
+    def close(self) -> None:
+        """Ends what was started for the run."""
+        if "fleet" in self.__dict__:
+            self.fleet.close()
 
     def model(self, folder: Path, dtype: torch.dtype, **options: Any) -> Policy:
         """A policy in this process."""
         from algorithms.engine.hf_policy import HFPolicy
 
-        serving = self.cfg.serving
+        cfg = self.cfg.serving
         return HFPolicy.from_folder(
             folder,
             dtype,
-            max_context=serving.max_context,
-            wave=serving.wave,
-            cache_bytes=int(serving.cache_gb * 2**30),
+            max_context=cfg.max_context,
+            wave=cfg.get("wave", 64),
+            cache_bytes=int(cfg.get("cache_gb", 2) * 2**30),
             **options,
         )
 

@@ -6,6 +6,7 @@ checkpoint by itself. Killed, it goes on with the episodes that are missing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,10 @@ def _alone(cfg: DictConfig, display: Display) -> None:
         folder.start(cfg)
         tasks = select(cfg, read_json(folder.path / "tasks.json"), display)
         write_json(folder.path / "tasks.json", tasks.ids)
-        measured = evaluate(
-            Parts(cfg), RoundFolder(folder.path), tasks.evaluation(), None, display, "evaluate"
-        )
+        with contextlib.closing(Parts(cfg)) as parts:
+            measured = evaluate(
+                parts, RoundFolder(folder.path), tasks.evaluation(), None, display, "evaluate"
+            )
     rate = Rate(measured["resolved"], measured["n"], measured["low"], measured["high"])
     display.console.print(f"{cfg.model.path}: resolved {rate.resolved} of {rate.n}, {rate}")
     display.console.print(f"episodes and metrics: {folder.path}")

@@ -43,6 +43,9 @@ HOW_TRAINED = ("launch", "sharding", "save_every")
 # What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
 AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation", "overlap")
 
+# Of the section serving: how it is done, not what is answered
+WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")
+
 # What the making of teacher=trained depends on, beside its own section
 MAKES_TEACHER = ("model", "tasks", "actions", "limits", "history")
 
@@ -63,6 +66,8 @@ def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
     for key in HOW_TRAINED:
         data["training"].pop(key, None)
     _drop_unlimited(data["teacher"])
+    for name in WHERE_SERVED:
+        data["serving"].pop(name, None)
     return {str(key): value for key, value in data.items() if key not in VOLATILE + without}
 
 

@@ -43,7 +43,7 @@ def run(cfg: DictConfig, display: Display) -> Path:
         parts = Parts(cfg)
         parts.check()
         display.console.print(f"run folder: {folder.path}")
-        with folder.lock():
+        with folder.lock(), contextlib.closing(parts):
             folder.start(cfg)
             _phases(parts, folder, display)
     finished = folder.summary

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from experiments import serving
 from swe_gym_env.errors import SetupError
 
 NEAREST = (
@@ -30,7 +31,8 @@ EMBEDDED = "smollm2"  # as in algorithms/engine/models.py, which imports torch
 
 def check(cfg: DictConfig) -> None:
     """Raises SetupError with everything that is missing."""
-    found = [m for m in (_gpus(cfg), _tasks(cfg), _sandbox(cfg), _teacher(cfg), _model(cfg)) if m]
+    asked = (_gpus, _tasks, _sandbox, _teacher, _model, serving.missing)
+    found = [missing for ask in asked if (missing := ask(cfg))]
     if found:
         lines = "\n".join(f"  - {one}" for one in found)
         raise SetupError(

@@ -122,6 +122,7 @@ def score(
         if not episode.outcome.mask
     }
     missing = [e for e in own.episodes() if _lack(wanted, e.episode_id, there)]
+    parts.make_room()
     scorer = parts.scorer(folders[0].checkpoint if plan.score == "start" else None)
     account = parts.account(folders)
     with display.phase(f"round {index}: score", len(missing)) as advance:
@@ -167,6 +168,7 @@ def train(
     from algorithms.engine.learner import Learner
     from algorithms.engine.lessons import lesson_trees, prefix_breaks
 
+    parts.make_room()
     start, renderer = checkpoint or parts.start, parts.renderer
     rounds = [folder.read(index) for index, folder in enumerate(folders)]
     try:

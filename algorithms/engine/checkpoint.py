@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from algorithms.engine.adapters import base_of, is_adapter, saved_alone, with_adapter
 from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
@@ -25,15 +26,22 @@ def load_model(
     folder: str | Path, dtype: torch.dtype | str = torch.bfloat16, place: str | None = None
 ) -> Any:
     """A causal language model from a local folder, on ``place``, by default :func:`device`; nothing
-    is ever fetched."""
+    is ever fetched. An adapter comes as PEFT's model around its base, ready to be trained on."""
     from transformers import AutoModelForCausalLM
 
     _check(folder)
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(base_of(folder).absolute()),
+            dtype=dtype,
+            local_files_only=True,
+            attn_implementation="sdpa",
         )
-    return model.to(place or device())  # type: ignore[arg-type]
+    if is_adapter(folder):
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    return model.to(place or device())
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -45,13 +53,19 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def save_checkpoint(model: Any, tokenizer: Any, folder: str | Path) -> Path:
-    """Write ``folder`` whole or not at all; an older one is replaced."""
+    """Write ``folder`` whole or not at all; an older one is replaced. Of a model with an adapter
+    only that is written; it is merged where its base came from no folder that could be named."""
     folder = Path(folder)
     aside = folder.with_name(f".{folder.name}.tmp")  # one writer: what a kill left goes now
     shutil.rmtree(aside, ignore_errors=True)
     try:
         with room_for(folder), quiet():
             aside.mkdir(parents=True)
+            if saved_alone(model):
+                model.config.save_pretrained(str(aside))  # the base's, so that the family is known
+                model.generation_config.save_pretrained(str(aside))
+            else:
+                model = with_adapter(model, 0, 0)
             model.save_pretrained(str(aside), safe_serialization=True)
             tokenizer.save_pretrained(str(aside))
             publish(aside, folder)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from algorithms.engine.adapters import plain
 from algorithms.engine.checkpoint import load_model, load_tokenizer
 from algorithms.engine.kv import PrefixStore, RowCache
 from algorithms.engine.rendering import Renderer, Thinking
@@ -65,7 +66,7 @@ class HFPolicy:
     ) -> None:
         if temperature < 0 or not 0 < top_p <= 1:
             raise ValueError("temperature must be >= 0 and top_p in (0, 1]")
-        self.model, self.renderer = model.eval(), Renderer(tokenizer, thinking)
+        self.model, self.renderer = plain(model).eval(), Renderer(tokenizer, thinking)
         self.temperature, self.top_p = temperature, top_p
         self.max_new_tokens, self.max_context, self.wave = max_new_tokens, max_context, wave
         self.version, self.name = version, name

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from algorithms.engine import parallel, resume, sharding
+from algorithms.engine.adapters import with_adapter
 from algorithms.engine.checkpoint import device, save_checkpoint
 from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import Sums, denominator, total
@@ -149,8 +150,7 @@ class Learner:
         use_trees(model)
         if config.checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        if config.lora_rank:
-            model = _with_lora(model, config.lora_rank, config.seed)
+        model = with_adapter(model, config.lora_rank, config.seed)
         self._empty = sharding.shard(model, place) if sharded and parallel.many() else None
         self.model = model if self._empty is not None else model.to(place)
         self._old: dict[int, torch.Tensor] = {}
@@ -254,28 +254,13 @@ class Learner:
         self._old = {id(samples[n]): part for n, part in parallel.gather(mine).items()}
 
     def save(self, folder: str | Path) -> Path:
-        """Adapters are merged; the model here goes on as it is merged. Where there are several
-        processes the first one writes and the others wait for it."""
+        """Of adapters nothing else. Where there are several processes the first one writes and the
+        others wait for it."""
         model = self.model
         if self._empty is not None:
             model = sharding.whole(model, self._empty)
-        if hasattr(model, "merge_and_unload"):
-            model = model.merge_and_unload()
-        if self._empty is None:
-            self.model = model
         if parallel.is_first():
             model.set_attn_implementation(self._attention_before)
             save_checkpoint(model, self.tokenizer, folder)
         parallel.wait()
         return Path(folder)
-
-
-def _with_lora(model: Any, rank: int, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    with torch.random.fork_rng():  # the same adapters in every process and every run
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)

@@ -19,6 +19,7 @@ import torch
 from torch import distributed
 
 from algorithms.engine import parallel
+from algorithms.engine.adapters import saved_alone
 from algorithms.engine.forward import DOOR, tree_pass
 
 
@@ -71,13 +72,14 @@ def _without_weights(model: Any) -> Any:
 def whole(model: Any, empty: Any) -> Any:
     """The sharded ``model`` put together in a copy of ``empty``, on the CPU of the first process;
     the others get None. All take part: weights are gathered one by one, in the precision that is
-    saved, so that none but the first ever holds more than one.
-
-    (What is to be saved of adapters alone is what ``requires_grad`` here.)
+    saved, so that none but the first ever holds more than one. Of a model whose adapter is saved
+    alone, only that is gathered.
     """
-    first, state = parallel.is_first(), {}
+    first, state, alone = parallel.is_first(), {}, saved_alone(empty)
     kinds = {name: parameter.dtype for name, parameter in empty.named_parameters()}
     for name, parameter in model.named_parameters():
+        if alone and not parameter.requires_grad:
+            continue
         gathered = parameter.detach().to(kinds[name]).full_tensor()
         if first:
             state[name] = gathered.cpu()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,11 @@ from typing import Any
 
 import httpx
 
-from swe_gym_env.agents.base import CONTEXT_FULL, Reply, State, keyed_rng
+from swe_gym_env.agents.base import Reply, State, keyed_rng
+from swe_gym_env.agents.patience import Patience
 from swe_gym_env.errors import PolicyError, SetupError
 
 log = logging.getLogger(__name__)
-
-_PASSING = {408, 409, 425, 429}  # and every 5xx
-_LONGEST_PAUSE = 30.0
 
 
 class ServerPolicy:
@@ -60,8 +57,7 @@ class ServerPolicy:
             "max_tokens": max_tokens,
             **(extra or {}),
         }
-        self._retries = retries
-        self._pause = pause
+        self._patience = Patience(retries, pause)
         self._concurrency = concurrency
         self._timeout = timeout
         self._key, self._key_env = os.environ.get(api_key_env, ""), api_key_env
@@ -76,11 +72,10 @@ class ServerPolicy:
             | ({"Authorization": f"Bearer {key}"} if key else {}),
             limits=httpx.Limits(max_connections=self._concurrency),
         )
-        self._closed = threading.Event()
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to this process."""
-        return {k: v for k, v in vars(self).items() if k not in ("_client", "_closed")}
+        return {name: value for name, value in vars(self).items() if name != "_client"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -119,7 +114,7 @@ class ServerPolicy:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
-        self._closed.set()
+        self._patience.close()
         self._client.close()
 
     def _reply(self, state: State) -> Reply:
@@ -144,57 +139,20 @@ class ServerPolicy:
     def _ask(self, body: Mapping[str, Any]) -> tuple[str, Any]:
         """The model's text, and what the server says of its size. Raises PolicyError when the
         retries are used up or would not help."""
-        trouble = ""
         content = json.dumps(body)  # ASCII: a history may hold what UTF-8 cannot say
-        wish = 0.0
-        for attempt in range(self._retries + 1):
-            pause = max(wish, self._pause * 2 ** (attempt - 1)) if attempt else 0.0
-            if attempt and self._closed.wait(min(pause, _LONGEST_PAUSE)):
-                break
-            wish = 0.0
-            try:
-                answer = self._client.post(f"{self.base_url}/chat/completions", content=content)
-            except httpx.HTTPError as error:
-                trouble = f"{type(error).__name__}: {error}"
-                continue
-            if answer.status_code in _PASSING or answer.status_code >= 500:
-                trouble = f"HTTP {answer.status_code}: {answer.text[:200]}"
-                wish = _retry_after(answer)
-                continue
-            if answer.status_code != 200:
-                raise _refusal(answer)
-            try:
-                said = answer.json()
-                text = said["choices"][0]["message"]["content"]
-            except (ValueError, KeyError, IndexError, TypeError):
-                trouble = f"not a chat completion: {answer.text[:200]}"
-                continue
-            if isinstance(text, str):
-                return text, said.get("usage")
-            trouble = "the answer has no text"
-        raise PolicyError(f"{self.base_url}: {trouble} (tried {self._retries + 1} times)")
+
+        def send() -> httpx.Response:
+            return self._client.post(f"{self.base_url}/chat/completions", content=content)
+
+        return self._patience.ask(send, _text, self.base_url)
 
 
-def _retry_after(answer: httpx.Response) -> float:
-    """Seconds that the server asks to be left alone; 0 where it says nothing, or a date."""
-    said = answer.headers.get("Retry-After", "")
-    return float(said) if said.isascii() and said.isdigit() else 0.0
+def _text(said: Any) -> tuple[str, Any] | None:
+    text = said["choices"][0]["message"]["content"]
+    return (text, said.get("usage")) if isinstance(text, str) else None
 
 
 def _count(usage: Any, name: str) -> int | None:
     """Not every server counts, and a proxy may put anything there."""
     found = usage.get(name) if isinstance(usage, dict) else None
     return found if type(found) is int and found >= 0 else None
-
-
-def _refusal(answer: httpx.Response) -> PolicyError:
-    """Why the server will not answer; a history that is too long is told from the rest."""
-    said = answer.text[:300]
-    words = said.lower()
-    if (
-        answer.status_code in (400, 413, 422)
-        and "context" in words
-        and ("length" in words or "exceed" in words)
-    ):
-        return PolicyError(f"{CONTEXT_FULL}: {said}")
-    return PolicyError(f"HTTP {answer.status_code}: {said}")

@@ -169,3 +169,36 @@ def test_a_checkpoint_replaces_an_older_one_whole(tiny, tokenizer, tmp_path):
     assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
     with pytest.raises(SetupError, match=r"config\.json"):
         load_model(tmp_path)
+
+
+def test_an_adapter_is_saved_alone_and_the_next_round_trains_it_on(tiny, tokenizer, tmp_path):
+    base = save_checkpoint(tiny, tokenizer, tmp_path / "base")
+    trees = [random_tree(random.Random(n), 20, 50) for n in range(6)]
+    config = TrainingConfig(lr=1e-2, lora_rank=4)
+    first = Learner(load_model(base, torch.float32), tokenizer, config)
+    first.train(trees)
+    one = first.save(tmp_path / "one")
+    assert {f.name for f in one.iterdir() if f.suffix == ".safetensors"} == {
+        "adapter_model.safetensors"
+    }
+    second = Learner(load_model(one, torch.float32), tokenizer, config)
+    for name, weight in first.model.named_parameters():
+        assert torch.equal(weight, dict(second.model.named_parameters())[name]), name
+        assert weight.requires_grad == ("lora" in name)
+    second.train(trees)
+    two = load_model(second.save(tmp_path / "two"), torch.float32)
+    loaded, trained = two.state_dict(), second.model.state_dict()
+    assert all(torch.equal(loaded[name], trained[name]) for name in trained)
+    moved = [n for n, w in first.model.state_dict().items() if not torch.equal(w, loaded[n])]
+    assert moved and all("lora" in name for name in moved)
+
+    with pytest.raises(SetupError, match="lora_rank=8, but the adapter"):
+        Learner(load_model(tmp_path / "two"), tokenizer, TrainingConfig(lora_rank=8))
+    whole = Learner(load_model(tmp_path / "two", torch.float32), tokenizer, TrainingConfig())
+    ids = torch.arange(9)[None]
+    merged = load_model(whole.save(tmp_path / "whole"), torch.float32)
+    assert (tmp_path / "whole" / "model.safetensors").exists()
+    torch.testing.assert_close(merged(ids).logits, two(ids).logits, atol=1e-4, rtol=1e-4)
+    (base / "config.json").unlink()
+    with pytest.raises(SetupError, match="is an adapter of the model in"):
+        load_model(one)

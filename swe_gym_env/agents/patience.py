@@ -1,0 +1,91 @@
+"""Asking a model server over HTTP: what can pass by itself is tried again, with growing pauses."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import httpx
+
+from swe_gym_env.agents.base import CONTEXT_FULL
+from swe_gym_env.errors import PolicyError
+
+_PASSING = {408, 409, 425, 429}  # and every 5xx
+_LONGEST_PAUSE = 30.0
+
+T = TypeVar("T")
+
+
+class Patience:
+    """``retries`` further tries; ``pause`` is the first pause in seconds, each next is twice it."""
+
+    def __init__(self, retries: int, pause: float) -> None:
+        self._retries, self._pause = retries, pause
+        self._closed = threading.Event()
+
+    def ask(
+        self,
+        send: Callable[[], httpx.Response],
+        read: Callable[[Any], T | None],
+        where: str,
+        mend: Callable[[], None] = lambda: None,
+    ) -> T:
+        """What ``read`` makes of the first good answer; its None, or a plain exception, is a bad
+        one. ``mend`` is called before each further try. PolicyError when the tries are used up or
+        would not help."""
+        trouble, wish = "", 0.0
+        for attempt in range(self._retries + 1):
+            if attempt:
+                pause = max(wish, self._pause * 2 ** (attempt - 1))
+                if self._closed.wait(min(pause, _LONGEST_PAUSE)):
+                    break
+                mend()
+            wish = 0.0
+            try:
+                answer = send()
+            except httpx.HTTPError as error:
+                trouble = f"{type(error).__name__}: {error}"
+                continue
+            if answer.status_code in _PASSING or answer.status_code >= 500:
+                trouble = f"HTTP {answer.status_code}: {answer.text[:200]}"
+                wish = _retry_after(answer)
+                continue
+            if answer.status_code != 200:
+                raise _refusal(answer)
+            try:
+                said = read(answer.json())
+            except (ValueError, KeyError, IndexError, TypeError):
+                trouble = f"not a completion: {answer.text[:200]}"
+                continue
+            if said is not None:
+                return said
+            trouble = "the answer has no text"
+        raise PolicyError(f"{where}: {trouble} (tried {self._retries + 1} times)")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process waits for itself."""
+        return Patience, (self._retries, self._pause)
+
+    def close(self) -> None:
+        """Whoever waits before a further try gives up."""
+        self._closed.set()
+
+
+def _retry_after(answer: httpx.Response) -> float:
+    """Seconds that the server asks to be left alone; 0 where it says nothing, or a date."""
+    said = answer.headers.get("Retry-After", "")
+    return float(said) if said.isascii() and said.isdigit() else 0.0
+
+
+def _refusal(answer: httpx.Response) -> PolicyError:
+    """Why the server will not answer; a history that is too long is told from the rest."""
+    said = answer.text[:300]
+    words = said.lower()
+    if (
+        answer.status_code in (400, 413, 422)
+        and "context" in words
+        and ("length" in words or "exceed" in words)
+    ):
+        return PolicyError(f"{CONTEXT_FULL}: {said}")
+    return PolicyError(f"HTTP {answer.status_code}: {said}")
