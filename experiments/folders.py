@@ -36,7 +36,7 @@ from algorithms.engine.rounds import RoundFolder
 from swe_gym_env.errors import SetupError
 
 # (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
-VOLATILE = ("beta", "cluster", "logging", "paths", "workers")
+VOLATILE = ("beta", "cluster", "logging", "paths", "plan", "workers")
 # What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
 AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation")
 
