@@ -54,36 +54,39 @@ class Speed(Protocol):
         together."""
 
 
-@dataclass(frozen=True)
 class Roofline:
-    """A model on ``tp`` GPUs that share its matrices."""
+    """A model on ``tp`` GPUs that share its matrices. ``shares`` is the section plan.gpu; ``overhead``
+    are seconds of a decoding step beside memory and arithmetic."""
 
-    shape: Shape
-    gpu: GPU
-    tp: int
-    shares: DictConfig
-    overhead: float
+    def __init__(self, shape: Shape, gpu: GPU, tp: int, shares: DictConfig, overhead: float) -> None:
+        self.shape = shape
+        self._bytes_a_second = tp * gpu.bandwidth * shares.bandwidth_share
+        self._flops_a_second = tp * gpu.flops * shares.prefill_share
+        self._overhead = overhead + (shares.tensor_parallel_overhead if tp > 1 else 0.0)
+        self._token_flops, self._kv_bytes = 2 * shape.active, shape.kv_bytes
+        self._pair_flops = 4 * shape.layers * shape.queries  # of a token and one that it looks at
+        self._read: dict[int, float] = {}
 
     def flops(self, new: float, history: float) -> float:
         """Of a forward pass over ``new`` tokens after ``history``, attention included."""
-        seen = history + new / 2
-        attention = 4 * self.shape.layers * self.shape.queries * new * seen
-        return 2 * self.shape.active * new + attention
+        return new * (self._token_flops + self._pair_flops * (history + new / 2))
 
     def prefill(self, new: float, history: float) -> float:
-        return self.flops(new, history) / (self.tp * self.gpu.flops * self.shares.prefill_share)
+        return self.flops(new, history) / self._flops_a_second
 
     def step(self, rows: int, context: float) -> float:
-        shape = self.shape
-        used = shape.experts * (1 - (1 - shape.active_experts / shape.experts) ** rows)
-        weights = shape.layers * shape.layer(round(used)) + shape.embedding
-        moved = weights * BF16 + context * shape.kv_bytes
-        reading = moved / (self.tp * self.gpu.bandwidth * self.shares.bandwidth_share)
-        arithmetic = self.flops(rows, context / max(rows, 1)) / (
-            self.tp * self.gpu.flops * self.shares.prefill_share
-        )
-        across = self.shares.tensor_parallel_overhead if self.tp > 1 else 0.0
-        return max(reading, arithmetic) + self.overhead + across
+        reading = (self._weights(rows) + context * self._kv_bytes) / self._bytes_a_second
+        flops = rows * self._token_flops + context * self._pair_flops
+        return max(reading, flops / self._flops_a_second) + self._overhead
+
+    def _weights(self, rows: int) -> float:
+        """Bytes of all weights that ``rows`` tokens need: of experts, those that any of them picks."""
+        if rows not in self._read:
+            shape = self.shape
+            used = shape.experts * (1 - (1 - shape.active_experts / shape.experts) ** rows)
+            weights = shape.layers * shape.layer(round(used)) + shape.embedding
+            self._read[rows] = weights * BF16
+        return self._read[rows]
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class CPU:
     """This machine, all figures in seconds or per second.
 
     ``decode`` maps a batch to the seconds of one step (straight lines between), ``prefill`` and
-    ``train`` are tokens a second, ``update`` is one step of the optimiser, ``load`` and ``save`` are
-    of the model. Work in boxes is CPU time of one item when many run at once; ``step`` is the mean
+    ``train`` are tokens a second, ``update`` is one step of the optimiser, ``start`` the loading of
+    the libraries, ``load`` and ``save`` are of the model. Work in boxes is CPU time of one item when many run at once; ``step`` is the mean
     over an episode's turns, ``finish`` the diff at its end, ``expert`` what the built-in teacher looks
     up for one turn. ``parallel`` of them run at full speed at once.
 
@@ -107,6 +110,7 @@ class CPU:
     )
     train: float = 150.0
     update: float = 1.0
+    start: float = 5.0
     load: float = 1.5
     save: float = 1.5
     reset: float = 0.04
@@ -146,11 +150,11 @@ def calibration_file() -> Path:
     return home() / "plan.json"
 
 
-def this_cpu(plan: DictConfig, calibrated: bool = True) -> CPU:
+def this_cpu(plan: DictConfig) -> CPU:
     """The defaults, under what was calibrated here, under what the configuration says."""
     found: dict[str, Any] = {}
-    if calibrated and calibration_file().is_file():
-        found = json.loads(calibration_file().read_text())
+    if calibration_file().is_file():
+        found = json.loads(calibration_file().read_text())[plan.clock]
     for section in (plan.cpu, plan.boxes):
-        found |= {str(k): v for k, v in section.items() if v is not None}
+        found |= {str(key): value for key, value in section.items() if value is not None}
     return replace(CPU(), **found)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import simpy
 from omegaconf import DictConfig
@@ -24,7 +24,7 @@ from swe_gym_env.agents.mixers import Mixer, StudentOnly
 
 AT_ONCE = 256  # answers of one vLLM replica: its default for max_num_seqs
 ELSEWHERE = "Qwen/Qwen3-Coder-30B-A3B-Instruct"  # what a server of unknown size is reckoned as
-SAMPLE = 4  # of a long phase so many times the episodes in flight are simulated, the rest follows
+SAMPLE = 3  # of a long phase so many times the episodes in flight are simulated, the rest follows
 
 
 @dataclass
@@ -61,14 +61,16 @@ class Planner:
         self.place = memory.placement(cfg, gpus)
         self.uses = {use.what: use for use in memory.uses(cfg, gpus)}
         self.served = bool(gpus) and (cfg.plan.server or cfg.serving.name != "hf")
+        self._sample = SAMPLE
+        self._evaluated: dict[Agent, Phase] = {}
         self.kept: list[workload.Played] = []  # rounds 0, 1, ... as algorithms look at them
 
     # -- the run -----------------------------------------------------------------------------
 
-    def run(self) -> list[Phase]:
-        """All phases in order."""
-        cfg = self.cfg
-        phases = [*self._tasks(), self.evaluation("untrained", self.given.untrained)]
+    def run(self, quick: bool = False) -> list[Phase]:
+        """All phases in order. ``quick``: fewer episodes of each are simulated."""
+        cfg, self._sample = self.cfg, 2 if quick else SAMPLE
+        phases = [*self._tasks(), self.first()]
         phases += self.round(0, made(cfg.iteration0.algorithm), cfg.iteration0)
         phases.append(self.evaluation("iteration0", self.given.student))
         algorithm = made(cfg.algorithm)
@@ -77,6 +79,11 @@ class Planner:
             if index == cfg.rounds or cfg.evaluation.every_round:
                 phases.append(self.evaluation(f"round_{index:03d}", self.given.student))
         return phases
+
+    def first(self) -> Phase:
+        """The untrained student; the libraries are loaded on the way."""
+        phase = self.evaluation("untrained", self.given.untrained)
+        return replace(phase, bounds=phase.bounds + Counter({"start": self.cpu.start}))
 
     def _tasks(self) -> list[Phase]:
         """Images to pull. What the other sources build is in the store after the first run."""
@@ -95,9 +102,11 @@ class Planner:
         return min(wanted, cfg.tasks.train or wanted) + cfg.evaluation.tasks
 
     def evaluation(self, name: str, student: Agent) -> Phase:
-        name = f"evaluate {name}"
-        _, phase = self._play(name, StudentOnly(), 99, self.cfg.evaluation.tasks, student)
-        return phase
+        name, agent = f"evaluate {name}", self.facts.agents(f"evaluate {name}", student, student)[0]
+        if agent not in self._evaluated:
+            _, phase = self._play(name, StudentOnly(), 99, self.cfg.evaluation.tasks, student)
+            self._evaluated[agent] = phase
+        return replace(self._evaluated[agent], name=name)
 
     def round(self, index: int, algorithm: Algorithm, training: DictConfig) -> list[Phase]:
         cfg, name = self.cfg, f"round_{index:03d}"
@@ -137,7 +146,7 @@ class Planner:
         repeats: int = 1,
     ) -> tuple[workload.Played, Phase]:
         cfg = self.cfg
-        sample = min(count, max(SAMPLE * cfg.workers.concurrency, 64))
+        sample = min(count, max(self._sample * cfg.workers.concurrency, 64))
         sample += -sample % repeats
         student, teacher = self.facts.agents(name, student, self.given.teacher)
         given = workload.replaced(self.given, teacher)

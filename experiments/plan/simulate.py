@@ -72,17 +72,6 @@ class Played:
     turns: int = 0
     episodes: int = 0
 
-    def scaled(self, factor: float) -> Played:
-        """As if there were so many times as many episodes."""
-        return Played(
-            self.seconds * factor,
-            Counter({name: value * factor for name, value in self.waited.items()}),
-            _scaled(self.student, factor),
-            _scaled(self.teacher, factor),
-            round(self.turns * factor),
-            round(self.episodes * factor),
-        )
-
 
 def _scaled(used: Used, factor: float) -> Used:
     return Used(
@@ -117,6 +106,7 @@ class _Loop:
         self.waiting = deque(_Live(number, script) for number, script in enumerate(scripts))
         self.live: list[_Live] = []
         self.grading: list[simpy.Event] = []
+        self.ended: list[Counter[str]] = []  # what was waited for, at each episode's end
         self.played = Played(episodes=len(scripts))
 
     def run(self) -> Played:
@@ -168,6 +158,7 @@ class _Loop:
             live.pending = None
             if live.turn == len(live.script.taken):
                 self.live.remove(live)
+                self.ended.append(Counter(self.played.waited))
                 self.grading.append(env.process(self._work(self.graders, self.machine.boxes.grade)))
 
     def _start(self, live: _Live, seconds: float) -> None:
@@ -244,30 +235,20 @@ def play(scripts: Sequence[Script], machine: Machine, annotate: bool) -> Played:
 def play_many(
     scripts: Sequence[Script], machine: Machine, annotate: bool, count: int
 ) -> Played:
-    """As :func:`play`, for ``count`` episodes of which ``scripts`` are the first. What comes after the
-    first half of these is taken to go on in the same way."""
-    whole = play(scripts, machine, annotate)
+    """As :func:`play`, for ``count`` episodes of which ``scripts`` are the first: what came between a
+    quarter and three quarters of their ends is taken to go on."""
+    loop = _Loop(scripts, machine, annotate)
+    whole = loop.run()
     if count <= len(scripts):
         return whole
-    middle = len(scripts) // 2
-    half = play(scripts[:middle], machine, annotate)
-    more = (count - len(scripts)) / (len(scripts) - middle)
-    added, taken = whole.scaled(1 + more), half.scaled(more)
+    first, last = loop.ended[len(scripts) // 4], loop.ended[3 * len(scripts) // 4]
+    more = (count - len(scripts)) / (3 * len(scripts) // 4 - len(scripts) // 4)
+    size = count / len(scripts)
     return Played(
-        added.seconds - taken.seconds,
-        Counter({name: v - taken.waited[name] for name, v in added.waited.items()}),
-        _less(added.student, taken.student),
-        _less(added.teacher, taken.teacher),
-        added.turns - taken.turns,
+        whole.seconds + more * (sum(last.values()) - sum(first.values())),
+        Counter({n: v + more * (last[n] - first[n]) for n, v in whole.waited.items()}),
+        _scaled(whole.student, size),
+        _scaled(whole.teacher, size),
+        round(whole.turns * size),
         count,
-    )
-
-
-def _less(one: Used, other: Used) -> Used:
-    return Used(
-        one.prefill - other.prefill,
-        one.decode - other.decode,
-        one.prompt - other.prompt,
-        one.computed - other.computed,
-        one.generated - other.generated,
     )
