@@ -1,11 +1,11 @@
 """What experiments.plan foretells, beside what really happened, in processor seconds.
 
-    sudo python -m experiments.benchmarks.plan_accuracy [--only NAME] [--home SWE_GYM_HOME]
+    python -m experiments.benchmarks.plan_accuracy [--only NAME]
 
-For each set-up: this machine is calibrated, then the run is run, both in a control group of their own,
-which counts the processor seconds of boxes too (cgroup v1 or v2; making one needs root). The plan is
-made twice: from what conf/plan assumes of the agents, and with the turns and tokens of the run's own
-metrics.json, which leaves the speeds alone to be judged. Prints a table in Markdown.
+For each set-up: this machine is calibrated, then the run is run, both in a control group of their
+own, which counts the processor seconds of boxes too (cgroup v1 or v2; only root may make one). The
+plan is made twice: from what conf/plan assumes of the agents, and with the turns and tokens of the
+run's own metrics.json, which leaves the speeds alone to be judged. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from experiments.cli import CONF
+from experiments.plan.calibrate import calibrate
 from experiments.plan.known import Facts
 from experiments.plan.phases import Phase, Planner
+from experiments.progress import Display
 
 SMALL = ("rounds=1", "iteration0.epochs=1", "paths.runs={runs}", "workers.threads=1")
 SETUPS: dict[str, tuple[str, ...]] = {
@@ -36,14 +38,14 @@ SETUPS: dict[str, tuple[str, ...]] = {
         *("beta=constant", "beta.start=0.5"),
     ),
     "groups of tries": (
-        *("algorithm=grpo", "iteration0.episodes=24", "episodes_per_round=3"),
+        *("algorithm=grpo", "iteration0.episodes=20", "episodes_per_round=2"),
         *("evaluation.tasks=4", "workers.concurrency=6", "serving.wave=6"),
     ),
     "demonstrations": (
-        *("algorithm=sft", "iteration0.episodes=32", "episodes_per_round=16"),
-        *("evaluation.tasks=16", "training.batch_size=8", "workers.concurrency=16"),
+        *("algorithm=sft", "iteration0.episodes=12", "episodes_per_round=12"),
+        *("evaluation.tasks=12", "training.batch_size=8", "workers.concurrency=16"),
     ),
-    "an evaluation": ("evaluation.tasks=32", "sampling.max_new_tokens=96", "serving.wave=16"),
+    "an evaluation": ("evaluation.tasks=24", "sampling.max_new_tokens=96", "serving.wave=8"),
 }
 ALONE = "an evaluation"  # by experiments.evaluate
 
@@ -123,15 +125,16 @@ def facts_of(folder: Path, name: str) -> Facts:
 
 def calibrated(overrides: list[str]) -> None:
     """In a process of its own, so that loading the libraries is measured too."""
+    code = "from experiments.benchmarks.plan_accuracy import measure; measure()"
     with group() as counted:
-        code = (
-            "import sys; from experiments.benchmarks import plan_accuracy as p;"
-            "from experiments.plan.calibrate import calibrate; from experiments.progress import Display;"
-            "g = p.Group(p.Path(sys.argv[1]));"
-            "calibrate(p.configuration(sys.argv[2:]), Display(), g.seconds)"
-        )
         command = [sys.executable, "-c", code, str(counted.path), *overrides]
         subprocess.run(command, check=True, preexec_fn=counted.enter)
+
+
+def measure() -> None:
+    """In that process; its arguments are the folder of its control group, then the overrides."""
+    counted = Group(Path(sys.argv[1]))
+    calibrate(configuration(sys.argv[2:]), Display(), counted.seconds)
 
 
 def compare(name: str) -> None:

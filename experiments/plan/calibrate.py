@@ -1,8 +1,8 @@
 """Measures this machine: how fast the student answers and learns, and what boxes cost.
 
-Real parts only: the model in the policy that plays, the trainer that trains, episodes of the built-in
-expert. Every figure is taken twice over: in seconds of wall time, and in processor seconds, which other
-programs that run beside change less.
+Real parts only: the model in the policy that plays, the trainer that trains, episodes of the
+built-in expert. Every figure is taken twice over: in seconds of wall time, and in processor
+seconds, which other programs that run beside change less.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from swe_gym_env.agents.mixers import TeacherOnly
 from swe_gym_env.agents.rollout import Request, rollout
 from swe_gym_env.types import Episode, Outcome, TaskInstance, Turn
 
-BATCHES = (1, 8, 32, 64)
-STEPS = 8  # decoding steps of one measurement
-EPISODES = 6
+BATCHES = (1, 8, 32)
+STEPS = 7  # decoding steps of one measurement
+EPISODES = 5
 WORDS = "The function returns the wrong value when its argument is negative; see the report. "
 
 
@@ -93,7 +93,7 @@ def _answers(parts: Parts, clock: Clock, _: Display) -> Iterable[dict[str, Any]]
     load = clock(lambda: made.append(HFPolicy.from_folder(parts.start, dtype, wave=max(BATCHES))))
     policy = made[0]
     policy.stop_ids = set()  # so that every answer has the length asked for
-    long = WORDS * 10
+    long = WORDS * 6
     decode: list[dict[str, float]] = [{}, {}]
     prefill: list[tuple[float, float]] = []
 
@@ -141,7 +141,8 @@ def _learning(parts: Parts, clock: Clock, _: Display) -> Iterable[dict[str, Any]
     lessons = []
     for number in range(2 * config.batch_size):
         turns = tuple(
-            Turn(f"{number} {WORDS * (8 if turn == 0 else 1)}", "teacher", WORDS) for turn in range(4)
+            Turn(f"{number} {WORDS * (8 if turn == 0 else 1)}", "teacher", WORDS)
+            for turn in range(4)
         )
         outcome = Outcome("resolved", 1.0)
         episode = Episode(str(number), "t", 0, 0, 0, WORDS, turns, outcome, "finished")

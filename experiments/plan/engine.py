@@ -1,8 +1,8 @@
 """A server of one model, simulated: prefill with a prefix cache, then decoding in one growing and
 shrinking batch.
 
-All answers of a batch advance together, so the simulation jumps from one answer's end to the next and
-needs an event for a turn, not for a token.
+All answers of a batch advance together, so the simulation jumps from one answer's end to the next
+and needs an event for a turn, not for a token.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
 import simpy
 
 from experiments.plan.hardware import Speed
+
+Process = Generator[simpy.Event, Any, None]
 
 
 @dataclass
@@ -67,9 +69,9 @@ class Used:
 
 
 class Engine:
-    """One replica. ``rows`` answers at most at once. ``continuous``: a new one joins as soon as there
-    is room, else when the batch before has ended. ``processor`` is what it shares with the boxes, if
-    it runs on the CPU."""
+    """One replica. ``rows`` answers at most at once. ``continuous``: a new one joins as soon as
+    there is room, else when the batch before has ended. ``processor`` is what it shares with the
+    boxes, if it runs on the CPU."""
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class Engine:
             self.arrived.succeed()
         return row.done
 
-    def _run(self) -> Iterator[Any]:
+    def _run(self) -> Process:
         while True:
             if not self.queue and not self.active:
                 self.arrived = self.env.event()
@@ -132,7 +134,7 @@ class Engine:
             self.context += size
         return seconds
 
-    def _decode(self) -> Iterator[Any]:
+    def _decode(self) -> Process:
         """Until the first answer ends, or another comes that may join."""
         rows = len(self.active)
         pace = self.speed.step(rows, self.context)
@@ -157,7 +159,7 @@ class Engine:
             self.cache.keep(row.episode, row.prompt + row.generate)
             row.done.succeed()
 
-    def _busy(self, seconds: float) -> Iterator[Any]:
+    def _busy(self, seconds: float) -> Process:
         if self.processor is None:
             yield self.env.timeout(seconds)
             return

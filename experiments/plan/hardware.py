@@ -1,12 +1,13 @@
 """How fast a model answers and learns: on GPUs from data sheets, on this CPU from measurement.
 
 A GPU that decodes reads all weights it needs and all keys and values once for each step, so bytes
-bound it until the batch is large; prefill and training are bound by arithmetic. What share of the data
-sheet real programs reach stands in conf/plan with its source in docs/plan.md.
+bound it until the batch is large; prefill and training are bound by arithmetic. What share of the
+data sheet real programs reach stands in conf/plan with its source in docs/plan.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -55,10 +56,12 @@ class Speed(Protocol):
 
 
 class Roofline:
-    """A model on ``tp`` GPUs that share its matrices. ``shares`` is the section plan.gpu; ``overhead``
-    are seconds of a decoding step beside memory and arithmetic."""
+    """A model on ``tp`` GPUs that share its matrices. ``shares`` is the section plan.gpu;
+    ``overhead`` are seconds of a decoding step beside memory and arithmetic."""
 
-    def __init__(self, shape: Shape, gpu: GPU, tp: int, shares: DictConfig, overhead: float) -> None:
+    def __init__(
+        self, shape: Shape, gpu: GPU, tp: int, shares: DictConfig, overhead: float
+    ) -> None:
         self.shape = shape
         self._bytes_a_second = tp * gpu.bandwidth * shares.bandwidth_share
         self._flops_a_second = tp * gpu.flops * shares.prefill_share
@@ -80,7 +83,8 @@ class Roofline:
         return max(reading, flops / self._flops_a_second) + self._overhead
 
     def _weights(self, rows: int) -> float:
-        """Bytes of all weights that ``rows`` tokens need: of experts, those that any of them picks."""
+        """Bytes of all weights that ``rows`` tokens need: of experts, those that any of them
+        picks."""
         if rows not in self._read:
             shape = self.shape
             used = shape.experts * (1 - (1 - shape.active_experts / shape.experts) ** rows)
@@ -95,9 +99,10 @@ class CPU:
 
     ``decode`` maps a batch to the seconds of one step (straight lines between), ``prefill`` and
     ``train`` are tokens a second, ``update`` is one step of the optimiser, ``start`` the loading of
-    the libraries, ``load`` and ``save`` are of the model. Work in boxes is CPU time of one item when many run at once; ``step`` is the mean
-    over an episode's turns, ``finish`` the diff at its end, ``expert`` what the built-in teacher looks
-    up for one turn. ``parallel`` of them run at full speed at once.
+    the libraries, ``load`` and ``save`` are of the model. Work in boxes is CPU time of one item
+    when many run at once; ``step`` is the mean over an episode's turns, ``finish`` the diff at its
+    end, ``expert`` what the built-in teacher looks up for one turn. ``parallel`` of them run at
+    full speed at once.
 
     The defaults are medians of calibrations on the machine of docs/benchmarks.md (2 threads of one
     core) with SmolLM2-135M.
@@ -123,7 +128,7 @@ class CPU:
         points = sorted((int(batch), seconds) for batch, seconds in self.decode.items())
         if rows <= points[0][0]:
             return points[0][1]
-        for (low, first), (high, last) in zip(points, points[1:], strict=False):
+        for (low, first), (high, last) in itertools.pairwise(points):
             if rows <= high:
                 return first + (last - first) * (rows - low) / (high - low)
         (low, first), (high, last) = points[-2:] if len(points) > 1 else [(0, 0.0), points[0]]

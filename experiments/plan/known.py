@@ -28,7 +28,9 @@ class Facts:
             raise SetupError(f"plan.run={run} is no run folder: it has no config.yaml")
         found = {}
         for path in sorted((folder.path / "rounds").glob("*/metrics.json")):
-            found[f"collect {path.parent.name}"] = found[f"train {path.parent.name}"] = read_json(path)
+            found[f"collect {path.parent.name}"] = found[f"train {path.parent.name}"] = read_json(
+                path
+            )
         for path in sorted((folder.path / "evaluations").glob("*/metrics.json")):
             found[f"evaluate {path.parent.name}"] = read_json(path)
         return cls(found)
@@ -45,9 +47,7 @@ class Facts:
             student = replace(student, generated=seen["sampled_tokens"] / own)
         return student, teacher
 
-    def trees(
-        self, phase: str, trees: Sequence[int], share: float, epochs: int
-    ) -> list[int]:
+    def trees(self, phase: str, trees: Sequence[int], share: float, epochs: int) -> list[int]:
         """Their sizes: ``share`` times the given, or of the same sum and number as they were."""
         seen = self.metrics.get(phase, {})
         if "trees" in seen:

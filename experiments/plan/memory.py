@@ -1,8 +1,8 @@
 """What lies in the memory of each GPU, and whether it fits.
 
 Collecting and training take turns, so a student's GPU must hold the larger of the two. Training is
-sharded over all of the student's GPUs (FSDP2), serving is one replica on each, the teacher is shared
-out by tensor parallelism.
+sharded over all of the student's GPUs (FSDP2), serving is one replica on each, the teacher is
+shared out by tensor parallelism.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from experiments.plan.shapes import BF16, Shape, shape
 from swe_gym_env.errors import SetupError
 
 FP32 = 4
-LOGITS = 1024  # rows of logits alive at once: CHUNK in algorithms/engine/losses.py, which needs torch
+LOGITS = (
+    1024  # rows of logits alive at once: CHUNK in algorithms/engine/losses.py, which needs torch
+)
 GIB = 2**30
 
 
@@ -97,8 +99,8 @@ def longest_tree(cfg: DictConfig) -> int:
 
 
 def layer_activations(model: Shape) -> int:
-    """Bytes that one token leaves in one layer for the backward: the MLP's four inner vectors, three
-    times queries and keys and values, and norms, which work in float32."""
+    """Bytes that one token leaves in one layer for the backward: the MLP's four inner vectors,
+    three times queries and keys and values, and norms, which work in float32."""
     inner = model.inner * model.active_experts
     halves = 4 * inner + 3 * model.queries + 3 * model.keys + 3 * model.hidden
     return BF16 * halves + 2 * FP32 * model.hidden
@@ -219,4 +221,6 @@ def check(cfg: DictConfig, gpus: int) -> None:
     lines = "\n".join(f"  - {one}" for one in found)
     change = nearest(cfg, gpus)
     advice = f"The nearest that fits: {' '.join(change)}" if change else "Nothing tried here fits."
-    raise SetupError(f"model={cfg.model.name} on {gpus} x {cfg.cluster.gpu} does not fit:\n{lines}\n{advice}")
+    raise SetupError(
+        f"model={cfg.model.name} on {gpus} x {cfg.cluster.gpu} does not fit:\n{lines}\n{advice}"
+    )

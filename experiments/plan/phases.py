@@ -4,7 +4,6 @@ time and what bounds it."""
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -32,7 +31,7 @@ class Phase:
     """``bounds``: its seconds by what they are spent on."""
 
     name: str
-    bounds: Counter[str]
+    bounds: dict[str, float]
     episodes: int = 0
     turns: int = 0
     student: Used = field(default_factory=Used)
@@ -50,8 +49,8 @@ class Phase:
 
 
 class Planner:
-    """One configuration on ``gpus`` GPUs (0: this CPU). ``facts``: what a run that has been says about
-    turns and tokens."""
+    """One configuration on ``gpus`` GPUs (0: this CPU). ``facts``: what a run that has been says
+    about turns and tokens."""
 
     def __init__(self, cfg: DictConfig, gpus: int, facts: known.Facts | None = None) -> None:
         self.cfg, self.gpus, self.facts = cfg, gpus, facts or known.Facts()
@@ -68,29 +67,40 @@ class Planner:
     # -- the run -----------------------------------------------------------------------------
 
     def run(self, quick: bool = False) -> list[Phase]:
-        """All phases in order. ``quick``: fewer episodes of each are simulated."""
-        cfg, self._sample = self.cfg, 2 if quick else SAMPLE
+        """All phases in order. ``quick``: fewer episodes are simulated, and of the rounds of the
+        algorithm only the first and the last; those between are taken to lie half way."""
+        cfg, self._sample = self.cfg, 1 if quick else SAMPLE
         phases = [*self._tasks(), self.first()]
         phases += self.round(0, made(cfg.iteration0.algorithm), cfg.iteration0)
         phases.append(self.evaluation("iteration0", self.given.student))
-        algorithm = made(cfg.algorithm)
+        algorithm, skipped = made(cfg.algorithm), max(0, cfg.rounds - 2) if quick else 0
+        ends: list[list[Phase]] = []
         for index in range(1, cfg.rounds + 1):
-            phases += self.round(index, algorithm, cfg.training)
+            if 1 < index <= 1 + skipped:
+                self.kept.append(self.kept[-1])
+                continue
+            ends.append(self.round(index, algorithm, cfg.training))
+            phases += ends[-1]
             if index == cfg.rounds or cfg.evaluation.every_round:
                 phases.append(self.evaluation(f"round_{index:03d}", self.given.student))
+        if skipped:
+            first, last = ends
+            phases += [
+                _between(one, other, skipped) for one, other in zip(first, last, strict=True)
+            ]
         return phases
 
     def first(self) -> Phase:
         """The untrained student; the libraries are loaded on the way."""
         phase = self.evaluation("untrained", self.given.untrained)
-        return replace(phase, bounds=phase.bounds + Counter({"start": self.cpu.start}))
+        return replace(phase, bounds={**phase.bounds, "start": self.cpu.start})
 
     def _tasks(self) -> list[Phase]:
         """Images to pull. What the other sources build is in the store after the first run."""
         if self.cfg.sandbox.name != "docker":
             return []
         seconds = self.images_gb() / self.cfg.plan.node.network_gb_s
-        return [Phase("tasks", Counter({"images": seconds}))]
+        return [Phase("tasks", {"images": seconds})]
 
     def images_gb(self) -> float:
         return self.tasks() * self.cfg.plan.image_gb
@@ -146,7 +156,7 @@ class Planner:
         repeats: int = 1,
     ) -> tuple[workload.Played, Phase]:
         cfg = self.cfg
-        sample = min(count, max(self._sample * cfg.workers.concurrency, 64))
+        sample = min(count, max(int(self._sample * cfg.workers.concurrency), 64))
         sample += -sample % repeats
         student, teacher = self.facts.agents(name, student, self.given.teacher)
         given = workload.replaced(self.given, teacher)
@@ -158,7 +168,7 @@ class Planner:
         bounds = done.waited
         acts = any(not led for script in played.scripts for led in script.led)
         if acts:
-            bounds["weight sync"] += self._sync(round)
+            bounds["weight sync"] = self._sync(round)
         phase = Phase(name, bounds, count, done.turns, done.student, done.teacher)
         if machine.teacher is None and machine.boxes.expert is not None:
             phase.teacher = Used()
@@ -190,7 +200,9 @@ class Planner:
             return self._in_process(self.model)
         use = self.uses["student, serving"]
         speed = self._roofline(self.model, 1)
-        return _replicas(self.place.student, speed, AT_ONCE, memory.cache_tokens(use, self.model, 1))
+        return _replicas(
+            self.place.student, speed, AT_ONCE, memory.cache_tokens(use, self.model, 1)
+        )
 
     def _in_process(self, model: Shape) -> Make:
         """Our own loop: one batch after another, on one GPU or this CPU."""
@@ -227,9 +239,7 @@ class Planner:
 
     # -- scoring and training ----------------------------------------------------------------
 
-    def _score(
-        self, name: str, plan: Collect, played: workload.Played, share: float
-    ) -> Phase:
+    def _score(self, name: str, plan: Collect, played: workload.Played, share: float) -> Phase:
         """One episode after another in this process, each a single pass."""
         model = memory.teacher_shape(self.cfg) if plan.score == "teacher" else self.model
         speed: Speed = OnCPU(self.cpu)
@@ -245,7 +255,7 @@ class Planner:
                 for s in played.scripts
             )
         )
-        bounds = Counter({"scoring": seconds, "weight sync": self.cpu.load})
+        bounds = {"scoring": seconds, "weight sync": self.cpu.load}
         return Phase(name, bounds, scored=tokens if plan.score == "teacher" else 0)
 
     def _train(
@@ -256,7 +266,7 @@ class Planner:
         groups = max(1, round(found.groups * share)) if sizes else 0
         again = 1 / 3 / epochs if objective.truncation is not None else 0.0  # one forward more
         seconds = epochs * (1 + again) * self._epoch(sizes, groups)
-        bounds = Counter({"training": seconds})
+        bounds = {"training": seconds}
         if self.gpus:
             written = self.model.parameters * BF16 / 1e9 / self.cfg.plan.node.disk_gb_s
             bounds["weight sync"] = 2 * written  # read the last, write the next
@@ -283,8 +293,18 @@ class Planner:
         return total * passes / (chip.flops * shares.train_share)
 
 
+def _between(one: Phase, other: Phase, count: int) -> Phase:
+    """So many phases half way between two."""
+    bounds = {
+        name: (one.bounds.get(name, 0.0) + other.bounds.get(name, 0.0)) / 2 * count
+        for name in one.bounds | other.bounds
+    }
+    return Phase(f"{count} between {one.name} and {other.name}", bounds)
+
+
 def _rows(trees: Sequence[int], budget: int) -> list[int]:
-    """Tokens of the packed rows of one optimiser step, as algorithms/engine/learner.py packs them."""
+    """Tokens of the packed rows of one optimiser step, as algorithms/engine/learner.py packs
+    them."""
     rows: list[int] = []
     for tree in sorted(trees):
         if rows and rows[-1] + tree <= budget:

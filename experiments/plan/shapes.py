@@ -16,8 +16,8 @@ BF16 = 2  # bytes
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder with grouped-query attention and gated MLPs, or with ``experts`` of them a layer, of
-    which each token uses ``active_experts``. ``inner`` is the width of one MLP."""
+    """A decoder with grouped-query attention and gated MLPs, or with ``experts`` of them a layer,
+    of which each token uses ``active_experts``. ``inner`` is the width of one MLP."""
 
     layers: int
     hidden: int

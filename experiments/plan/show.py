@@ -22,7 +22,9 @@ from experiments.report.charts import Line, Point, chart
 from swe_gym_env.errors import SetupError
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
-STYLE = """<style>text{font:11px sans-serif;fill:#555}.title{font-size:13px;fill:#111}
+WORDS = ("how", "bound by", "mostly bound by")  # columns of words
+STYLE = """<style>text{font:11px sans-serif;fill:#555}
+.title{font-size:12px;fill:#111}
 .grid{stroke:#ddd}.curve{fill:none;stroke-width:2}.student .curve{stroke:#2563eb}
 .student circle{fill:#2563eb}.teacher .curve{stroke:#d97706}.teacher circle{fill:#d97706}
 .interval{stroke:#999}</style><rect width="100%" height="100%" fill="#fff"/>"""
@@ -58,10 +60,13 @@ def plan(cfg: DictConfig, display: Display) -> None:
         console.print(f"plot: {file}")
 
 
-def _table(console: Console, title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _table(
+    console: Console, title: str, names: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
     for place, name in enumerate(names):
-        table.add_column(name, justify="right" if place else "left", no_wrap=place == 0)
+        words = place == 0 or name in WORDS
+        table.add_column(name, justify="left" if words else "right", no_wrap=place == 0)
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -81,9 +86,7 @@ def placed(console: Console, planner: Planner) -> None:
 
 def memory_table(console: Console, uses: Sequence[memory.Use]) -> None:
     parts = list(dict.fromkeys(part for use in uses for part in use.parts))
-    rows = [
-        [part, *(_gib(use.parts.get(part)) for use in uses)] for part in parts
-    ]
+    rows = [[part, *(_gib(use.parts.get(part)) for use in uses)] for part in parts]
     rows.append(["all", *(_gib(use.total) for use in uses)])
     rows.append(["may be used", *(_gib(use.room) for use in uses)])
     _table(console, "Memory of each GPU, GiB", ["part", *(use.what for use in uses)], rows)
@@ -162,8 +165,8 @@ def disk(console: Console, planner: Planner) -> None:
 
 @dataclass(frozen=True)
 class Scaled:
-    """The run on so many GPUs: hours as configured, and with as many more episodes in flight as there
-    are more GPUs; ``missing`` says why it does not fit."""
+    """The run on so many GPUs: hours as configured, and with as many more episodes in flight as
+    there are more GPUs; ``missing`` says why it does not fit."""
 
     gpus: int
     hours: float = 0.0
@@ -233,9 +236,9 @@ def picture(file: Path, points: Sequence[Scaled], title: str) -> None:
     svg = str(chart(lines, names, title=title, top=max(p.hours for p in fits)))
     head, _, body = svg.partition(">")
     head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="800" ', 1)
-    words = f'<text class="title" x="44" y="11">{title}</text>' + "".join(
-        f'<g class="{one.style}"><circle cx="230" cy="{22 + 14 * place}" r="3.4"/></g>'
-        f'<text x="238" y="{26 + 14 * place}">{one.label}</text>'
+    words = f'<text class="title" x="44" y="10">{title}</text>' + "".join(
+        f'<g class="{one.style}"><circle cx="64" cy="{150 + 14 * place}" r="3.4"/></g>'
+        f'<text x="72" y="{154 + 14 * place}">{one.label}</text>'
         for place, one in enumerate(lines)
     )
     file.parent.mkdir(parents=True, exist_ok=True)

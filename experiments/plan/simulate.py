@@ -1,27 +1,27 @@
 """The loop of swe_gym_env/agents/rollout.py, simulated event by event.
 
-In turn: wait for what runs in the boxes (though not long for the slow), fill up with new episodes, ask
-student and teacher for one turn of all that wait, execute it. Grading goes on beside. The time that
-the loop spends waiting is put down to what it waited for, so the parts add up to the whole.
+In turn: wait for what runs in the boxes (though not long for the slow), fill up with new episodes,
+ask student and teacher for one turn of all that wait, execute it. Grading goes on beside. The time
+that the loop spends waiting is put down to what it waited for, so the parts add up to the whole.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import simpy
 
-from experiments.plan.engine import Engine, Used
+from experiments.plan.engine import Engine, Process, Used
 from swe_gym_env.agents.rollout import COMMANDS_PER_CPU, PATIENCE_SECONDS
 
 
 @dataclass(frozen=True)
 class Script:
     """What happens in one episode, a list entry for each turn: tokens seen before it, tokens of the
-    turn, whether the teacher executes it, tokens of the teacher's turn, CPU seconds of the command."""
+    turn, whether the teacher executes it, tokens of the teacher's turn, CPU seconds of the
+    command."""
 
     observed: tuple[int, ...]
     taken: tuple[int, ...]
@@ -52,7 +52,8 @@ Make = Callable[[simpy.Environment, simpy.Resource | None], Sequence[Engine]]
 @dataclass(frozen=True)
 class Machine:
     """What plays the episodes. ``student`` and ``teacher`` make their engines. ``shared``: how many
-    things the one processor does at full speed that boxes and models share; None: models have GPUs."""
+    things the one processor does at full speed that boxes and models share; None: models have
+    GPUs."""
 
     boxes: Boxes
     student: Make
@@ -66,7 +67,7 @@ class Played:
     """``waited``: seconds of the loop by what it waited for; they add up to ``seconds``."""
 
     seconds: float = 0.0
-    waited: Counter[str] = field(default_factory=Counter)
+    waited: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     student: Used = field(default_factory=Used)
     teacher: Used = field(default_factory=Used)
     turns: int = 0
@@ -106,7 +107,7 @@ class _Loop:
         self.waiting = deque(_Live(number, script) for number, script in enumerate(scripts))
         self.live: list[_Live] = []
         self.grading: list[simpy.Event] = []
-        self.ended: list[Counter[str]] = []  # what was waited for, at each episode's end
+        self.ended: list[dict[str, float]] = []  # what was waited for, at each episode's end
         self.played = Played(episodes=len(scripts))
 
     def run(self) -> Played:
@@ -124,7 +125,7 @@ class _Loop:
             setattr(self.played, used, total)
         return self.played
 
-    def _drive(self) -> Iterator[Any]:
+    def _drive(self) -> Process:
         while self.waiting or self.live or self.grading:
             yield from self._settle()
             while self.waiting and len(self.live) < self.machine.concurrency:
@@ -139,33 +140,35 @@ class _Loop:
             if self.grading and not self.live and not self.waiting:
                 yield from self._wait("grading", simpy.AnyOf(self.env, self.grading))
 
-    def _wait(self, why: str, event: simpy.Event) -> Iterator[Any]:
+    def _wait(self, why: str, event: simpy.Event) -> Process:
         began = self.env.now
         yield event
         self.played.waited[why] += self.env.now - began
 
-    def _settle(self) -> Iterator[Any]:
+    def _settle(self) -> Process:
         env = self.env
         running = [live for live in self.live if live.pending is not None]
         fresh = [e for e in running if env.now - e.since < PATIENCE_SECONDS]
         if fresh:
-            late = simpy.AllOf(env, [e.pending for e in fresh]) | env.timeout(PATIENCE_SECONDS)
+            late = simpy.AllOf(env, [e.pending for e in fresh if e.pending]) | env.timeout(
+                PATIENCE_SECONDS
+            )
             yield from self._wait("sandboxes", late)
         elif running and len(running) == len(self.live):
-            any_of = simpy.AnyOf(env, [*(e.pending for e in running), *self.grading])
+            any_of = simpy.AnyOf(env, [*(e.pending for e in running if e.pending), *self.grading])
             yield from self._wait("sandboxes", any_of)
         for live in [e for e in self.live if e.pending is not None and e.pending.processed]:
             live.pending = None
             if live.turn == len(live.script.taken):
                 self.live.remove(live)
-                self.ended.append(Counter(self.played.waited))
+                self.ended.append(dict(self.played.waited))
                 self.grading.append(env.process(self._work(self.graders, self.machine.boxes.grade)))
 
     def _start(self, live: _Live, seconds: float) -> None:
         live.since = self.env.now
         live.pending = self.env.process(self._work(self.steppers, seconds))
 
-    def _work(self, pool: simpy.Resource, seconds: float) -> Iterator[Any]:
+    def _work(self, pool: simpy.Resource, seconds: float) -> Process:
         with pool.request() as thread:
             yield thread
             if self.processor is None:
@@ -175,7 +178,7 @@ class _Loop:
                 yield turn
                 yield self.env.timeout(seconds)
 
-    def _wave(self, ready: Sequence[_Live]) -> Iterator[Any]:
+    def _wave(self, ready: Sequence[_Live]) -> Process:
         """Student and teacher side by side; the loop goes on when both have said all."""
         env, began = self.env, self.env.now
         asked: list[tuple[str, simpy.Event]] = []
@@ -188,8 +191,9 @@ class _Loop:
                 asked.append(("student", engine.ask(live.number, prompt, script.taken[turn])))
             if led or self.annotate:
                 asked.append(("teacher", self._ask_teacher(live, prompt, script.said[turn])))
-        ends = {who: [event for w, event in asked if w == who] for who, _ in asked}
-        last = {}
+        who_is_asked = dict.fromkeys(who for who, _ in asked)
+        ends = {who: [event for w, event in asked if w == who] for who in who_is_asked}
+        last: dict[str, float] = {}
         for who, events in ends.items():
             yield simpy.AllOf(env, events)
             last[who] = max(env.now, last.get(who, 0.0))
@@ -228,15 +232,14 @@ class _Loop:
 
 
 def play(scripts: Sequence[Script], machine: Machine, annotate: bool) -> Played:
-    """Play every script. ``annotate``: the teacher is asked in every state, not only where it acts."""
+    """Play every script. ``annotate``: the teacher is asked in every state, not only where it
+    acts."""
     return _Loop(scripts, machine, annotate).run()
 
 
-def play_many(
-    scripts: Sequence[Script], machine: Machine, annotate: bool, count: int
-) -> Played:
-    """As :func:`play`, for ``count`` episodes of which ``scripts`` are the first: what came between a
-    quarter and three quarters of their ends is taken to go on."""
+def play_many(scripts: Sequence[Script], machine: Machine, annotate: bool, count: int) -> Played:
+    """As :func:`play`, for ``count`` episodes of which ``scripts`` are the first: what came between
+    a quarter and three quarters of their ends is taken to go on."""
     loop = _Loop(scripts, machine, annotate)
     whole = loop.run()
     if count <= len(scripts):
@@ -246,7 +249,10 @@ def play_many(
     size = count / len(scripts)
     return Played(
         whole.seconds + more * (sum(last.values()) - sum(first.values())),
-        Counter({n: v + more * (last[n] - first[n]) for n, v in whole.waited.items()}),
+        {
+            name: seconds + more * (last.get(name, 0.0) - first.get(name, 0.0))
+            for name, seconds in whole.waited.items()
+        },
         _scaled(whole.student, size),
         _scaled(whole.teacher, size),
         round(whole.turns * size),

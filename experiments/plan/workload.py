@@ -32,7 +32,8 @@ class Agent:
 
 @dataclass(frozen=True)
 class Assumed:
-    """All that cannot be known before. Tokens are the student's; ``spread`` is deviation over mean."""
+    """All that cannot be known before. Tokens are the student's; ``spread`` is deviation over
+    mean."""
 
     untrained: Agent
     student: Agent
@@ -102,9 +103,7 @@ def episodes(
         )
         outcome = Outcome("resolved" if resolved else "unresolved", float(resolved))
         name = f"{task}/{round}/{repeat}/{cfg.seed}"
-        records.append(
-            Episode(name, task, cfg.seed, round, repeat, "", turns, outcome, "finished")
-        )
+        records.append(Episode(name, task, cfg.seed, round, repeat, "", turns, outcome, "finished"))
         scripts.append(script)
     return Played(scripts, records)
 
@@ -125,9 +124,7 @@ def _script(
     mean = share * teacher.turns + (1 - share) * student.turns
     drawn = draw(rng, mean, given.spread_turns, limits.max_turns, 1)[0]
     turns = max(1, int(drawn) + int(rng.random() < drawn % 1))
-    led += [
-        mixer.executor((*key, turn, "mixer")) == "teacher" for turn in range(likely, turns)
-    ]
+    led += [mixer.executor((*key, turn, "mixer")) == "teacher" for turn in range(likely, turns)]
     own = _tokens(rng, student.generated, given, cfg.sampling.max_new_tokens, turns)
     most = cfg.teacher.get("max_tokens") or cfg.teacher.get("max_new_tokens") or 10**9
     said = _tokens(rng, teacher.generated, given, most, turns)
@@ -169,7 +166,8 @@ def learned(algorithm: Algorithm, collect: Collect, rounds: Sequence[Played]) ->
         for played in rounds
         for episode, script in zip(played.episodes, played.scripts, strict=True)
     }
-    trees, groups, last = [], 0, ""
+    trees: list[int] = []
+    groups, last = 0, ""
     for lesson in algorithm.lessons(seen):
         targets = [t for t in lesson.targets if t.weight or t.pg_weight or t.kl_weight]
         if not targets:
