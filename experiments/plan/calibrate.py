@@ -1,0 +1,220 @@
+"""Measures this machine: how fast the student answers and learns, and what boxes cost.
+
+Real parts only: the model in the policy that plays, the trainer that trains, episodes of the
+built-in expert. Every figure is taken twice over: in seconds of wall time, and in processor
+seconds, which other programs that run beside change less.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from experiments.build import Parts
+from experiments.folders import write_json
+from experiments.plan.hardware import calibration_file
+from experiments.progress import Display
+from experiments.selection import select
+from swe_gym_env.agents.base import State
+from swe_gym_env.agents.expert import ExpertPolicy
+from swe_gym_env.agents.mixers import TeacherOnly
+from swe_gym_env.agents.rollout import Request, rollout
+from swe_gym_env.types import Episode, Outcome, TaskInstance, Turn
+
+BATCHES = (1, 8, 32)
+STEPS = 7  # decoding steps of one measurement
+EPISODES = 5
+WORDS = "The function returns the wrong value when its argument is negative; see the report. "
+
+
+def own_processor() -> float:
+    """Processor seconds of this process. What boxes take is not in it: they are killed, and nobody
+    waits for them."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Wall and processor seconds of a call."""
+
+    processor: Callable[[], float]
+
+    def __call__(self, call: Callable[[], Any]) -> tuple[float, float]:
+        began, before = time.monotonic(), self.processor()
+        call()
+        return time.monotonic() - began, self.processor() - before
+
+
+def calibrate(
+    cfg: DictConfig, display: Display, processor: Callable[[], float] = own_processor
+) -> Path:
+    """Leaves the figures where later plans find them; the run's own settings (model, threads,
+    training) are measured. ``processor`` tells the processor seconds so far, of boxes too."""
+    parts, clock = Parts(cfg), Clock(processor)
+    found: list[dict[str, Any]] = [{}, {}]
+    with display.phase("calibrate", 3) as advance:
+        for measure in (_answers, _learning, _boxes):
+            for own, more in zip(found, measure(parts, clock, display), strict=True):
+                own |= more
+            advance(1, measure.__name__.strip("_"))
+    made = {"wall": found[0], "processor": found[1], "threads": cfg.workers.threads}
+    write_json(calibration_file(), made)
+    for name, value in found[0].items():
+        display.console.print(f"  {name}: {_shown(value)}   processor: {_shown(found[1][name])}")
+    display.console.print(f"calibration: {calibration_file()}")
+    return calibration_file()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_shown(one)}" for key, one in value.items())
+    return f"{value:.3g}"
+
+
+def _answers(parts: Parts, clock: Clock, _: Display) -> Iterable[dict[str, Any]]:
+    """Load, prefill and a decoding step by batch."""
+    start = clock(lambda: importlib.import_module("algorithms.engine.learner"))
+    from algorithms.engine.hf_policy import HFPolicy
+
+    made: list[HFPolicy] = []
+    dtype = parts.dtype  # sets the number of threads
+    load = clock(lambda: made.append(HFPolicy.from_folder(parts.start, dtype, wave=max(BATCHES))))
+    policy = made[0]
+    policy.stop_ids = set()  # so that every answer has the length asked for
+    long = WORDS * 6
+    decode: list[dict[str, float]] = [{}, {}]
+    prefill: list[tuple[float, float]] = []
+
+    def answer(batch: int, tokens: int, salt: int) -> tuple[float, float]:
+        policy.max_new_tokens = tokens
+        states = [_state(long, number, salt) for number in range(batch)]
+        return clock(lambda: policy.act(states))
+
+    answer(8, 2, 0)
+    for batch in BATCHES:
+        before = policy.prefilled_tokens
+        short = answer(batch, 1, batch)
+        if batch > 1:
+            count = policy.prefilled_tokens - before
+            prefill.append((count / short[0], count / short[1]))
+        more = answer(batch, 1 + STEPS, batch)  # its prompts are in the prefix store by now
+        for clocked in range(2):
+            decode[clocked][str(batch)] = more[clocked] / (1 + STEPS)
+    for clocked in range(2):
+        yield {
+            "start": start[clocked],
+            "load": load[clocked],
+            "prefill": statistics.median(one[clocked] for one in prefill),
+            "decode": decode[clocked],
+        }
+
+
+def _state(words: str, number: int, salt: int) -> State:
+    task = TaskInstance(f"calibration-{number}", "", "", "", words, "", "", (), (), "")
+    key = (0, salt, task.instance_id, 0, 0, "student")
+    return State(key, task, "You mend programs.", (), f"{number} {words}")
+
+
+def _learning(parts: Parts, clock: Clock, _: Display) -> Iterable[dict[str, Any]]:
+    """Tokens a second, a step of the optimiser, and saving."""
+    from dataclasses import replace
+
+    from algorithms.base import Lesson, Target
+    from algorithms.engine.checkpoint import load_model
+    from algorithms.engine.learner import Learner
+    from algorithms.engine.lessons import lesson_trees
+    from algorithms.engine.optimizer import MasterAdamW
+
+    config = replace(parts.training, epochs=1)
+    lessons = []
+    for number in range(2 * config.batch_size):
+        turns = tuple(
+            Turn(f"{number} {WORDS * (8 if turn == 0 else 1)}", "teacher", WORDS)
+            for turn in range(4)
+        )
+        outcome = Outcome("resolved", 1.0)
+        episode = Episode(str(number), "t", 0, 0, 0, WORDS, turns, outcome, "finished")
+        lessons.append(Lesson(episode, tuple(Target(turn, None) for turn in range(4))))
+    trees = list(lesson_trees(lessons, parts.renderer, config.max_tree_tokens))
+    learner = Learner(load_model(parts.start, parts.dtype), parts.renderer.tokenizer, config)
+    optimizer = MasterAdamW(learner.model.parameters(), 0.0)
+    optimizer.step()
+    update = clock(optimizer.step)
+    del optimizer
+    learner.train(trees[: config.batch_size])
+    took = clock(lambda: learner.train(trees))
+    with tempfile.TemporaryDirectory() as folder:
+        save = clock(lambda: learner.save(Path(folder) / "model"))
+    tokens, steps = sum(map(len, trees)), math.ceil(len(trees) / config.batch_size)
+    for clocked in range(2):
+        rest = max(0.2 * took[clocked], took[clocked] - steps * update[clocked])
+        yield {"train": tokens / rest, "update": update[clocked], "save": save[clocked]}
+
+
+def _boxes(parts: Parts, clock: Clock, display: Display) -> Iterable[dict[str, Any]]:
+    """What the expert's episodes cost, one after another and side by side."""
+    cfg = parts.cfg.copy()
+    cfg.evaluation.tasks = 0
+    tasks = select(cfg, None, display).train[:EPISODES]
+    played: list[Episode] = []
+
+    def play(repeat: int, concurrency: int) -> Callable[[], Any]:
+        return lambda: rollout(
+            [Request(task, 0, 0, repeat) for task in tasks],
+            make_env=parts.make_env,
+            student=ExpertPolicy(),
+            teacher=ExpertPolicy(),
+            mixer=TeacherOnly(),
+            annotate=False,
+            on_episode=lambda episode, _: played.append(episode),
+            concurrency=concurrency,
+        )
+
+    play(0, 1)()  # the first box in an image looks for later history
+    played.clear()
+    alone = clock(play(1, 1))
+    episodes = list(played)
+    together = clock(play(2, len(tasks)))
+    parallel = (max(1.0, min(os.cpu_count() or 1, alone[0] / together[0])), 1.0)
+    totals = (together[0], (alone[1] + together[1]) / 2)
+    shares = _shares(episodes)
+    whole = sum(seconds * count for seconds, count in shares.values())
+    for clocked in range(2):
+        # what one item takes of a busy machine, so that many of them take as long as they did
+        scale = totals[clocked] * max(1, round(parallel[clocked])) / whole
+        yield {
+            "parallel": parallel[clocked],
+            **{name: seconds * scale for name, (seconds, _) in shares.items()},
+        }
+
+
+def _shares(episodes: Iterable[Episode]) -> dict[str, tuple[float, int]]:
+    """Mean wall seconds of each kind of work, and how often it came."""
+    listed = list(episodes)
+    turns = [turn for episode in listed for turn in episode.turns]
+    costs = [episode.metadata["costs"] for episode in listed]
+
+    def mean(name: str) -> float:
+        return statistics.fmean(cost.get(name, 0.0) for cost in costs)
+
+    diff = mean("diff")
+    step = sum(turn.step_seconds for turn in turns) - diff * len(listed)
+    return {
+        "reset": (mean("start"), len(listed)),
+        "step": (max(0.0, step) / len(turns), len(turns)),
+        "finish": (diff, len(listed)),
+        "grade": (mean("grade"), len(listed)),
+        "expert": (statistics.fmean(turn.act_seconds for turn in turns), len(turns)),
+    }

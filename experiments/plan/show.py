@@ -1,0 +1,258 @@
+"""The plan as tables on the terminal and as a picture of how long the run takes on 1 to 64 GPUs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from experiments.plan import memory
+from experiments.plan.known import Facts
+from experiments.plan.phases import Phase, Planner
+from experiments.plan.shapes import BF16
+from experiments.preflight import gpu_gigabytes
+from experiments.progress import Display
+from experiments.report.charts import Line, Point, chart
+from swe_gym_env.errors import SetupError
+
+COUNTS = (1, 2, 4, 8, 16, 32, 64)
+WORDS = ("how", "bound by", "mostly bound by")  # columns of words
+STYLE = """<style>text{font:11px sans-serif;fill:#555}
+.title{font-size:12px;fill:#111}
+.grid{stroke:#ddd}.curve{fill:none;stroke-width:2}.student .curve{stroke:#2563eb}
+.student circle{fill:#2563eb}.teacher .curve{stroke:#d97706}.teacher circle{fill:#d97706}
+.interval{stroke:#999}</style><rect width="100%" height="100%" fill="#fff"/>"""
+
+
+def plan(cfg: DictConfig, display: Display) -> None:
+    """Prints the plan; with ``plan.calibrate`` measures this machine instead. SetupError, at once,
+    where the run cannot fit."""
+    console = display.console
+    if cfg.plan.calibrate:
+        from experiments.plan.calibrate import calibrate
+
+        calibrate(cfg, display)
+        return
+    gpus = cfg.cluster.gpus if cfg.cluster.gpus is not None else len(gpu_gigabytes())
+    facts = Facts.of(cfg.plan.run)
+    memory.check(cfg, gpus)
+    planner = Planner(cfg, gpus, facts)
+    phases = planner.run()
+    where = f"{gpus} x {cfg.cluster.gpu}" if gpus else "this CPU"
+    console.print(f"algorithm={cfg.algorithm.name} model={cfg.model.name} on {where}", style="bold")
+    if gpus:
+        placed(console, planner)
+        memory_table(console, memory.uses(cfg, gpus))
+    phase_table(console, phases)
+    teacher_cost(console, planner, phases)
+    disk(console, planner)
+    if cfg.model.requires.gpus or gpus:
+        points = scaling(cfg, gpus, facts, phases)
+        scaling_table(console, cfg, points)
+        file = Path(cfg.paths.runs) / f"plan-{cfg.algorithm.name}-{cfg.model.name}.svg"
+        picture(file, points, f"{cfg.algorithm.name}, {cfg.model.name}: hours over GPUs")
+        console.print(f"plot: {file}")
+
+
+def _table(
+    console: Console, title: str, names: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    for place, name in enumerate(names):
+        words = place == 0 or name in WORDS
+        table.add_column(name, justify="left" if words else "right", no_wrap=place == 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def placed(console: Console, planner: Planner) -> None:
+    place, cfg = planner.place, planner.cfg
+    rows = [["student", str(place.student), "training sharded (FSDP2); then one server on each"]]
+    if place.teachers:
+        how = f"{place.teachers} server(s) of tensor parallel {place.teacher_tp}"
+        rows.append(["teacher", str(place.teachers * place.teacher_tp), how])
+    else:
+        rows.append(["teacher", "0", f"teacher={cfg.teacher.name}: not on GPUs of its own"])
+    nodes = math.ceil(place.gpus / cfg.plan.node.gpus)
+    _table(console, f"GPU placement, {nodes} node(s)", ["who", "GPUs", "how"], rows)
+
+
+def memory_table(console: Console, uses: Sequence[memory.Use]) -> None:
+    parts = list(dict.fromkeys(part for use in uses for part in use.parts))
+    rows = [[part, *(_gib(use.parts.get(part)) for use in uses)] for part in parts]
+    rows.append(["all", *(_gib(use.total) for use in uses)])
+    rows.append(["may be used", *(_gib(use.room) for use in uses)])
+    _table(console, "Memory of each GPU, GiB", ["part", *(use.what for use in uses)], rows)
+
+
+def _gib(size: float | None) -> str:
+    return "" if size is None else f"{size / memory.GIB:.1f}"
+
+
+def phase_table(console: Console, phases: Sequence[Phase]) -> None:
+    rows = [
+        [
+            phase.name,
+            duration(phase.seconds),
+            f"{phase.bound} {phase.bounds[phase.bound] / max(phase.seconds, 1e-9):.0%}",
+            _count(phase.episodes),
+            _count(phase.turns),
+            _count(phase.student.generated),
+            _count(phase.teacher.generated),
+            _hits(phase),
+            _count(phase.trained),
+        ]
+        for phase in phases
+    ]
+    whole = sum(phase.seconds for phase in phases)
+    rows.append(["all", duration(whole), "", *[""] * 6])
+    names = ["phase", "wall", "bound by", "episodes", "turns", "student", "teacher"]
+    title = "Phases (student, teacher: tokens generated; cached: of the prompts' tokens)"
+    _table(console, title, [*names, "cached", "trained"], rows)
+
+
+def _hits(phase: Phase) -> str:
+    prompt = phase.student.prompt + phase.teacher.prompt
+    computed = phase.student.computed + phase.teacher.computed
+    return f"{1 - computed / prompt:.0%}" if prompt else ""
+
+
+def teacher_cost(console: Console, planner: Planner, phases: Sequence[Phase]) -> None:
+    cfg, place = planner.cfg, planner.place
+    prompt = sum(phase.teacher.prompt for phase in phases)
+    generated = sum(phase.teacher.generated for phase in phases)
+    scored = sum(phase.scored for phase in phases)
+    busy = sum(phase.teacher.prefill + phase.teacher.decode for phase in phases) / 3600
+    hours = sum(phase.seconds for phase in phases) / 3600
+    mine = place.teachers * place.teacher_tp
+    prices = [cfg.teacher.prices[name] for name in ("prompt", "generated", "scored")]
+    tokens = (prompt, generated, scored)
+    known = all(price is not None for price, many in zip(prices, tokens, strict=True) if many)
+    money = sum((price or 0) * many / 1e6 for price, many in zip(prices, tokens, strict=True))
+    rows = [
+        ["prompt tokens", _count(prompt) or "0"],
+        ["generated tokens", _count(generated) or "0"],
+        ["scored tokens", _count(scored) or "0"],
+        ["money, by teacher.prices", f"{money:,.2f}" if known else "teacher.prices are not given"],
+        ["GPU hours busy", f"{busy * place.teacher_tp:.1f}" if mine else "none of ours"],
+        ["GPU hours reserved", f"{hours * mine:.1f}" if mine else "none of ours"],
+    ]
+    if place.gpus:
+        price = cfg.plan.gpu.hour
+        cost = f", at {price} an hour {hours * place.gpus * price:,.0f}" if price else ""
+        rows.append(["GPU hours of the whole run", f"{hours * place.gpus:.0f}{cost}"])
+    _table(console, f"Teacher ({cfg.teacher.name})", ["what", "how much"], rows)
+
+
+def disk(console: Console, planner: Planner) -> None:
+    cfg = planner.cfg
+    weights = planner.model.parameters * BF16 / 1e9
+    images = planner.images_gb()
+    rows = [
+        [f"images of {planner.tasks()} tasks", f"{images:.1f}"],
+        [f"{cfg.rounds + 1} checkpoints of {weights:.1f}", f"{(cfg.rounds + 1) * weights:.1f}"],
+        ["all", f"{images + (cfg.rounds + 1) * weights:.1f}"],
+    ]
+    _table(console, "Disk, GB", ["what", "GB"], rows)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The run on so many GPUs: hours as configured, and with as many more episodes in flight as
+    there are more GPUs; ``missing`` says why it does not fit."""
+
+    gpus: int
+    hours: float = 0.0
+    wider: float = 0.0
+    concurrency: int = 0
+    bound: str = ""
+    missing: str = ""
+
+
+def scaling(cfg: DictConfig, gpus: int, facts: Facts, phases: Sequence[Phase]) -> list[Scaled]:
+    found = []
+    for count in COUNTS:
+        if missing := memory.too_large(cfg, count):
+            found.append(Scaled(count, missing=missing[0]))
+            continue
+        own = phases if count == gpus else Planner(cfg, count, facts).run(quick=True)
+        hours = sum(phase.seconds for phase in own) / 3600
+        many = cfg.workers.concurrency * max(1, count // cfg.plan.node.gpus)
+        wider = hours
+        if many > cfg.workers.concurrency:
+            told = [f"workers.concurrency={many}"]
+            if cfg.teacher.get("concurrency"):
+                told.append(f"teacher.concurrency={cfg.teacher.concurrency * many}")
+            more = Planner(memory.changed(cfg, told), count, facts).run(quick=True)
+            wider = sum(phase.seconds for phase in more) / 3600
+        parts: dict[str, float] = {}
+        for phase in own:
+            for name, seconds in phase.bounds.items():
+                parts[name] = parts.get(name, 0.0) + seconds
+        bound = max(parts, key=lambda name: parts[name])
+        found.append(Scaled(count, hours, wider, many, bound))
+    return found
+
+
+def scaling_table(console: Console, cfg: DictConfig, points: Sequence[Scaled]) -> None:
+    price = cfg.plan.gpu.hour or 0.0
+    rows = []
+    for one in points:
+        if one.missing:
+            rows.append([str(one.gpus), "does not fit", one.missing, "", ""])
+            continue
+        cost = f"{min(one.hours, one.wider) * one.gpus * price:,.0f}" if price else ""
+        wider = f"{duration(one.wider * 3600)} ({one.concurrency})"
+        rows.append([str(one.gpus), duration(one.hours * 3600), one.bound, wider, cost])
+    names = ["GPUs", "wall", "mostly bound by", "with more in flight", "cost of the better"]
+    _table(console, f"The same on 1 to 64 x {cfg.cluster.gpu}", names, rows)
+
+
+def picture(file: Path, points: Sequence[Scaled], title: str) -> None:
+    """One SVG file that needs nothing else."""
+    fits = [point for point in points if not point.missing]
+    if not fits:
+        raise SetupError("this run fits on none of 1 to 64 GPUs")
+
+    def line(values: Sequence[float], style: str, label: str) -> Line:
+        places = [
+            Point(math.log2(p.gpus), hours, f"{p.gpus} GPUs: {hours:.1f} h")
+            for p, hours in zip(fits, values, strict=True)
+        ]
+        return Line(places, style, label)
+
+    lines = [
+        line([p.hours for p in fits], "student", "as configured"),
+        line([p.wider for p in fits], "teacher", "with more episodes in flight"),
+    ]
+    names = [(math.log2(count), str(count)) for count in COUNTS]
+    svg = str(chart(lines, names, title=title, top=max(p.hours for p in fits)))
+    head, _, body = svg.partition(">")
+    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="800" ', 1)
+    words = f'<text class="title" x="44" y="10">{title}</text>' + "".join(
+        f'<g class="{one.style}"><circle cx="64" cy="{150 + 14 * place}" r="3.4"/></g>'
+        f'<text x="72" y="{154 + 14 * place}">{one.label}</text>'
+        for place, one in enumerate(lines)
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{head}>{STYLE}{body.removesuffix('</svg>')}{words}</svg>\n")
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= size:
+            return f"{number / (1e3 if unit == 'k' else size):.3g} {unit}"
+    return f"{number:.0f}" if number else ""
