@@ -122,6 +122,8 @@ class Parts:
     def check(self) -> None:
         """Makes what a mistake in the configuration could spoil hours later. SetupError."""
         _ = self.training, self.iteration0, self.account([])
+        if self.cfg.overlap < 0:
+            raise SetupError(f"overlap={self.cfg.overlap} counts rounds: it is 0 or more")
         if self.cfg.overlap and not self.cfg.training.get("launch"):
             raise SetupError(
                 f"overlap={self.cfg.overlap} collects while another process trains: say how that "

@@ -87,7 +87,7 @@ def main() -> None:
         if is_first() and not of_run:
             guarded(train_stored, cfg, "experiments.train")
         else:
-            train_stored(cfg, Told(cfg.logging.level if of_run else "ERROR"))
+            train_stored(cfg, Told(cfg.logging.level if is_first() else "ERROR"))
     except SetupError as error:
         if of_run:
             tell(error=str(error))

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def save(folder: Path, optimizer: MasterAdamW, told: dict[str, Any]) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
     parallel.wait()
-    checkpoint.save(optimizer.tensors(), checkpoint_id=aside, no_dist=not parallel.many())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that one process alone is meant
+        checkpoint.save(optimizer.tensors(), checkpoint_id=aside, no_dist=not parallel.many())
     if parallel.is_first():
         (aside / "told.json").write_text(json.dumps(told))
         publish(aside, folder)
@@ -61,7 +64,9 @@ def load(folder: Path, optimizer: MasterAdamW, digest: str) -> dict[str, Any] | 
     if told["digest"] != digest:
         log.warning("%s is of another training: this one begins anew", folder)
         return None
-    checkpoint.load(optimizer.tensors(), checkpoint_id=folder, no_dist=not parallel.many())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        checkpoint.load(optimizer.tensors(), checkpoint_id=folder, no_dist=not parallel.many())
     optimizer.restore(told["steps"])
     log.info("training goes on after step %d", told["steps"])
     return told

@@ -34,6 +34,7 @@ SHAPE: dict[str, Any] = {  # 294 M weights, 67 M of them in the tied embedding
     "num_key_value_heads": 8,
     "head_dim": 64,
     "tie_word_embeddings": True,
+    "attn_implementation": "sdpa",
 }
 
 
@@ -58,7 +59,7 @@ def model() -> Any:
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    made = LlamaForCausalLM(LlamaConfig(**SHAPE, attn_implementation="sdpa"))
+    made = LlamaForCausalLM(LlamaConfig(**SHAPE))
     torch.set_default_dtype(torch.float32)
     return made.eval()
 

@@ -65,7 +65,9 @@ class Job:
         """A command that takes no overrides."""
         return Job(self.home, self.runs, ()).run(*arguments, module=module, code=code)
 
-    def interrupted(self, until: str, number: int, sig: signal.Signals, *overrides: str) -> str:
+    def interrupted(
+        self, until: str, number: int, sig: signal.Signals, *overrides: str, within: float = 120
+    ) -> str:
         """Start it and send ``sig`` once ``number`` lines stand in a file matching ``until``."""
         with subprocess.Popen(
             self.command(*overrides),
@@ -74,7 +76,7 @@ class Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         ) as process:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + within
             while self.lines(until) < number:
                 assert process.poll() is None, process.communicate()[0].decode()
                 assert time.monotonic() < deadline, "it did not get so far"

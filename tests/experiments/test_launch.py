@@ -52,7 +52,8 @@ def test_rounds_collected_ahead_are_the_same_after_a_kill(job: Job) -> None:
     wanted = {path: turns(folder / path) for path in EPISODES}
     losses = [one["losses"] for one in told]
     shutil.rmtree(folder)
-    job.interrupted("dagger-*/rounds/round_002/episodes.jsonl", 1, signal.SIGKILL, *overlap)
+    ahead = "dagger-*/rounds/round_002/episodes.jsonl"
+    job.interrupted(ahead, 1, signal.SIGKILL, *overlap, within=600)
     time.sleep(2)
     assert not trainings(job.runs), "the training dies with its run"
     job.run("training.launch=[python]", *overlap[1:])  # another number of processes: the same run
@@ -103,8 +104,9 @@ def test_what_cannot_be_launched_ends_in_one_message(job: Job) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_ctrl_c_stops_the_training_too(job: Job) -> None:
     started = "iteration0-*/rounds/round_000/train.log"
-    printed = job.interrupted(started, 1, signal.SIGINT, TWO, "evaluation.tasks=1")
+    printed = job.interrupted(started, 1, signal.SIGINT, TWO, "evaluation.tasks=1", within=600)
     assert "go on with: python -m experiments.run" in printed and "Traceback" not in printed
     assert not trainings(job.runs)
