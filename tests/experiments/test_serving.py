@@ -92,7 +92,7 @@ def test_a_served_run_is_killed_and_goes_on_to_its_end(
     store.mkdir(parents=True)
     (store / smollm2.name).symlink_to(smollm2)
     size = ("episodes_per_round=2", "iteration0.episodes=2", "evaluation.tasks=2")
-    size += ("limits.max_turns=2", "sampling.max_new_tokens=8")
+    size += ("beta=constant", "beta.start=0.0", "sampling.max_new_tokens=8")
     server = (f"serving.server.python={vllm_python}", "serving.stop_for_training=false")
     server += (
         "serving.server.arguments={enforce_eager: true, max_num_seqs: 8, block_size: 32}",
@@ -120,4 +120,4 @@ def test_a_served_run_is_killed_and_goes_on_to_its_end(
     lines = (rounds / "round_001/episodes.jsonl").read_text().splitlines()
     turns = [turn for line in lines for turn in json.loads(line)["turns"]]
     served = {os.path.realpath(t["policy_version"]) for t in turns if t["executor"] == "student"}
-    assert served <= {os.path.realpath(rounds / "round_000/checkpoint")}
+    assert served == {os.path.realpath(rounds / "round_000/checkpoint")}
