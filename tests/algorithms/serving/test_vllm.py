@@ -38,6 +38,9 @@ from tests.experiments.test_configuration import configuration
 from tests.toybox import copies, real_provider, toy_task
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
+STORY = (
+    "It worked last week, and nobody has touched that module since. " * 40
+)  # as long as issues are
 CLOSE = 1e-3  # of log-probs in float32; another version is off by much more
 
 
@@ -49,7 +52,7 @@ class Served:
     _scorers: dict[str, HFScorer] = field(default_factory=dict)
 
     def policy(self, name: str, **options: Any) -> VLLMPolicy:
-        options = {"max_new_tokens": 12, "max_context": 1024, "temperature": 0.8, **options}
+        options = {"max_new_tokens": 8, "max_context": 2048, "temperature": 0.8, **options}
         return VLLMPolicy(self.fleet, self.versions[name], self.renderer, [2], **options)
 
     def differences(self, name: str, turns: Sequence[Turn]) -> torch.Tensor:
@@ -58,8 +61,12 @@ class Served:
             model = load_model(self.versions[name].folder, torch.float32)
             self._scorers = {name: HFScorer(model, self.renderer.tokenizer, name)}
         [scores] = self._scorers[name].score([make_episode(list(turns))])
-        served = torch.tensor([p for turn in turns for p in turn.logprobs])
-        return (served - torch.tensor([p for one in scores for p in one.logprobs])).abs()
+        off = [  # a turn that was cut short has an end that nobody sampled
+            abs(served - computed)
+            for turn, one in zip(turns, scores, strict=True)
+            for served, computed in zip(turn.logprobs, one.logprobs, strict=False)
+        ]
+        return torch.tensor(off)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +85,7 @@ def served(
         save_checkpoint(model, tokenizer, folder / name)
     cfg = configuration("serving=vllm", "training=lora", f"paths.runs={folder}")
     cfg.serving.server.python, cfg.model.dtype = vllm_python, "float32"
-    cfg.serving.max_context = 1024
+    cfg.serving.max_context = 2048
     cfg.serving.server.arguments, cfg.serving.server.environment = ARGUMENTS, ENVIRONMENT
     fleet = serving.fleet(Parts(cfg))
     places = {"base": smollm2, "one": folder / "one", "two": folder / "two"}
@@ -118,7 +125,7 @@ def test_the_server_gives_the_log_probs_that_the_trainer_computes(served: Served
             off = served.differences(name, turns)
             assert off.max() < CLOSE, f"{name}: {off.max():.2g}"
             assert {turn.policy_version for turn in turns} == {str(served.versions[name].folder)}
-        assert served.differences(other, turns).mean() > 20 * CLOSE
+        assert served.differences(other, turns).mean() > 5 * CLOSE
     again = [served.policy("two", temperature=0.0).act([make_state(0)])[0] for _ in range(2)]
     assert again[0].token_ids == again[1].token_ids
 
@@ -194,7 +201,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[TaskInstance
         patch.setenv("SWE_GYM_HOME", str(home))
         tasks = copies(toy_task(home), 3)
         yield [
-            replace(task, problem_statement=f"{n}. {task.problem_statement}")
+            replace(task, problem_statement=f"{n}. {task.problem_statement}\n{STORY}")
             for n, task in enumerate(tasks)
         ]
 
