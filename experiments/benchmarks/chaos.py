@@ -103,7 +103,10 @@ def _full_disk(arena: Arena, job: Job, number: int) -> list[Run]:
 
 def measure(arena: Arena, fault: Break, number: int) -> Cost:
     job = arena.job()
-    cost = arena.cost(job, fault(arena, job, number))
+    runs = fault(arena, job, number)
+    cost = arena.cost(job, runs)
+    told = f"  {number}: {len(runs)} starts, {cost.seconds:+.1f} s, harmless: {cost.harmless}"
+    print(told, file=sys.stderr, flush=True)
     if not cost.harmless:
         print(f"not harmless, number {number}: {cost}", file=sys.stderr, flush=True)
     return cost

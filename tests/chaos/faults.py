@@ -94,15 +94,15 @@ class Kill:
 
 
 def kills(arena: Arena, count: int, seed: int = 0) -> list[Kill]:
-    """Half at random moments, half at the calls that make something lasting."""
-    rng = random.Random(seed)
-    found = [Kill(share=rng.random()) for _ in range(count // 2)]
+    """Random moments and calls that make something lasting, in turn."""
+    rng, found = random.Random(seed), list[Kill]()
     calls = arena.undisturbed.events
     while len(found) < count:
+        found.append(Kill(share=rng.random()))
         number = rng.randint(1, len(calls))
         how = rng.choice(HOWS if calls[number - 1] == "fsync" else HOWS[:2])
         found.append(Kill(event={"number": number, "how": how, "seed": rng.random()}))
-    return found
+    return found[:count]
 
 
 def kill(arena: Arena, job: Job, at: Kill) -> list[Run]:
