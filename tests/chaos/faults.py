@@ -49,9 +49,12 @@ class Cost:
 class Arena:
     """Where jobs are made, run undisturbed once, and broken."""
 
-    def __init__(self, folder: Path, zygote: Zygote, *overrides: str) -> None:
+    def __init__(
+        self, folder: Path, zygote: Zygote, *overrides: str, model: Path | None = None
+    ) -> None:
+        """``model``: the student, else a tiny random one."""
         self.folder, self.zygote, self.overrides = folder, zygote, overrides
-        self.stage = Stage(folder)
+        self.stage = Stage(folder, model)
         self._count = 0
         job = self.job()
         run = job.finish(events=str(folder / "events"))
