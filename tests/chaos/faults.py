@@ -143,6 +143,8 @@ def interrupt(arena: Arena, job: Job, share: float, twice: bool) -> list[Run]:
 def lose_boxes(job: Job, count: int, pause: float, sig: int = signal.SIGKILL) -> list[Run]:
     """SIGKILL (or another) to the supervisor of some box, again and again while the run goes on."""
     rng, run, hit = random.Random(count), job.start(), 0
+    with until(run, lambda: "evaluate" in run.said):  # before, a box only shows that one can be
+        pass
     while hit < count and not run.ended(pause):
         with suppress(OSError):
             if boxes := job.supervisors():
@@ -156,6 +158,8 @@ def lose_boxes(job: Job, count: int, pause: float, sig: int = signal.SIGKILL) ->
 def lose_nursery(job: Job, count: int, pause: float) -> list[Run]:
     """SIGKILL to the process that makes the boxes."""
     run, hit = job.start(), 0
+    with until(run, lambda: "evaluate" in run.said):
+        pass
     while hit < count and not run.ended(pause):
         with suppress(OSError):
             for pid in job.nursery():

@@ -11,6 +11,7 @@ from tests.chaos.faults import Arena
 from tests.chaos.teacher import FaultyTeacher, served
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_teacher_with_a_third_of_faults_costs_labels_and_no_episode(arena: Arena) -> None:
     with served(FaultyTeacher(0.3)) as teacher:
