@@ -45,7 +45,8 @@ def stoppable(last_words: str) -> Iterator[None]:
         _say(f"\n{last_words}\n")
         _end()
     finally:
-        signal.signal(signal.SIGINT, before)
+        if not asked:  # else the second may come while the interpreter ends
+            signal.signal(signal.SIGINT, before)
 
 
 def _say(text: str) -> None:

@@ -6,13 +6,18 @@ import hydra
 from omegaconf import DictConfig
 
 from experiments.cli import HYDRA, explain_unknown, guarded
+from experiments.progress import Display
 
 
 @hydra.main(**HYDRA)
 def main(cfg: DictConfig) -> None:
+    guarded(_run, cfg, "experiments.run")
+
+
+def _run(cfg: DictConfig, display: Display) -> None:
     from experiments.pipeline import run  # late, so that --help and mistakes take no time
 
-    guarded(run, cfg, "experiments.run")
+    run(cfg, display)
 
 
 if __name__ == "__main__":

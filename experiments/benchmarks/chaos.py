@@ -72,13 +72,13 @@ def faults(arena: Arena, times: int) -> dict[str, tuple[int, Break]]:
             few,
             lambda arena, job, n: ways.interrupt(arena, job, (n + 1) / (few + 1), True),
         ),
-        "kill -9 of 5 boxes, grading ones included": (
+        "kill -9 of 2 boxes, grading ones included": (
             few,
-            lambda arena, job, n: ways.lose_boxes(job, 5, 0.1 + 0.05 * n),
+            lambda arena, job, n: ways.lose_boxes(job, 2, 1.0 + 0.1 * n),
         ),
-        "kill -9 of what makes the boxes, 3 times": (
+        "kill -9 of what makes the boxes, twice": (
             few,
-            lambda arena, job, n: ways.lose_nursery(job, 3, 0.1 + 0.05 * n),
+            lambda arena, job, n: ways.lose_nursery(job, 2, 1.0 + 0.1 * n),
         ),
         "a box hangs": (
             max(1, few // 2),
@@ -103,7 +103,10 @@ def _full_disk(arena: Arena, job: Job, number: int) -> list[Run]:
 
 def measure(arena: Arena, fault: Break, number: int) -> Cost:
     job = arena.job()
-    cost = arena.cost(job, fault(arena, job, number))
+    runs = fault(arena, job, number)
+    cost = arena.cost(job, runs)
+    told = f"  {number}: {len(runs)} starts, {cost.seconds:+.1f} s, harmless: {cost.harmless}"
+    print(told, file=sys.stderr, flush=True)
     if not cost.harmless:
         print(f"not harmless, number {number}: {cost}", file=sys.stderr, flush=True)
     return cost

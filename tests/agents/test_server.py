@@ -38,6 +38,7 @@ class Model:
         self.keys: list[str | None] = []
         self.at_once = self.most_at_once = 0
         self.answer: Callable[[dict[str, Any], int], Answer] = lambda body, n: chat("ok")
+        self.headers: dict[str, str] = {}  # of every answer, beside its length
         self.models: Answer = 200, b'{"object": "list", "data": [{"id": "small"}]}'
         lock = threading.Lock()
         model = self
@@ -69,6 +70,8 @@ class Model:
                         self.connection.close()
                         return
                     self.send_response(status)
+                    for name, value in model.headers.items():
+                        self.send_header(name, value)
                     self.send_header("Content-Length", str(len(content)))
                     self.end_headers()
                     self.wfile.write(content)
@@ -161,6 +164,14 @@ def test_what_can_pass_is_tried_again(model, policy, trouble: Answer) -> None:
     model.answer = lambda body, n: trouble if n < 3 else chat("at last")
     [reply] = policy().act([state()])
     assert reply.text == "at last" and len(model.requests) == 3
+
+
+def test_a_server_that_asks_for_a_pause_gets_it(model, policy) -> None:
+    model.headers["Retry-After"] = "1"
+    model.answer = lambda body, n: (429, b"slow down") if n == 1 else chat("at last")
+    began = time.monotonic()
+    [reply] = policy().act([state()])
+    assert reply.text == "at last" and time.monotonic() - began >= 1
 
 
 def test_what_does_not_pass_is_the_error_of_one_reply(model, policy) -> None:

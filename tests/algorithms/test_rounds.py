@@ -1,6 +1,9 @@
 import json
 
+import pytest
+
 from algorithms.engine.rounds import RoundFolder
+from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Annotation, ToolCall, Turn
 from tests.algorithms.conftest import make_episode
 
@@ -61,3 +64,11 @@ def test_a_kill_at_any_byte_loses_only_the_last_episode(tmp_path):
         assert folder.annotations() == [label("a"), label("b", "new")]
         for line in (tmp_path / "episodes.jsonl").read_text().splitlines():
             json.loads(line)
+
+
+def test_a_full_disk_is_one_message_with_the_path(tmp_path):
+    folder = RoundFolder(tmp_path)
+    (tmp_path / "episodes.jsonl").symlink_to("/dev/full")
+    with pytest.raises(SetupError, match=r"the disk is full: .*episodes.jsonl cannot .* MiB free"):
+        folder.append(episode("a"), [label("a")])
+    assert folder.annotations() == [], "a label without its episode is none"

@@ -49,9 +49,12 @@ class Cost:
 class Arena:
     """Where jobs are made, run undisturbed once, and broken."""
 
-    def __init__(self, folder: Path, zygote: Zygote, *overrides: str) -> None:
+    def __init__(
+        self, folder: Path, zygote: Zygote, *overrides: str, model: Path | None = None
+    ) -> None:
+        """``model``: the student, else a tiny random one."""
         self.folder, self.zygote, self.overrides = folder, zygote, overrides
-        self.stage = Stage(folder)
+        self.stage = Stage(folder, model)
         self._count = 0
         job = self.job()
         run = job.finish(events=str(folder / "events"))
@@ -94,15 +97,15 @@ class Kill:
 
 
 def kills(arena: Arena, count: int, seed: int = 0) -> list[Kill]:
-    """Half at random moments, half at the calls that make something lasting."""
-    rng = random.Random(seed)
-    found = [Kill(share=rng.random()) for _ in range(count // 2)]
+    """Random moments and calls that make something lasting, in turn."""
+    rng, found = random.Random(seed), list[Kill]()
     calls = arena.undisturbed.events
     while len(found) < count:
+        found.append(Kill(share=rng.random()))
         number = rng.randint(1, len(calls))
         how = rng.choice(HOWS if calls[number - 1] == "fsync" else HOWS[:2])
         found.append(Kill(event={"number": number, "how": how, "seed": rng.random()}))
-    return found
+    return found[:count]
 
 
 def kill(arena: Arena, job: Job, at: Kill) -> list[Run]:
@@ -140,6 +143,8 @@ def interrupt(arena: Arena, job: Job, share: float, twice: bool) -> list[Run]:
 def lose_boxes(job: Job, count: int, pause: float, sig: int = signal.SIGKILL) -> list[Run]:
     """SIGKILL (or another) to the supervisor of some box, again and again while the run goes on."""
     rng, run, hit = random.Random(count), job.start(), 0
+    with until(run, lambda: "evaluate" in run.said):  # before, a box only shows that one can be
+        pass
     while hit < count and not run.ended(pause):
         with suppress(OSError):
             if boxes := job.supervisors():
@@ -153,6 +158,8 @@ def lose_boxes(job: Job, count: int, pause: float, sig: int = signal.SIGKILL) ->
 def lose_nursery(job: Job, count: int, pause: float) -> list[Run]:
     """SIGKILL to the process that makes the boxes."""
     run, hit = job.start(), 0
+    with until(run, lambda: "evaluate" in run.said):
+        pass
     while hit < count and not run.ended(pause):
         with suppress(OSError):
             for pid in job.nursery():

@@ -6,12 +6,16 @@ import pytest
 
 from tests.chaos.faults import Arena, kill, kills
 
-QUICK = 8
 
-
-@pytest.mark.timeout(900)
-def test_a_run_killed_anywhere_ends_as_if_nothing_had_happened(arena: Arena) -> None:
-    for at in kills(arena, QUICK):
+@pytest.mark.parametrize(
+    "points",
+    [
+        pytest.param(6, marks=pytest.mark.timeout(900)),
+        pytest.param(50, marks=[pytest.mark.recorded, pytest.mark.timeout(7200)]),
+    ],
+)
+def test_a_run_killed_anywhere_ends_as_if_nothing_had_happened(arena: Arena, points: int) -> None:
+    for at in kills(arena, points):
         job = arena.job()
         runs = kill(arena, job, at)
         cost = arena.cost(job, runs)

@@ -112,17 +112,18 @@ class DockerProvider:
         if image in self._environments:
             return self._environments[image]
         try:
+            found = self.api.inspect_image(image)
+        except docker.errors.ImageNotFound:
+            log.info("pulling %s", image)
             try:
-                found = self.api.inspect_image(image)
-            except docker.errors.ImageNotFound:
-                log.info("pulling %s", image)
                 self.api.pull(*docker.utils.parse_repository_tag(image))
                 found = self.api.inspect_image(image)
-        except docker.errors.APIError as error:
-            raise SetupError(
-                f"the engine has no image {image!r} and cannot pull it ({_brief(error)}): build "
-                "the tasks first, or fetch their images with `python -m swe_gym_env prepull`"
-            ) from error
+            except docker.errors.APIError as error:
+                raise SetupError(
+                    f"the engine has no image {image!r} and cannot pull it ({_brief(error)}): "
+                    "build the tasks first, or fetch their images with `python -m swe_gym_env "
+                    "prepull`"
+                ) from error
         own = dict(pair.split("=", 1) for pair in found["Config"].get("Env") or ())
         env = {"PATH": os.defpath, "HOME": "/root", "LANG": "C.UTF-8", **own}
         return self._environments.setdefault(image, env)
