@@ -19,7 +19,7 @@ LOOK_SECONDS = 2.0  # between two looks
 PATIENCE_SECONDS = 300.0  # for a machine with room to come (back) while a run goes on
 OBJECT_STORE = 128 * 2**20  # bytes, of a local start: episodes are small
 # The key of the configuration behind each of Ray's resources, and its unit there
-KEYS = {"CPU": ("cpus", 1), "memory": ("memory_gb", 2**30), "GPU": ("model_gpus", 1)}
+KEYS = {"CPU": ("cpus", 1), "memory": ("memory_gb", 2**30)}
 
 
 def connect(address: str) -> None:

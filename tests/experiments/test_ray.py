@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from ray.cluster_utils import Cluster
 
 from experiments import on_ray
-from swe_gym_env.agents.base import Reply, State
+from swe_gym_env.agents.base import Policy, Reply, State
 from swe_gym_env.agents.budget import SPENT, Account, Budget, Budgeted, Spent
 from swe_gym_env.agents.expert import ExpertPolicy
 from swe_gym_env.agents.late import LatePolicy
@@ -30,6 +32,7 @@ from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Annotation, Episode, TaskInstance, Turn
 from tests.agents.test_rollout import wander
+from tests.experiments.conftest import Job
 from tests.toybox import FINISH, FIX, GOLD, LOOK, copies, toy_task
 
 Played = list[tuple[Episode, list[Annotation]]]
@@ -49,7 +52,7 @@ class Machines:
         return self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
     def settings(self, **values: Any) -> DictConfig:
-        given = {"cpus": 0.5, "memory_gb": 0.1, "retries": 3, "model_gpus": 0, **values}
+        given = {"cpus": 0.5, "memory_gb": 0.1, "retries": 3, **values}
         return OmegaConf.create({"name": "ray", "address": self.cluster.address, **given})
 
     def play(self, count: int = 3, *, how: Any = None, **options: Any) -> Played:
@@ -192,14 +195,25 @@ def test_all_machines_together_keep_the_budget(machines: Machines) -> None:
     assert all(episode.outcome.resolved for episode, _ in played), "the run went on without it"
 
 
-def test_a_model_in_process_is_loaded_once_for_all(machines: Machines, tmp_path: Path) -> None:
-    def load() -> Slow:
-        note(tmp_path, "loaded")
-        return Slow(tmp_path)
+def test_a_model_in_process_answers_all_who_wait_at_once(
+    machines: Machines, tmp_path: Path
+) -> None:
+    loaded: list[Slow] = []
+    batches: list[int] = []
 
-    played = machines.play(student=LatePolicy(load))
-    assert [episode.outcome.resolved for episode, _ in played] == [True] * 3
-    assert noted(tmp_path)["loaded"] == 1
+    class Model(Slow):
+        def act(self, states: Sequence[State]) -> list[Reply]:
+            batches.append(len(states))
+            return super().act(states)
+
+    def load() -> Model:
+        loaded.append(Model(tmp_path, 0.5))
+        return loaded[0]
+
+    played = machines.play(4, student=LatePolicy(load))
+    assert [episode.outcome.resolved for episode, _ in played] == [True] * 4
+    assert len(loaded) == 1, "here, and once"
+    assert sum(batches) == 12 and max(batches) == 2, "two have room at once"
 
 
 @dataclass
@@ -232,13 +246,17 @@ def breaks(_: State) -> str:
     raise SetupError("the licence ran out: renew it")
 
 
+def no_model() -> Policy:
+    raise SetupError("there is no model: fetch it")
+
+
 @pytest.mark.parametrize(
     ("settings", "options", "says"),
     [
         ({"cpus": 7}, {}, r"one episode: cluster.cpus=7, and the most is 1\b"),
         ({"memory_gb": 1e5}, {}, r"cluster.memory_gb=100000, and the most is \d"),
-        ({"model_gpus": 1}, {"student": LatePolicy(dict)}, "a model: cluster.model_gpus=1"),
         ({}, {"student": ScriptedPolicy(breaks)}, r"^the licence ran out: renew it$"),
+        ({}, {"student": LatePolicy(no_model)}, r"^there is no model: fetch it$"),
     ],
 )
 def test_what_the_user_must_mend_is_said_at_once(
@@ -260,6 +278,27 @@ def test_a_machine_that_cannot_make_a_box_is_named(
         SetupError, match=r"cannot play yet:\n  - \S+ \(\w{6}\): no image 'nowhere'"
     ):
         bare.play(1, student=ScriptedPolicy([FINISH]))
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_mid_round_goes_on_with_what_is_missing(
+    machines: Machines, job: Job
+) -> None:
+    """The whole command, with its model in an actor; its boxes are this user's, its episodes end
+    with it."""
+    words = ["cluster=ray", f"cluster.address={machines.cluster.address}", "cluster.memory_gb=0.1"]
+    words += ["evaluation.tasks=2", "iteration0.episodes=6"]
+    until = "iteration0-*/rounds/round_000/episodes.jsonl"
+    job.interrupted(until, 2, signal.SIGKILL, *words)
+    kept = next(iter(job.runs.glob(until))).read_text().splitlines()[:2]
+    job.run(*words)
+    rows = next(iter(job.runs.glob(until))).read_text().splitlines()
+    assert rows[:2] == kept, "what was there is not played again"
+    assert [json.loads(row)["outcome"]["status"] for row in rows] == ["resolved"] * 6
+    assert len({json.loads(row)["episode_id"] for row in rows}) == 6
+    claim = json.loads((job.folder() / "summary.json").read_text())
+    assert [row["n"] for row in claim["evaluations"]] == [2, 2, 2]
+    assert [row["metrics"]["infra_errors"] for row in claim["evaluations"]] == [0, 0, 0]
 
 
 def test_a_cluster_that_does_not_answer_is_said(machines: Machines) -> None:
