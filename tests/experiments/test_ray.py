@@ -159,6 +159,7 @@ def test_many_processes_give_the_episodes_of_one(machines: Machines) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_machines_go_and_come_and_no_episode_is_lost_or_doubled(
     machines: Machines, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -281,6 +282,7 @@ def test_a_machine_that_cannot_make_a_box_is_named(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_killed_in_mid_round_goes_on_with_what_is_missing(
     machines: Machines, job: Job
 ) -> None:
