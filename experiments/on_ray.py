@@ -149,6 +149,8 @@ class _Driver:
             _, episode, labels = error.cause.args
         except RayError as error:
             episode, labels = _lost(request, error), []
+        if episode.outcome.mask:
+            log.warning("%s: given up: %s", request.episode_id, episode.outcome.reason)
         self.now = replace(
             self.now,
             done=self.now.done + 1,

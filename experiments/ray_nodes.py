@@ -35,6 +35,7 @@ def connect(address: str) -> None:
         ray.init(
             address=address,
             logging_level=logging.ERROR,
+            log_to_driver=False,  # it pours out the logs of every machine that goes
             **(here if address == "local" else {}),
         )
     except (OSError, RuntimeError, ValueError) as error:

@@ -128,13 +128,25 @@ class Slow:
     def act(self, states: Sequence[State]) -> list[Reply]:
         for state in states:
             if not state.turns:
-                note(self.notes, state.task.instance_id)
+                here = ray.get_runtime_context().get_node_id()
+                note(self.notes, f"{state.task.instance_id}--{here}")
         time.sleep(self.seconds)
         return [Reply(text=self.script[len(state.turns)]) for state in states]
 
 
 def note(folder: Path, text: str) -> None:
     (folder / f"{text}--{os.getpid()}-{time.monotonic_ns()}").touch()
+
+
+def in_play(folder: Path, node: str) -> bool:
+    """Has an episode begun on this machine, and lately? Waits for one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for path in folder.glob(f"*--{node}--*"):
+            if time.time() - path.stat().st_mtime < 2:
+                return True
+        time.sleep(0.1)
+    return False
 
 
 def noted(folder: Path) -> Counter[str]:
@@ -166,15 +178,17 @@ def test_machines_go_and_come_and_no_episode_is_lost_or_doubled(
     doomed = machines.add()
     caplog.set_level(logging.INFO, "experiments")
     ids: list[str] = []
+    killed = False
 
     def on_episode(episode: Episode, _: list[Annotation]) -> None:
+        nonlocal killed
         ids.append(episode.episode_id)
         assert episode.outcome.resolved
-        if len(ids) == 1:
+        if not killed and (killed := in_play(tmp_path, doomed.node_id)):
             machines.cluster.remove_node(doomed, allow_graceful=False)
             machines.add()
 
-    machines.play(8, student=Slow(tmp_path, 1.0), on_episode=on_episode)
+    machines.play(8, student=Slow(tmp_path, 3.0), on_episode=on_episode)
     assert sorted(ids) == [f"toy-{n}/2/0/7" for n in range(1, 9)], "all, and none twice"
     begun = noted(tmp_path)
     assert sum(begun.values()) > 8 and set(begun) == {f"toy-{n}" for n in range(1, 9)}
