@@ -38,7 +38,11 @@ def connect(address: str) -> None:
             log_to_driver=False,  # it pours out the logs of every machine that goes
             **(here if address == "local" else {}),
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises many kinds
+        if address == "local":
+            raise SetupError(
+                f"cluster=ray: Ray does not start here: {_first_line(error)}"
+            ) from None
         raise SetupError(
             f"cluster.address={address}: no Ray cluster answers there ({_first_line(error)}). "
             "Start it (ray start --head), correct the address, or take cluster.address=local"
