@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import ray
@@ -32,8 +32,10 @@ from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Annotation, Episode, TaskInstance, Turn
 from tests.agents.test_rollout import wander
-from tests.experiments.conftest import Job
 from tests.toybox import FINISH, FIX, GOLD, LOOK, copies, toy_task
+
+if TYPE_CHECKING:  # (workers import this module, and that one imports torch)
+    from tests.experiments.conftest import Job
 
 Played = list[tuple[Episode, list[Annotation]]]
 STORE = 78_643_200  # bytes, the least that Ray takes
