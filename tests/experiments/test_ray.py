@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from ray.cluster_utils import Cluster
 
 from experiments import on_ray
+from experiments.ray_actors import _Desk
 from swe_gym_env.agents.base import Policy, Reply, State
 from swe_gym_env.agents.budget import SPENT, Account, Budget, Budgeted, Spent
 from swe_gym_env.agents.expert import ExpertPolicy
@@ -228,25 +230,29 @@ def test_all_machines_together_keep_the_budget(machines: Machines) -> None:
     assert all(episode.outcome.resolved for episode, _ in played), "the run went on without it"
 
 
-def test_a_model_in_process_answers_all_who_wait_at_once(
-    machines: Machines, tmp_path: Path
-) -> None:
+def test_a_model_in_process_is_loaded_here_and_once(machines: Machines, tmp_path: Path) -> None:
     loaded: list[Slow] = []
-    batches: list[int] = []
 
-    class Model(Slow):
-        def act(self, states: Sequence[State]) -> list[Reply]:
-            batches.append(len(states))
-            return super().act(states)
-
-    def load() -> Model:
-        loaded.append(Model(tmp_path, 0.5))
+    def load() -> Slow:
+        loaded.append(Slow(tmp_path))
         return loaded[0]
 
-    played = machines.play(4, student=LatePolicy(load))
-    assert [episode.outcome.resolved for episode, _ in played] == [True] * 4
-    assert len(loaded) == 1, "here, and once"
-    assert sum(batches) == 12 and max(batches) > 1
+    played = machines.play(student=LatePolicy(load))
+    assert [episode.outcome.resolved for episode, _ in played] == [True] * 3
+    assert len(loaded) == 1
+
+
+def test_a_model_is_given_all_states_that_wait_at_once() -> None:
+    async def asked_by_two() -> tuple[list[Any], Any]:
+        desk: Any = _Desk()
+        asking = [asyncio.create_task(desk.ask("m", [state])) for state in ("one", "two")]
+        numbers, states = await desk.waiting("m")
+        await desk.answer(dict(zip(numbers, [Reply(text="first"), OSError("no")], strict=True)))
+        return states, await asyncio.gather(*asking, return_exceptions=True)
+
+    states, ((reply,), error) = asyncio.run(asked_by_two())
+    assert states == ["one", "two"]
+    assert reply.text == "first" and isinstance(error, OSError)
 
 
 @dataclass
