@@ -324,8 +324,7 @@ def test_a_machine_that_cannot_make_a_box_is_named(
 def test_a_run_killed_in_mid_round_goes_on_with_what_is_missing(
     machines: Machines, job: Job
 ) -> None:
-    """The whole command, with its model in an actor; its boxes are this user's, its episodes end
-    with it."""
+    """The whole command, with its model; killed, and given again."""
     words = ["cluster=ray", f"cluster.address={machines.cluster.address}", "cluster.memory_gb=0.1"]
     words += ["evaluation.tasks=2", "iteration0.episodes=6"]
     until = "iteration0-*/rounds/round_000/episodes.jsonl"
