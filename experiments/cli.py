@@ -90,8 +90,10 @@ def unknown(arguments: list[str]) -> list[str]:
 
 
 def _has(cfg: DictConfig, key: str) -> bool:
-    missing = object()
-    return OmegaConf.select(cfg, key, default=missing, throw_on_missing=False) is not missing
+    """Also where it has no value yet."""
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return isinstance(node, DictConfig) and last in list(node.keys())
 
 
 def _beside(cfg: DictConfig, key: str) -> str:

@@ -67,14 +67,14 @@ def rollout(
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
     """As the roll-out in one process (``swe_gym_env/agents/rollout.py``), with the group
-    ``cluster``. ``make_env`` and the policies must pickle; of a ``LatePolicy`` there is one in the
-    cluster, which all episodes ask. SetupError where the cluster cannot be reached, no machine of
-    it has room for one episode, or one cannot make a box."""
+    ``cluster``. ``make_env`` and the policies must pickle, but for a ``LatePolicy``, which stays
+    here and answers all. SetupError where the cluster cannot be reached, no machine of it has room
+    for one episode, or one cannot make a box."""
     if not requests:
         return Progress(total=0)
     connect(cluster.address)
     nodes = Nodes({"CPU": cluster.cpus, "memory": cluster.memory_gb * 2**30})
-    with Models(cluster, concurrency) as models, Till.of(teacher) as till:
+    with Models() as models, Till.of(teacher) as till:
         options: dict[str, Any] = {
             "make_env": make_env,
             "student": models.shared(student),
@@ -149,6 +149,8 @@ class _Driver:
             _, episode, labels = error.cause.args
         except RayError as error:
             episode, labels = _lost(request, error), []
+        if episode.outcome.mask:
+            log.warning("%s: given up: %s", request.episode_id, episode.outcome.reason)
         self.now = replace(
             self.now,
             done=self.now.done + 1,

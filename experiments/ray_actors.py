@@ -1,5 +1,9 @@
-"""What all episodes of a Ray cluster share, each in an actor: models in process, and the teacher's
-account."""
+"""What the episodes of a Ray cluster share with the process that was started, the driver: models
+and the teacher's account. For each there is a small actor beside the driver.
+
+Models stay in the driver, where training has them too, and where servers that a run starts are
+watched: episodes elsewhere leave their states at a desk and wait there for the answer.
+"""
 
 from __future__ import annotations
 
@@ -8,51 +12,50 @@ import contextlib
 import copy
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import ray
-from omegaconf import DictConfig
-from ray import cloudpickle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from experiments.ray_nodes import check_room
 from swe_gym_env.agents.base import Policy, Reply, State
 from swe_gym_env.agents.budget import Account, Budget, Budgeted, Spent
 from swe_gym_env.agents.late import LatePolicy
 from swe_gym_env.errors import SetupError
 
 
-class Models:
-    """Models in process, each loaded once in the cluster while this context lasts."""
+def _beside_the_driver(kind: type, name: str | None, *arguments: Any) -> Any:
+    """An actor that waits more than it works, and goes only where the driver goes too."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(kind)
+    options = {"num_cpus": 0, "scheduling_strategy": here, "max_concurrency": 100_000}
+    return actor.options(name=name, **options).remote(*arguments)
 
-    def __init__(self, cluster: DictConfig, callers: int) -> None:
-        self._options = {
-            "num_cpus": 0,  # it computes while episodes wait for it
-            "num_gpus": cluster.model_gpus,
-            "max_concurrency": callers,
-            "max_restarts": cluster.retries,
-            "max_task_retries": cluster.retries,
-        }
-        self._actors: list[Any] = []
+
+class Models:
+    """Answers, while this context lasts, for the models in process that episodes elsewhere ask."""
+
+    def __init__(self) -> None:
+        self._name = f"desk {uuid.uuid4()}"
+        self._desk: Any = None
 
     def __enter__(self) -> Models:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
+        if self._desk is not None:
+            ray.kill(self._desk)
 
     def shared(self, policy: Policy) -> Policy:
-        """``policy`` as an episode elsewhere can ask it: what it loads late becomes an actor."""
+        """``policy`` as an episode elsewhere can have it: what it loads late stays here."""
         if isinstance(policy, LatePolicy):
-            self._check_gpus()
-            name = f"{policy.name} {uuid.uuid4()}"
-            actor = ray.remote(Batching).options(name=name, **self._options)
-            self._actors.append(actor.remote(cloudpickle.dumps(policy)))
-            return Asked(policy.name, name)
+            if self._desk is None:
+                self._desk = _beside_the_driver(_Desk, self._name)
+            model = uuid.uuid4().hex
+            threading.Thread(target=self._answer, args=(model, policy), daemon=True).start()
+            return Asked(policy.name, self._name, model)
         inner = getattr(policy, "policy", None)
         if inner is None:
             return policy
@@ -60,64 +63,78 @@ class Models:
         outer.policy = self.shared(inner)
         return outer
 
-    def _check_gpus(self) -> None:
-        each = self._options["num_gpus"]
-        check_room({"GPU": each}, "a model")
-        wanted, there = each * (len(self._actors) + 1), ray.cluster_resources().get("GPU", 0)
-        if wanted > there:
-            raise SetupError(
-                f"the models in process need {wanted:g} GPUs (cluster.model_gpus={each:g} each), "
-                f"and the Ray cluster has {there:g}: ask for less, or let servers answer"
-            )
+    def _answer(self, model: str, policy: Policy) -> None:
+        """All states that wait, in one batch; then those that came meanwhile."""
+        while True:
+            try:
+                numbers, states = ray.get(self._desk.waiting.remote(model))
+            except RayError:  # the desk is closed
+                return
+            try:
+                answers: Sequence[Reply | Exception] = policy.act(states)
+            except Exception as error:
+                answers = [error] * len(states)
+            self._desk.answer.remote(dict(zip(numbers, answers, strict=True)))
 
 
-class Batching:
-    """A policy that many ask at once: who gets its lock asks it for all who wait."""
+class _Desk:
+    """Where states wait for a model's driver."""
 
-    def __init__(self, policy: bytes) -> None:
-        self._policy: Policy = cloudpickle.loads(policy)
-        self._waiting: list[tuple[State, Future[Reply]]] = []
-        self._queue, self._model = threading.Lock(), threading.Lock()
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[tuple[int, State]]] = defaultdict(list)
+        self._came: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._answers: dict[int, asyncio.Future[Reply]] = {}
+        self._count = 0
 
-    def act(self, states: Sequence[State]) -> list[Reply]:
-        mine: list[Future[Reply]] = [Future() for _ in states]
-        with self._queue:
-            self._waiting += zip(states, mine, strict=True)
-        with self._model:
-            with self._queue:
-                batch, self._waiting = self._waiting, []
-            if batch:
-                self._answer(batch)
-        return [answer.result() for answer in mine]
-
-    def _answer(self, batch: Sequence[tuple[State, Future[Reply]]]) -> None:
+    async def ask(self, model: str, states: Sequence[State]) -> list[Reply]:
+        mine = []
+        for state in states:
+            self._count += 1
+            self._answers[self._count] = asyncio.get_running_loop().create_future()
+            self._waiting[model].append((self._count, state))
+            mine.append(self._count)
+        self._came[model].set()
         try:
-            replies = self._policy.act([state for state, _ in batch])
-        except BaseException as error:
-            for _, answer in batch:
-                answer.set_exception(error)
-            return
-        for (_, answer), reply in zip(batch, replies, strict=True):
-            answer.set_result(reply)
+            return [await self._answers[number] for number in mine]
+        finally:
+            for number in mine:
+                del self._answers[number]
+
+    async def waiting(self, model: str) -> tuple[list[int], list[State]]:
+        """As soon as there is one, all."""
+        await self._came[model].wait()
+        self._came[model].clear()
+        asked = self._waiting.pop(model)
+        return [number for number, _ in asked], [state for _, state in asked]
+
+    async def answer(self, answers: dict[int, Reply | Exception]) -> None:
+        for number, answer in answers.items():
+            future = self._answers.get(number)
+            if future is None:  # nobody waits any more
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
 
 
 class Asked:
-    """The policy in the actor of that name."""
+    """A model of the driver, asked by way of the actor ``desk``."""
 
     needs_box = False
 
-    def __init__(self, name: str, actor: str) -> None:
-        self.name, self._actor = name, actor
+    def __init__(self, name: str, desk: str, model: str) -> None:
+        self.name, self._desk, self._model = name, desk, model
 
     def act(self, states: Sequence[State]) -> list[Reply]:
         try:
-            return ray.get(ray.get_actor(self._actor).act.remote(list(states)))
+            return ray.get(ray.get_actor(self._desk).ask.remote(self._model, list(states)))
         except RayTaskError as error:
             if isinstance(error.cause, SetupError):
                 raise error.cause from None
             return [Reply(error=f"{type(error.cause).__name__}: {error.cause}")] * len(states)
-        except (RayActorError, ValueError) as error:  # it died, or its name is gone with it
-            return [Reply(error=f"the model's process is gone: {error}")] * len(states)
+        except (RayActorError, ValueError) as error:  # gone, and its name with it
+            return [Reply(error=f"nobody answers for the model: {error}")] * len(states)
 
 
 class Till:
@@ -126,10 +143,7 @@ class Till:
 
     def __init__(self, account: Account) -> None:
         self._account = account
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        cashier: Any = ray.remote(_Cashier)
-        cashier = cashier.options(num_cpus=0, scheduling_strategy=here)
-        self._cashier = cashier.remote(account.budget, account.spent)
+        self._cashier = _beside_the_driver(_Cashier, None, account.budget, account.spent)
         self.purse = Purse(self._cashier)
         self.bill = self._cashier.bill.remote()
 

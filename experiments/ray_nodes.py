@@ -19,7 +19,7 @@ LOOK_SECONDS = 2.0  # between two looks
 PATIENCE_SECONDS = 300.0  # for a machine with room to come (back) while a run goes on
 OBJECT_STORE = 128 * 2**20  # bytes, of a local start: episodes are small
 # The key of the configuration behind each of Ray's resources, and its unit there
-KEYS = {"CPU": ("cpus", 1), "memory": ("memory_gb", 2**30), "GPU": ("model_gpus", 1)}
+KEYS = {"CPU": ("cpus", 1), "memory": ("memory_gb", 2**30)}
 
 
 def connect(address: str) -> None:
@@ -35,9 +35,14 @@ def connect(address: str) -> None:
         ray.init(
             address=address,
             logging_level=logging.ERROR,
+            log_to_driver=False,  # it pours out the logs of every machine that goes
             **(here if address == "local" else {}),
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises many kinds
+        if address == "local":
+            raise SetupError(
+                f"cluster=ray: Ray does not start here: {_first_line(error)}"
+            ) from None
         raise SetupError(
             f"cluster.address={address}: no Ray cluster answers there ({_first_line(error)}). "
             "Start it (ray start --head), correct the address, or take cluster.address=local"

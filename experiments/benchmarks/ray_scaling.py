@@ -86,7 +86,7 @@ def main() -> None:
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
     nodes = Cluster(initialize_head=True, head_node_args=head)
     settings = OmegaConf.create(
-        {"address": nodes.address, "cpus": 1, "memory_gb": 0.1, "retries": 3, "model_gpus": 0}
+        {"address": nodes.address, "cpus": 1, "memory_gb": 0.1, "retries": 3}
     )
     rates: dict[int, float] = {}
     print("| nodes | episodes a minute | efficiency | spread | resolved |\n|---|---|---|---|---|")

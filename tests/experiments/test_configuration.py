@@ -55,7 +55,7 @@ def test_the_command_line_wins_over_what_the_model_brings() -> None:
 
 def test_the_folder_depends_on_what_changes_the_result_and_on_nothing_else() -> None:
     one = run_folder(configuration()).path.name
-    same = ("logging=debug", "paths.runs=/elsewhere", "workers.concurrency=3", "workers.threads=1")
+    same = ("logging=debug", "paths.runs=/elsewhere", "workers.concurrency=3", "cluster=ray")
     assert run_folder(configuration(*same)).path.name == one
     launched = ("training.launch=[torchrun]", "training.sharding=full", "training.save_every=3")
     assert run_folder(configuration(*launched)).path.name == one

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import os
 import re
+import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import ray
@@ -19,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from ray.cluster_utils import Cluster
 
 from experiments import on_ray
-from swe_gym_env.agents.base import Reply, State
+from experiments.ray_actors import _Desk
+from swe_gym_env.agents.base import Policy, Reply, State
 from swe_gym_env.agents.budget import SPENT, Account, Budget, Budgeted, Spent
 from swe_gym_env.agents.expert import ExpertPolicy
 from swe_gym_env.agents.late import LatePolicy
@@ -31,6 +35,9 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Annotation, Episode, TaskInstance, Turn
 from tests.agents.test_rollout import wander
 from tests.toybox import FINISH, FIX, GOLD, LOOK, copies, toy_task
+
+if TYPE_CHECKING:  # (workers import this module, and that one imports torch)
+    from tests.experiments.conftest import Job
 
 Played = list[tuple[Episode, list[Annotation]]]
 STORE = 78_643_200  # bytes, the least that Ray takes
@@ -46,10 +53,10 @@ class Machines:
     tasks: list[TaskInstance]
 
     def add(self) -> Any:
-        return self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
+        return patiently(lambda: self.cluster.add_node(num_cpus=1, object_store_memory=STORE))
 
     def settings(self, **values: Any) -> DictConfig:
-        given = {"cpus": 0.5, "memory_gb": 0.1, "retries": 3, "model_gpus": 0, **values}
+        given = {"cpus": 0.5, "memory_gb": 0.1, "retries": 3, **values}
         return OmegaConf.create({"name": "ray", "address": self.cluster.address, **given})
 
     def play(self, count: int = 3, *, how: Any = None, **options: Any) -> Played:
@@ -63,14 +70,30 @@ class Machines:
         return sorted(played, key=lambda pair: pair[0].episode_id)
 
 
+def patiently(start: Callable[[], Any]) -> Any:
+    """Ray gives a node 30 seconds to start, which a busy machine does not always keep."""
+    for _ in range(4):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
+
+
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWE_GYM_HOME", str(home))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": QUICK})
+        head: dict[str, Any] = {
+            "num_cpus": 0,
+            "object_store_memory": STORE,
+            "include_dashboard": False,
+        }
+        head["_system_config"] = QUICK
+        cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         task = replace(toy_task(home), gold_patch=GOLD)
         machines = Machines(cluster, home, copies(task, 8))
         machines.add()
@@ -125,13 +148,25 @@ class Slow:
     def act(self, states: Sequence[State]) -> list[Reply]:
         for state in states:
             if not state.turns:
-                note(self.notes, state.task.instance_id)
+                here = ray.get_runtime_context().get_node_id()
+                note(self.notes, f"{state.task.instance_id}--{here}")
         time.sleep(self.seconds)
         return [Reply(text=self.script[len(state.turns)]) for state in states]
 
 
 def note(folder: Path, text: str) -> None:
     (folder / f"{text}--{os.getpid()}-{time.monotonic_ns()}").touch()
+
+
+def in_play(folder: Path, node: str) -> bool:
+    """Has an episode begun on this machine, and lately? Waits for one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for path in folder.glob(f"*--{node}--*"):
+            if time.time() - path.stat().st_mtime < 2:
+                return True
+        time.sleep(0.1)
+    return False
 
 
 def noted(folder: Path) -> Counter[str]:
@@ -156,21 +191,24 @@ def test_many_processes_give_the_episodes_of_one(machines: Machines) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_machines_go_and_come_and_no_episode_is_lost_or_doubled(
     machines: Machines, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     doomed = machines.add()
     caplog.set_level(logging.INFO, "experiments")
     ids: list[str] = []
+    killed = False
 
     def on_episode(episode: Episode, _: list[Annotation]) -> None:
+        nonlocal killed
         ids.append(episode.episode_id)
         assert episode.outcome.resolved
-        if len(ids) == 1:
+        if not killed and (killed := in_play(tmp_path, doomed.node_id)):
             machines.cluster.remove_node(doomed, allow_graceful=False)
             machines.add()
 
-    machines.play(8, student=Slow(tmp_path, 1.0), on_episode=on_episode)
+    machines.play(8, student=Slow(tmp_path, 3.0), on_episode=on_episode)
     assert sorted(ids) == [f"toy-{n}/2/0/7" for n in range(1, 9)], "all, and none twice"
     begun = noted(tmp_path)
     assert sum(begun.values()) > 8 and set(begun) == {f"toy-{n}" for n in range(1, 9)}
@@ -192,14 +230,29 @@ def test_all_machines_together_keep_the_budget(machines: Machines) -> None:
     assert all(episode.outcome.resolved for episode, _ in played), "the run went on without it"
 
 
-def test_a_model_in_process_is_loaded_once_for_all(machines: Machines, tmp_path: Path) -> None:
+def test_a_model_in_process_is_loaded_here_and_once(machines: Machines, tmp_path: Path) -> None:
+    loaded: list[Slow] = []
+
     def load() -> Slow:
-        note(tmp_path, "loaded")
-        return Slow(tmp_path)
+        loaded.append(Slow(tmp_path))
+        return loaded[0]
 
     played = machines.play(student=LatePolicy(load))
     assert [episode.outcome.resolved for episode, _ in played] == [True] * 3
-    assert noted(tmp_path)["loaded"] == 1
+    assert len(loaded) == 1
+
+
+def test_a_model_is_given_all_states_that_wait_at_once() -> None:
+    async def asked_by_two() -> tuple[list[Any], Any]:
+        desk: Any = _Desk()
+        asking = [asyncio.create_task(desk.ask("m", [state])) for state in ("one", "two")]
+        numbers, states = await desk.waiting("m")
+        await desk.answer(dict(zip(numbers, [Reply(text="first"), OSError("no")], strict=True)))
+        return states, await asyncio.gather(*asking, return_exceptions=True)
+
+    states, ((reply,), error) = asyncio.run(asked_by_two())
+    assert states == ["one", "two"]
+    assert reply.text == "first" and isinstance(error, OSError)
 
 
 @dataclass
@@ -232,13 +285,17 @@ def breaks(_: State) -> str:
     raise SetupError("the licence ran out: renew it")
 
 
+def no_model() -> Policy:
+    raise SetupError("there is no model: fetch it")
+
+
 @pytest.mark.parametrize(
     ("settings", "options", "says"),
     [
         ({"cpus": 7}, {}, r"one episode: cluster.cpus=7, and the most is 1\b"),
         ({"memory_gb": 1e5}, {}, r"cluster.memory_gb=100000, and the most is \d"),
-        ({"model_gpus": 1}, {"student": LatePolicy(dict)}, "a model: cluster.model_gpus=1"),
         ({}, {"student": ScriptedPolicy(breaks)}, r"^the licence ran out: renew it$"),
+        ({}, {"student": LatePolicy(no_model)}, r"^there is no model: fetch it$"),
     ],
 )
 def test_what_the_user_must_mend_is_said_at_once(
@@ -260,6 +317,27 @@ def test_a_machine_that_cannot_make_a_box_is_named(
         SetupError, match=r"cannot play yet:\n  - \S+ \(\w{6}\): no image 'nowhere'"
     ):
         bare.play(1, student=ScriptedPolicy([FINISH]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_killed_in_mid_round_goes_on_with_what_is_missing(
+    machines: Machines, job: Job
+) -> None:
+    """The whole command, with its model; killed, and given again."""
+    words = ["cluster=ray", f"cluster.address={machines.cluster.address}", "cluster.memory_gb=0.1"]
+    words += ["evaluation.tasks=2", "iteration0.episodes=6"]
+    until = "iteration0-*/rounds/round_000/episodes.jsonl"
+    job.interrupted(until, 2, signal.SIGKILL, *words)
+    kept = next(iter(job.runs.glob(until))).read_text().splitlines()[:2]
+    job.run(*words)
+    rows = next(iter(job.runs.glob(until))).read_text().splitlines()
+    assert rows[:2] == kept, "what was there is not played again"
+    assert [json.loads(row)["outcome"]["status"] for row in rows] == ["resolved"] * 6
+    assert len({json.loads(row)["episode_id"] for row in rows}) == 6
+    claim = json.loads((job.folder() / "summary.json").read_text())
+    assert [row["n"] for row in claim["evaluations"]] == [2, 2, 2]
+    assert [row["metrics"]["infra_errors"] for row in claim["evaluations"]] == [0, 0, 0]
 
 
 def test_a_cluster_that_does_not_answer_is_said(machines: Machines) -> None:

@@ -25,6 +25,7 @@ def example(launcher: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("launcher", "methods"),
     [("joblib", ["sft", "dagger"]), ("submitit_local", ["sft"]), ("ray", ["sft"])],
