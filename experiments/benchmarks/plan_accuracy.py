@@ -1,11 +1,13 @@
 """What experiments.plan foretells, beside what really happened, in processor seconds.
 
-    python -m experiments.benchmarks.plan_accuracy [--only NAME]
+    python -m experiments.benchmarks.plan_accuracy FOLDER [--only NAME ...]
 
-For each set-up: this machine is calibrated, then the run is run, both in a control group of their
-own, which counts the processor seconds of boxes too (cgroup v1 or v2; only root may make one). The
-plan is made twice: from what conf/plan assumes of the agents, and with the turns and tokens of the
-run's own metrics.json, which leaves the speeds alone to be judged. Prints a table in Markdown.
+Before each set-up and after the last one this machine is calibrated, so that each run lies between
+two calibrations, whose plans are averaged. All is done in control groups of their own, which count
+the processor seconds of boxes too (cgroup v1 or v2; only root may make one). The plan is made
+twice: from what conf/plan assumes of the agents, and with the turns and tokens of the run's own
+episodes, which leaves the model of the machine alone to be judged. What was measured stays in
+FOLDER and is not measured again. Prints tables in Markdown.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,28 +27,31 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from experiments.cli import CONF
+from experiments.folders import write_json
 from experiments.plan.calibrate import calibrate
-from experiments.plan.known import Facts
-from experiments.plan.phases import Phase, Planner
+from experiments.plan.known import Facts, Seen
+from experiments.plan.phases import Planner
 from experiments.progress import Display
 
-SMALL = ("rounds=1", "iteration0.epochs=1", "paths.runs={runs}", "workers.threads=1")
+COMMON = ("workers.threads=1", "plan.clock=processor")
+SMALL = ("rounds=1", "iteration0.epochs=1")
 SETUPS: dict[str, tuple[str, ...]] = {
-    "label every state": (
-        *("iteration0.episodes=16", "episodes_per_round=8", "evaluation.tasks=8"),
+    "evaluation": ("evaluation.tasks=16", "serving.wave=8"),  # alone, by experiments.evaluate
+    "demonstrations": (
+        *("algorithm=sft", "iteration0.episodes=8", "episodes_per_round=12", *SMALL),
+        *("evaluation.tasks=6", "training.batch_size=8", "workers.concurrency=6"),
+    ),
+    "groups": (
+        *("algorithm=grpo", "iteration0.episodes=12", "episodes_per_round=2", *SMALL),
+        *("evaluation.tasks=4", "serving.wave=8"),
+    ),
+    "labels": (
+        *("iteration0.episodes=16", "episodes_per_round=8", "evaluation.tasks=8", *SMALL),
         *("beta=constant", "beta.start=0.5"),
     ),
-    "groups of tries": (
-        *("algorithm=grpo", "iteration0.episodes=20", "episodes_per_round=2"),
-        *("evaluation.tasks=4", "workers.concurrency=6", "serving.wave=6"),
-    ),
-    "demonstrations": (
-        *("algorithm=sft", "iteration0.episodes=12", "episodes_per_round=12"),
-        *("evaluation.tasks=12", "training.batch_size=8", "workers.concurrency=16"),
-    ),
-    "an evaluation": ("evaluation.tasks=24", "sampling.max_new_tokens=96", "serving.wave=8"),
 }
-ALONE = "an evaluation"  # by experiments.evaluate
+ALONE = "evaluation"
+FIRST = "evaluate untrained"
 
 
 @dataclass(frozen=True)
@@ -85,16 +89,34 @@ def configuration(overrides: list[str]) -> DictConfig:
         return compose("config", overrides=overrides)
 
 
-def measured(name: str, overrides: list[str], runs: Path) -> tuple[dict[str, float], Path]:
-    """Processor seconds of each phase of a real run, and its folder."""
+def calibrated(file: Path) -> None:
+    """In a process of its own, so that loading the libraries is measured too."""
+    if file.exists():
+        return
+    code = "from experiments.benchmarks.plan_accuracy import measure; measure()"
+    with group() as counted:
+        command = [sys.executable, "-c", code, str(counted.path), f"plan.calibration={file}"]
+        subprocess.run([*command, *COMMON], check=True, preexec_fn=counted.enter)
+
+
+def measure() -> None:
+    """In that process; its arguments are the folder of its control group, then the overrides."""
+    counted = Group(Path(sys.argv[1]))
+    calibrate(configuration(sys.argv[2:]), Display(), counted.seconds)
+
+
+def happened(name: str, runs: Path) -> dict[str, float]:
+    """Processor seconds of each phase of a real run."""
+    kept = runs / "measured.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
     module = "experiments.evaluate" if name == ALONE else "experiments.run"
+    command = [sys.executable, "-m", module, *SETUPS[name], *COMMON, f"paths.runs={runs}"]
+    found: dict[str, float] = {}
     with group() as counted:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *overrides],
-            preexec_fn=counted.enter,
-            stdout=subprocess.DEVNULL,
+            command, preexec_fn=counted.enter, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        found: dict[str, float] = {}
         before = 0.0
         while process.poll() is None:
             time.sleep(0.1)
@@ -104,68 +126,62 @@ def measured(name: str, overrides: list[str], runs: Path) -> tuple[dict[str, flo
                         if phase not in found:
                             now = counted.seconds()
                             found[phase], before = now - before, now
-        if process.returncode:
-            raise SystemExit(f"{name}: the run ended with {process.returncode}")
         if name == ALONE:
-            found["evaluate untrained"] = counted.seconds()
-    (folder,) = (p.parent for p in runs.glob("*/config.yaml") if "iteration0-" not in str(p))
-    return found, folder
+            found[FIRST] = counted.seconds()
+    if process.returncode:
+        raise SystemExit(f"{name}: the run ended with {process.returncode}")
+    write_json(kept, found)
+    return found
 
 
-def foretold(cfg: DictConfig, name: str, facts: Facts) -> list[Phase]:
-    planner = Planner(cfg, 0, facts)
-    return [planner.first()] if name == ALONE else planner.run()
+def foretold(name: str, calibrations: list[Path], facts: Facts) -> dict[str, float]:
+    """Seconds of each phase, the mean over the calibrations."""
+    sums: dict[str, float] = {}
+    for file in calibrations:
+        planner = Planner(
+            configuration([*SETUPS[name], *COMMON, f"plan.calibration={file}"]), 0, facts
+        )
+        for phase in [planner.first()] if name == ALONE else planner.run():
+            sums[phase.name] = sums.get(phase.name, 0.0) + phase.seconds / len(calibrations)
+    return sums
 
 
-def facts_of(folder: Path, name: str) -> Facts:
-    if name == ALONE:
-        return Facts({"evaluate untrained": json.loads((folder / "metrics.json").read_text())})
-    return Facts.of(str(folder))
+def facts_of(name: str, runs: Path) -> Facts:
+    (run,) = (p.parent for p in runs.glob("*/config.yaml") if "iteration0-" not in str(p))
+    return Facts({FIRST: Seen.of(run)}) if name == ALONE else Facts.of(str(run))
 
 
-def calibrated(overrides: list[str]) -> None:
-    """In a process of its own, so that loading the libraries is measured too."""
-    code = "from experiments.benchmarks.plan_accuracy import measure; measure()"
-    with group() as counted:
-        command = [sys.executable, "-c", code, str(counted.path), *overrides]
-        subprocess.run(command, check=True, preexec_fn=counted.enter)
-
-
-def measure() -> None:
-    """In that process; its arguments are the folder of its control group, then the overrides."""
-    counted = Group(Path(sys.argv[1]))
-    calibrate(configuration(sys.argv[2:]), Display(), counted.seconds)
-
-
-def compare(name: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        runs = Path(folder)
-        small = () if name == ALONE else SMALL
-        overrides = [o.format(runs=runs) for o in (*small, *SETUPS[name])]
-        if name == ALONE:
-            overrides += [f"paths.runs={runs}", "workers.threads=2"]
-        calibrated(overrides)
-        real, run = measured(name, overrides, runs)
-        cfg = configuration([*overrides, "plan.clock=processor"])
-        guessed = {p.name: p.seconds for p in foretold(cfg, name, Facts())}
-        told = {p.name: p.seconds for p in foretold(cfg, name, facts_of(run, name))}
-    print(f"\n**{name}** (`{' '.join(SETUPS[name])}`)\n")
+def compare(name: str, runs: Path, calibrations: list[Path]) -> None:
+    real = happened(name, runs)
+    guessed = foretold(name, calibrations, Facts())
+    told = foretold(name, calibrations, facts_of(name, runs))
+    shared = [phase for phase in real if phase in told]
+    print(f"\n**{name}**: `{' '.join(SETUPS[name])}`\n")
     print("| phase | measured | from assumptions | off | with the run's turns and tokens | off |")
     print("|---|---|---|---|---|---|")
-    for phase in [*(p for p in real if p in told), "all"]:
-        one = [sum(side.values()) for side in ({p: real[p] for p in told}, guessed, told)]
-        if phase != "all":
-            one = [real[phase], guessed[phase], told[phase]]
-        off = [f"{value / one[0] - 1:+.0%}" for value in one[1:]]
-        print(f"| {phase} | {one[0]:.1f} | {one[1]:.1f} | {off[0]} | {one[2]:.1f} | {off[1]} |")
+    for phase in [*shared, "all"]:
+        which = shared if phase == "all" else [phase]
+        row = [sum(side[one] for one in which) for side in (real, guessed, told)]
+        off = [f"{value / row[0] - 1:+.0%}" for value in row[1:]]
+        print(f"| {phase} | {row[0]:.1f} | {row[1]:.1f} | {off[0]} | {row[2]:.1f} | {off[1]} |")
     print(flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", choices=SETUPS, action="append")
-    for name in parser.parse_args().only or SETUPS:
-        compare(name)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", choices=SETUPS, nargs="+")
+    given = parser.parse_args()
+    folder, names = given.folder.absolute(), given.only or list(SETUPS)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"calibration-{place}.json" for place in range(len(names) + 1)]
+    for name, file in zip(names, files, strict=False):
+        calibrated(file)
+        (folder / name).mkdir(exist_ok=True)
+        happened(name, folder / name)
+    calibrated(files[-1])
+    for place, name in enumerate(names):
+        compare(name, folder / name, files[place : place + 2])
 
 
 if __name__ == "__main__":

@@ -70,11 +70,11 @@ def calibrate(
                 own |= more
             advance(1, measure.__name__.strip("_"))
     made = {"wall": found[0], "processor": found[1], "threads": cfg.workers.threads}
-    write_json(calibration_file(), made)
+    write_json(calibration_file(cfg.plan), made)
     for name, value in found[0].items():
         display.console.print(f"  {name}: {_shown(value)}   processor: {_shown(found[1][name])}")
-    display.console.print(f"calibration: {calibration_file()}")
-    return calibration_file()
+    display.console.print(f"calibration: {calibration_file(cfg.plan)}")
+    return calibration_file(cfg.plan)
 
 
 def _shown(value: Any) -> str:
@@ -153,7 +153,7 @@ def _learning(parts: Parts, clock: Clock, _: Display) -> Iterable[dict[str, Any]
     optimizer.step()
     update = clock(optimizer.step)
     del optimizer
-    learner.train(trees[: config.batch_size])
+    learner.train(trees[:1])
     took = clock(lambda: learner.train(trees))
     with tempfile.TemporaryDirectory() as folder:
         save = clock(lambda: learner.save(Path(folder) / "model"))
@@ -182,7 +182,7 @@ def _boxes(parts: Parts, clock: Clock, display: Display) -> Iterable[dict[str, A
             concurrency=concurrency,
         )
 
-    play(0, 1)()  # the first box in an image looks for later history
+    play(0, len(tasks))()  # the first box in an image looks for later history
     played.clear()
     alone = clock(play(1, 1))
     episodes = list(played)

@@ -149,17 +149,17 @@ class OnCPU:
         return self.cpu.step_seconds(rows)
 
 
-def calibration_file() -> Path:
+def calibration_file(plan: DictConfig) -> Path:
     from swe_gym_env.sandbox.images import home
 
-    return home() / "plan.json"
+    return Path(plan.calibration) if plan.calibration else home() / "plan.json"
 
 
 def this_cpu(plan: DictConfig) -> CPU:
     """The defaults, under what was calibrated here, under what the configuration says."""
     found: dict[str, Any] = {}
-    if calibration_file().is_file():
-        found = json.loads(calibration_file().read_text())[plan.clock]
+    if calibration_file(plan).is_file():
+        found = json.loads(calibration_file(plan).read_text())[plan.clock]
     for section in (plan.cpu, plan.boxes):
         found |= {str(key): value for key, value in section.items() if value is not None}
     return replace(CPU(), **found)

@@ -61,7 +61,7 @@ class Planner:
         self.uses = {use.what: use for use in memory.uses(cfg, gpus)}
         self.served = bool(gpus) and (cfg.plan.server or cfg.serving.name != "hf")
         self._sample = SAMPLE
-        self._evaluated: dict[Agent, Phase] = {}
+        self._evaluated: dict[tuple[Agent, known.Seen | None], Phase] = {}
         self.kept: list[workload.Played] = []  # rounds 0, 1, ... as algorithms look at them
 
     # -- the run -----------------------------------------------------------------------------
@@ -112,11 +112,12 @@ class Planner:
         return min(wanted, cfg.tasks.train or wanted) + cfg.evaluation.tasks
 
     def evaluation(self, name: str, student: Agent) -> Phase:
-        name, agent = f"evaluate {name}", self.facts.agents(f"evaluate {name}", student, student)[0]
-        if agent not in self._evaluated:
+        name = f"evaluate {name}"
+        key = (student, self.facts.seen.get(name))
+        if key not in self._evaluated:
             _, phase = self._play(name, StudentOnly(), 99, self.cfg.evaluation.tasks, student)
-            self._evaluated[agent] = phase
-        return replace(self._evaluated[agent], name=name)
+            self._evaluated[key] = phase
+        return replace(self._evaluated[key], name=name)
 
     def round(self, index: int, algorithm: Algorithm, training: DictConfig) -> list[Phase]:
         cfg, name = self.cfg, f"round_{index:03d}"
@@ -158,10 +159,16 @@ class Planner:
         cfg = self.cfg
         sample = min(count, max(int(self._sample * cfg.workers.concurrency), 64))
         sample += -sample % repeats
-        student, teacher = self.facts.agents(name, student, self.given.teacher)
-        given = workload.replaced(self.given, teacher)
         played = workload.episodes(
-            cfg, mixer, round, sample, student, given, self.cpu.step, repeats
+            cfg,
+            mixer,
+            round,
+            sample,
+            student,
+            self.given,
+            self.cpu.step,
+            repeats,
+            self.facts.seen.get(name),
         )
         machine = self.machine()
         done: Played = play_many(played.scripts, machine, annotate, count)

@@ -7,12 +7,13 @@ turn, and its own choice of lessons is made from episodes that are nothing but t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from omegaconf import DictConfig
 
 from algorithms.base import Algorithm, Collect, Round
+from experiments.plan.known import Seen
 from experiments.plan.simulate import Script
 from swe_gym_env.agents.mixers import Mixer
 from swe_gym_env.types import Annotation, Episode, Outcome, Scores, Turn
@@ -86,14 +87,18 @@ def episodes(
     given: Assumed,
     step_seconds: float,
     repeats: int = 1,
+    seen: Seen | None = None,
 ) -> Played:
-    """``count`` episodes, ``repeats`` of each task, ended by the agent or by a limit."""
+    """``count`` episodes, ``repeats`` of each task, ended by the agent or by a limit; with ``seen``
+    as long as those were, and acted by the same."""
     rng = np.random.default_rng([cfg.seed, round, count])
     scripts, records = [], []
     for number in range(count):
         task, repeat = f"task-{number // repeats}", number % repeats
         key = (cfg.seed, round, task, repeat)
         script = _script(cfg, rng, mixer, key, student, given, step_seconds)
+        if seen and seen.turns:
+            script = _as_seen(script, seen.turns[number % len(seen.turns)], given)
         share = sum(script.led) / len(script.led)
         chance = share * given.teacher.resolved + (1 - share) * student.resolved
         resolved = bool(rng.random() < chance)
@@ -139,6 +144,19 @@ def _script(
         tuple(led[:turns]),
         tuple(said[:turns]),
         tuple(float(s) for s in steps),
+    )
+
+
+def _as_seen(script: Script, turns: Sequence[tuple[bool, int]], given: Assumed) -> Script:
+    """With other turns, and the commands' times of ``script`` over and over."""
+    count = len(turns)
+    said = [script.said[turn % len(script.said)] for turn in range(count)]
+    return Script(
+        (given.opening, *[given.observed] * (count - 1)),
+        tuple(own or label for (_, own), label in zip(turns, said, strict=True)),
+        tuple(led for led, _ in turns),
+        tuple(said),
+        tuple(script.steps[turn % len(script.steps)] for turn in range(count)),
     )
 
 
@@ -199,7 +217,3 @@ def _as_round(index: int, played: Played, collect: Collect) -> Round:
                 best = ((0.0,),) if collect.top_k else ()
                 scores.append(Scores(name, turn, "teacher", (0.0,), top, best))
     return Round(index, played.episodes, labels, scores)
-
-
-def replaced(given: Assumed, teacher: Agent) -> Assumed:
-    return replace(given, teacher=teacher)
