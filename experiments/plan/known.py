@@ -12,12 +12,21 @@ from swe_gym_env.errors import SetupError
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one phase left. ``turns``: of each episode, for each turn whether the teacher took it
-    and how many tokens were sampled (0 where no model of ours did). ``trees`` and ``trained``
-    tokens of a training, 0 where there was none."""
+class SeenTurn:
+    """Whether the teacher took it, how many tokens were sampled (0 where no model of ours did), and
+    whether there was a call in it that could be run."""
 
-    turns: tuple[tuple[tuple[bool, int], ...], ...]
+    led: bool
+    tokens: int
+    acts: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one phase left: the turns of each episode, trees and trained tokens of a training (0
+    where there was none)."""
+
+    turns: tuple[tuple[SeenTurn, ...], ...]
     trees: int = 0
     trained: int = 0
 
@@ -26,7 +35,10 @@ class Seen:
         """From a round, or an evaluation."""
         round = RoundFolder(folder)
         turns = tuple(
-            tuple((turn.executor == "teacher", len(turn.token_ids)) for turn in episode.turns)
+            tuple(
+                SeenTurn(turn.executor == "teacher", len(turn.token_ids), turn.action is not None)
+                for turn in episode.turns
+            )
             for episode in round.episodes()
             if episode.turns
         )

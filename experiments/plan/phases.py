@@ -248,22 +248,22 @@ class Planner:
 
     def _score(self, name: str, plan: Collect, played: workload.Played, share: float) -> Phase:
         """One episode after another in this process, each a single pass."""
-        model = memory.teacher_shape(self.cfg) if plan.score == "teacher" else self.model
-        speed: Speed = OnCPU(self.cpu)
+        everyone = plan.score_turns == "all"
+        wanted = [s for s in played.scripts if everyone or not all(s.led)]
         if self.gpus:
+            model = memory.teacher_shape(self.cfg) if plan.score == "teacher" else None
             speed = self._roofline(model or self.model, 1, own=True)
-        seconds = share * sum(speed.prefill(script.tokens, 0) for script in played.scripts)
-        tokens = round(
-            share
-            * sum(
-                sum(n for n, led in zip(s.taken, s.led, strict=True))
-                if plan.score_turns == "all"
-                else sum(n for n, led in zip(s.taken, s.led, strict=True) if not led)
-                for s in played.scripts
-            )
+            seconds = share * sum(speed.prefill(script.tokens, 0) for script in wanted)
+        else:  # a pass of the trainer, forward alone
+            seconds = share * sum(script.tokens for script in wanted) / (3 * self.cpu.train)
+        tokens = sum(
+            count
+            for script in wanted
+            for count, led in zip(script.taken, script.led, strict=True)
+            if everyone or not led
         )
         bounds = {"scoring": seconds, "weight sync": self.cpu.load}
-        return Phase(name, bounds, scored=tokens if plan.score == "teacher" else 0)
+        return Phase(name, bounds, scored=round(share * tokens) if plan.score == "teacher" else 0)
 
     def _train(
         self, name: str, found: Learned, share: float, epochs: int, objective: Objective

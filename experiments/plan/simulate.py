@@ -21,13 +21,14 @@ from swe_gym_env.agents.rollout import COMMANDS_PER_CPU, PATIENCE_SECONDS
 class Script:
     """What happens in one episode, a list entry for each turn: tokens seen before it, tokens of the
     turn, whether the teacher executes it, tokens of the teacher's turn, CPU seconds of the
-    command."""
+    command; and whether there is a patch to grade in the end."""
 
     observed: tuple[int, ...]
     taken: tuple[int, ...]
     led: tuple[bool, ...]
     said: tuple[int, ...]
     steps: tuple[float, ...]
+    graded: bool = True
 
     @property
     def tokens(self) -> int:
@@ -162,7 +163,8 @@ class _Loop:
             if live.turn == len(live.script.taken):
                 self.live.remove(live)
                 self.ended.append(dict(self.played.waited))
-                self.grading.append(env.process(self._work(self.graders, self.machine.boxes.grade)))
+                seconds = self.machine.boxes.grade if live.script.graded else 0.0
+                self.grading.append(env.process(self._work(self.graders, seconds)))
 
     def _start(self, live: _Live, seconds: float) -> None:
         live.since = self.env.now
