@@ -44,7 +44,8 @@ def timed(call: Callable[[], Any]) -> float:
 def calibrate(cfg: DictConfig, display: Display) -> Path:
     """Leaves the figures where later plans find them; the run's own settings (model, threads,
     training) are measured."""
-    parts, found = Parts(cfg), {}
+    parts = Parts(cfg)
+    found: dict[str, Any] = {}
     with display.phase("calibrate", 3) as advance:
         for measure in (_answers, _learning, _boxes):
             found |= measure(parts, display)
