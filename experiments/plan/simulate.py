@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import simpy
 
 from experiments.plan.engine import Engine, Process, Used
+from experiments.plan.hardware import Speed
 from swe_gym_env.agents.rollout import COMMANDS_PER_CPU, PATIENCE_SECONDS
 
 
@@ -48,6 +49,15 @@ class Boxes:
 
 
 Make = Callable[[simpy.Environment, simpy.Resource | None], Sequence[Engine]]
+
+
+def replicas(
+    count: int, speed: Speed, rows: int, cache_tokens: float, continuous: bool = True
+) -> Make:
+    def make(env: simpy.Environment, _: simpy.Resource | None) -> Sequence[Engine]:
+        return [Engine(env, speed, rows, cache_tokens, continuous) for _ in range(count)]
+
+    return make
 
 
 @dataclass(frozen=True)

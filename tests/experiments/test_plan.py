@@ -13,14 +13,16 @@ import pytest
 import simpy
 from omegaconf import DictConfig
 
-from experiments.folders import run_folder
+from experiments.folders import RunFolder, run_folder
 from experiments.plan import memory
 from experiments.plan.engine import Engine
 from experiments.plan.hardware import CPU, GPUS, OnCPU, Roofline, calibration_file, this_cpu
+from experiments.plan.known import Facts
 from experiments.plan.phases import Planner
 from experiments.plan.shapes import KNOWN, shape
 from experiments.plan.simulate import Boxes, Machine, Script, play, play_many
 from swe_gym_env.errors import SetupError
+from swe_gym_env.types import Episode, Outcome, ToolCall, Turn
 from tests.experiments.conftest import ROOT, Job
 from tests.experiments.test_configuration import CONF, configuration
 
@@ -242,6 +244,7 @@ def test_the_command_prints_every_part(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_this_machine_is_measured_and_the_command_line_wins(job: Job) -> None:
     printed = job.run("plan.calibrate=true", module="experiments.plan")
     cfg = configuration()
@@ -249,6 +252,22 @@ def test_this_machine_is_measured_and_the_command_line_wins(job: Job) -> None:
     found = this_cpu(cfg.plan)
     assert found.grade > 0 and found.prefill > 0 and found.train > 0 and found != CPU()
     assert this_cpu(configuration("plan.boxes.grade=99").plan).grade == 99
-    job.run()
-    plan = job.run(f"plan.run={job.folder()}", module="experiments.plan")
-    assert "on this CPU" in plan and "collect round_001" in plan
+
+
+def test_a_run_that_has_been_says_its_own_turns_and_tokens(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="no run folder"):
+        Facts.of(str(tmp_path))
+    (tmp_path / "config.yaml").write_text("")
+    folder = RunFolder(tmp_path).round(1)
+    call = ToolCall("bash", {"command": "ls"})
+    turns = tuple(Turn("", "student", "ls", call, token_ids=(1,) * 40) for _ in range(7))
+    for number in range(8):
+        outcome = Outcome("resolved", 1.0)
+        folder.append(Episode(str(number), "t", 0, 1, number, "", turns, outcome, "finished"))
+    folder.add_metrics(trees=5, trained_tokens=1000)
+    cfg = configuration(*SMALL, "beta=constant", "beta.start=0")
+    planner = Planner(cfg, 0, Facts.of(str(tmp_path)))
+    phases = {phase.name: phase for phase in planner.run()}
+    assert phases["collect round_001"].turns == 8 * 7
+    assert phases["collect round_001"].student.generated == 8 * 7 * 40
+    assert phases["train round_001"].trained == 1000
