@@ -1,171 +1,87 @@
-"""What experiments.plan foretells, beside what really happened, in processor seconds.
+"""What experiments.plan foretells, beside the phases of runs that have been.
 
-    python -m experiments.benchmarks.plan_accuracy [--only NAME]
+    python -m experiments.benchmarks.plan_accuracy RUN_FOLDER ...   finished runs
+    python -m experiments.benchmarks.plan_accuracy --run FOLDER     calibrate, and run small ones
 
-For each set-up: this machine is calibrated, then the run is run, both in a control group of their
-own, which counts the processor seconds of boxes too (cgroup v1 or v2; only root may make one). The
-plan is made twice: from what conf/plan assumes of the agents, and with the turns and tokens of the
-run's own metrics.json, which leaves the speeds alone to be judged. Prints a table in Markdown.
+The plan is made twice: from what conf/plan assumes of the agents, and with the turns and tokens of
+the run's own episodes, which leaves the model of the machine alone to be judged. Speeds are those
+of the last calibration, or the defaults of experiments/plan/hardware.py. Wall time: nothing else
+should have run beside. Prints tables in Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import os
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import CONF
-from experiments.plan.calibrate import calibrate
+from experiments.folders import read_json
 from experiments.plan.known import Facts
-from experiments.plan.phases import Phase, Planner
-from experiments.progress import Display
+from experiments.plan.phases import Planner
 
-SMALL = ("rounds=1", "iteration0.epochs=1", "paths.runs={runs}", "workers.threads=1")
-SETUPS: dict[str, tuple[str, ...]] = {
-    "label every state": (
-        *("iteration0.episodes=16", "episodes_per_round=8", "evaluation.tasks=8"),
-        *("beta=constant", "beta.start=0.5"),
-    ),
-    "groups of tries": (
-        *("algorithm=grpo", "iteration0.episodes=20", "episodes_per_round=2"),
-        *("evaluation.tasks=4", "workers.concurrency=6", "serving.wave=6"),
-    ),
-    "demonstrations": (
-        *("algorithm=sft", "iteration0.episodes=12", "episodes_per_round=12"),
-        *("evaluation.tasks=12", "training.batch_size=8", "workers.concurrency=16"),
-    ),
-    "an evaluation": ("evaluation.tasks=24", "sampling.max_new_tokens=96", "serving.wave=8"),
-}
-ALONE = "an evaluation"  # by experiments.evaluate
+SMALL = ("rounds=1", "iteration0.epochs=1")
+SETUPS = (
+    ("beta=constant", "beta.start=0.5", "iteration0.episodes=16", "evaluation.tasks=16"),
+    ("algorithm=grpo", "iteration0.episodes=24", "episodes_per_round=4", "serving.wave=8"),
+    ("algorithm=sft", "iteration0.episodes=12", "workers.threads=1", "workers.concurrency=8"),
+)
 
 
-@dataclass(frozen=True)
-class Group:
-    """A control group of our own that counts processor time."""
-
-    path: Path
-
-    def seconds(self) -> float:
-        usage = self.path / "cpuacct.usage"
-        if usage.exists():
-            return int(usage.read_text()) / 1e9
-        stat = dict(line.split() for line in (self.path / "cpu.stat").read_text().splitlines())
-        return int(stat["usage_usec"]) / 1e6
-
-    def enter(self) -> None:
-        (self.path / "cgroup.procs").write_text(str(os.getpid()))
+def run(folder: Path) -> list[Path]:
+    """Calibrates this machine and runs the small set-ups; their run folders."""
+    before: set[Path] = set()
+    found = []
+    for setup in SETUPS:
+        given = [f"paths.runs={folder}", *SMALL, *setup]
+        plan = [sys.executable, "-m", "experiments.plan", "plan.calibrate=true", *given]
+        subprocess.run(plan, check=True)
+        subprocess.run([sys.executable, "-m", "experiments.run", *given], check=True)
+        now = {path.parent for path in folder.glob("*/summary.json")}
+        found += sorted(now - before)
+        before = now
+    return found
 
 
-@contextlib.contextmanager
-def group() -> Iterator[Group]:
-    root = Path("/sys/fs/cgroup")
-    root = root / "cpuacct" if (root / "cpuacct").is_dir() else root
-    path = root / f"swe-gym-plan-{os.getpid()}"
-    path.mkdir()
-    try:
-        yield Group(path)
-    finally:
-        with contextlib.suppress(OSError):
-            path.rmdir()
-
-
-def configuration(overrides: list[str]) -> DictConfig:
+def configuration(run: Path) -> DictConfig:
+    """The run's own, with the sections that it may be too old to have."""
+    cfg = OmegaConf.load(run / "config.yaml")
+    assert isinstance(cfg, DictConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=overrides)
+        new = compose("config", overrides=[f"model={cfg.model.name}"])
+    cfg.plan, cfg.cluster = new.plan, new.cluster
+    return cfg
 
 
-def measured(name: str, overrides: list[str], runs: Path) -> tuple[dict[str, float], Path]:
-    """Processor seconds of each phase of a real run, and its folder."""
-    module = "experiments.evaluate" if name == ALONE else "experiments.run"
-    with group() as counted:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *overrides],
-            preexec_fn=counted.enter,
-            stdout=subprocess.DEVNULL,
-        )
-        found: dict[str, float] = {}
-        before = 0.0
-        while process.poll() is None:
-            time.sleep(0.1)
-            for path in runs.glob("*/phases.json"):
-                with contextlib.suppress(ValueError):
-                    for phase in json.loads(path.read_text()):
-                        if phase not in found:
-                            now = counted.seconds()
-                            found[phase], before = now - before, now
-        if process.returncode:
-            raise SystemExit(f"{name}: the run ended with {process.returncode}")
-        if name == ALONE:
-            found["evaluate untrained"] = counted.seconds()
-    (folder,) = (p.parent for p in runs.glob("*/config.yaml") if "iteration0-" not in str(p))
-    return found, folder
-
-
-def foretold(cfg: DictConfig, name: str, facts: Facts) -> list[Phase]:
-    planner = Planner(cfg, 0, facts)
-    return [planner.first()] if name == ALONE else planner.run()
-
-
-def facts_of(folder: Path, name: str) -> Facts:
-    if name == ALONE:
-        return Facts({"evaluate untrained": json.loads((folder / "metrics.json").read_text())})
-    return Facts.of(str(folder))
-
-
-def calibrated(overrides: list[str]) -> None:
-    """In a process of its own, so that loading the libraries is measured too."""
-    code = "from experiments.benchmarks.plan_accuracy import measure; measure()"
-    with group() as counted:
-        command = [sys.executable, "-c", code, str(counted.path), *overrides]
-        subprocess.run(command, check=True, preexec_fn=counted.enter)
-
-
-def measure() -> None:
-    """In that process; its arguments are the folder of its control group, then the overrides."""
-    counted = Group(Path(sys.argv[1]))
-    calibrate(configuration(sys.argv[2:]), Display(), counted.seconds)
-
-
-def compare(name: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        runs = Path(folder)
-        small = () if name == ALONE else SMALL
-        overrides = [o.format(runs=runs) for o in (*small, *SETUPS[name])]
-        if name == ALONE:
-            overrides += [f"paths.runs={runs}", "workers.threads=2"]
-        calibrated(overrides)
-        real, run = measured(name, overrides, runs)
-        cfg = configuration([*overrides, "plan.clock=processor"])
-        guessed = {p.name: p.seconds for p in foretold(cfg, name, Facts())}
-        told = {p.name: p.seconds for p in foretold(cfg, name, facts_of(run, name))}
-    print(f"\n**{name}** (`{' '.join(SETUPS[name])}`)\n")
-    print("| phase | measured | from assumptions | off | with the run's turns and tokens | off |")
+def compare(run: Path) -> None:
+    cfg, real = configuration(run), read_json(run / "phases.json")
+    sides = [
+        {phase.name: phase.seconds for phase in Planner(cfg, 0, facts).run()}
+        for facts in (Facts(), Facts.of(str(run)))
+    ]
+    shared = [phase for phase in real if phase in sides[0]]
+    own = [phase for phase in shared if not phase.endswith(("untrained", "iteration0", "_000"))]
+    print(f"\n**{run.name}** (teacher {cfg.teacher.name})\n")
+    print("| phase | measured s | from assumptions | off | with its turns and tokens | off |")
     print("|---|---|---|---|---|---|")
-    for phase in [*(p for p in real if p in told), "all"]:
-        one = [sum(side.values()) for side in ({p: real[p] for p in told}, guessed, told)]
-        if phase != "all":
-            one = [real[phase], guessed[phase], told[phase]]
-        off = [f"{value / one[0] - 1:+.0%}" for value in one[1:]]
-        print(f"| {phase} | {one[0]:.1f} | {one[1]:.1f} | {off[0]} | {one[2]:.1f} | {off[1]} |")
-    print(flush=True)
+    for name, which in [(one, [one]) for one in shared] + [("rounds", own), ("all", shared)]:
+        took, *told = (sum(side[phase] for phase in which) for side in (real, *sides))
+        if took:
+            cells = " | ".join(f"{value:.0f} | {value / took - 1:+.0%}" for value in told)
+            print(f"| {name} | {took:.0f} | {cells} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", choices=SETUPS, action="append")
-    for name in parser.parse_args().only or SETUPS:
-        compare(name)
+    parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument("--run", type=Path)
+    given = parser.parse_args()
+    for folder in [*given.runs, *(run(given.run.absolute()) if given.run else [])]:
+        compare(folder)
 
 
 if __name__ == "__main__":

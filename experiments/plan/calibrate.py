@@ -1,8 +1,7 @@
 """Measures this machine: how fast the student answers and learns, and what boxes cost.
 
 Real parts only: the model in the policy that plays, the trainer that trains, episodes of the
-built-in expert. Every figure is taken twice over: in seconds of wall time, and in processor
-seconds, which other programs that run beside change less.
+built-in expert. Wall time, so other programs should not run beside it.
 """
 
 from __future__ import annotations
@@ -10,12 +9,10 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,43 +35,26 @@ EPISODES = 5
 WORDS = "The function returns the wrong value when its argument is negative; see the report. "
 
 
-def own_processor() -> float:
-    """Processor seconds of this process. What boxes take is not in it: they are killed, and nobody
-    waits for them."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+def timed(call: Callable[[], Any]) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
 
 
-@dataclass(frozen=True)
-class Clock:
-    """Wall and processor seconds of a call."""
-
-    processor: Callable[[], float]
-
-    def __call__(self, call: Callable[[], Any]) -> tuple[float, float]:
-        began, before = time.monotonic(), self.processor()
-        call()
-        return time.monotonic() - began, self.processor() - before
-
-
-def calibrate(
-    cfg: DictConfig, display: Display, processor: Callable[[], float] = own_processor
-) -> Path:
+def calibrate(cfg: DictConfig, display: Display) -> Path:
     """Leaves the figures where later plans find them; the run's own settings (model, threads,
-    training) are measured. ``processor`` tells the processor seconds so far, of boxes too."""
-    parts, clock = Parts(cfg), Clock(processor)
-    found: list[dict[str, Any]] = [{}, {}]
+    training) are measured."""
+    parts = Parts(cfg)
+    found: dict[str, Any] = {}
     with display.phase("calibrate", 3) as advance:
         for measure in (_answers, _learning, _boxes):
-            for own, more in zip(found, measure(parts, clock, display), strict=True):
-                own |= more
+            found |= measure(parts, display)
             advance(1, measure.__name__.strip("_"))
-    made = {"wall": found[0], "processor": found[1], "threads": cfg.workers.threads}
-    write_json(calibration_file(), made)
-    for name, value in found[0].items():
-        display.console.print(f"  {name}: {_shown(value)}   processor: {_shown(found[1][name])}")
-    display.console.print(f"calibration: {calibration_file()}")
-    return calibration_file()
+    write_json(calibration_file(cfg.plan), found)
+    for name, value in found.items():
+        display.console.print(f"  {name}: {_shown(value)}")
+    display.console.print(f"calibration: {calibration_file(cfg.plan)}")
+    return calibration_file(cfg.plan)
 
 
 def _shown(value: Any) -> str:
@@ -83,42 +63,34 @@ def _shown(value: Any) -> str:
     return f"{value:.3g}"
 
 
-def _answers(parts: Parts, clock: Clock, _: Display) -> Iterable[dict[str, Any]]:
-    """Load, prefill and a decoding step by batch."""
-    start = clock(lambda: importlib.import_module("algorithms.engine.learner"))
+def _answers(parts: Parts, _: Display) -> dict[str, Any]:
+    """Libraries, load, prefill and a decoding step by batch."""
+    start = timed(lambda: importlib.import_module("algorithms.engine.learner"))
     from algorithms.engine.hf_policy import HFPolicy
 
     made: list[HFPolicy] = []
     dtype = parts.dtype  # sets the number of threads
-    load = clock(lambda: made.append(HFPolicy.from_folder(parts.start, dtype, wave=max(BATCHES))))
+    load = timed(lambda: made.append(HFPolicy.from_folder(parts.start, dtype, wave=max(BATCHES))))
     policy = made[0]
     policy.stop_ids = set()  # so that every answer has the length asked for
-    long = WORDS * 6
-    decode: list[dict[str, float]] = [{}, {}]
-    prefill: list[tuple[float, float]] = []
+    decode: dict[str, float] = {}
+    prefill: list[float] = []
 
-    def answer(batch: int, tokens: int, salt: int) -> tuple[float, float]:
+    def answer(batch: int, tokens: int) -> float:
         policy.max_new_tokens = tokens
-        states = [_state(long, number, salt) for number in range(batch)]
-        return clock(lambda: policy.act(states))
+        states = [_state(WORDS * 6, number, batch) for number in range(batch)]
+        return timed(lambda: policy.act(states))
 
-    answer(8, 2, 0)
+    answer(2, 2)
     for batch in BATCHES:
         before = policy.prefilled_tokens
-        short = answer(batch, 1, batch)
+        first = answer(batch, 1)
         if batch > 1:
-            count = policy.prefilled_tokens - before
-            prefill.append((count / short[0], count / short[1]))
-        more = answer(batch, 1 + STEPS, batch)  # its prompts are in the prefix store by now
-        for clocked in range(2):
-            decode[clocked][str(batch)] = more[clocked] / (1 + STEPS)
-    for clocked in range(2):
-        yield {
-            "start": start[clocked],
-            "load": load[clocked],
-            "prefill": statistics.median(one[clocked] for one in prefill),
-            "decode": decode[clocked],
-        }
+            prefill.append((policy.prefilled_tokens - before) / first)
+        more = answer(batch, 1 + STEPS)  # its prompts are in the prefix store by now
+        decode[str(batch)] = more / (1 + STEPS)
+    speed = statistics.median(prefill)
+    return {"start": start, "load": load, "prefill": speed, "decode": decode}
 
 
 def _state(words: str, number: int, salt: int) -> State:
@@ -127,7 +99,7 @@ def _state(words: str, number: int, salt: int) -> State:
     return State(key, task, "You mend programs.", (), f"{number} {words}")
 
 
-def _learning(parts: Parts, clock: Clock, _: Display) -> Iterable[dict[str, Any]]:
+def _learning(parts: Parts, _: Display) -> dict[str, Any]:
     """Tokens a second, a step of the optimiser, and saving."""
     from dataclasses import replace
 
@@ -151,19 +123,18 @@ def _learning(parts: Parts, clock: Clock, _: Display) -> Iterable[dict[str, Any]
     learner = Learner(load_model(parts.start, parts.dtype), parts.renderer.tokenizer, config)
     optimizer = MasterAdamW(learner.model.parameters(), 0.0)
     optimizer.step()
-    update = clock(optimizer.step)
+    update = timed(optimizer.step)
     del optimizer
-    learner.train(trees[: config.batch_size])
-    took = clock(lambda: learner.train(trees))
+    learner.train(trees[:1])
+    took = timed(lambda: learner.train(trees))
     with tempfile.TemporaryDirectory() as folder:
-        save = clock(lambda: learner.save(Path(folder) / "model"))
+        save = timed(lambda: learner.save(Path(folder) / "model"))
     tokens, steps = sum(map(len, trees)), math.ceil(len(trees) / config.batch_size)
-    for clocked in range(2):
-        rest = max(0.2 * took[clocked], took[clocked] - steps * update[clocked])
-        yield {"train": tokens / rest, "update": update[clocked], "save": save[clocked]}
+    rest = max(0.2 * took, took - steps * update)
+    return {"train": tokens / rest, "update": update, "save": save}
 
 
-def _boxes(parts: Parts, clock: Clock, display: Display) -> Iterable[dict[str, Any]]:
+def _boxes(parts: Parts, display: Display) -> dict[str, Any]:
     """What the expert's episodes cost, one after another and side by side."""
     cfg = parts.cfg.copy()
     cfg.evaluation.tasks = 0
@@ -182,22 +153,20 @@ def _boxes(parts: Parts, clock: Clock, display: Display) -> Iterable[dict[str, A
             concurrency=concurrency,
         )
 
-    play(0, 1)()  # the first box in an image looks for later history
+    play(0, len(tasks))()  # the first box in an image looks for later history
     played.clear()
-    alone = clock(play(1, 1))
+    alone = timed(play(1, 1))
     episodes = list(played)
-    together = clock(play(2, len(tasks)))
-    parallel = (max(1.0, min(os.cpu_count() or 1, alone[0] / together[0])), 1.0)
-    totals = (together[0], (alone[1] + together[1]) / 2)
+    together = timed(play(2, len(tasks)))
+    parallel = max(1.0, min(os.cpu_count() or 1, alone / together))
     shares = _shares(episodes)
     whole = sum(seconds * count for seconds, count in shares.values())
-    for clocked in range(2):
-        # what one item takes of a busy machine, so that many of them take as long as they did
-        scale = totals[clocked] * max(1, round(parallel[clocked])) / whole
-        yield {
-            "parallel": parallel[clocked],
-            **{name: seconds * scale for name, (seconds, _) in shares.items()},
-        }
+    # what one item takes of a busy machine, so that many of them take as long as they did
+    scale = together * max(1, round(parallel)) / whole
+    return {
+        "parallel": parallel,
+        **{name: seconds * scale for name, (seconds, _) in shares.items()},
+    }
 
 
 def _shares(episodes: Iterable[Episode]) -> dict[str, tuple[float, int]]:

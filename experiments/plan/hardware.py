@@ -104,25 +104,25 @@ class CPU:
     end, ``expert`` what the built-in teacher looks up for one turn. ``parallel`` of them run at
     full speed at once.
 
-    The defaults are medians of calibrations on the machine of docs/benchmarks.md (2 threads of one
-    core) with SmolLM2-135M.
+    The defaults are those of the machine of docs/benchmarks.md (2 threads of one core) with
+    SmolLM2-135M, from the first three phases of one run on it (docs/plan.md).
     """
 
     parallel: float = 1
-    prefill: float = 400.0
+    prefill: float = 700.0
     decode: Mapping[str, float] = field(
-        default_factory=lambda: {"1": 0.10, "8": 0.30, "32": 0.70, "64": 1.2}
+        default_factory=lambda: {"1": 0.075, "8": 0.10, "32": 0.17, "64": 0.225}
     )
-    train: float = 150.0
-    update: float = 1.0
-    start: float = 5.0
-    load: float = 1.5
-    save: float = 1.5
-    reset: float = 0.04
-    step: float = 0.2
-    finish: float = 0.03
-    grade: float = 0.6
-    expert: float = 0.03
+    train: float = 275.0
+    update: float = 0.4
+    start: float = 10.0
+    load: float = 1.0
+    save: float = 0.4
+    reset: float = 0.007
+    step: float = 0.11
+    finish: float = 0.012
+    grade: float = 0.38
+    expert: float = 0.015
 
     def step_seconds(self, rows: int) -> float:
         points = sorted((int(batch), seconds) for batch, seconds in self.decode.items())
@@ -149,17 +149,17 @@ class OnCPU:
         return self.cpu.step_seconds(rows)
 
 
-def calibration_file() -> Path:
+def calibration_file(plan: DictConfig) -> Path:
     from swe_gym_env.sandbox.images import home
 
-    return home() / "plan.json"
+    return Path(plan.calibration) if plan.calibration else home() / "plan.json"
 
 
 def this_cpu(plan: DictConfig) -> CPU:
     """The defaults, under what was calibrated here, under what the configuration says."""
     found: dict[str, Any] = {}
-    if calibration_file().is_file():
-        found = json.loads(calibration_file().read_text())[plan.clock]
+    if calibration_file(plan).is_file():
+        found = json.loads(calibration_file(plan).read_text())
     for section in (plan.cpu, plan.boxes):
         found |= {str(key): value for key, value in section.items() if value is not None}
     return replace(CPU(), **found)

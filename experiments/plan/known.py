@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from experiments.folders import RunFolder, read_json
-from experiments.plan.workload import Agent
+from algorithms.engine.rounds import RoundFolder
+from experiments.folders import RunFolder
 from swe_gym_env.errors import SetupError
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What metrics.json says of each phase, by the phase's name."""
+class SeenTurn:
+    """Whether the teacher took it, how many tokens were sampled (0 where no model of ours did), and
+    whether there was a call in it that could be run."""
 
-    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    led: bool
+    tokens: int
+    acts: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one phase left: the turns of each episode, trees and trained tokens of a training (0
+    where there was none)."""
+
+    turns: tuple[tuple[SeenTurn, ...], ...]
+    trees: int = 0
+    trained: int = 0
+
+    @classmethod
+    def of(cls, folder: Path) -> Seen:
+        """From a round, or an evaluation."""
+        round = RoundFolder(folder)
+        turns = tuple(
+            tuple(
+                SeenTurn(turn.executor == "teacher", len(turn.token_ids), turn.action is not None)
+                for turn in episode.turns
+            )
+            for episode in round.episodes()
+            if episode.turns
+        )
+        metrics = round.metrics
+        return cls(turns, metrics.get("trees", 0), metrics.get("trained_tokens", 0))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """By the names of the phases."""
+
+    seen: dict[str, Seen] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: str | None) -> Facts:
@@ -28,31 +62,17 @@ class Facts:
             raise SetupError(f"plan.run={run} is no run folder: it has no config.yaml")
         found = {}
         for path in sorted((folder.path / "rounds").glob("*/metrics.json")):
-            found[f"collect {path.parent.name}"] = found[f"train {path.parent.name}"] = read_json(
-                path
-            )
+            name = path.parent.name
+            found[f"collect {name}"] = found[f"train {name}"] = Seen.of(path.parent)
         for path in sorted((folder.path / "evaluations").glob("*/metrics.json")):
-            found[f"evaluate {path.parent.name}"] = read_json(path)
+            found[f"evaluate {path.parent.name}"] = Seen.of(path.parent)
         return cls(found)
-
-    def agents(self, phase: str, student: Agent, teacher: Agent) -> tuple[Agent, Agent]:
-        """As they were in this phase; as given where that is not known."""
-        seen = self.metrics.get(phase)
-        if not seen or not seen["turns"]:
-            return student, teacher
-        turns = seen["mean_turns"]
-        student, teacher = replace(student, turns=turns), replace(teacher, turns=turns)
-        own = seen["turns"] * (1 - seen["teacher_share"])
-        if own and seen["sampled_tokens"]:
-            student = replace(student, generated=seen["sampled_tokens"] / own)
-        return student, teacher
 
     def trees(self, phase: str, trees: Sequence[int], share: float, epochs: int) -> list[int]:
         """Their sizes: ``share`` times the given, or of the same sum and number as they were."""
-        seen = self.metrics.get(phase, {})
-        if "trees" in seen:
-            count = seen["trees"]
-            return [round(seen["trained_tokens"] / epochs / count)] * count
+        seen = self.seen.get(phase)
+        if seen and seen.trees:
+            return [round(seen.trained / epochs / seen.trees)] * seen.trees
         if not trees:
             return []
         count = max(1, round(share * len(trees)))

@@ -15,9 +15,10 @@ from algorithms.engine.objective import Objective
 from experiments.build import algorithm as made
 from experiments.plan import known, memory, workload
 from experiments.plan.engine import Engine, Used
-from experiments.plan.hardware import CPU, OnCPU, Roofline, Speed, gpu, this_cpu
+from experiments.plan.epoch import epoch_seconds
+from experiments.plan.hardware import CPU, OnCPU, Roofline, gpu, this_cpu
 from experiments.plan.shapes import BF16, KNOWN, Shape
-from experiments.plan.simulate import Boxes, Machine, Make, Played, play_many
+from experiments.plan.simulate import Boxes, Machine, Make, Played, play_many, replicas
 from experiments.plan.workload import Agent, Learned
 from swe_gym_env.agents.mixers import Mixer, StudentOnly
 
@@ -59,9 +60,9 @@ class Planner:
         self.model: Shape = memory.student_shape(cfg)
         self.place = memory.placement(cfg, gpus)
         self.uses = {use.what: use for use in memory.uses(cfg, gpus)}
-        self.served = bool(gpus) and (cfg.plan.server or cfg.serving.name != "hf")
+        self.served = bool(gpus) and cfg.serving.name != "hf"
         self._sample = SAMPLE
-        self._evaluated: dict[Agent, Phase] = {}
+        self._evaluated: dict[tuple[Agent, known.Seen | None], Phase] = {}
         self.kept: list[workload.Played] = []  # rounds 0, 1, ... as algorithms look at them
 
     # -- the run -----------------------------------------------------------------------------
@@ -112,11 +113,12 @@ class Planner:
         return min(wanted, cfg.tasks.train or wanted) + cfg.evaluation.tasks
 
     def evaluation(self, name: str, student: Agent) -> Phase:
-        name, agent = f"evaluate {name}", self.facts.agents(f"evaluate {name}", student, student)[0]
-        if agent not in self._evaluated:
+        name = f"evaluate {name}"
+        key = (student, self.facts.seen.get(name))
+        if key not in self._evaluated:
             _, phase = self._play(name, StudentOnly(), 99, self.cfg.evaluation.tasks, student)
-            self._evaluated[agent] = phase
-        return replace(self._evaluated[agent], name=name)
+            self._evaluated[key] = phase
+        return replace(self._evaluated[key], name=name)
 
     def round(self, index: int, algorithm: Algorithm, training: DictConfig) -> list[Phase]:
         cfg, name = self.cfg, f"round_{index:03d}"
@@ -158,10 +160,16 @@ class Planner:
         cfg = self.cfg
         sample = min(count, max(int(self._sample * cfg.workers.concurrency), 64))
         sample += -sample % repeats
-        student, teacher = self.facts.agents(name, student, self.given.teacher)
-        given = workload.replaced(self.given, teacher)
         played = workload.episodes(
-            cfg, mixer, round, sample, student, given, self.cpu.step, repeats
+            cfg,
+            mixer,
+            round,
+            sample,
+            student,
+            self.given,
+            self.cpu.step,
+            repeats,
+            self.facts.seen.get(name),
         )
         machine = self.machine()
         done: Played = play_many(played.scripts, machine, annotate, count)
@@ -200,9 +208,7 @@ class Planner:
             return self._in_process(self.model)
         use = self.uses["student, serving"]
         speed = self._roofline(self.model, 1)
-        return _replicas(
-            self.place.student, speed, AT_ONCE, memory.cache_tokens(use, self.model, 1)
-        )
+        return replicas(self.place.student, speed, AT_ONCE, memory.cache_tokens(use, self.model, 1))
 
     def _in_process(self, model: Shape) -> Make:
         """Our own loop: one batch after another, on one GPU or this CPU."""
@@ -210,7 +216,7 @@ class Planner:
         tokens = serving.get("cache_gb", 2) * 2**30 / model.kv_bytes
         rows = serving.get("wave") or AT_ONCE
         if self.gpus:
-            return _replicas(1, self._roofline(model, 1, own=True), rows, tokens, continuous=False)
+            return replicas(1, self._roofline(model, 1, own=True), rows, tokens, continuous=False)
         speed = OnCPU(self.cpu)
 
         def make(env: simpy.Environment, processor: simpy.Resource | None) -> Sequence[Engine]:
@@ -230,7 +236,7 @@ class Planner:
         )
         rows = max(1, min(AT_ONCE, cfg.teacher.concurrency // count))
         speed = self._roofline(model, tp)
-        return _replicas(count, speed, rows, memory.cache_tokens(use, model, tp))
+        return replicas(count, speed, rows, memory.cache_tokens(use, model, tp))
 
     def _roofline(self, model: Shape, tp: int, own: bool = False) -> Roofline:
         shares = self.cfg.plan.gpu
@@ -241,22 +247,22 @@ class Planner:
 
     def _score(self, name: str, plan: Collect, played: workload.Played, share: float) -> Phase:
         """One episode after another in this process, each a single pass."""
-        model = memory.teacher_shape(self.cfg) if plan.score == "teacher" else self.model
-        speed: Speed = OnCPU(self.cpu)
+        everyone = plan.score_turns == "all"
+        wanted = [s for s in played.scripts if everyone or not all(s.led)]
         if self.gpus:
+            model = memory.teacher_shape(self.cfg) if plan.score == "teacher" else None
             speed = self._roofline(model or self.model, 1, own=True)
-        seconds = share * sum(speed.prefill(script.tokens, 0) for script in played.scripts)
-        tokens = round(
-            share
-            * sum(
-                sum(n for n, led in zip(s.taken, s.led, strict=True))
-                if plan.score_turns == "all"
-                else sum(n for n, led in zip(s.taken, s.led, strict=True) if not led)
-                for s in played.scripts
-            )
+            seconds = share * sum(speed.prefill(script.tokens, 0) for script in wanted)
+        else:  # a pass of the trainer, forward alone
+            seconds = share * sum(script.tokens for script in wanted) / (3 * self.cpu.train)
+        tokens = sum(
+            count
+            for script in wanted
+            for count, led in zip(script.taken, script.led, strict=True)
+            if everyone or not led
         )
         bounds = {"scoring": seconds, "weight sync": self.cpu.load}
-        return Phase(name, bounds, scored=tokens if plan.score == "teacher" else 0)
+        return Phase(name, bounds, scored=round(share * tokens) if plan.score == "teacher" else 0)
 
     def _train(
         self, name: str, found: Learned, share: float, epochs: int, objective: Objective
@@ -265,7 +271,13 @@ class Planner:
         tokens = epochs * sum(sizes)
         groups = max(1, round(found.groups * share)) if sizes else 0
         again = 1 / 3 / epochs if objective.truncation is not None else 0.0  # one forward more
-        seconds = epochs * (1 + again) * self._epoch(sizes, groups)
+        seconds = (
+            epochs
+            * (1 + again)
+            * epoch_seconds(
+                self.cfg, sizes, groups, self.cpu, self.place.student if self.gpus else 0
+            )
+        )
         bounds = {"training": seconds}
         if self.gpus:
             written = self.model.parameters * BF16 / 1e9 / self.cfg.plan.node.disk_gb_s
@@ -273,24 +285,6 @@ class Planner:
         else:
             bounds["weight sync"] = self.cpu.load + self.cpu.save
         return Phase(name, bounds, trained=tokens)
-
-    def _epoch(self, trees: Sequence[int], groups: int) -> float:
-        """Seconds of one pass. GPUs take the rows of an optimiser step in turn; the last one that
-        works makes the others wait."""
-        training = self.cfg.training
-        batch = max(1, round(training.batch_size * len(trees) / max(groups, 1)))
-        steps = [trees[low : low + batch] for low in range(0, len(trees), batch)]
-        if not self.gpus:
-            return sum(trees) / self.cpu.train + len(steps) * self.cpu.update
-        model, chip, shares = self.model, gpu(self.cfg.cluster.gpu), self.cfg.plan.gpu
-        passes = 4 if training.checkpointing else 3
-        roof = Roofline(model, chip, 1, shares, 0.0)
-        total = 0.0
-        for step in steps:
-            rows = [roof.flops(tokens, 0) for tokens in _rows(step, training.micro_batch_tokens)]
-            ranks = min(self.place.student, len(rows))
-            total += max(sum(rows[rank::ranks]) for rank in range(ranks))
-        return total * passes / (chip.flops * shares.train_share)
 
 
 def _between(one: Phase, other: Phase, count: int) -> Phase:
@@ -300,24 +294,3 @@ def _between(one: Phase, other: Phase, count: int) -> Phase:
         for name in one.bounds | other.bounds
     }
     return Phase(f"{count} between {one.name} and {other.name}", bounds)
-
-
-def _rows(trees: Sequence[int], budget: int) -> list[int]:
-    """Tokens of the packed rows of one optimiser step, as algorithms/engine/learner.py packs
-    them."""
-    rows: list[int] = []
-    for tree in sorted(trees):
-        if rows and rows[-1] + tree <= budget:
-            rows[-1] += tree
-        else:
-            rows.append(tree)
-    return rows
-
-
-def _replicas(
-    count: int, speed: Speed, rows: int, cache_tokens: float, continuous: bool = True
-) -> Make:
-    def make(env: simpy.Environment, _: simpy.Resource | None) -> Sequence[Engine]:
-        return [Engine(env, speed, rows, cache_tokens, continuous) for _ in range(count)]
-
-    return make

@@ -127,6 +127,7 @@ def _hits(phase: Phase) -> str:
 def teacher_cost(console: Console, planner: Planner, phases: Sequence[Phase]) -> None:
     cfg, place = planner.cfg, planner.place
     prompt = sum(phase.teacher.prompt for phase in phases)
+    computed = sum(phase.teacher.computed for phase in phases)
     generated = sum(phase.teacher.generated for phase in phases)
     scored = sum(phase.scored for phase in phases)
     busy = sum(phase.teacher.prefill + phase.teacher.decode for phase in phases) / 3600
@@ -138,6 +139,7 @@ def teacher_cost(console: Console, planner: Planner, phases: Sequence[Phase]) ->
     money = sum((price or 0) * many / 1e6 for price, many in zip(prices, tokens, strict=True))
     rows = [
         ["prompt tokens", _count(prompt) or "0"],
+        ["of them not in the prefix cache", _count(computed) or "0"],
         ["generated tokens", _count(generated) or "0"],
         ["scored tokens", _count(scored) or "0"],
         ["money, by teacher.prices", f"{money:,.2f}" if known else "teacher.prices are not given"],

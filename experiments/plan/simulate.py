@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import simpy
 
 from experiments.plan.engine import Engine, Process, Used
+from experiments.plan.hardware import Speed
 from swe_gym_env.agents.rollout import COMMANDS_PER_CPU, PATIENCE_SECONDS
 
 
@@ -21,13 +22,14 @@ from swe_gym_env.agents.rollout import COMMANDS_PER_CPU, PATIENCE_SECONDS
 class Script:
     """What happens in one episode, a list entry for each turn: tokens seen before it, tokens of the
     turn, whether the teacher executes it, tokens of the teacher's turn, CPU seconds of the
-    command."""
+    command; and whether there is a patch to grade in the end."""
 
     observed: tuple[int, ...]
     taken: tuple[int, ...]
     led: tuple[bool, ...]
     said: tuple[int, ...]
     steps: tuple[float, ...]
+    graded: bool = True
 
     @property
     def tokens(self) -> int:
@@ -47,6 +49,15 @@ class Boxes:
 
 
 Make = Callable[[simpy.Environment, simpy.Resource | None], Sequence[Engine]]
+
+
+def replicas(
+    count: int, speed: Speed, rows: int, cache_tokens: float, continuous: bool = True
+) -> Make:
+    def make(env: simpy.Environment, _: simpy.Resource | None) -> Sequence[Engine]:
+        return [Engine(env, speed, rows, cache_tokens, continuous) for _ in range(count)]
+
+    return make
 
 
 @dataclass(frozen=True)
@@ -162,7 +173,8 @@ class _Loop:
             if live.turn == len(live.script.taken):
                 self.live.remove(live)
                 self.ended.append(dict(self.played.waited))
-                self.grading.append(env.process(self._work(self.graders, self.machine.boxes.grade)))
+                seconds = self.machine.boxes.grade if live.script.graded else 0.0
+                self.grading.append(env.process(self._work(self.graders, seconds)))
 
     def _start(self, live: _Live, seconds: float) -> None:
         live.since = self.env.now

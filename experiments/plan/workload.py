@@ -7,12 +7,13 @@ turn, and its own choice of lessons is made from episodes that are nothing but t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from omegaconf import DictConfig
 
 from algorithms.base import Algorithm, Collect, Round
+from experiments.plan.known import Seen, SeenTurn
 from experiments.plan.simulate import Script
 from swe_gym_env.agents.mixers import Mixer
 from swe_gym_env.types import Annotation, Episode, Outcome, Scores, Turn
@@ -23,11 +24,14 @@ LABEL = "another turn"
 
 @dataclass(frozen=True)
 class Agent:
-    """Turns of an episode, tokens of a turn, share of the tasks that it resolves."""
+    """Turns of an episode, tokens of a turn, share of the tasks that it resolves, share of its
+    turns that hold a call which can be run, and the deviation of the turns over their mean."""
 
     turns: float
     generated: float
     resolved: float
+    acts: float
+    spread: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,6 @@ class Assumed:
     teacher: Agent
     opening: int
     observed: int
-    spread_turns: float
     spread_generated: float
     spread_step: float
 
@@ -53,7 +56,6 @@ def assumed(cfg: DictConfig) -> Assumed:
         Agent(**plan.teacher),
         plan.opening,
         plan.observed,
-        plan.spread.turns,
         plan.spread.generated,
         plan.spread.step,
     )
@@ -86,14 +88,19 @@ def episodes(
     given: Assumed,
     step_seconds: float,
     repeats: int = 1,
+    seen: Seen | None = None,
 ) -> Played:
-    """``count`` episodes, ``repeats`` of each task, ended by the agent or by a limit."""
+    """``count`` episodes, ``repeats`` of each task, ended by the agent or by a limit; with ``seen``
+    as long as those were, and acted by the same."""
     rng = np.random.default_rng([cfg.seed, round, count])
     scripts, records = [], []
     for number in range(count):
         task, repeat = f"task-{number // repeats}", number % repeats
         key = (cfg.seed, round, task, repeat)
         script = _script(cfg, rng, mixer, key, student, given, step_seconds)
+        if seen and seen.turns:
+            turns_then = seen.turns[number % len(seen.turns)]
+            script = _as_seen(script, turns_then, given, step_seconds)
         share = sum(script.led) / len(script.led)
         chance = share * given.teacher.resolved + (1 - share) * student.resolved
         resolved = bool(rng.random() < chance)
@@ -122,7 +129,8 @@ def _script(
     led = [mixer.executor((*key, turn, "mixer")) == "teacher" for turn in range(likely)]
     share = sum(led) / likely
     mean = share * teacher.turns + (1 - share) * student.turns
-    drawn = draw(rng, mean, given.spread_turns, limits.max_turns, 1)[0]
+    spread = share * teacher.spread + (1 - share) * student.spread
+    drawn = draw(rng, mean, spread, limits.max_turns, 1)[0]
     turns = max(1, int(drawn) + int(rng.random() < drawn % 1))
     led += [mixer.executor((*key, turn, "mixer")) == "teacher" for turn in range(likely, turns)]
     own = _tokens(rng, student.generated, given, cfg.sampling.max_new_tokens, turns)
@@ -133,12 +141,28 @@ def _script(
     total = np.cumsum(np.add(observed, taken))
     turns = max(1, min(turns, int((total <= limits.max_tokens).sum()) + 1))
     steps = draw(rng, step_seconds, given.spread_step, limits.command_timeout, turns)
+    acts = [teacher.acts if by else student.acts for by in led[:turns]]
+    runs = rng.random(turns) < acts
     return Script(
         tuple(observed[:turns]),
         tuple(taken[:turns]),
         tuple(led[:turns]),
         tuple(said[:turns]),
-        tuple(float(s) for s in steps),
+        tuple(float(s) for s in steps * runs),
+        bool(runs.any()),
+    )
+
+
+def _as_seen(script: Script, turns: Sequence[SeenTurn], given: Assumed, seconds: float) -> Script:
+    """With other turns; each command takes the mean ``seconds``."""
+    said = [script.said[turn % len(script.said)] for turn in range(len(turns))]
+    return Script(
+        (given.opening, *[given.observed] * (len(turns) - 1)),
+        tuple(turn.tokens or label for turn, label in zip(turns, said, strict=True)),
+        tuple(turn.led for turn in turns),
+        tuple(said),
+        tuple(seconds if turn.acts else 0.0 for turn in turns),
+        any(turn.acts for turn in turns),
     )
 
 
@@ -199,7 +223,3 @@ def _as_round(index: int, played: Played, collect: Collect) -> Round:
                 best = ((0.0,),) if collect.top_k else ()
                 scores.append(Scores(name, turn, "teacher", (0.0,), top, best))
     return Round(index, played.episodes, labels, scores)
-
-
-def replaced(given: Assumed, teacher: Agent) -> Assumed:
-    return replace(given, teacher=teacher)
