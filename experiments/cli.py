@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -47,19 +47,19 @@ def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: 
         with stoppable(f"Stopped. What is done is kept; go on with: {command}"):
             job(cfg, display)
     except SetupError as error:
-        print(f"\n{error}", file=sys.stderr)
-        if _sweeping():
-            raise CompactHydraException(str(error)) from None  # printed without a traceback
-        raise SystemExit(2) from None
+        _end(str(error))
     except OSError as error:
         if not disk.is_full(error):
             raise
-        print(f"\n{disk.message(error.filename or cfg.paths.runs)}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(disk.message(error.filename or cfg.paths.runs))
 
 
-def _sweeping() -> bool:
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+def _end(said: str) -> NoReturn:
+    """Of a sweep, only this cell ends."""
+    print(f"\n{said}", file=sys.stderr)
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise CompactHydraException(said) from None  # which Hydra prints without a traceback
+    raise SystemExit(2) from None
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from experiments.ray_actors import Models, Purse, Till
 from experiments.ray_nodes import Nodes, connect, name
 from swe_gym_env.agents.base import Policy
+from swe_gym_env.agents.faults import FaultRow
 from swe_gym_env.agents.mixers import Mixer
 from swe_gym_env.agents.rollout import OnEpisode, Progress, Request
 from swe_gym_env.agents.rollout import rollout as in_this_process
@@ -63,6 +64,7 @@ def rollout(
     annotate: bool,
     on_episode: OnEpisode,
     concurrency: int = 8,
+    max_faults: int = 10,
     history: int | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
@@ -82,13 +84,15 @@ def rollout(
             "mixer": mixer,
             "annotate": annotate,
             "history": history,
+            "max_faults": max_faults,  # of an engine that is down, which costs no attempt
         }
         if till:
             options["teacher"].account = None  # each episode gets a purse instead
         passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         work = ray.put((passed_on, cloudpickle.dumps(options)))
         _try_machines(nodes, work, requests[0].task)
-        driver = _Driver(cluster, work, till, nodes, on_episode, progress)
+        faults = FaultRow(max_faults)
+        driver = _Driver(cluster, work, till, nodes, faults, on_episode, progress)
         return driver.run(requests, concurrency)
 
 
@@ -99,10 +103,11 @@ class _Driver:
         work: ray.ObjectRef,
         till: Till | None,
         nodes: Nodes,
+        faults: FaultRow,
         on_episode: OnEpisode,
         progress: Callable[[Progress], None],
     ) -> None:
-        self.work, self.till, self.nodes = work, till, nodes
+        self.work, self.till, self.nodes, self.faults = work, till, nodes, faults
         self.on_episode, self.progress = on_episode, progress
         self.options = {
             "num_cpus": cluster.cpus,
