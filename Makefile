@@ -14,13 +14,14 @@ export SWE_GYM_HOME ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint vllm clean
 
 help:
 	@echo "make demo          set up, then train SmolLM2-135M with DAgger and measure it (20 minutes)"
 	@echo "make demo FAST=1   the same parts at a tenth of the size; makes no claim"
 	@echo "make test          set up and run the tests"
 	@echo "make lint          ruff and mypy"
+	@echo "make vllm          a CPU build of vLLM in .cache/vllm, for serving=vllm without a GPU (3.4 GB)"
 	@echo "make clean         remove the virtual environment and the caches; runs/ stays"
 	@echo
 	@echo "PYTHON=python3.12 chooses the interpreter; ARGS='seed=1' or ARGS='-k sandbox' is passed on."
@@ -35,6 +36,9 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+vllm:
+	PYTHON=$(PYTHON) .ci/vllm .cache/vllm
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -122,14 +122,23 @@ class Parts:
     def check(self) -> None:
         """Makes what a mistake in the configuration could spoil hours later. SetupError."""
         _ = self.training, self.iteration0, self.account([])
-        if self.cfg.overlap < 0:
-            raise SetupError(f"overlap={self.cfg.overlap} counts rounds: it is 0 or more")
-        if self.cfg.overlap and not self.cfg.training.get("launch"):
-            raise SetupError(
-                f"overlap={self.cfg.overlap} collects while another process trains: say how that "
-                "one is started, such as training.launch=[python]"
-            )
+        self._check_overlap()
         self.check_scores()
+
+    def _check_overlap(self) -> None:
+        overlap = self.cfg.overlap
+        if overlap < 0:
+            raise SetupError(f"overlap={overlap} counts rounds: it is 0 or more")
+        if overlap and not self.cfg.training.get("launch"):
+            raise SetupError(
+                f"overlap={overlap} collects while another process trains: say how that one is "
+                "started, such as training.launch=[python]"
+            )
+        if overlap and self.cfg.serving.get("stop_for_training"):
+            raise SetupError(
+                f"overlap={overlap} collects while another process trains, so the servers must "
+                "stay: serving.stop_for_training=false, on GPUs that training does not use"
+            )
 
     def check_scores(self) -> None:
         """SetupError where the algorithm wants log-probs that the teacher cannot give."""

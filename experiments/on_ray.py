@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -117,6 +118,7 @@ class _Driver:
             "scheduling_strategy": "SPREAD",
         }
         self.under_way: dict[ray.ObjectRef, Request] = {}
+        self.began: dict[str, float] = {}
 
     def run(self, requests: Sequence[Request], concurrency: int) -> Progress:
         waiting = deque(requests)
@@ -124,8 +126,9 @@ class _Driver:
         purse = self.till.purse if self.till else None
         try:
             while waiting or self.under_way:
-                while waiting and len(self.under_way) < concurrency:
+                while waiting and len(self.under_way) < concurrency and not self.faults.pause():
                     request = waiting.popleft()
+                    self.began[request.episode_id] = time.monotonic()
                     # (the name stands in what Ray says of a task)
                     play = ray.remote(_play).options(name=request.episode_id, **self.options)
                     self.under_way[play.remote(self.work, purse, request)] = request
@@ -140,6 +143,9 @@ class _Driver:
     def _ended(self) -> list[ray.ObjectRef]:
         """Wakes also for what the teacher was paid, to record it."""
         bill = [self.till.bill] if self.till else []
+        if not self.under_way:  # a pause after faults
+            time.sleep(WAKE_SECONDS)
+            return []
         done, _ = ray.wait([*self.under_way, *bill], timeout=WAKE_SECONDS)
         if self.till and self.till.bill in done:
             self.till.settle()
@@ -163,6 +169,11 @@ class _Driver:
             turns=self.now.turns + len(episode.turns),
         )
         self.on_episode(episode, labels)
+        if episode.outcome.mask:
+            cause, _, reason = episode.outcome.reason.partition(": ")
+            self.faults.add(cause, reason, self.began[request.episode_id])
+        else:
+            self.faults.success()
 
     def _stop(self) -> None:
         """Leave nothing of ours going on in the cluster, whatever was."""

@@ -121,6 +121,8 @@ class _Job:
         launch, phase = self.cfg.training.get("launch"), f"train {folders[-1].path.name}"
         settings = self.cfg.training if index else self.cfg.iteration0
         if launch:
+            if not folders[-1].is_done("train"):
+                self.parts.make_room()
             clock = contextlib.ExitStack()  # of what remains after the body
             with clock, training(launch, self.folder, index, self.display):
                 yield
