@@ -28,6 +28,12 @@ def own(*overrides: str) -> Parts:
     return parts
 
 
+def test_servers_stay_while_rounds_are_collected_ahead() -> None:
+    both = ("serving=vllm", "training=lora", "overlap=1", "training.launch=[python]")
+    with pytest.raises(SetupError, match=r"serving\.stop_for_training=false"):
+        Parts(configuration(*both)).check()
+
+
 def test_the_command_line_follows_from_the_configuration() -> None:
     plain = serving.arguments(own("model.dtype=float32", "serving.max_context=512"))
     pairs = dict(itertools.pairwise(plain))
