@@ -22,7 +22,7 @@ from experiments.report.charts import Line, Point, chart
 from swe_gym_env.errors import SetupError
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
-WORDS = ("how", "bound by", "mostly bound by")  # columns of words
+WORDS = ("how", "mostly")  # columns of words
 STYLE = """<style>text{font:11px sans-serif;fill:#555}
 .title{font-size:12px;fill:#111}
 .grid{stroke:#ddd}.curve{fill:none;stroke-width:2}.student .curve{stroke:#2563eb}
@@ -50,6 +50,7 @@ def plan(cfg: DictConfig, display: Display) -> None:
         placed(console, planner)
         memory_table(console, memory.uses(cfg, gpus))
     phase_table(console, phases)
+    token_table(console, phases)
     teacher_cost(console, planner, phases)
     disk(console, planner)
     if cfg.model.requires.gpus or gpus:
@@ -104,6 +105,18 @@ def phase_table(console: Console, phases: Sequence[Phase]) -> None:
             f"{phase.bound} {phase.bounds[phase.bound] / max(phase.seconds, 1e-9):.0%}",
             _count(phase.episodes),
             _count(phase.turns),
+        ]
+        for phase in phases
+    ]
+    whole = sum(phase.seconds for phase in phases)
+    rows.append(["all", duration(whole), "", "", ""])
+    _table(console, "Phases", ["phase", "wall", "mostly", "episodes", "turns"], rows)
+
+
+def token_table(console: Console, phases: Sequence[Phase]) -> None:
+    rows = [
+        [
+            phase.name,
             _count(phase.student.generated),
             _count(phase.teacher.generated),
             _hits(phase),
@@ -111,11 +124,9 @@ def phase_table(console: Console, phases: Sequence[Phase]) -> None:
         ]
         for phase in phases
     ]
-    whole = sum(phase.seconds for phase in phases)
-    rows.append(["all", duration(whole), "", *[""] * 6])
-    names = ["phase", "wall", "bound by", "episodes", "turns", "student", "teacher"]
-    title = "Phases (student, teacher: tokens generated; cached: of the prompts' tokens)"
-    _table(console, title, [*names, "cached", "trained"], rows)
+    title = "Tokens (student, teacher: generated; cached: of all prompts)"
+    names = ["phase", "student", "teacher", "cached", "trained"]
+    _table(console, title, names, [row for row in rows if any(row[1:])])
 
 
 def _hits(phase: Phase) -> str:
@@ -208,13 +219,16 @@ def scaling_table(console: Console, cfg: DictConfig, points: Sequence[Scaled]) -
     rows = []
     for one in points:
         if one.missing:
-            rows.append([str(one.gpus), "does not fit", one.missing, "", ""])
+            rows.append([str(one.gpus), "does not fit", "", "", ""])
             continue
         cost = f"{min(one.hours, one.wider) * one.gpus * price:,.0f}" if price else ""
         wider = f"{duration(one.wider * 3600)} ({one.concurrency})"
         rows.append([str(one.gpus), duration(one.hours * 3600), one.bound, wider, cost])
-    names = ["GPUs", "wall", "mostly bound by", "with more in flight", "cost of the better"]
+    names = ["GPUs", "wall", "mostly", "with more in flight", "cost of the better"]
     _table(console, f"The same on 1 to 64 x {cfg.cluster.gpu}", names, rows)
+    for one in points:
+        if one.missing:
+            console.print(f"  {one.gpus}: {one.missing}")
 
 
 def picture(file: Path, points: Sequence[Scaled], title: str) -> None:

@@ -231,7 +231,7 @@ def test_the_command_prints_every_part(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for words in (
         *("GPU placement", "tensor parallel 4", "Memory of each GPU", "masters", "moments"),
-        *("activations", "KV cache", "bound by", "collect round_001", "train round_001"),
+        *("activations", "KV cache", "mostly", "collect round_001", "train round_001"),
         *("money, by teacher.prices", "GPU hours", "images of", "does not fit", "plot: "),
     ):
         assert words in done.stdout, words
