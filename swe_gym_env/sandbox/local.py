@@ -14,7 +14,6 @@ import os
 import platform
 import resource
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -193,20 +192,22 @@ def _probe() -> str | None:
         return "the local sandbox needs Linux on x86_64 or aarch64; use sandbox=process"
     if not os.path.exists("/bin/bash"):
         return "the local sandbox needs bash: install the package bash"
-    with tempfile.TemporaryDirectory(prefix="swe-gym-probe-") as folder:
-        Path(folder, "tree").mkdir()
-        image = images.Image(folder=Path(folder))
+    image = images.Image(folder=images.home() / "probe")  # empty, and made once
+    try:
+        image.tree_path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"nothing can be written to {images.home()} ({error}): set SWE_GYM_HOME"
+    try:
+        box = LocalProvider()._start(image, SandboxSpec("probe"))
         try:
-            box = LocalProvider()._start(image, SandboxSpec("probe"))
-            try:
-                if box.exec("echo ok", timeout=20).output != b"ok\n":
-                    return "the local sandbox starts but cannot run bash; use sandbox=process"
-            finally:
-                box.close()
-        except StartError as error:
-            return _explain(error)
-        except SandboxError as error:
-            return f"the local sandbox fails ({error}); use sandbox=process"
+            if box.exec("echo ok", timeout=20).output != b"ok\n":
+                return "the local sandbox starts but cannot run bash; use sandbox=process"
+        finally:
+            box.close()
+    except StartError as error:
+        return _explain(error)
+    except SandboxError as error:
+        return f"the local sandbox fails ({error}); use sandbox=process"
     return None
 
 
