@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 INTERRUPTED = 130  # the exit code of a shell's command that Ctrl-C has ended
 FIRST = "\nStopping: what has ended is still written. Press Ctrl-C again to stop now.\n"
@@ -38,15 +39,20 @@ def stoppable(last_words: str) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, stop)
+    after: Any = signal.signal(signal.SIGINT, stop)
     try:
         yield
     except KeyboardInterrupt:
+        after = _nothing  # while the process ends
         _say(f"\n{last_words}\n")
         _end()
     finally:
         if not asked:  # else the second may come while the interpreter ends
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, after)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """A further Ctrl-C. (Ignored signals would be so in every process that is still started.)"""
 
 
 def _say(text: str) -> None:

@@ -74,11 +74,11 @@ def faults(arena: Arena, times: int) -> dict[str, tuple[int, Break]]:
         ),
         "kill -9 of 2 boxes, grading ones included": (
             few,
-            lambda arena, job, n: ways.lose_boxes(job, 2, 1.0 + 0.1 * n),
+            lambda arena, job, n: ways.lose_boxes(job, 2, 0.2 + 0.1 * n),
         ),
         "kill -9 of what makes the boxes, twice": (
             few,
-            lambda arena, job, n: ways.lose_nursery(job, 2, 1.0 + 0.1 * n),
+            lambda arena, job, n: ways.lose_nursery(job, 2, 0.2 + 0.1 * n),
         ),
         "a box hangs": (
             max(1, few // 2),

@@ -135,8 +135,10 @@ class Job:
 
     def keep(self) -> None:
         """Move what it wrote to where it would have been without a disk of its own."""
-        shutil.copytree(self.runs, self.folder / "runs", symlinks=True)
-        self.runs = self.folder / "runs"
+        there, self.runs = self.runs, self.folder / "runs"
+        shutil.copytree(there, self.runs, symlinks=True)
+        for path in self.runs.rglob("*.jsonl"):  # who played says from which checkpoint
+            path.write_text(path.read_text().replace(str(there), str(self.runs)))
 
     # -- what is there -------------------------------------------------------------------------
 
