@@ -25,7 +25,7 @@ FIXED = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.recorded
 @pytest.mark.timeout(1800)
 def test_a_killed_run_of_the_real_model_ends_with_the_same_weights(
     zygote: Zygote, smollm2: Path, tmp_path: Path
