@@ -34,7 +34,16 @@ class Engine:
         with (folder / "log.txt").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *("dockerd", "--data-root", str(folder / "data"), "-H", self.address),
+                    # without a bridge it would take the other engine's away
+                    *(
+                        "unshare",
+                        "--net",
+                        "dockerd",
+                        "--data-root",
+                        str(folder / "data"),
+                        "-H",
+                        self.address,
+                    ),
                     *("--exec-root", str(folder / "exec"), "--pidfile", str(folder / "engine.pid")),
                     *("--bridge", "none", "--iptables=false", "--ip6tables=false"),
                 ],
