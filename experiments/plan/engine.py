@@ -110,7 +110,7 @@ class Engine:
             if self.queue and (self.continuous or not self.active):
                 seconds = self._admit()
                 self.used.prefill += seconds
-                yield from self._busy(seconds)
+                yield from busy(self.env, self.processor, seconds)
             if self.active:
                 yield from self._decode()
 
@@ -149,7 +149,7 @@ class Engine:
                 yield self.env.timeout(max(0.0, began + made * pace - self.env.now))
         else:
             made = left
-            yield from self._busy(left * pace)
+            yield from busy(self.env, self.processor, left * pace)
         self.used.decode += made * pace
         self.steps += made
         while self.active and self.active[0].finish <= self.steps + 1e-9:
@@ -159,10 +159,12 @@ class Engine:
             self.cache.keep(row.episode, row.prompt + row.generate)
             row.done.succeed()
 
-    def _busy(self, seconds: float) -> Process:
-        if self.processor is None:
-            yield self.env.timeout(seconds)
-            return
-        with self.processor.request() as turn:
-            yield turn
-            yield self.env.timeout(seconds)
+
+def busy(env: simpy.Environment, processor: simpy.Resource | None, seconds: float) -> Process:
+    """Work of so many seconds, in its turn where a processor is shared."""
+    if processor is None:
+        yield env.timeout(seconds)
+        return
+    with processor.request() as turn:
+        yield turn
+        yield env.timeout(seconds)

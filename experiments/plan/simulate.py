@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import simpy
 
-from experiments.plan.engine import Engine, Process, Used
+from experiments.plan.engine import Engine, Process, Used, busy
 from experiments.plan.hardware import Speed
 from swe_gym_env.agents.rollout import COMMANDS_PER_CPU, PATIENCE_SECONDS
 
@@ -183,12 +183,7 @@ class _Loop:
     def _work(self, pool: simpy.Resource, seconds: float) -> Process:
         with pool.request() as thread:
             yield thread
-            if self.processor is None:
-                yield self.env.timeout(seconds)
-                return
-            with self.processor.request() as turn:
-                yield turn
-                yield self.env.timeout(seconds)
+            yield from busy(self.env, self.processor, seconds)
 
     def _wave(self, ready: Sequence[_Live]) -> Process:
         """Student and teacher side by side; the loop goes on when both have said all."""
