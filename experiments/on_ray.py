@@ -117,8 +117,7 @@ class _Driver:
             "retry_exceptions": [SpoiltError],
             "scheduling_strategy": "SPREAD",
         }
-        self.under_way: dict[ray.ObjectRef, Request] = {}
-        self.began: dict[str, float] = {}
+        self.under_way: dict[ray.ObjectRef, tuple[Request, float]] = {}  # and since when
 
     def run(self, requests: Sequence[Request], concurrency: int) -> Progress:
         waiting = deque(requests)
@@ -128,12 +127,12 @@ class _Driver:
             while waiting or self.under_way:
                 while waiting and len(self.under_way) < concurrency and not self.faults.pause():
                     request = waiting.popleft()
-                    self.began[request.episode_id] = time.monotonic()
                     # (the name stands in what Ray says of a task)
                     play = ray.remote(_play).options(name=request.episode_id, **self.options)
-                    self.under_way[play.remote(self.work, purse, request)] = request
+                    began = time.monotonic()
+                    self.under_way[play.remote(self.work, purse, request)] = request, began
                 for ref in self._ended():
-                    self._deliver(ref, self.under_way.pop(ref))
+                    self._deliver(ref, *self.under_way.pop(ref))
                 self.nodes.look()
                 self.progress(replace(self.now, running=len(self.under_way)))
         finally:
@@ -151,7 +150,7 @@ class _Driver:
             self.till.settle()
         return [ref for ref in done if ref in self.under_way]
 
-    def _deliver(self, ref: ray.ObjectRef, request: Request) -> None:
+    def _deliver(self, ref: ray.ObjectRef, request: Request, began: float) -> None:
         try:
             episode, labels = ray.get(ref)
         except RayTaskError as error:
@@ -171,7 +170,7 @@ class _Driver:
         self.on_episode(episode, labels)
         if episode.outcome.mask:
             cause, _, reason = episode.outcome.reason.partition(": ")
-            self.faults.add(cause, reason, self.began[request.episode_id])
+            self.faults.add(cause, reason, began)
         else:
             self.faults.success()
 
