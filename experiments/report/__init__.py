@@ -43,7 +43,7 @@ def write_report(run_folder: Path) -> Path:
         masked=sum(e.outcome.mask for row in run.evaluations for e in row.episodes),
         facts=_facts(run),
         episodes=_embedded(reader_rows(run)),
-        css=Markup((HERE / "page.css").read_text("utf-8")),
+        css=Markup("".join((HERE / f"{part}.css").read_text() for part in ("palette", "page"))),
         js=Markup((HERE / "page.js").read_text("utf-8")),
         interval=charts.interval,
         pc=lambda share: f"{share * 100:.1f} %",
