@@ -46,8 +46,9 @@ AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation", "
 # Of the section serving: how it is done, not what is answered
 WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")
 
-# What the making of teacher=trained depends on, beside its own section
+# What the making of teacher=trained depends on, and of its own section
 MAKES_TEACHER = ("model", "tasks", "actions", "limits", "history")
+MADE_FROM = ("seed", "tests", "episodes", "training")
 
 
 def digest(data: Any) -> str:
@@ -63,6 +64,10 @@ def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
         data.pop("history", None)
     if not data.get("overlap"):
         data.pop("overlap", None)
+    if data["evaluation"].get("untrained"):
+        data["evaluation"].pop("untrained")
+    if data["teacher"].get("tests"):
+        data["teacher"].pop("tests")
     for key in HOW_TRAINED:
         data["training"].pop(key, None)
     _drop_unlimited(data["teacher"])
@@ -87,6 +92,8 @@ def run_folder(cfg: DictConfig) -> RunFolder:
 
 def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
     depends = resolved(cfg, AFTER_ITERATION0)
+    for key in ("lr", "epochs"):  # it has its own
+        depends["training"].pop(key)
     name = f"iteration0-{digest([depends, task_ids])}"
     return RunFolder(Path(cfg.paths.runs).absolute() / name)
 
@@ -96,7 +103,8 @@ def trained_folder(cfg: DictConfig) -> RunFolder:
     ones can share it."""
     data = resolved(cfg)
     depends = {name: data.get(name) for name in MAKES_TEACHER}
-    depends |= {name: data["teacher"][name] for name in ("seed", "episodes", "training")}
+    own = data["teacher"]
+    depends |= {name: own[name] for name in MADE_FROM if name in own}
     return RunFolder(Path(cfg.paths.runs).absolute() / f"teacher-{digest(depends)}")
 
 

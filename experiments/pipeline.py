@@ -90,12 +90,13 @@ class _Job:
         with shared.lock(wait=True):
             shared.start(cfg)
             own.link(own.round(0).path, shared.round(0).path)
-            self._evaluate(shared, UNTRAINED, untrained, None)
+            if cfg.evaluation.untrained:
+                self._evaluate(shared, UNTRAINED, untrained, None)
+                own.link(own.evaluation(UNTRAINED).path, untrained.path)
             self.collect(0, shared)
             with self.training(0, shared):
                 pass
             self._evaluate(shared, ITERATION0, trained, shared.round(0).checkpoint)
-        own.link(own.evaluation(UNTRAINED).path, untrained.path)
         own.link(own.evaluation(ITERATION0).path, trained.path)
 
     def _rounds(self, index: int) -> tuple[list[RoundFolder], Algorithm]:

@@ -29,7 +29,7 @@ def teacher(parts: Parts) -> Policy:
     if cfg.name == "expert":
         from swe_gym_env.agents.expert import ExpertPolicy
 
-        return ExpertPolicy()
+        return ExpertPolicy(cfg.tests)
     if cfg.name == "server":
         from swe_gym_env.agents.server import ServerPolicy
 

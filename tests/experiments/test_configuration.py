@@ -81,6 +81,6 @@ def test_iteration0_is_shared_by_all_algorithms() -> None:
         return iteration0_folder(configuration(*overrides), list(ids)).path.name
 
     assert shared() == shared(
-        "algorithm=sft", "beta=step", "rounds=7", "evaluation.tasks=3", "overlap=1"
+        "algorithm=sft", "beta=step", "rounds=7", "evaluation.tasks=3", "overlap=1", "training.lr=1"
     )
     assert len({shared(), shared("seed=1"), shared("training=lora"), shared(ids=("a",))}) == 4

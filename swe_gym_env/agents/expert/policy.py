@@ -51,12 +51,14 @@ class Work:
 
 
 class ExpertPolicy:
-    """A teacher that knows the gold patch and needs the box."""
+    """A teacher that knows the gold patch and needs the box. ``tests``: it runs the visible tests
+    before it finishes, which tells nothing where all that fail are hidden, and costs the most."""
 
     name = "expert"
     needs_box = True
 
-    def __init__(self) -> None:
+    def __init__(self, tests: bool = True) -> None:
+        self._tests = tests
         self._bases: dict[tuple[str, str, str], list[str]] = {}
 
     def act(self, states: Sequence[State]) -> list[Reply]:
@@ -153,7 +155,7 @@ class ExpertPolicy:
     ) -> ToolCall:
         command = _test_command(history, task)
         tested = history.last("test") > history.last("write")
-        if not tested and history.count("test") < 6 and not history.tried(command):
+        if self._tests and not tested and history.count("test") < 6 and not history.tried(command):
             return words.bash(rng, "test", command)
         seen = history.diff_since_write() is not None
         if found.git and found.changed and not seen and rng.random() < SEEN_DIFF:

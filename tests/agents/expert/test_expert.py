@@ -296,6 +296,13 @@ def test_a_located_bug_takes_four_short_turns(local: SandboxProvider) -> None:
     assert sorted(counts)[4] <= 5
 
 
+def test_the_visible_tests_can_be_left_out(local: SandboxProvider) -> None:
+    game = new_game(local, 0)
+    game.expert = ExpertPolicy(tests=False)
+    assert game.play() and game.at_gold()
+    assert not any("pytest" in str(call.arguments) for call in game.expert_turns)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_each_level_of_help_leads_to_the_place(local: SandboxProvider, level: str) -> None:
     for number in range(20, 24):
