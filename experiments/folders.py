@@ -48,7 +48,7 @@ WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")
 
 # What the making of teacher=trained depends on, and of its own section
 MAKES_TEACHER = ("model", "tasks", "actions", "limits", "history")
-MADE_FROM = ("seed", "tests", "episodes", "training")
+MADE_FROM = ("seed", "tests", "episodes", "rounds", "episodes_per_round", "training")
 
 
 def digest(data: Any) -> str:
@@ -66,8 +66,12 @@ def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
         data.pop("overlap", None)
     if data["evaluation"].get("untrained"):
         data["evaluation"].pop("untrained")
-    if data["teacher"].get("tests"):
-        data["teacher"].pop("tests")
+    teacher = data["teacher"]
+    if teacher.get("tests"):
+        teacher.pop("tests")
+    if not teacher.get("rounds"):
+        teacher.pop("rounds", None)
+        teacher.pop("episodes_per_round", None)
     for key in HOW_TRAINED:
         data["training"].pop(key, None)
     _drop_unlimited(data["teacher"])

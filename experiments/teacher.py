@@ -2,8 +2,9 @@
 
 The expert knows the answer and gives no log-probs. What a method such as on-policy distillation
 asks is a model with the student's tokenizer that is better than the student; so the student's own
-base model is trained on more of the expert's episodes, for longer, than iteration 0 is. Killed or
-stopped, the same command goes on.
+base model is trained on more of the expert's episodes, for longer, than iteration 0 is. With
+``teacher.rounds`` it then plays alone and learns what the expert would have done: an expert's own
+episodes never show how to go on from a mistake. Killed or stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -28,27 +29,35 @@ def make(cfg: DictConfig, display: Display) -> Path:
             f"teacher={cfg.teacher.name}: this command makes teacher=trained, which learns from "
             "the expert; leave teacher= out"
         )
-    from algorithms.sft import SFT  # late, so that --help and mistakes take no time
+    from algorithms.base import Algorithm  # late, so that --help and mistakes take no time
+    from algorithms.dagger import DAgger
+    from algorithms.schedules import Schedule
+    from algorithms.sft import SFT
     from experiments.build import Parts
     from experiments.evaluate import evaluate
     from experiments.rounds import collect, train
     from experiments.selection import select
 
     folder = trained_folder(cfg)
-    own = folder.round(0)
+    folders = [folder.round(index) for index in range(1 + cfg.teacher.rounds)]
+    own = folders[-1]
     cfg = _taught_by_the_expert(cfg)
     preflight.check(cfg)
     display.console.print(f"teacher folder: {folder.path}")
     with folder.lock():
         folder.start(cfg)
-        parts, sft = Parts(cfg), SFT()
+        parts, alone = Parts(cfg), DAgger(Schedule("constant", start=0.0))
         saved = read_json(folder.path / "tasks.json")
         tasks = select(cfg, saved and {"train": saved["train"]}, display)
         write_json(folder.path / "tasks.json", tasks.ids)
-        with folder.timed("collect"):
-            collect(parts, sft, [own], tasks, None, display)
-        with folder.timed("train"):
-            train(parts, sft, [own], None, cfg.training.epochs, cfg.training.lr, display)
+        for index in range(len(folders)):
+            algorithm: Algorithm = alone if index else SFT()
+            so_far, before = folders[: index + 1], folders[index - 1].checkpoint if index else None
+            with folder.timed("collect"):
+                collect(parts, algorithm, so_far, tasks, before, display)
+            with folder.timed("train"):
+                how = cfg.training.epochs, cfg.training.lr
+                train(parts, algorithm, so_far, before, *how, display)
         if tasks.heldout:
             measured = evaluate(
                 parts,
@@ -73,6 +82,7 @@ def _taught_by_the_expert(cfg: DictConfig) -> DictConfig:
         "seed": own.seed,
         "training": own.training,
         "iteration0": {**cfg.iteration0, "episodes": own.episodes},
+        "episodes_per_round": own.episodes_per_round,
         "evaluation": {"split": "val", "tasks": own.val_tasks},
     }
     return OmegaConf.create(made)

@@ -102,7 +102,7 @@ def _trained(cfg: DictConfig) -> Path:
     from hydra.core.hydra_config import HydraConfig
 
     own = trained_folder(cfg)
-    checkpoint = own.round(0).checkpoint
+    checkpoint = own.round(cfg.teacher.rounds).checkpoint
     if (checkpoint / "config.json").is_file():
         return checkpoint
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else ["..."]

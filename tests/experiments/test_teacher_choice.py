@@ -103,8 +103,8 @@ def test_a_trained_teacher_is_shared_by_runs_that_differ_elsewhere() -> None:
     same += ("teacher.temperature=1", "teacher.budget.calls=3", "teacher.val_tasks=9")
     assert name(*same) == name()
     others = ["teacher.seed=1", "teacher.episodes=5", "teacher.training.lr=1", "tasks=pypi_full"]
-    others += ["teacher.tests=false"]
-    assert len({name(), *(name(other) for other in others)}) == 6
+    others += ["teacher.tests=false", "teacher.rounds=1"]
+    assert len({name(), *(name(other) for other in others)}) == 7
 
 
 def test_an_unlimited_budget_changes_no_folder() -> None:

@@ -20,6 +20,7 @@ from tests.experiments.conftest import Job
 from tests.experiments.test_configuration import configuration
 
 SMALL = ("teacher.episodes=3", "teacher.training.epochs=1", "teacher.max_new_tokens=8")
+MADE = (*SMALL, "teacher.rounds=1", "teacher.episodes_per_round=2")
 HERMES = action_format("hermes_json", ["bash", "finish"])
 
 
@@ -80,27 +81,31 @@ def test_the_command_line_of_labelling_says_what_it_wants(job: Job) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_teacher_is_trained_by_one_command_then_samples_and_scores(job: Job) -> None:
-    printed = job.run("teacher=trained", *SMALL, code=2)
+    printed = job.run("teacher=trained", *MADE, code=2)
     (command,) = [line for line in printed.splitlines() if "python -m experiments.teacher" in line]
     given = shlex.split(command)[3:]
-    assert given == [*job.overrides, "teacher=trained", *SMALL]
+    assert given == [*job.overrides, "teacher=trained", *MADE]
 
     maker = Job(job.home, job.runs, tuple(given))
     printed = maker.run("teacher.val_tasks=2", module="experiments.teacher")
     folder = job.folder("teacher-*")
-    checkpoint = folder / "rounds/round_000/checkpoint"
+    checkpoint = folder / "rounds/round_001/checkpoint"
     assert f"teacher=trained: {checkpoint}" in printed and "of 2" in printed
     made = (checkpoint / "model.safetensors").stat().st_mtime_ns
     maker.run(module="experiments.teacher")
     assert (checkpoint / "model.safetensors").stat().st_mtime_ns == made, "it is there already"
 
-    parts = Parts(configuration(*job.overrides, "teacher=trained", *SMALL, "seed=3"))
+    parts = Parts(configuration(*job.overrides, "teacher=trained", *MADE, "seed=3"))
+    shares = [
+        {episode.teacher_share for episode in RoundFolder(folder / name).episodes()}
+        for name in ("rounds/round_000", "rounds/round_001")
+    ]
+    assert shares == [{1.0}, {0.0}], "the expert shows it, then watches"
     episodes = RoundFolder(folder / "rounds/round_000").episodes()
-    assert episodes and all(episode.teacher_share == 1 for episode in episodes)
     scores = [one for found in parts.scorer(None).score(episodes, 2) for one in found]
     assert len(scores) == sum(len(episode.turns) for episode in episodes)
     assert all(one.scorer == "trained" and max(one.logprobs) <= 0 for one in scores)
-    job.run("teacher=trained", *SMALL)
+    job.run("teacher=trained", *MADE)
     asked = RoundFolder(job.folder() / "rounds/round_001").metrics
     assert asked["teacher_calls"] > 0 and asked["unlabelled"] + asked["labels"] == asked["turns"]
 
