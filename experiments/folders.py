@@ -14,6 +14,7 @@
                                     it depends on
 
     runs/teacher-<hash>/            what python -m experiments.teacher made, keyed likewise
+    runs/sweep-<hash>/              which runs a sweep is made of (experiments/sweeps.py)
 
 The hash leaves out what cannot change the result (``VOLATILE``).
 """
@@ -164,6 +165,18 @@ class RunFolder:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+    @property
+    def busy(self) -> bool:
+        """Another process works in it."""
+        try:
+            with (self.path / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
