@@ -38,7 +38,7 @@ from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
 # (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
-VOLATILE = ("beta", "cluster", "logging", "paths", "plan", "workers")
+VOLATILE = ("beta", "cluster", "logging", "paths", "plan", "tracking", "workers")
 # Of the section training: on what and how safely, not what comes of it
 HOW_TRAINED = ("launch", "sharding", "save_every")
 # What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured

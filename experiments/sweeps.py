@@ -154,7 +154,9 @@ def _tell(folder: Path) -> int:
     lines = [""]
     for one in cells:
         where = os.path.relpath(folder.parent / one["run"])
-        lines.append(f"{one['status']:<9} {_resolved(folder.parent, one):<34} {where}  {_swept(cells, one)}")
+        lines.append(
+            f"{one['status']:<9} {_resolved(folder.parent, one):<34} {where}  {_swept(cells, one)}"
+        )
         lines += [f"          {line}" for line in one["error"].splitlines()[:2]]
     lines.append(f"compare: python -m experiments.report {os.path.relpath(folder)}")
     if any(one["status"] != "finished" for one in cells):
