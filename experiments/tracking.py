@@ -203,7 +203,7 @@ class WandB:
                 id=name,
                 name=name,
                 group=cfg.algorithm.name,
-                resume="allow" if own.mode == "online" else None,  # offline: `wandb sync --append`
+                resume="allow" if own.mode == "online" else None,
                 dir=folder.path,
                 config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
                 settings=wandb.Settings(console="off", silent=True),
