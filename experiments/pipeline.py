@@ -97,10 +97,8 @@ class _Job:
         self.ended.append(name)
         track(self.tracked, self.folder)
         if timed.phases[name] - before >= 1:  # else it was done already
-            cfg, parts, seconds = self.cfg, self.parts, {**self.shared.phases, **self.folder.phases}
-            names = remaining.phases(
-                cfg.rounds, cfg.evaluation.every_round, parts.iteration0, parts.algorithm
-            )
+            seconds = {**self.shared.phases, **self.folder.phases}
+            names = remaining.phases(self.cfg, self.parts.iteration0, self.parts.algorithm)
             log.info(remaining.line(names, self.ended, seconds))
 
     def iteration0(self) -> None:

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from omegaconf import DictConfig
+
 from algorithms.base import Algorithm
 from experiments.summary import ITERATION0, UNTRAINED, time_of
 
 
-def phases(
-    rounds: int, every_round: bool, iteration0: Algorithm, algorithm: Algorithm
-) -> list[str]:
+def phases(cfg: DictConfig, iteration0: Algorithm, algorithm: Algorithm) -> list[str]:
     """Of a run, by the names that they have in phases.json."""
-    names = ["tasks", f"evaluate {UNTRAINED}"]
+    rounds, names = cfg.rounds, ["tasks"]
+    if cfg.evaluation.get("untrained", True):
+        names.append(f"evaluate {UNTRAINED}")
     for index in range(rounds + 1):
         own = f"round_{index:03d}"
         scored = (algorithm if index else iteration0).collect(index).score != "nothing"
         names += [f"collect {own}", *([f"score {own}"] if scored else []), f"train {own}"]
         if index == 0:
             names.append(f"evaluate {ITERATION0}")
-        elif every_round or index == rounds:
+        elif cfg.evaluation.every_round or index == rounds:
             names.append(f"evaluate {own}")
     return names
 

@@ -17,6 +17,7 @@ from experiments.remaining import line, phases
 from experiments.tracking import track, tracker
 from swe_gym_env.errors import SetupError
 from tests.experiments.conftest import Job
+from tests.experiments.test_configuration import configuration
 
 BLOCK, HEADER = 32768, 7  # of LevelDB's log format, which W&B writes
 
@@ -139,7 +140,7 @@ def test_wandb_without_a_key_says_what_to_do(
 def test_what_is_left_is_told_where_it_is_known() -> None:
     from algorithms.sft import SFT
 
-    names = phases(2, False, SFT(), SFT())
+    names = phases(configuration("rounds=2"), SFT(), SFT())
     assert names[5:] == [
         *("collect round_001", "train round_001", "collect round_002", "train round_002"),
         "evaluate round_002",
