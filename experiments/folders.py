@@ -10,6 +10,7 @@
       phases.json                   seconds of wall time per phase
       summary.json                  the closing table; its presence means that the run is finished
       report.html
+      tensorboard/, wandb/          with tracking=... (experiments/tracking.py)
     runs/iteration0-<hash>/         what all algorithms share: the same layout, keyed by all that
                                     it depends on
 

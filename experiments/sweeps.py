@@ -24,7 +24,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
@@ -47,8 +47,8 @@ class Sweep(Callback):
             return
         try:
             cells = _cells(config)
-        except (CompactHydraException, OmegaConfBaseException):
-            return  # which Hydra tells before it starts any
+        except (HydraException, OmegaConfBaseException):
+            return  # Hydra tells before it starts any, or another sweeper than its basic one knows
         runs = Path(cells[0].pop("runs"))
         folder = runs / f"sweep-{digest(sorted(cell['run'] for cell in cells))}"
         with _changing(folder) as data:
@@ -105,11 +105,13 @@ def _note(folder: Path, run: str, status: str, error: str = "") -> None:
 def cell(cfg: DictConfig) -> Iterator[bool]:
     """Around the work of a cell, whose errors end here; a single run is not touched. False: there
     is nothing to do, for it is finished, another process does it, or another cell is the same."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
+    hydra = HydraConfig.get()
+    folder = Path(hydra.sweep.dir)
+    sweep = read_json(folder / "sweep.json") if hydra.mode == RunMode.MULTIRUN else None
+    if not sweep:
         yield True
         return
-    folder, run = Path(HydraConfig.get().sweep.dir), run_folder(cfg)
-    cells, given = read_json(folder / "sweep.json")["cells"], list(HydraConfig.get().overrides.task)
+    run, cells, given = run_folder(cfg), sweep["cells"], list(hydra.overrides.task)
     number = [c["run"] for c in cells].index(run.path.name)
     if cells[number]["overrides"] != given or run.summary or run.busy:
         yield False
