@@ -10,10 +10,12 @@
       phases.json                   seconds of wall time per phase
       summary.json                  the closing table; its presence means that the run is finished
       report.html
+      tensorboard/, wandb/          with tracking=... (experiments/tracking.py)
     runs/iteration0-<hash>/         what all algorithms share: the same layout, keyed by all that
                                     it depends on
 
     runs/teacher-<hash>/            what python -m experiments.teacher made, keyed likewise
+    runs/sweep-<hash>/              which runs a sweep is made of (experiments/sweeps.py)
 
 The hash leaves out what cannot change the result (``VOLATILE``).
 """
@@ -37,7 +39,7 @@ from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
 # (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
-VOLATILE = ("beta", "cluster", "logging", "paths", "plan", "workers")
+VOLATILE = ("beta", "cluster", "logging", "paths", "plan", "tracking", "workers")
 # Of the section training: on what and how safely, not what comes of it
 HOW_TRAINED = ("launch", "sharding", "save_every")
 # What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
@@ -176,6 +178,18 @@ class RunFolder:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+    @property
+    def busy(self) -> bool:
+        """Another process works in it."""
+        try:
+            with (self.path / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from algorithms.base import Algorithm
 from algorithms.engine.rounds import RoundFolder
-from experiments import preflight, summary
+from experiments import preflight, remaining, summary
 from experiments.build import Parts
 from experiments.evaluate import evaluate
 from experiments.folders import RunFolder, iteration0_folder, read_json, run_folder, write_json
@@ -31,6 +31,7 @@ from experiments.report import write_report
 from experiments.rounds import collect, score, train
 from experiments.selection import Selection, select
 from experiments.summary import ITERATION0, UNTRAINED
+from experiments.tracking import Tracker, track, tracker
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ def run(cfg: DictConfig, display: Display) -> Path:
         display.console.print(f"run folder: {folder.path}")
         with folder.lock(), contextlib.closing(parts):
             folder.start(cfg)
-            _phases(parts, folder, display)
+            with contextlib.closing(tracker(cfg, folder)) as tracked:
+                _phases(parts, folder, display, tracked)
     finished = folder.summary
     assert finished is not None
     if not (folder.path / "report.html").exists():
@@ -54,13 +56,13 @@ def run(cfg: DictConfig, display: Display) -> Path:
     return folder.path
 
 
-def _phases(parts: Parts, folder: RunFolder, display: Display) -> None:
+def _phases(parts: Parts, folder: RunFolder, display: Display, tracked: Tracker) -> None:
     cfg = parts.cfg
     with folder.timed("tasks"):
         tasks = select(cfg, read_json(folder.path / "tasks.json"), display)
         write_json(folder.path / "tasks.json", tasks.ids)
         log.info("%d training tasks, %d held out", len(tasks.train), len(tasks.heldout))
-    job = _Job(parts, tasks, folder, display)
+    job = _Job(parts, tasks, folder, display, tracked)
     job.iteration0()
     for index in range(1, cfg.rounds + 1):
         job.collect(index)  # nothing to do where it was done ahead
@@ -74,10 +76,30 @@ def _phases(parts: Parts, folder: RunFolder, display: Display) -> None:
 class _Job:
     """One run: its parts, its tasks and its folder."""
 
-    def __init__(self, parts: Parts, tasks: Selection, folder: RunFolder, display: Display) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        tasks: Selection,
+        folder: RunFolder,
+        display: Display,
+        tracked: Tracker,
+    ) -> None:
         self.parts, self.tasks, self.folder, self.display = parts, tasks, folder, display
-        self.cfg = parts.cfg
+        self.cfg, self.tracked = parts.cfg, tracked
         self.evaluations: list[str] = []
+        self.ended = ["tasks"]
+
+    @contextlib.contextmanager
+    def _phase(self, timed: RunFolder, name: str) -> Iterator[None]:
+        before = timed.phases.get(name, 0.0)
+        with timed.timed(name):
+            yield
+        self.ended.append(name)
+        track(self.tracked, self.folder)
+        if timed.phases[name] - before >= 1:  # else it was done already
+            seconds = {**self.shared.phases, **self.folder.phases}
+            names = remaining.phases(self.cfg, self.parts.iteration0, self.parts.algorithm)
+            log.info(remaining.line(names, self.ended, seconds))
 
     def iteration0(self) -> None:
         """Made by whoever needs it first; another run that needs it too waits."""
@@ -98,6 +120,7 @@ class _Job:
                 pass
             self._evaluate(shared, ITERATION0, trained, shared.round(0).checkpoint)
         own.link(own.evaluation(ITERATION0).path, trained.path)
+        track(self.tracked, own)
 
     def _rounds(self, index: int) -> tuple[list[RoundFolder], Algorithm]:
         folders = [self.folder.round(i) for i in range(index + 1)]
@@ -108,10 +131,10 @@ class _Job:
         timed, (folders, algorithm) = timed or self.folder, self._rounds(index)
         name, staleness = folders[-1].path.name, min(self.cfg.overlap, max(0, index - 1))
         student = folders[index - 1 - staleness].checkpoint if index else None
-        with timed.timed(f"collect {name}"):
+        with self._phase(timed, f"collect {name}"):
             collect(self.parts, algorithm, folders, self.tasks, student, self.display, staleness)
         if algorithm.collect(index).score != "nothing":
-            with timed.timed(f"score {name}"):
+            with self._phase(timed, f"score {name}"):
                 score(self.parts, algorithm, folders, self.display)
 
     @contextlib.contextmanager
@@ -127,11 +150,11 @@ class _Job:
             clock = contextlib.ExitStack()  # of what remains after the body
             with clock, training(launch, self.folder, index, self.display):
                 yield
-                clock.enter_context(timed.timed(phase))
+                clock.enter_context(self._phase(timed, phase))
             return
         yield
         newest = folders[-2].checkpoint if index else None
-        with timed.timed(phase):
+        with self._phase(timed, phase):
             train(
                 self.parts, algorithm, folders, newest, settings.epochs, settings.lr, self.display
             )
@@ -147,7 +170,7 @@ class _Job:
     ) -> None:
         self.evaluations.append(name)
         title = f"evaluate {summary.label(name)}"
-        with timed.timed(f"evaluate {name}"):
+        with self._phase(timed, f"evaluate {name}"):
             evaluate(self.parts, where, self.tasks.evaluation(), checkpoint, self.display, title)
 
     def close(self) -> None:

@@ -208,11 +208,13 @@ def train(
     own.add_metrics(
         losses=report.loss,
         grad_norms=report.grad_norm,
+        learning_rates=report.lr,
         **_measured(
             accuracies=report.accuracy, clipped=report.clipped, divergences=report.divergence
         ),
         prefix_breaks=sum(prefix_breaks(lesson.episode, renderer) for lesson in lessons),
         trees=report.trees,
+        trained_samples=report.trees * epochs,
         trees_dropped=report.dropped,
         trained_tokens=report.tokens,
         label_tokens=report.label_tokens,

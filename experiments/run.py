@@ -5,13 +5,16 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
+from experiments import sweeps
 from experiments.cli import HYDRA, explain_unknown, guarded
 from experiments.progress import Display
 
 
 @hydra.main(**HYDRA)
 def main(cfg: DictConfig) -> None:
-    guarded(_run, cfg, "experiments.run")
+    with sweeps.cell(cfg) as todo:
+        if todo:
+            guarded(_run, cfg, "experiments.run")
 
 
 def _run(cfg: DictConfig, display: Display) -> None:
@@ -21,5 +24,5 @@ def _run(cfg: DictConfig, display: Display) -> None:
 
 
 if __name__ == "__main__":
-    with explain_unknown():
+    with explain_unknown(), sweeps.told():
         main()

@@ -83,8 +83,8 @@ def show(console: Console, folder: RunFolder, summary: Mapping[str, Any]) -> Non
             f"resolved; teacher's share of turns {metrics['teacher_share']:.0%} realised, "
             f"{_percent(metrics['planned_teacher_share'])} planned"
         )
-    times = ", ".join(f"{phase} {_time(seconds)}" for phase, seconds in summary["phases"].items())
-    console.print(f"wall time {_time(sum(summary['phases'].values()))}: {times}")
+    times = ", ".join(f"{phase} {time_of(seconds)}" for phase, seconds in summary["phases"].items())
+    console.print(f"wall time {time_of(sum(summary['phases'].values()))}: {times}")
     console.print(f"run folder: {folder.path}")
     console.print(f"report: {folder.path / 'report.html'}", style="bold")
 
@@ -93,6 +93,7 @@ def _percent(share: float | None) -> str:
     return "?" if share is None else f"{share:.0%}"
 
 
-def _time(seconds: float) -> str:
+def time_of(seconds: float) -> str:
+    """For people."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"

@@ -80,6 +80,7 @@ class TrainReport:
     clipped: list[float] = field(default_factory=list)  # share of policy-gradient tokens
     divergence: list[float] = field(default_factory=list)  # mean over the tokens that carry it
     grad_norm: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
     trees: int = 0
     dropped: int = 0  # trees longer than max_tree_tokens, or without a weighted token
     tokens: int = 0  # nodes computed, over all epochs
@@ -194,6 +195,7 @@ class Learner:
         for step, batch in enumerate(batches[len(report.loss) :], len(report.loss) + 1):
             self._accumulate(batch, optimizer, report)
             report.grad_norm.append(optimizer.step())
+            report.lr.append(optimizer.rate())
             report.tokens += sum(len(s) for s in batch)
             report.label_tokens += sum(len(s.scored) for s in batch)
             report.seconds = time.monotonic() - started

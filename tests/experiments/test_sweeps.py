@@ -1,9 +1,13 @@
-"""Sweeps by each of Hydra's launchers, as docs/cluster.md has them, on runs that take seconds."""
+"""Sweeps on runs that take seconds: what breaks, what is killed, and each of Hydra's launchers, as
+docs/cluster.md has them."""
 
 from __future__ import annotations
 
 import json
 import re
+import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +19,7 @@ TINY = (
     "episodes_per_round=2",
     "limits.max_turns=3",
 )
+SETTINGS = ("opd seed=five", "sft seed=five", "sft seed=0")
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 
 
@@ -22,6 +27,64 @@ def example(launcher: str) -> list[str]:
     """The arguments of the page's example."""
     (line,) = re.findall(rf"experiments\.run -m (hydra/launcher={launcher} .*)", PAGE)
     return line.split()
+
+
+def cells(job: Job) -> dict[str, dict[str, Any]]:
+    """Of the newest sweep, by the overrides that ``TINY`` and the job do not fix."""
+    file = max(job.runs.glob("sweep-*/sweep.json"), key=lambda path: path.stat().st_mtime)
+    told = json.loads(file.read_text())
+    fixed = {*job.overrides, *TINY}
+    return {" ".join(o for o in c["overrides"] if o not in fixed): c for c in told["cells"]}
+
+
+def test_what_breaks_stops_no_other_cell_and_what_is_finished_is_not_touched(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # opd is refused; a seed that is no number is found out in the midst of a cell
+    said = job.run("algorithm=opd,sft", "seed=five,0", "beta=linear,step", *TINY, "-m", code=1)
+    found = cells(job)
+    assert {name: cell["status"] for name, cell in found.items()} == {
+        "algorithm=opd seed=five beta=linear": "failed",
+        "algorithm=opd seed=0 beta=linear": "failed",
+        "algorithm=sft seed=five beta=linear": "failed",
+        "algorithm=sft seed=0 beta=linear": "finished",
+    }, "neither method has a beta: eight settings, four runs"
+    refused, broken, good = (found[f"algorithm={n} beta=linear"] for n in SETTINGS)
+    assert "needs the teacher's log-probs" in refused["error"]
+    assert "Seed must be a python integer" in broken["error"]
+    claim = json.loads((job.runs / good["run"] / "summary.json").read_text())
+    last = claim["evaluations"][-1]
+    told = f"finished  {last['resolved']} of 1, {last['rate']:.1%} ({last['low']:.1%} to"
+    closing = said.split("\n\n")[-1]
+    assert told in closing and good["run"] in closing and "algorithm=sft seed=0" in closing
+    assert "compare: python -m experiments.report" in closing and "go on:" in closing
+    assert said.count("Traceback") == 1 and "Seed must be" in closing
+
+    # All of it again, where importing torch would be seen
+    (tmp_path / "torch.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    again = job.run("algorithm=sft", "beta=linear,step", *TINY, "-m")
+    assert told in again and "go on:" not in again and "cell 1" not in again
+    assert [cell["run"] for cell in cells(job).values()] == [good["run"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_sweep_goes_on_with_the_same_command(job: Job, how: signal.Signals) -> None:
+    sweep = ("algorithm=sft,dagger", "seed=0", *TINY, "-m")
+    said = job.interrupted("dagger-*/rounds/round_001/episodes.jsonl", 1, how, *sweep)
+    before = {name: cell["status"] for name, cell in cells(job).items()}
+    left = "running" if how == signal.SIGKILL else "waiting"
+    assert before == {"algorithm=sft seed=0": "finished", "algorithm=dagger seed=0": left}
+    if how == signal.SIGINT:
+        assert "Stopped. What is done is kept" in said and "Traceback" not in said
+        assert re.search("waiting +.*algorithm=dagger", said)
+    kept = (job.folder("dagger-*") / "rounds/round_001/episodes.jsonl").read_text().splitlines()[0]
+    again = job.run(*sweep)
+    assert {cell["status"] for cell in cells(job).values()} == {"finished"}
+    assert "cell 1 of 2" not in again and "cell 2 of 2: algorithm=dagger" in again
+    episodes = (job.folder("dagger-*") / "rounds/round_001/episodes.jsonl").read_text()
+    assert kept in episodes and len(episodes.splitlines()) == 2
 
 
 @pytest.mark.slow
@@ -44,3 +107,6 @@ def test_a_broken_cell_of_a_sweep_stops_no_other(
         assert claim["evaluations"][-1]["name"] == "round_001"
     assert len(list(job.runs.glob("iteration0-*"))) == 1, "made once: the others waited for it"
     assert not list(job.runs.glob("opd-*"))
+    found = {name.split()[0]: cell["status"] for name, cell in cells(job).items()}
+    assert found == {"algorithm=opd": "failed"} | {f"algorithm={m}": "finished" for m in methods}
+    assert said.count("\nfinished ") == len(methods) and said.count("\nfailed ") == 1
