@@ -1,0 +1,28 @@
+"""Writes the page in which the episodes of a run can be read, and prints its path.
+
+    python -m experiments.view FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.view import write_view
+from swe_gym_env.errors import SetupError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="experiments.view", description=__doc__)
+    parser.add_argument(
+        "folder", type=Path, help="of a run, of an evaluation, or one that holds several runs"
+    )
+    given = parser.parse_args()
+    try:
+        print(write_view(given.folder))
+    except SetupError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
