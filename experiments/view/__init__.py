@@ -19,26 +19,28 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from experiments.view.data import EpisodeSet, body, episode_sets, row
+from experiments.view.tokens import RunTokens
+from swe_gym_env.errors import SetupError
 
 __all__ = ["write_view"]
 
 HERE = Path(__file__).parent
 PALETTE = HERE.parent / "report" / "palette.css"
 SCRIPTS = ("store", "text", "list", "tokens", "episode", "main")
+UNASKED = "The page was written without tokens: python -m experiments.view FOLDER --tokens."
 CHUNK = 200_000  # characters of JSON after which the next chunk begins
 
 
-def write_view(run_folder: Path) -> Path:
+def write_view(run_folder: Path, tokens: bool = False) -> Path:
     """Writes ``episodes.html`` into ``run_folder`` and returns its path.
 
-    ``run_folder`` is that of a run, of an evaluation, or one that holds several runs. Raises
+    ``run_folder`` is that of a run, of an evaluation, or one that holds several runs. ``tokens``:
+    with each turn in tokens, which takes the tokenizer of the run and makes the page larger. Raises
     SetupError where there are no episodes in it.
     """
     folder = Path(run_folder).resolve()
     sets = episode_sets(folder)
-    rows, chunks = _packed(sets)
-    index = {"sets": [{"name": one.name, "round": one.round} for one in sets], "episodes": rows}
-    index["tokens"] = {"missing": "No tokens yet."}
+    index, chunks = _packed(sets, tokens)
     env = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     html = env.get_template("page.html.j2").render(
         name=folder.name,
@@ -54,25 +56,51 @@ def write_view(run_folder: Path) -> Path:
     return path
 
 
-def _packed(sets: list[EpisodeSet]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of all episodes, each with the chunk and the place in it where its body is."""
+def _packed(sets: list[EpisodeSet], tokens: bool) -> tuple[dict[str, Any], list[str]]:
+    """The rows of sets and episodes, and the bodies; a row says in which chunk, and where in it,
+    the episode's body is."""
+    listed: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     chunks: list[str] = []
     waiting: list[str] = []
-    for number, (listed, text) in _episodes(sets):
-        if sum(map(len, waiting)) > CHUNK:
-            chunks.append(_chunk(waiting))
-            waiting = []
-        rows.append({"set": number, **listed, "chunk": len(chunks), "place": len(waiting)})
-        waiting.append(text)
-    return rows, [*chunks, _chunk(waiting)]
-
-
-def _episodes(sets: list[EpisodeSet]) -> Iterator[tuple[int, tuple[dict[str, Any], str]]]:
+    runs: dict[Path | None, RunTokens] = {}
     for number, one in enumerate(sets):
-        episodes, labels = one.read()
-        for episode in episodes:
-            yield number, (row(episode, labels), _json(body(episode, labels)))
+        told: dict[str, Any] = {"name": one.name, "round": one.round, "missing": UNASKED}
+        found = _with_tokens(one, told, runs) if tokens else _plain(one)
+        for row, text in found:
+            if sum(map(len, waiting)) > CHUNK:
+                chunks.append(_chunk(waiting))
+                waiting = []
+            rows.append({"set": number, **row, "chunk": len(chunks), "place": len(waiting)})
+            waiting.append(text)
+        listed.append(told)
+    return {"sets": listed, "episodes": rows}, [*chunks, _chunk(waiting)]
+
+
+def _plain(one: EpisodeSet) -> Iterator[tuple[dict[str, Any], str]]:
+    episodes, labels = one.read()
+    for episode in episodes:
+        yield row(episode, labels), _json(body(episode, labels))
+
+
+def _with_tokens(
+    one: EpisodeSet, told: dict[str, Any], runs: dict[Path | None, RunTokens]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Also puts into ``told`` the largest weight of the set, or why there are no tokens."""
+    run = runs.setdefault(one.run, RunTokens(one.run))
+    told["missing"], told["most"], trained = run.missing, 0.0, {}
+    if not run.missing and one.round is not None:
+        try:
+            trained = run.trained(one.round)
+        except SetupError as error:
+            told["missing"] = f"What this round was trained on cannot be told any more: {error}"
+    episodes, labels = one.read()
+    for episode in episodes:
+        text = body(episode, labels)
+        if not told["missing"]:
+            largest = run.add(text, episode, trained.get(episode.episode_id))
+            told["most"] = max(told["most"], largest)
+        yield row(episode, labels), _json(text)
 
 
 def _chunk(bodies: list[str]) -> str:

@@ -1,6 +1,6 @@
 """Writes the page in which the episodes of a run can be read, and prints its path.
 
-    python -m experiments.view FOLDER
+    python -m experiments.view FOLDER [--tokens]
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ def main() -> None:
     parser.add_argument(
         "folder", type=Path, help="of a run, of an evaluation, or one that holds several runs"
     )
+    parser.add_argument(
+        "--tokens", action="store_true", help="with the tokens of each turn and their loss weights"
+    )
     given = parser.parse_args()
     try:
-        print(write_view(given.folder))
+        print(write_view(given.folder, given.tokens))
     except SetupError as error:
         parser.error(str(error))
 

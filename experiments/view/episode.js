@@ -36,11 +36,11 @@ function turnNode(t, i, body, states, rival) {
   notes.push(`${t.seconds} s`);
   const beside = rival?.turns[i];
   acts.append(act(t.who, t.who, notes.join(" · "), said(t.text, t.tokens, beside?.text ?? differ[0]?.text)));
-  for (const [n, l] of t.labels.entries()) {
+  for (const l of t.labels) {
     if (l.text === null) acts.append(act("label", l.by, "gave no label", [make("p", "say", l.error)]));
     else if (!l.same || (view.tokens && l.tokens)) {
       acts.append(act("label", l.by, l.same ? "the label" : "would have done this", said(l.text, l.tokens, t.text)));
-      if (!l.same && n >= 0) acts.classList.add("beside");
+      acts.classList.add("beside");
     }
   }
   if (rival) {
@@ -104,6 +104,7 @@ function facts(e, body) {
 async function open(e, turn = -1) {
   const against = view.against && e && view.against !== e && view.against.task === e.task ? view.against : null;
   Object.assign(view, { current: e, against });
+  document.body.classList.toggle("comparing", Boolean(against));
   if (!e) {
     view.body = null;
     $("episode").replaceChildren(make("p", "empty", "No episode fits."));

@@ -35,7 +35,7 @@ function clipped(node, lines) {
 // Reasoning as prose, the fenced block as code; anything else as it stands.
 function parts(text) {
   const found = /^([^]*?)```[^\n]*\n([^]*?)\n?```\s*([^]*)$/.exec(text);
-  if (!found) return [["code", text]];
+  if (!found) return [[/^\s*[<{[]/m.test(text) ? "code" : "say", text]];
   return [["say", found[1].trim()], ["code", found[2]], ["rest", found[3].trim()]].filter(([, part]) => part);
 }
 function spoken(text, other) {
@@ -50,7 +50,8 @@ function spoken(text, other) {
 }
 const pieces = (text) => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) ?? [];
 function marked(text, other) {
-  // A longest common subsequence of words; beyond a size nothing is marked.
+  // A longest common subsequence of words. Nothing is marked in long texts, nor in such as have
+  // little in common: there every word differs.
   const a = pieces(text), b = pieces(other), width = b.length + 1;
   if (a.length * width > 400000) return [text];
   const best = new Uint16Array((a.length + 1) * width);
@@ -60,6 +61,7 @@ function marked(text, other) {
         : Math.max(best[(i + 1) * width + j], best[i * width + j + 1]);
     }
   }
+  if (best[0] < 0.4 * Math.max(a.length, b.length)) return [text];
   const out = [];
   const add = (piece, own) => {
     const last = out.at(-1);
@@ -71,7 +73,7 @@ function marked(text, other) {
     else if (j < b.length && best[i * width + j + 1] > best[(i + 1) * width + j]) j++;
     else { add(a[i], true); i++; }
   }
-  return out.map(({ own, text: run }) => (own ? make("mark", "", run) : document.createTextNode(run)));
+  return out.map(({ own, text: run }) => (own && run.trim() ? make("mark", "", run) : document.createTextNode(run)));
 }
 
 function diffLines(text) {

@@ -15,7 +15,7 @@ function tokenNodes(track, most) {
       const shade = 12 + 48 * Math.min(1, Math.abs(weight) / (most || 1));
       node.style.background = `color-mix(in srgb, var(--${weight > 0 ? "good" : "bad"}) ${shade.toFixed(0)}%, transparent)`;
       node.classList.add(weight > 0 ? "up" : "down");
-    } else if (track.trained) told.push("no weight");
+    }
     node.title = told.join("\n");
     return node;
   });
@@ -24,8 +24,8 @@ function tokenBlock(track, most) {
   return make("pre", "code tokens", null, ...tokenNodes(track, most));
 }
 function tokenLegend(body) {
-  if (index.tokens.missing) return make("p", "note", index.tokens.missing);
   const set = sets[view.current.set];
+  if (set.missing) return make("p", "note", set.missing);
   const note = make("p", "note legend");
   note.append("Tokens: ", make("b", "student", "student’s"), " and ", make("b", "teacher", "teacher’s"), ". ");
   if (body.trained) {
