@@ -67,11 +67,11 @@ def _packed(sets: list[EpisodeSet], tokens: bool) -> tuple[dict[str, Any], list[
     for number, one in enumerate(sets):
         told: dict[str, Any] = {"name": one.name, "round": one.round, "missing": UNASKED}
         found = _with_tokens(one, told, runs) if tokens else _plain(one)
-        for row, text in found:
+        for listing, text in found:
             if sum(map(len, waiting)) > CHUNK:
                 chunks.append(_chunk(waiting))
                 waiting = []
-            rows.append({"set": number, **row, "chunk": len(chunks), "place": len(waiting)})
+            rows.append({"set": number, **listing, "chunk": len(chunks), "place": len(waiting)})
             waiting.append(text)
         listed.append(told)
     return {"sets": listed, "episodes": rows}, [*chunks, _chunk(waiting)]

@@ -1,8 +1,9 @@
 """What the episode reader shows, read from the files that a run leaves.
 
-Every ``episodes.jsonl`` below the folder is one set: an evaluation, a round of training, or whatever
-lies there. A killed run has fewer of them, which is no fault. What is needed to list and filter goes
-into one small row for each episode; the rest of it, the body, is only read when it is opened.
+Every ``episodes.jsonl`` below the folder is one set: an evaluation, a round of training, or what
+else lies there. A killed run has fewer of them, which is no fault. What is needed to list and to
+filter goes into one small row for each episode; the rest of it, the body, is only read when it is
+opened.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """The tokens of every turn, and the weights with which a round was trained on them.
 
-Nothing is worked out anew: the algorithm says its lessons from the files of the run, they become the
-token trees that the learner took, and what is shown is read off the nodes of those trees. So a label
-that the trainer saw in other tokens than a reader would expect is seen here.
+Nothing is worked out anew: the algorithm says its lessons from the files of the run, they become
+the token trees that the learner took, and what is shown is read off the nodes of those trees. So a
+label that the trainer saw in other tokens than a reader would expect is seen here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Track:
-    """A run of tokens that end one turn: ``weights`` per stream (``ce``, ``pg`` times the advantage,
-    ``kl``), one number for each of ``token_ids``. ``shared``: so many of the first tokens are those
-    of a track before, which counts their weight."""
+    """Tokens that end one turn. ``weights`` has, for each stream that is not all 0 (``ce``; ``pg``,
+    times the advantage; ``kl``), one number per token. ``shared``: so many of the first tokens are
+    those of a track before, which counts their weight."""
 
     token_ids: tuple[int, ...]
     weights: dict[str, list[float]] = field(default_factory=dict)
@@ -82,12 +83,12 @@ def pieces(renderer: Renderer, token_ids: Sequence[int]) -> list[str]:
     everything = renderer.decode(token_ids)
     if "".join(out) != everything:  # a tokenizer whose tokens have another text alone
         texts = ["", *(renderer.decode(token_ids[:end]) for end in range(1, len(token_ids) + 1))]
-        out = [b[len(a) :] for a, b in zip(texts, texts[1:], strict=False)]
+        out = [b[len(a) :] for a, b in pairwise(texts)]
     return out
 
 
 class RunTokens:
-    """The tokens of one run's episodes. ``missing`` says why there are none to show, or is empty."""
+    """Those of one run's episodes. ``missing`` says why there are none to show, or is empty."""
 
     def __init__(self, run: Path | None) -> None:
         self.run, self.missing = run, ""

@@ -24,7 +24,7 @@ said=$?; rm -f "$GIT_INDEX_FILE"; exit $said
 
 
 def changes(sandbox: Sandbox, task: TaskInstance) -> str:
-    """The diff against ``task.base_commit``, new files included; ``UNKNOWN`` where there is none."""
+    """The diff against ``task.base_commit``, new files included; ``UNKNOWN`` where git fails."""
     try:
         done = sandbox.exec(LOOK.format(base=task.base_commit), timeout=SECONDS, cwd=task.workdir)
     except (InfraError, OSError):  # a box that is gone says so to the agent's next command

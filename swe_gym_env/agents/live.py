@@ -34,8 +34,8 @@ class Request:
 @dataclass(eq=False)
 class Live:
     """An episode in play. ``pending`` runs in its box, ``since`` then; ``said`` is the turn behind
-    it, None for a reset or a stop. ``window``: see ``history.py``. ``patch``: what stands changed in
-    the box, as far as it was looked at."""
+    it, None for a reset or a stop. ``window``: see ``history.py``. ``patch``: what stands changed
+    in the box, as far as it was looked at."""
 
     request: Request
     env: SWEEnv
