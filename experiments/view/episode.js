@@ -145,5 +145,5 @@ function showPatch() {
     return;
   }
   if (now.trim()) head.append(make("small", "", ` ${changed(now)}${now === before ? ", as before" : ""}`));
-  pane.replaceChildren(head, now.trim() ? diff(now, before ?? undefined) : make("p", "note", before ? "Nothing is changed any more." : "Nothing is changed yet."));
+  pane.replaceChildren(head, now.trim() ? diff(now, before ?? undefined) : make("p", "note", before ? "Nothing is changed any more." : i === last ? "Nothing was changed." : "Nothing is changed yet."));
 }

@@ -64,9 +64,7 @@ def screen(watch: Watch, height: int) -> Group:
     if watch.latest:
         newest = list(reversed(watch.latest))[: 6 if height > 30 else 3]
         parts += ["", Text("latest episodes", style="dim")]
-        parts += [
-            _episode(row) for row in list(watch.latest)[: -(6 if height > 30 else 3) - 1 : -1]
-        ]
+        parts += [_episode(row) for row in newest]
         parts += ["", _words(watch.latest[-1])]
     return Group(*parts)
 
