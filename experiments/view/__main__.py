@@ -7,6 +7,7 @@ python -m experiments.view FOLDER --follow      a run as it goes on, in this ter
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
 
 from experiments.view import write_view
@@ -32,6 +33,7 @@ def main() -> None:
     if given.follow:
         from experiments.view.follow import follow
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` has it ignored
         follow(given.folder)
         return
     try:

@@ -137,13 +137,13 @@ function compare(other) {
 function showPatch() {
   const pane = $("patch"), body = view.body, last = view.states?.length - 1;
   if (!body || !body.turns.length) { pane.replaceChildren(); return; }
-  const i = Math.min(Math.max(view.turn, 0), last);
+  const i = view.turn < 0 ? last : Math.min(view.turn, last);  // before the first turn, how it ends
   const now = view.states[i], before = i > 0 ? view.states[i - 1] : "";
   const head = make("h3", "", now === null ? "Patch" : i === last ? "Patch at the end" : `Patch after turn ${i + 1}`);
   if (now === null) {
     pane.replaceChildren(head, make("p", "note", "Not known: this episode was stored before patches were, turn by turn. What was left at the end stands below the last turn."));
     return;
   }
-  if (now.trim()) head.append(make("small", "", ` ${changed(now)}${now === before ? ", as before" : ""}`));
-  pane.replaceChildren(head, now.trim() ? diff(now, before ?? undefined) : make("p", "note", before ? "Nothing is changed any more." : i === last ? "Nothing was changed." : "Nothing is changed yet."));
+  if (now.trim()) head.append(make("small", "", ` ${changed(now)}${view.turn >= 0 && now === before ? ", as before" : ""}`));
+  pane.replaceChildren(head, now.trim() ? diff(now, view.turn < 0 ? undefined : before ?? undefined) : make("p", "note", before ? "Nothing is changed any more." : i === last ? "Nothing was changed." : "Nothing is changed yet."));
 }

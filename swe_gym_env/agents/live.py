@@ -75,6 +75,10 @@ class Live:
         self.patch = changes(box, self.request.task)
         return step, self.patch if self.patch != before else None
 
+    def stop(self, reason: str) -> tuple[Step, None]:
+        """Likewise, where the episode is ended from outside."""
+        return self.env.stop(reason), None
+
     def episode(self, outcome: Outcome, stop_reason: str) -> Episode:
         request = self.request
         return Episode(

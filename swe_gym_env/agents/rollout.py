@@ -160,7 +160,7 @@ class _Driver:
                 live.said = turn
                 self._run(live, partial(live.step, turn.text))
             elif turn.startswith(CONTEXT_FULL):
-                self._run(live, lambda live=live: (live.env.stop("context_full"), None))
+                self._run(live, partial(live.stop, "context_full"))
             else:
                 self._lost(live, PolicyError.cause, turn)
 
@@ -185,7 +185,8 @@ class _Driver:
                 self._lost(live, error.cause, str(error))
                 continue
             if live.system_prompt:
-                self._stepped(live, *result, seconds)
+                step, patch = result
+                self._stepped(live, step, patch, seconds)
             else:
                 live.observation, live.info = result
                 live.system_prompt = live.info["system_prompt"]

@@ -89,6 +89,7 @@ def test_every_episode_can_be_read(page, run_folder: Path) -> None:
     seen = page.evaluate(
         """async () => {
           const seen = [];
+          await open(episodes[0]);
           for (;;) {
             const turns = document.querySelectorAll("#episode .turn:not(.end)").length;
             seen.push([nameOf(view.current), turns]);
@@ -194,24 +195,22 @@ def test_a_thousand_episodes_open_without_stalling(browser, tmp_path: Path) -> N
     page.goto(big.as_uri())
     page.evaluate("ready")
     assert page.evaluate("episodes.length") == 1200
-    slowest = page.evaluate(
+    inflated, chunks = page.evaluate("[bodies.size, episodes.at(-1).chunk]")
+    assert inflated == 1 and chunks > 5  # of what lies in the page, what is open and no more
+    choose(page, "set", "*")
+    elapsed = page.evaluate(
         """async () => {
-          let slowest = 0, last = performance.now(), on = true;
-          const beat = () => {
-            slowest = Math.max(slowest, performance.now() - last);
-            last = performance.now();
-            if (on) setTimeout(beat);
-          };
-          beat();
-          await choose("set", "*");
+          const began = performance.now();
           for (let k = 0; k < 50; k++) await step(1);
-          await choose("query", "islice");
-          on = false;
-          return slowest;
+          await choose("outcome", "resolved");
+          return performance.now() - began;
         }"""
     )
+    assert elapsed < 20_000  # on a busy machine; docs/view.md has what was measured
+    choose(page, "query", "islice")
+    assert 0 < shown(page) < 1200 and page.evaluate("bodies.size") <= 12
+    assert page.locator("#rows .row").count() < 40
     page.close()
-    assert slowest < 3000  # on a busy machine; docs/view.md has what was measured
 
 
 def test_folders_of_many_kinds(run_folder: Path, tmp_path: Path) -> None:
