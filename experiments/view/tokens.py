@@ -119,24 +119,28 @@ class RunTokens:
         row["trained"] = bool(trained)
         weights = [0.0]
         for number, (turn, shown) in enumerate(zip(episode.turns, row["turns"], strict=True)):
-            here = (trained or {}).get(number, [])
+            here = list((trained or {}).get(number, []))
+            for track in here:
+                weights += [abs(sum(each)) for each in zip(*track.weights.values(), strict=True)]
             shown["tokens"] = self._shown(self.renderer.reply(turn), here)
             if turn.logprobs:
                 shown["tokens"]["logprobs"] = [round(value, 3) for value in turn.logprobs]
             for label in shown["labels"]:
                 if label["text"] is not None:
                     label["tokens"] = self._shown(self.renderer.label(label["text"]), here)
-            for track in here:
-                weights += [abs(sum(each)) for each in zip(*track.weights.values(), strict=True)]
         return max(weights)
 
-    def _shown(self, reply: Reply, here: Sequence[Track]) -> dict[str, Any]:
-        """A turn that was sampled is shown in its own ids, whether it was trained on or not."""
+    def _shown(self, reply: Reply, here: list[Track]) -> dict[str, Any]:
+        """A turn that was sampled is shown in its own ids, whether it was trained on or not. What
+        is shown goes from ``here``: a label that says what was done carries no weight of its own.
+        """
         ids = reply.token_ids[: len(reply.token_ids) - reply.unsampled]
         row: dict[str, Any] = {"ids": list(ids), "text": pieces(self.renderer, ids)}
-        for track in here:
-            if track.token_ids == ids:
-                row |= track.weights
+        for track in [track for track in here if track.token_ids == ids]:
+            here.remove(track)
+            for name, values in track.weights.items():
+                before = row.get(name, [0.0] * len(ids))
+                row[name] = [a + b for a, b in zip(before, values, strict=True)]
         return row
 
 
