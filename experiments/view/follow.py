@@ -19,7 +19,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.folders import read_json
 from experiments.progress import _per
 from experiments.statistics import rate
 from experiments.view.watch import Phase, Watch
@@ -84,9 +83,9 @@ def _table(watch: Watch, height: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     table.add_column("phase", no_wrap=True)
     table.add_column("", width=14)
-    for name in ("episodes", "rate", "left", "resolved", "95 % interval"):
+    for name in ("episodes", "rate", "time", "resolved", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
-    took = read_json(watch.run / "phases.json") or {}
+    took = watch.took
     now = watch.under_way()
     room = max(6, height - LINES - 14)
     at = watch.phases.index(now[0]) if now else len(watch.phases)
@@ -99,18 +98,10 @@ def _table(watch: Watch, height: int) -> Table:
 def _row(watch: Watch, phase: Phase, now: bool, took: Mapping[str, float]) -> list[Any]:
     style = "bold" if now else "" if phase.done else "dim"
     title = Text(phase.title, style=style)
+    spent = _clock(took.get(f"{phase.marker} {phase.folder.name}")) if phase.done else ""
     if not phase.plays:
         said = "done" if phase.done else "under way" if now else ""
-        before = took.get(f"{phase.marker} {phase.folder.name}")
-        return [
-            title,
-            Text(said, style="dim"),
-            "",
-            "",
-            _clock(before) if phase.done else "",
-            "",
-            "",
-        ]
+        return [title, "", Text(said, style="dim"), "", spent, "", ""]
     tail = watch.tail(phase)
     count, total = len(tail.rows), max(phase.total, len(tail.rows))
     counted = [row for row in tail.rows.values() if not row["mask"]]
@@ -122,7 +113,7 @@ def _row(watch: Watch, phase: Phase, now: bool, took: Mapping[str, float]) -> li
         ProgressBar(total=total or 1, completed=count, width=14) if count else "",
         f"{count} of {phase.total}" if phase.total else str(count or ""),
         _per(speed) if speed else "",
-        _clock(watch.left(phase)) if now else "",
+        f"{_clock(left)} left" if now and (left := watch.left(phase)) else spent,
         f"{good} of {len(counted)}" if known else "",
         f"{known.low:.0%} to {known.high:.0%}" if known else "",
     ]

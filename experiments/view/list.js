@@ -33,16 +33,24 @@ function fits(e) {
     && (OUTCOME[view.outcome] ?? ((x) => x.status === view.outcome))(e)
     && WHO[view.who](e) && (view.repository === "*" || e.repository === view.repository);
 }
+const asked = { query: "", found: new Map() };  // of the last search: episode -> whether it is a hit
 async function relist() {
   const job = ++view.job, query = view.query.toLowerCase();
+  if (query !== asked.query) {
+    // what lacks a word lacks a longer one too
+    const kept = asked.query && query.includes(asked.query) ? [...asked.found].filter(([, hit]) => !hit) : [];
+    Object.assign(asked, { query, found: new Map(kept) });
+  }
   let found = episodes.filter(fits);
   if (query) {
     const hits = [];
     let told = performance.now();
     for (const [n, e] of found.entries()) {
-      if (e.task.toLowerCase().includes(query)
-        || (texts.get(e.chunk) ?? await textsOf(e.chunk))[e.place].includes(query)) hits.push(e);
+      const hit = asked.found.get(e) ?? (e.task.toLowerCase().includes(query)
+        || (texts.get(e.chunk) ?? await textsOf(e.chunk))[e.place].includes(query));
       if (job !== view.job) return;  // another key was pressed meanwhile
+      asked.found.set(e, hit);
+      if (hit) hits.push(e);
       if (performance.now() - told > 100) {
         $("count").textContent = `searching, ${Math.round((100 * n) / found.length)} %`;
         await new Promise((go) => setTimeout(go));

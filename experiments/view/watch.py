@@ -169,6 +169,13 @@ class Watch:
             return None
         return number
 
+    @property
+    def took(self) -> dict[str, float]:
+        """Seconds of the phases so far; those of iteration 0 stand in the folder that runs share."""
+        shared = (self.run / "rounds" / "round_000").resolve().parents[1]
+        times: dict[str, float] = read_json(shared / "phases.json") or {}
+        return times | (read_json(self.run / "phases.json") or {})
+
     def left(self, phase: Phase) -> float | None:
         """Seconds until the phase has all its episodes; None where that is not known."""
         tail = self.tail(phase)
