@@ -18,6 +18,7 @@ from typing import Any
 from experiments.folders import read_json
 from experiments.summary import ITERATION0, UNTRAINED, label
 
+EPISODES = "episodes.jsonl"
 WINDOW = 600.0  # seconds over which a rate is taken
 
 
@@ -83,16 +84,24 @@ class Phase:
 
 
 def phases(run: Path) -> list[Phase]:
-    """All that a run has to go through, as its config.yaml says; [] before that is written."""
+    """All that a run, or an evaluation, has to go through, as its config.yaml says; [] before that
+    is written."""
     from omegaconf import OmegaConf
+    from yaml import YAMLError
 
     if not (run / "config.yaml").is_file():
         return []
-    cfg = OmegaConf.load(run / "config.yaml")
-    if "iteration0" not in cfg or "rounds" not in cfg:
+    try:
+        cfg = OmegaConf.load(run / "config.yaml")
+    except YAMLError:  # just being written
+        return []
+    if not {"rounds", "iteration0", "evaluation", "algorithm"} <= set(cfg):
         return []
     heldout = len((read_json(run / "tasks.json") or {}).get("heldout", ()))
     heldout = heldout or int(cfg.evaluation.tasks or 0)
+    if alone(run):
+        samples = int(cfg.evaluation.get("samples") or 1)
+        return [Phase(run.name, run, "evaluate", heldout * samples)]
     measured = f"{cfg.evaluation.split}-{cfg.evaluation.tasks}"
     shared = (run / "rounds" / "round_000").resolve().parents[1]
     first = {
@@ -118,6 +127,11 @@ def phases(run: Path) -> list[Phase]:
     return found
 
 
+def alone(folder: Path) -> bool:
+    """Whether it is an evaluation of its own, and no run with evaluations in it."""
+    return folder.name.startswith("evaluation-") or (folder / EPISODES).exists()
+
+
 class Watch:
     """The phases of a run and the episodes that have come, brought up to date by :meth:`look`."""
 
@@ -141,12 +155,12 @@ class Watch:
 
     def _other(self) -> Iterator[Phase]:
         """Of a folder that is no run: an evaluation, say."""
-        for path in sorted(self.run.glob("**/episodes.jsonl")):
+        for path in sorted(self.run.glob(f"**/{EPISODES}")):
             name = "/".join(path.parent.relative_to(self.run).parts) or self.run.name
             yield Phase(name, path.parent, "evaluate")
 
     def tail(self, phase: Phase) -> Tail:
-        path = phase.folder / "episodes.jsonl"
+        path = phase.folder / EPISODES
         return self._tails.setdefault(path, Tail(path))
 
     def under_way(self) -> list[Phase]:
@@ -157,7 +171,8 @@ class Watch:
 
     @property
     def finished(self) -> bool:
-        return (self.run / "summary.json").exists()
+        last = "evaluate.done" if alone(self.run) else "summary.json"
+        return (self.run / last).exists()
 
     @property
     def process(self) -> int | None:
@@ -171,7 +186,7 @@ class Watch:
 
     @property
     def took(self) -> dict[str, float]:
-        """Seconds of the phases so far; those of iteration 0 stand in the folder that runs share."""
+        """Seconds of the phases so far; those of iteration 0 are in the folder that runs share."""
         shared = (self.run / "rounds" / "round_000").resolve().parents[1]
         times: dict[str, float] = read_json(shared / "phases.json") or {}
         return times | (read_json(self.run / "phases.json") or {})

@@ -81,6 +81,17 @@ def test_a_folder_that_is_not_there_yet_and_one_that_is_no_run(tmp_path: Path) -
     assert len(watch.look()) == 15 and "evaluations/untrained" in text_of(watch)
 
 
+def test_an_evaluation_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation-student-0123456789"
+    shutil.copytree(sample_run(tmp_path / "run", tasks=5) / "evaluations" / "untrained", folder)
+    (folder / "config.yaml").write_text(CONFIG.replace("tasks: 60", "tasks: 4, samples: 2"))
+    (folder / "tasks.json").write_text(json.dumps({"train": [], "heldout": ["a", "b", "c"]}))
+    watch = Watch(folder)
+    assert len(watch.look()) == 5 and not watch.finished and "5 of 6" in text_of(watch)
+    (folder / "evaluate.done").touch()
+    assert watch.finished
+
+
 def test_a_file_begun_anew_and_words_that_would_steer_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "episodes.jsonl"
     row = json.dumps(to_dict(episode("a", 0, 0, True))) + "\n"
