@@ -12,7 +12,7 @@ function tokenNodes(track, most) {
     for (const name of Object.keys(STREAM)) if (track[name]?.[n]) told.push(`${STREAM[name]} ${track[name][n]}`);
     const weight = weightOf(track, n);
     if (weight) {
-      const shade = 8 + 26 * Math.min(1, Math.abs(weight) / (most || 1));
+      const shade = 8 + 20 * Math.min(1, Math.abs(weight) / (most || 1));
       node.style.background = `color-mix(in srgb, var(--${weight > 0 ? "good" : "bad"}) ${shade.toFixed(0)}%, transparent)`;
       node.classList.add(weight > 0 ? "up" : "down");
     }
