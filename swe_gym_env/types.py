@@ -86,6 +86,8 @@ class Turn:
     ``text`` is what stands in the history, in the student's action format. ``token_ids`` and
     ``logprobs`` have one entry per sampled token, the end-of-turn token included; both are empty
     where no model of ours sampled the turn. ``action`` is None where the text held no valid call.
+    ``patch`` is what stood changed in the box afterwards, for readers alone; None: no other than
+    before, or not looked at, as after the last turn, whose patch is the episode's.
     """
 
     observation: str
@@ -97,6 +99,7 @@ class Turn:
     policy_version: str = ""
     act_seconds: float = 0.0
     step_seconds: float = 0.0
+    patch: str | None = None
 
 
 @dataclass(frozen=True)

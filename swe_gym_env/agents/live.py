@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swe_gym_env.agents.base import Key, State
+from swe_gym_env.agents.changes import UNKNOWN, changes
 from swe_gym_env.agents.history import windowed
-from swe_gym_env.env import SWEEnv
+from swe_gym_env.env import Step, SWEEnv
 from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
 
 
@@ -33,7 +34,8 @@ class Request:
 @dataclass(eq=False)
 class Live:
     """An episode in play. ``pending`` runs in its box, ``since`` then; ``said`` is the turn behind
-    it, None for a reset or a stop. ``window``: see ``history.py``."""
+    it, None for a reset or a stop. ``window``: see ``history.py``. ``patch``: what stands changed
+    in the box, as far as it was looked at."""
 
     request: Request
     env: SWEEnv
@@ -42,6 +44,7 @@ class Live:
     pending: Future[Any] | None = None
     since: float = 0.0
     said: Turn | None = None
+    patch: str | None = None
     system_prompt: str = ""
     observation: str = ""
     turns: list[Turn] = field(default_factory=list)
@@ -62,6 +65,19 @@ class Live:
             observation=self.observation,
             sandbox=self.env.sandbox if needs_box else None,
         )
+
+    def step(self, text: str) -> tuple[Step, str | None]:
+        """The environment's step, and the patch after it where that is another than before."""
+        step = self.env.step(text)
+        call, box, before = step[-1]["action"], self.env.sandbox, self.patch
+        if box is None or before == UNKNOWN or (call is None and before is not None):
+            return step, None  # it has ended, git is slow or gone, or nothing was run
+        self.patch = changes(box, self.request.task)
+        return step, self.patch if self.patch != before else None
+
+    def stop(self, reason: str) -> tuple[Step, None]:
+        """Likewise, where the episode is ended from outside."""
+        return self.env.stop(reason), None
 
     def episode(self, outcome: Outcome, stop_reason: str) -> Episode:
         request = self.request

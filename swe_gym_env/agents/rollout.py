@@ -158,9 +158,9 @@ class _Driver:
         for live, turn in zip(ready, self.turns.take(ready), strict=True):
             if isinstance(turn, Turn):
                 live.said = turn
-                self._run(live, partial(live.env.step, turn.text))
+                self._run(live, partial(live.step, turn.text))
             elif turn.startswith(CONTEXT_FULL):
-                self._run(live, partial(live.env.stop, "context_full"))
+                self._run(live, partial(live.stop, "context_full"))
             else:
                 self._lost(live, PolicyError.cause, turn)
 
@@ -185,15 +185,16 @@ class _Driver:
                 self._lost(live, error.cause, str(error))
                 continue
             if live.system_prompt:
-                self._stepped(live, result, seconds)
+                step, patch = result
+                self._stepped(live, step, patch, seconds)
             else:
                 live.observation, live.info = result
                 live.system_prompt = live.info["system_prompt"]
 
-    def _stepped(self, live: Live, step: Step, seconds: float) -> None:
+    def _stepped(self, live: Live, step: Step, patch: str | None, seconds: float) -> None:
         observation, _, terminated, truncated, live.info = step
         if live.said is not None:
-            said = replace(live.said, action=live.info["action"], step_seconds=seconds)
+            said = replace(live.said, action=live.info["action"], step_seconds=seconds, patch=patch)
             live.turns.append(said)
             live.said = None
             self.now = replace(self.now, turns=self.now.turns + 1)

@@ -146,6 +146,30 @@ def test_every_visited_state_is_labelled_and_the_history_is_what_was_executed(
     assert any(turn.text == "hm" for episode, _ in played for turn in episode.turns)
 
 
+def test_each_turn_keeps_what_it_changed(tasks, provider) -> None:
+    commands = [
+        "git status --porcelain",
+        "sed -i 's/a - b/a + b/' calc.py",
+        "echo x = 1 > new.py",
+        "git add -A && git -c user.name=a -c user.email=a@b.c commit -qm done && rm new.py",
+        "git status --porcelain; ls .git | grep -c seen",
+        "git checkout -q HEAD~1 && git status --porcelain",
+    ]
+    texts = [*(f"```bash\n{command}\n```" for command in commands), "no action", FINISH]
+    student = ScriptedPolicy(lambda state: texts[len(state.turns)], "student")
+    env = {"max_turns": 9}
+    ((episode, _),) = play(
+        tasks[:1], provider, mixer=StudentOnly(), student=student, annotate=False, env=env
+    )
+    first, fixed, added, removed, same, undone, no_action, last = (t.patch for t in episode.turns)
+    assert first == "" and "+    return a + b" in fixed and "new.py" not in fixed
+    assert "+x = 1" in added and "+    return a + b" in added
+    assert removed == fixed and same is None and undone == "" and no_action is None and last is None
+    seen = [turn.observation for turn in episode.turns]
+    assert seen[1] == "(no output)" and seen[5].startswith(" D new.py\n0")
+    assert episode.patch == ""
+
+
 @pytest.mark.parametrize(
     ("mixer", "grades"),
     [

@@ -34,7 +34,9 @@ def block(command: str, thought: str = "") -> str:
     return f"{thought}\n```bash\n{command}\n```" if thought else f"```bash\n{command}\n```"
 
 
-def turn(observation: str, executor: str, command: str, thought: str = "") -> Turn:
+def turn(
+    observation: str, executor: str, command: str, thought: str = "", patch: str | None = None
+) -> Turn:
     return Turn(
         observation=observation,
         executor=executor,  # type: ignore[arg-type]
@@ -42,6 +44,7 @@ def turn(observation: str, executor: str, command: str, thought: str = "") -> Tu
         action=ToolCall("bash", {"command": command}),
         act_seconds=1.3,
         step_seconds=0.2,
+        patch=patch,
     )
 
 
@@ -50,8 +53,8 @@ def episode(name: str, number: int, index: int, resolved: bool, share: float = 0
     who = ["teacher" if rng.random() < share else "student" for _ in range(4)]
     source = "\n".join(f"{line:5d}\t    yield seq[{line}]  # a line" for line in range(30, 60))
     turns = [
-        turn(REPORT, who[0], "sed -n '30,60p' src/funcy/seqs.py", "I look at the function first."),
-        turn(source, who[1], "sed -i '44s/n + 1/n/' src/funcy/seqs.py", "The slice is one off."),
+        turn(REPORT, who[0], "sed -n '30,60p' src/funcy/seqs.py", "I look at it first.", ""),
+        turn(source, who[1], "sed -i '44s/n + 1/n/' src/funcy/seqs.py", "One off.", PATCH),
         turn("(no output)", who[2], "python -m pytest -q -x tests/test_seqs.py", "Now the tests."),
         Turn("1 passed in 0.03s", who[3], HOSTILE if number == 0 else block("finish")),  # type: ignore[arg-type]
     ]

@@ -1,0 +1,121 @@
+"""The episode reader: one self-contained page in which every episode of a run can be read.
+
+A table can hide that a student games its tests or is saved by a lucky format; its episodes cannot.
+The page needs no server, no network and no file beside it. A browser that parsed a thousand
+episodes at once would stall, so they lie in the page compressed, a few to a chunk, and are inflated
+when one of them is opened or searched; only the small rows of the list are read at once.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from experiments.view.data import EpisodeSet, body, episode_sets, row
+from experiments.view.tokens import RunTokens
+from swe_gym_env.errors import SetupError
+
+__all__ = ["write_view"]
+
+HERE = Path(__file__).parent
+PALETTE = HERE.parent / "report" / "palette.css"
+SCRIPTS = ("store", "text", "list", "tokens", "episode", "main")
+UNASKED = "The page was written without tokens: python -m experiments.view FOLDER --tokens."
+CHUNK = 200_000  # characters of JSON after which the next chunk begins
+
+
+def write_view(run_folder: Path, tokens: bool = False) -> Path:
+    """Writes ``episodes.html`` into ``run_folder`` and returns its path.
+
+    ``run_folder`` is that of a run, of an evaluation, or one that holds several runs. ``tokens``:
+    with each turn in tokens, which takes the tokenizer of the run and makes the page larger. Raises
+    SetupError where there are no episodes in it.
+    """
+    folder = Path(run_folder).resolve()
+    sets = episode_sets(folder)
+    index, chunks = _packed(sets, tokens)
+    env = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    html = env.get_template("page.html.j2").render(
+        name=folder.name,
+        index=_embedded(index),
+        chunks=chunks,
+        css=Markup(PALETTE.read_text("utf-8") + (HERE / "page.css").read_text("utf-8")),
+        js=Markup("\n".join((HERE / f"{name}.js").read_text("utf-8") for name in SCRIPTS)),
+    )
+    path = folder / "episodes.html"
+    aside = path.with_name(".episodes.html")
+    aside.write_text(html, "utf-8")
+    aside.replace(path)
+    return path
+
+
+def _packed(sets: list[EpisodeSet], tokens: bool) -> tuple[dict[str, Any], list[str]]:
+    """The rows of sets and episodes, and the bodies; a row says in which chunk, and where in it,
+    the episode's body is."""
+    listed: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    chunks: list[str] = []
+    waiting: list[str] = []
+    runs: dict[Path | None, RunTokens] = {}
+    for number, one in enumerate(sets):
+        told: dict[str, Any] = {"name": one.name, "round": one.round, "missing": UNASKED}
+        found = _with_tokens(one, told, runs) if tokens else _plain(one)
+        for listing, text in found:
+            if sum(map(len, waiting)) > CHUNK:
+                chunks.append(_chunk(waiting))
+                waiting = []
+            rows.append({"set": number, **listing, "chunk": len(chunks), "place": len(waiting)})
+            waiting.append(text)
+        listed.append(told)
+    return {"sets": listed, "episodes": rows}, [*chunks, _chunk(waiting)]
+
+
+def _plain(one: EpisodeSet) -> Iterator[tuple[dict[str, Any], str]]:
+    episodes, labels = one.read()
+    for episode in episodes:
+        yield row(episode, labels), _json(body(episode, labels))
+
+
+def _with_tokens(
+    one: EpisodeSet, told: dict[str, Any], runs: dict[Path | None, RunTokens]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Also puts into ``told`` the largest weight of the set, or why there are no tokens."""
+    run = runs.setdefault(one.run, RunTokens(one.run))
+    told["missing"], told["most"], trained = run.missing, 0.0, {}
+    if not run.missing and one.round is not None:
+        try:
+            trained = run.trained(one.round)
+        except SetupError as error:
+            told["missing"] = f"What this round was trained on cannot be told any more: {error}"
+    episodes, labels = one.read()
+    for episode in episodes:
+        text = body(episode, labels)
+        if not told["missing"]:
+            largest = run.add(text, episode, trained.get(episode.episode_id))
+            told["most"] = max(told["most"], largest)
+        yield row(episode, labels), _json(text)
+
+
+def _chunk(bodies: list[str]) -> str:
+    packed = gzip.compress(f"[{','.join(bodies)}]".encode(), 6, mtime=0)
+    return base64.b64encode(packed).decode()
+
+
+def _json(value: Any) -> str:
+    """In ASCII: lone surrogates, which an episode may hold, have no UTF-8 form."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _embedded(value: Any) -> Markup:
+    """JSON that cannot end the script element it stands in, whatever an episode printed."""
+    text = _json(value)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)

@@ -1,0 +1,46 @@
+"""Writes the page in which the episodes of a run can be read, and prints its path.
+
+python -m experiments.view FOLDER [--tokens]
+python -m experiments.view FOLDER --follow      a run as it goes on, in this terminal
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+
+from experiments.view import write_view
+from swe_gym_env.errors import SetupError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.view",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "folder", type=Path, help="of a run, of an evaluation, or one that holds several runs"
+    )
+    parser.add_argument(
+        "--tokens", action="store_true", help="with the tokens of each turn and their loss weights"
+    )
+    parser.add_argument(
+        "--follow", action="store_true", help="show a run as it goes on, here, until Ctrl-C"
+    )
+    given = parser.parse_args()
+    if given.follow:
+        from experiments.view.follow import follow
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` has it ignored
+        follow(given.folder)
+        return
+    try:
+        print(write_view(given.folder, given.tokens))
+    except SetupError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""A run as it goes on, in a terminal: what is done, how fast, what came of it, and the last words.
+
+It reads files alone, so it can be started before the run, left open while that is stopped and
+started again, and watched over ssh.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from experiments.progress import _per
+from experiments.statistics import rate
+from experiments.view.watch import Phase, Watch
+
+LINES = 14  # of the newest turn
+STYLE = {"student": "blue", "teacher": "dark_orange3"}
+
+
+def follow(folder: Path, console: Console | None = None, seconds: float = 1.0) -> None:
+    """Shows the run in ``folder`` until it has ended, or until Ctrl-C."""
+    console = console or Console()
+    watch = Watch(Path(folder).absolute())
+    try:
+        if console.is_terminal:
+            with Live(console=console, screen=True, auto_refresh=False) as live:
+                while not watch.finished:
+                    watch.look()
+                    live.update(screen(watch, console.height), refresh=True)
+                    time.sleep(seconds)
+        else:
+            _lines(watch, console, seconds)
+    except KeyboardInterrupt:
+        pass
+    watch.look()
+    console.print(screen(watch, 200))
+
+
+def _lines(watch: Watch, console: Console, seconds: float) -> None:
+    """Where there is no terminal: a line for each episode."""
+    while not watch.finished:
+        for row in watch.look():
+            console.print(_episode(row), soft_wrap=True)
+        time.sleep(seconds)
+
+
+def screen(watch: Watch, height: int) -> Group:
+    """All of it, in about ``height`` lines."""
+    head = Text.assemble((watch.run.name, "bold"), "  ", _state(watch))
+    if not watch.phases:
+        return Group(head)
+    parts: list[Any] = [head, "", _table(watch, height)]
+    if watch.latest:
+        newest = list(reversed(watch.latest))[: 6 if height > 30 else 3]
+        parts += ["", Text("latest episodes", style="dim")]
+        parts += [_episode(row) for row in newest]
+        parts += ["", _words(watch.latest[-1])]
+    return Group(*parts)
+
+
+def _state(watch: Watch) -> Text:
+    if watch.finished:
+        return Text("finished", style="green")
+    if not watch.run.is_dir():
+        return Text("is not there yet; waiting", style="dim")
+    if (number := watch.process) is not None:
+        return Text(f"running, process {number}", style="dim")
+    return Text("no process of it runs on this machine; what is done is kept", style="yellow")
+
+
+def _table(watch: Watch, height: int) -> Table:
+    """One row for each phase; where there are too many for the screen, those around the current."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    table.add_column("phase", no_wrap=True)
+    table.add_column("", width=14)
+    for name in ("episodes", "rate", "time", "resolved", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    took = watch.took
+    now = watch.under_way()
+    room = max(6, height - LINES - 14)
+    at = watch.phases.index(now[0]) if now else len(watch.phases)
+    first = max(0, min(at - room // 2, len(watch.phases) - room))
+    for phase in watch.phases[first : first + room]:
+        table.add_row(*_row(watch, phase, phase in now, took))
+    return table
+
+
+def _row(watch: Watch, phase: Phase, now: bool, took: Mapping[str, float]) -> list[Any]:
+    style = "bold" if now else "" if phase.done else "dim"
+    title = Text(phase.title, style=style)
+    spent = _clock(took.get(f"{phase.marker} {phase.folder.name}")) if phase.done else ""
+    if not phase.plays:
+        said = "done" if phase.done else "under way" if now else ""
+        return [title, "", Text(said, style="dim"), "", spent, "", ""]
+    tail = watch.tail(phase)
+    count, total = len(tail.rows), max(phase.total, len(tail.rows))
+    counted = [row for row in tail.rows.values() if not row["mask"]]
+    good = sum(bool(row["resolved"]) for row in counted)
+    speed = tail.rate(time.monotonic()) if now else None
+    known = rate(good, len(counted)) if counted else None
+    return [
+        title,
+        ProgressBar(total=total or 1, completed=count, width=14) if count else "",
+        f"{count} of {phase.total}" if phase.total else str(count or ""),
+        _per(speed) if speed else "",
+        f"{_clock(left)} left" if now and (left := watch.left(phase)) else spent,
+        f"{good} of {len(counted)}" if known else "",
+        f"{known.low:.0%} to {known.high:.0%}" if known else "",
+    ]
+
+
+def _episode(row: Mapping[str, Any]) -> Text:
+    status, turns = row["outcome"]["status"], row["turns"]
+    taught = sum(turn["executor"] == "teacher" for turn in turns)
+    good = status == "resolved"
+    told = f"{len(turns)} turns" + (f", {taught} by the teacher" if taught else "")
+    why = "" if good else f", {row['stop_reason'].replace('_', ' ')}"
+    return Text.assemble(
+        ("● " if good else "○ ", "green" if good else "red"),
+        f"{plain(row['instance_id']):<34} ",
+        (f"{status.replace('_', ' ')}{why}", "" if good else "dim"),
+        (f"  {told}", "dim"),
+    )
+
+
+def _words(row: Mapping[str, Any]) -> Panel:
+    """The last turn of an episode that said more than that it was done, or the last."""
+    turns = row["turns"]
+    if not turns:
+        return Panel(Text("no turn was taken", style="dim"), box=box.SIMPLE)
+    spoken = [turn for turn in turns if (turn.get("action") or {}).get("name") != "finish"]
+    turn = (spoken or turns)[-1]
+    number = turns.index(turn) + 1
+    lines = plain(turn["text"]).splitlines()
+    text = "\n".join(lines[:LINES]) + ("\n…" if len(lines) > LINES else "")
+    title = Text(f"{turn['executor']}, turn {number} of {len(turns)}, {plain(row['instance_id'])}")
+    style = STYLE.get(turn["executor"], "")
+    return Panel(Text(text), title=title, title_align="left", box=box.ROUNDED, border_style=style)
+
+
+def plain(text: str) -> str:
+    """Without what would steer the terminal."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

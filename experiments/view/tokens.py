@@ -1,0 +1,168 @@
+"""The tokens of every turn, and the weights with which a round was trained on them.
+
+Nothing is worked out anew: the algorithm says its lessons from the files of the run, they become
+the token trees that the learner took, and what is shown is read off the nodes of those trees. So a
+label that the trainer saw in other tokens than a reader would expect is seen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from swe_gym_env.errors import SetupError
+from swe_gym_env.types import Episode
+
+if TYPE_CHECKING:
+    from algorithms.base import Lesson
+    from algorithms.engine.rendering import Renderer, Reply
+    from algorithms.engine.tree import TrainSample
+    from experiments.build import Parts
+
+
+@dataclass(frozen=True)
+class Track:
+    """Tokens that end one turn. ``weights`` has, for each stream that is not all 0 (``ce``; ``pg``,
+    times the advantage; ``kl``), one number per token. ``shared``: so many of the first tokens are
+    those of a track before, which counts their weight."""
+
+    token_ids: tuple[int, ...]
+    weights: dict[str, list[float]] = field(default_factory=dict)
+    shared: int = 0
+
+
+Turns = dict[int, list[Track]]
+
+
+def tracks(tree: TrainSample, sequence: int = 0) -> Turns:
+    """By turn, what one episode of the tree is trained on there: each path of weighted nodes."""
+    ce, pg, kl = tree.ce_weight, tree.pg_weight * tree.advantage, tree.kl_weight
+    streams = {"ce": ce, "pg": pg, "kl": kl}
+    weighted = (tree.weight != 0) & (tree.sequence == sequence)
+    inner = {int(tree.parent[n]) for n in np.flatnonzero(weighted)}
+    found: Turns = {}
+    counted: set[int] = set()
+    for leaf in np.flatnonzero(weighted):
+        if int(leaf) in inner:
+            continue
+        path = [int(leaf)]
+        while (above := int(tree.parent[path[-1]])) >= 0 and weighted[above]:
+            if tree.segment[above] != tree.segment[leaf]:
+                break
+            path.append(above)
+        path.reverse()
+        own = {
+            name: [0.0 if node in counted else float(f"{values[node]:.4g}") for node in path]
+            for name, values in streams.items()
+        }
+        track = Track(
+            tuple(int(tree.token_ids[node]) for node in path),
+            {name: values for name, values in own.items() if any(values)},
+            sum(node in counted for node in path),
+        )
+        counted.update(path)
+        found.setdefault(int(tree.segment[leaf]), []).append(track)
+    return found
+
+
+def pieces(renderer: Renderer, token_ids: Sequence[int]) -> list[str]:
+    """The text of each token; together they are the text of all. A letter of several tokens stands
+    with the last of them, the others are empty."""
+    out: list[str] = []
+    done = 0  # tokens whose text is complete
+    for end in range(1, len(token_ids) + 1):
+        text = renderer.decode(token_ids[done:end])
+        whole = not text.endswith("\ufffd") or end == len(token_ids)
+        out.append(text if whole else "")
+        done = end if whole else done
+    everything = renderer.decode(token_ids)
+    if "".join(out) != everything:  # a tokenizer whose tokens have another text alone
+        texts = ["", *(renderer.decode(token_ids[:end]) for end in range(1, len(token_ids) + 1))]
+        out = [b[len(a) :] for a, b in pairwise(texts)]
+    return out
+
+
+class RunTokens:
+    """Those of one run's episodes. ``missing`` says why there are none to show, or is empty."""
+
+    def __init__(self, run: Path | None) -> None:
+        self.run, self.missing = run, ""
+        if run is None or not (run / "config.yaml").is_file():
+            self.missing = "These episodes belong to no run, which would say whose tokens they are."
+            return
+        try:
+            self._parts = _parts(run)
+            self.renderer = self._parts.renderer
+        except (SetupError, ImportError, OSError) as error:
+            self.missing = f"The tokenizer of the run cannot be loaded here: {error}"
+
+    def trained(self, index: int) -> dict[str, Turns]:
+        """By episode and turn, what round ``index`` was trained on, of its own episodes. SetupError
+        where its algorithm, or a file that it needs, is no longer there."""
+        from algorithms.engine.lessons import lesson_tree
+
+        assert self.run is not None
+        found: dict[str, Turns] = {}
+        for lesson in lessons(self._parts, self.run, index):
+            tree = lesson_tree(lesson, self.renderer) if lesson.episode.round == index else None
+            if tree is not None:
+                found[lesson.episode.episode_id] = tracks(tree)
+        return found
+
+    def add(self, row: dict[str, Any], episode: Episode, trained: Turns | None) -> float:
+        """Puts the tokens into ``row``, the episode's body, and returns the largest weight."""
+        row["trained"] = bool(trained)
+        weights = [0.0]
+        for number, (turn, shown) in enumerate(zip(episode.turns, row["turns"], strict=True)):
+            here = list((trained or {}).get(number, []))
+            for track in here:
+                weights += [abs(sum(each)) for each in zip(*track.weights.values(), strict=True)]
+            shown["tokens"] = self._shown(self.renderer.reply(turn), here)
+            if turn.logprobs:
+                shown["tokens"]["logprobs"] = [round(value, 3) for value in turn.logprobs]
+            for label in shown["labels"]:
+                if label["text"] is not None:
+                    label["tokens"] = self._shown(self.renderer.label(label["text"]), here)
+        return max(weights)
+
+    def _shown(self, reply: Reply, here: list[Track]) -> dict[str, Any]:
+        """A turn that was sampled is shown in its own ids, whether it was trained on or not. What
+        is shown goes from ``here``: a label that says what was done carries no weight of its own.
+        """
+        ids = reply.token_ids[: len(reply.token_ids) - reply.unsampled]
+        row: dict[str, Any] = {"ids": list(ids), "text": pieces(self.renderer, ids)}
+        for track in [track for track in here if track.token_ids == ids]:
+            here.remove(track)
+            for name, values in track.weights.items():
+                before = row.get(name, [0.0] * len(ids))
+                row[name] = [a + b for a, b in zip(before, values, strict=True)]
+        return row
+
+
+def _parts(run: Path) -> Parts:
+    from omegaconf import DictConfig, OmegaConf
+
+    from experiments.build import Parts
+
+    cfg = OmegaConf.load(run / "config.yaml")
+    if not isinstance(cfg, DictConfig) or "model" not in cfg:
+        raise SetupError(f"{run}/config.yaml names no model")
+    return Parts(cfg)
+
+
+def lessons(parts: Parts, run: Path, index: int) -> Iterator[Lesson]:
+    """What round ``index`` was trained on, as ``experiments/rounds.py`` asks for it."""
+    from experiments.folders import RunFolder
+
+    folder = RunFolder(run)
+    rounds = [folder.round(number).read(number) for number in range(index + 1)]
+    algorithm = parts.algorithm if index else parts.iteration0
+    try:
+        yield from algorithm.lessons(rounds)
+    except ValueError as error:
+        raise SetupError(f"round {index}: {error}") from None

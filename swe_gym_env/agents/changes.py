@@ -1,0 +1,37 @@
+"""What an agent has changed so far, after each of its turns: for whoever reads the episode later.
+
+The verdict does not rest on it (``grading.diff``, which trusts nothing of the box, makes the patch
+that is scored), so it can be quick: git's own index knows which files nobody touched. A copy of it
+is used, so that what ``git status`` tells the agent stays as it was.
+"""
+
+from __future__ import annotations
+
+from swe_gym_env.errors import InfraError
+from swe_gym_env.sandbox.base import Sandbox
+from swe_gym_env.types import TaskInstance
+
+SECONDS = 10.0
+UNKNOWN = "(git could not say what is changed from here on)\n"
+LONGEST = 60_000  # characters kept of it
+LOOK = """
+export GIT_OPTIONAL_LOCKS=0 GIT_INDEX_FILE=.git/index.seen
+cp .git/index "$GIT_INDEX_FILE" && git add -N . 2>/dev/null
+git diff --no-color --no-ext-diff --no-textconv --no-renames {base} -- . \\
+  ':(exclude,glob)**/__pycache__/**' ':(exclude,glob)**/.pytest_cache/**' ':(exclude)*.pyc'
+said=$?; rm -f "$GIT_INDEX_FILE"; exit $said
+"""
+
+
+def changes(sandbox: Sandbox, task: TaskInstance) -> str:
+    """The diff against ``task.base_commit``, new files included; ``UNKNOWN`` where git fails."""
+    try:
+        done = sandbox.exec(LOOK.format(base=task.base_commit), timeout=SECONDS, cwd=task.workdir)
+    except (InfraError, OSError):  # a box that is gone says so to the agent's next command
+        return UNKNOWN
+    if done.exit_code != 0:
+        return UNKNOWN
+    text = done.output.decode("utf-8", "replace")
+    if done.dropped or len(text) > LONGEST:
+        text = f"{text[:LONGEST]}\n(the rest of the diff is left out)\n"
+    return text
