@@ -1,0 +1,121 @@
+"""Measures stored runs beyond their resolve rate; docs/analysis.md says what each table is.
+
+By default from the stored episodes alone, in seconds. Each run folder gets analysis/tables.json and
+a CSV for each table; of several runs one comparison is written besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from algorithms.engine.rounds import RoundFolder
+from experiments.analysis import files, measures
+from experiments.analysis.stored import StoredRun, read_runs
+from experiments.cli import guarded
+from experiments.folders import digest, read_json
+from experiments.progress import Display
+from experiments.tables import Table
+from swe_gym_env.errors import SetupError
+from swe_gym_env.types import Episode, TaskInstance
+
+Tasks = dict[str, dict[str, TaskInstance]]  # by id, of each choice of tasks
+LOGGING = {"logging": {"level": "INFO", "seconds_between_lines": 15}, "paths": {"runs": "runs"}}
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="experiments.analyse", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where the comparison of several runs goes (default: analysis/ beside the first)",
+    )
+    parser.add_argument(
+        "--teacher-episodes",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="more episodes that the teacher played alone, such as its evaluation on the held-out "
+        "tasks: a folder with an episodes.jsonl; may be given several times",
+    )
+    return parser
+
+
+def analyse(given: argparse.Namespace, display: Display) -> None:
+    known: Tasks = {}
+    runs = [_with_tasks(run, known, display) for run in read_runs(given.runs)]
+    shown = _teacher_episodes(given.teacher_episodes)
+    runs = [replace(run, given=shown) for run in runs]
+    found = measures.tables(runs, measures.OF_EPISODES)
+    _write(found, runs, given.out, display)
+
+
+def _with_tasks(run: StoredRun, known: Tasks, display: Display) -> StoredRun:
+    """Without them, what needs the gold patch is left out. ``known``: of runs before it."""
+    try:
+        return replace(run, tasks=_tasks(run, known, display))
+    except (SetupError, OSError, AttributeError) as error:
+        why = f"its tasks cannot be had, so that gold patches are not looked at: {error}"
+        display.console.print(f"{run.label}: {why}", style="yellow")
+        return run
+
+
+def _tasks(run: StoredRun, known: Tasks, display: Display) -> dict[str, TaskInstance]:
+    from experiments.selection import select
+
+    if "tasks" not in run.cfg:
+        raise SetupError("config.yaml names no tasks")
+    saved = read_json(run.folder / "tasks.json")
+    cfg = OmegaConf.to_container(run.cfg, resolve=True)
+    assert isinstance(cfg, dict)
+    own = digest([saved, cfg["tasks"], cfg["evaluation"], run.seed])
+    if own not in known:
+        chosen = select(run.cfg, saved, display)
+        known[own] = {task.instance_id: task for task in (*chosen.train, *chosen.heldout)}
+    return known[own]
+
+
+def _teacher_episodes(folders: Sequence[Path]) -> list[Episode]:
+    found: list[Episode] = []
+    for folder in folders:
+        if not (folder / "episodes.jsonl").is_file():
+            raise SetupError(f"--teacher-episodes {folder}: there is no episodes.jsonl in it")
+        found += [e for e in RoundFolder(folder).episodes() if not e.outcome.mask]
+    return found
+
+
+def _write(
+    found: Sequence[Table], runs: Sequence[StoredRun], out: Path | None, display: Display
+) -> None:
+    for run in runs:
+        files.write(run.folder / "analysis", measures.of_run(found, run))
+        display.console.print(f"{run.label}: {run.folder / 'analysis'}")
+    if len(runs) > 1:
+        folder = out or runs[0].folder.resolve().parent / "analysis"
+        files.write(folder, found)
+        display.console.print(f"comparison of {len(runs)} runs: {folder}", style="bold")
+    for table in found:
+        if table.name == measures.LACKING.name:
+            for label, _, _, measure, why in table.rows:
+                display.console.print(f"{label}: {measure} not measured: {why}")
+        else:
+            display.console.print(f"{table.name}.csv: {table.title}, {len(table.rows)} rows")
+
+
+def main() -> None:
+    given = arguments().parse_args()
+
+    def job(_: DictConfig, display: Display) -> None:
+        analyse(given, display)
+
+    guarded(job, OmegaConf.create(LOGGING), "experiments.analyse")
+
+
+if __name__ == "__main__":
+    main()
