@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from algorithms.engine.rounds import RoundFolder
 from experiments.analysis import files, measures
-from experiments.analysis.stored import StoredRun, read_runs
+from experiments.analysis.stored import Measure, NotMeasured, StoredRun, read_runs
 from experiments.cli import guarded
 from experiments.folders import digest, read_json
 from experiments.progress import Display
@@ -44,6 +44,17 @@ def arguments() -> argparse.ArgumentParser:
         help="more episodes that the teacher played alone, such as its evaluation on the held-out "
         "tasks: a folder with an episodes.jsonl; may be given several times",
     )
+    model = parser.add_argument_group("with models")
+    model.add_argument(
+        "--divergence",
+        action="store_true",
+        help="the exact KL of the student from the teacher, in whose states",
+    )
+    model.add_argument(
+        "--teacher", type=Path, metavar="FOLDER", help="a checkpoint; default: the run's own"
+    )
+    model.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    model.add_argument("--limit", type=int, metavar="N", help="episodes of each set; default: all")
     return parser
 
 
@@ -52,7 +63,10 @@ def analyse(given: argparse.Namespace, display: Display) -> None:
     runs = [_with_tasks(run, known, display) for run in read_runs(given.runs)]
     shown = _teacher_episodes(given.teacher_episodes)
     runs = [replace(run, given=shown) for run in runs]
-    found = measures.tables(runs, measures.OF_EPISODES)
+    chosen = [*measures.OF_EPISODES]
+    if given.divergence:
+        chosen += _divergence(runs, given, display)
+    found = measures.tables(runs, chosen)
     _write(found, runs, given.out, display)
 
 
@@ -88,6 +102,36 @@ def _teacher_episodes(folders: Sequence[Path]) -> list[Episode]:
             raise SetupError(f"--teacher-episodes {folder}: there is no episodes.jsonl in it")
         found += [e for e in RoundFolder(folder).episodes() if not e.outcome.mask]
     return found
+
+
+def _divergence(
+    runs: Sequence[StoredRun], given: argparse.Namespace, display: Display
+) -> list[Measure]:
+    from experiments.analysis import divergence
+
+    turns, why = {}, {}
+    for run in runs:
+        try:
+            teacher = given.teacher or _teacher(run)
+            turns[run.label] = divergence.measure(run, teacher, given.dtype, given.limit, display)
+        except (NotMeasured, SetupError) as lacking:
+            why[run.label] = str(lacking)
+    return divergence.measures(turns, why)
+
+
+def _teacher(run: StoredRun) -> Path:
+    """The checkpoint of the run's own teacher, also where runs/ was moved. Raises SetupError."""
+    from experiments import teachers
+
+    name = OmegaConf.select(run.cfg, "teacher.name")
+    if name not in teachers.IN_PROCESS:
+        raise SetupError(f"its teacher, {name}, gives no log-probs; --teacher FOLDER names another")
+    try:
+        return teachers.folder(run.cfg)
+    except SetupError:
+        moved = run.cfg.copy()
+        moved.paths.runs = str(run.folder.resolve().parent)
+        return teachers.folder(moved)
 
 
 def _write(

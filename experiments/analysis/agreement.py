@@ -36,8 +36,9 @@ def compared(played: EpisodeSet) -> dict[str, list[Compared]]:
             continue
         turn = episode.turns[label.turn]
         if turn.executor == "student":
-            same = (turn.text.strip() == label.text.strip(), same_call(turn.action, label.action))
-            found[label.annotator].append((label.episode_id, label.turn, *same))
+            text = turn.text.strip() == label.text.strip()
+            call = same_call(turn.action, label.action)
+            found[label.annotator].append((label.episode_id, label.turn, text, call))
     return found
 
 

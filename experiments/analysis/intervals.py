@@ -59,6 +59,32 @@ def clustered_share(hits: Sequence[int], counts: Sequence[int]) -> Interval:
     return found, low, high
 
 
+def difference(
+    one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]
+) -> Interval:
+    """sum / count of ``other`` less that of ``one``, (sum, count) pairs of unlike episodes, and the
+    percentile bootstrap interval, each resampled by itself."""
+    first, second = np.array(one, dtype=float), np.array(other, dtype=float)
+
+    def apart(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        means = [part[..., 0].sum(axis) / part[..., 1].sum(axis) for part in (first[a], second[b])]
+        return means[1] - means[0]
+
+    places = np.arange(len(first)), np.arange(len(second))
+    found = float(apart(*places))
+    if min(len(first), len(second)) < 2:
+        return found, None, None
+    interval = bootstrap(
+        places,
+        apart,
+        vectorized=True,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        random_state=0,
+    ).confidence_interval
+    return found, float(interval.low), float(interval.high)
+
+
 def mean(values: Sequence[float]) -> Interval:
     """Of one value per episode or task."""
     return ratio(values, [1.0] * len(values))

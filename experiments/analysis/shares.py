@@ -1,9 +1,9 @@
 """Does it help that the teacher acts, and from when on?
 
-kappa, the student's turns before the teacher takes over, is drawn before an episode begins, so rates
-at different kappas are a randomised comparison. It is drawn again from the episode's key here, as
-the mixer did it. The share of turns that the teacher took in the end is no such thing: it depends
-on how long the episode went on, which depends on how well it went.
+kappa, the student's turns before the teacher takes over, is drawn before an episode begins, so the
+rates at different kappas are a randomised comparison. It is drawn again from the episode's key
+here, as the mixer did it. The share of turns that the teacher took in the end is no such thing: it
+depends on how long the episode went on, which depends on how well it went.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ COLUMNS = (
     *("same_task_states", "same_task_distance", "same_task_low", "same_task_high"),
 )
 NOTE = (
-    "States after a turn of the student. unseen: none of the teacher's episodes of iteration 0 has a "
+    "States after a turn of the student. unseen: no episode of the teacher in iteration 0 has a "
     "history of this shape. distance: to the nearest such history, 0 (the same) to 1; same_task: "
     "in the words executed, among the teacher's episodes on the same task, where there are any."
 )

@@ -1,0 +1,262 @@
+"""How far the student's choices are from the teacher's, in whose states.
+
+The exact KL per token, at temperature 1, at every token of the executed turns, by the checkpoint
+that played them (``algorithms/engine/divergence.py``). In its own states (after a turn of its own)
+and in the teacher's (only the teacher acted before) the same student is asked the same question;
+what it is further off in its own is the covariate shift. The first turn of an episode is everyone's
+and counts as neither.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.analysis.intervals import difference, ratio
+from experiments.analysis.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
+from experiments.folders import digest, read_json, write_json
+from experiments.progress import Display
+from experiments.tables import Curve, Table
+from swe_gym_env.agents.base import keyed_rng
+from swe_gym_env.types import Episode
+
+OWN, TEACHERS, FIRST = "student's", "teacher's", "first turn"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One turn of an episode: sums over its tokens, in nats."""
+
+    set: str
+    round: int | None
+    student: str
+    states: str
+    episode: str
+    turn: int
+    tokens: int
+    reverse: float
+    forward: float
+    sampled: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """Episodes that ``checkpoint``, which tables call ``student``, is to be asked about. ``mine``:
+    the run's own episodes; else the teacher's, given apart."""
+
+    played: EpisodeSet
+    student: str
+    checkpoint: Path
+    mine: bool = True
+
+
+def work(run: StoredRun, start: Path) -> list[Work]:
+    """Rounds by the student that played them, evaluations by the one they measure, and the given
+    episodes of the teacher by every evaluated student. Those whose checkpoint is gone are left
+    out; raises NotMeasured where that is all of them. ``start`` is the untrained student."""
+    kept = {one.round: one.folder.checkpoint for one in run.rounds}
+    found = []
+    for played in run.rounds:
+        if played.round:
+            staleness = int(played.folder.metrics.get("staleness", 0))
+            before = played.round - 1 - staleness
+            found.append(Work(played, _after(before), kept.get(before, Path())))
+    for played in run.evaluations:
+        if played.name == "untrained":
+            found.append(Work(played, "untrained", start))
+        elif played.round is not None:
+            found.append(Work(played, _after(played.round), kept.get(played.round, Path())))
+    shown = [
+        Work(one.played, one.student, one.checkpoint, mine=False)
+        for one in found
+        if run.given and one.played in run.evaluations
+    ]
+    found = [one for one in (*found, *shown) if (one.checkpoint / "config.json").is_file()]
+    if not found:
+        raise NotMeasured("no checkpoint of its student is there any more")
+    return found
+
+
+def _after(round: int) -> str:
+    return f"after round {round}" if round else "after iteration 0"
+
+
+def states_before(episode: Episode, turn: int) -> str:
+    """Whose states: who acted before ``turn``."""
+    if turn == 0:
+        return FIRST
+    own = any(t.executor == "student" for t in episode.turns[:turn])
+    return OWN if own else TEACHERS
+
+
+def measure(
+    run: StoredRun, teacher: Path, dtype: str, limit: int | None, display: Display
+) -> list[Measured]:
+    """Kept episode by episode under analysis/divergence/: a killed one goes on. ``limit``: episodes
+    of each set, drawn by the run's seed. Raises NotMeasured."""
+    from experiments.build import Parts  # imports torch when it is asked to
+
+    parts = Parts(run.cfg)
+    found: list[Measured] = []
+    for one in work(run, parts.start):
+        models: list[Any] = []
+
+        def ask(episode: Episode, one: Work = one, models: list[Any] = models) -> list[Any]:
+            from algorithms.engine.divergence import divergences
+
+            models[:] = models or _load((one.checkpoint, teacher), dtype, parts)
+            return divergences(models[0], models[1], episode, parts.renderer)
+
+        found += _of_work(run, one, [str(teacher), dtype], limit, ask, display)
+    return found
+
+
+def _load(folders: Sequence[Path], dtype: str, parts: Any) -> list[Any]:
+    import torch
+
+    from algorithms.engine.checkpoint import load_model
+    from algorithms.engine.scorer import check_tokens
+
+    check_tokens(folders[1], parts.renderer.tokenizer)
+    _ = parts.dtype  # sets the threads
+    return [load_model(folder, getattr(torch, dtype)).eval() for folder in folders]
+
+
+def _of_work(
+    run: StoredRun,
+    one: Work,
+    asked: list[str],
+    limit: int | None,
+    ask: Callable[[Episode], list[Any]],
+    display: Display,
+) -> list[Measured]:
+    episodes = drawn(one.played.episodes if one.mine else run.given, run.seed or 0, limit)
+    name = one.played.name if one.mine else f"teacher's episodes, asked {one.student}"
+    key = digest([*asked, str(one.checkpoint.resolve()), one.mine])
+    kept = run.folder / "analysis" / "divergence" / f"{name.replace(' ', '_')}-{key}.json"
+    there: dict[str, Any] = read_json(kept) or {}
+    todo = [episode for episode in episodes if episode.episode_id not in there]
+    title = f"{run.label}: KL, {name}"
+    with display.phase(title, len(episodes), len(episodes) - len(todo)) as advance:
+        for episode in todo:
+            there[episode.episode_id] = [
+                {**asdict(turn), "states": states_before(episode, turn.turn)}
+                for turn in ask(episode)
+                if turn.tokens
+            ]
+            write_json(kept, there)
+            advance(1)
+    head: dict[str, Any] = {"set": name, "round": one.played.round, "student": one.student}
+    return [
+        Measured(**head, episode=episode.episode_id, **turn)
+        for episode in episodes
+        for turn in there[episode.episode_id]
+    ]
+
+
+def drawn(episodes: Sequence[Episode], seed: int, limit: int | None) -> list[Episode]:
+    """At most ``limit`` of them: the same ones whenever it is asked, more for a larger limit."""
+    order = keyed_rng((seed, "analysis")).permutation(len(episodes))
+    return [episodes[place] for place in order[: limit or len(episodes)]]
+
+
+def _kl(turns: Iterable[Measured]) -> Row:
+    """Per token: episodes, tokens, and each kind with its interval over episodes."""
+    own: dict[str, list[Measured]] = defaultdict(list)
+    for turn in turns:
+        own[turn.episode].append(turn)
+    counts = [sum(turn.tokens for turn in many) for many in own.values()]
+    kinds = [
+        ratio([sum(getattr(turn, kind) for turn in many) for many in own.values()], counts)
+        for kind in ("reverse", "forward", "sampled")
+    ]
+    return (len(own), sum(counts), *(cell for kind in kinds for cell in kind))
+
+
+def _groups(turns: Sequence[Measured], *names: str) -> dict[tuple[Any, ...], list[Measured]]:
+    found: dict[tuple[Any, ...], list[Measured]] = defaultdict(list)
+    for turn in turns:
+        found[tuple(getattr(turn, name) for name in names)].append(turn)
+    return found
+
+
+def by_turn(turns: Sequence[Measured]) -> Iterable[Row]:
+    for key, group in _groups(turns, "set", "student", "states", "turn").items():
+        yield (*key, *_kl(group))
+
+
+def by_set(turns: Sequence[Measured]) -> Iterable[Row]:
+    for key, group in _groups(turns, "set", "round", "student", "states").items():
+        yield (*key, *_kl(group))
+    for key, group in _groups(turns, "set", "round", "student").items():
+        yield (*key, "all", *_kl(group))
+
+
+def shift(turns: Sequence[Measured]) -> Iterable[Row]:
+    """Of each student that was asked in states of both kinds."""
+    found = []
+    for (student,), group in _groups(turns, "student").items():
+        both = [[turn for turn in group if turn.states == states] for states in (TEACHERS, OWN)]
+        if all(both):
+            sums = [
+                [(sum(t.reverse for t in many), sum(t.tokens for t in many)) for many in own]
+                for own in (list(_groups(part, "set", "episode").values()) for part in both)
+            ]
+            means = [ratio(*zip(*one, strict=True))[0] for one in sums]
+            sizes = [len(one) for one in sums]
+            found.append((student, *sizes, *means, *difference(sums[0], sums[1])))
+    if not found:
+        raise NotMeasured("no student was asked both in its own states and in the teacher's")
+    return found
+
+
+KL = (
+    *("episodes", "tokens", "reverse", "reverse_low", "reverse_high"),
+    *("forward", "forward_low", "forward_high", "sampled", "sampled_low", "sampled_high"),
+)
+NOTE = (
+    "Nats per token at temperature 1. reverse: exact KL(student || teacher); forward: exact "
+    "KL(teacher || student); sampled: log p_student - log p_teacher of the executed token. "
+    "Intervals: bootstrap over episodes."
+)
+LINE = Curve("turn", "reverse", "series", "reverse_low", "reverse_high")
+
+
+def measures(turns: Mapping[str, Sequence[Measured]], why: Mapping[str, str]) -> list[Measure]:
+    """``turns`` by the label of the run; ``why`` says for the others what they lack."""
+
+    def of(rows: Callable[[Sequence[Measured]], Iterable[Row]]) -> Callable[[StoredRun], Any]:
+        def found(run: StoredRun) -> Iterable[Row]:
+            if run.label in why:
+                raise NotMeasured(why[run.label])
+            return rows(turns[run.label])
+
+        return found
+
+    turn = ("set", "student", "states", "turn", *KL)
+    table = "Divergence of the student from the teacher"
+    gap = (
+        *("student", "teacher_state_episodes", "student_state_episodes"),
+        *("in_teacher_states", "in_student_states", "shift", "low", "high"),
+    )
+    sets = ("set", "round", "student", "states", *KL)
+    turned = Table("divergence_by_turn", f"{table}, by turn", turn, (), NOTE, (), LINE)
+    return [
+        Measure(turned, of(by_turn)),
+        Measure(Table("divergence_by_set", table, sets, (), NOTE), of(by_set)),
+        Measure(
+            Table(
+                "covariate_shift",
+                "How much further from the teacher the student is in its own states",
+                gap,
+                (),
+                "Exact KL(student || teacher), nats per token, after the first turn, over all sets "
+                "that the student was asked about. shift: the difference, with the bootstrap "
+                "interval over episodes of both.",
+            ),
+            of(shift),
+        ),
+    ]
