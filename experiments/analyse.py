@@ -55,6 +55,27 @@ def arguments() -> argparse.ArgumentParser:
     )
     model.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     model.add_argument("--limit", type=int, metavar="N", help="episodes of each set; default: all")
+    boxes = parser.add_argument_group("with models and boxes")
+    boxes.add_argument(
+        "--recovery",
+        action="store_true",
+        help="play held-out tasks with a mistake planted at a turn, and without",
+    )
+    boxes.add_argument("--turns", type=int, nargs="+", default=[0, 1, 2], metavar="T")
+    boxes.add_argument("--mistake", default="wrong_edit", choices=("wrong_edit", "wrong_look"))
+    boxes.add_argument(
+        "--lead",
+        default="student",
+        choices=("student", "teacher", "expert"),
+        help="who plays the turns before the mistake",
+    )
+    boxes.add_argument(
+        "--checkpoint",
+        action="append",
+        metavar="NAME",
+        help="whose recovery: untrained, iteration0, round_001, last (the default) or a folder; "
+        "may be given several times",
+    )
     return parser
 
 
@@ -66,6 +87,8 @@ def analyse(given: argparse.Namespace, display: Display) -> None:
     chosen = [*measures.OF_EPISODES]
     if given.divergence:
         chosen += _divergence(runs, given, display)
+    if given.recovery:
+        chosen += _recovery(runs, given, display)
     found = measures.tables(runs, chosen)
     _write(found, runs, given.out, display)
 
@@ -117,6 +140,22 @@ def _divergence(
         except (NotMeasured, SetupError) as lacking:
             why[run.label] = str(lacking)
     return divergence.measures(turns, why)
+
+
+def _recovery(
+    runs: Sequence[StoredRun], given: argparse.Namespace, display: Display
+) -> list[Measure]:
+    from experiments.analysis import recovery
+
+    checkpoints = given.checkpoint or ["last"]
+    plan = recovery.Plan(given.turns, given.mistake, given.lead, checkpoints, given.limit)
+    pairs, why = {}, {}
+    for run in runs:
+        try:
+            pairs[run.label] = recovery.measure(run, plan, display)
+        except (NotMeasured, SetupError) as lacking:
+            why[run.label] = str(lacking)
+    return recovery.measures(pairs, why, plan)
 
 
 def _teacher(run: StoredRun) -> Path:

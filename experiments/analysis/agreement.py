@@ -9,13 +9,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from experiments.analysis.intervals import clustered_share, share
 from experiments.analysis.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
 from experiments.tables import Curve, Table
 from swe_gym_env.types import ToolCall
 
-Compared = tuple[str, int, bool, bool]  # episode, turn, same text, same call
+
+class Compared(NamedTuple):
+    """A turn of the student beside its label."""
+
+    episode: str
+    turn: int
+    text: bool
+    call: bool
 
 
 def same_call(one: ToolCall | None, other: ToolCall | None) -> bool:
@@ -38,13 +46,13 @@ def compared(played: EpisodeSet) -> dict[str, list[Compared]]:
         if turn.executor == "student":
             text = turn.text.strip() == label.text.strip()
             call = same_call(turn.action, label.action)
-            found[label.annotator].append((label.episode_id, label.turn, text, call))
+            found[label.annotator].append(Compared(episode.episode_id, label.turn, text, call))
     return found
 
 
 def _sets(run: StoredRun) -> Iterator[tuple[EpisodeSet, str, list[Compared]]]:
     """Raises NotMeasured where no round holds a labelled turn of the student."""
-    found = [(one, *item) for one in run.rounds for item in compared(one).items()]
+    found = [(one, by, pairs) for one in run.rounds for by, pairs in compared(one).items()]
     if not found:
         raise NotMeasured("no turn of the student has a teacher's label beside it")
     yield from found
@@ -52,17 +60,17 @@ def _sets(run: StoredRun) -> Iterator[tuple[EpisodeSet, str, list[Compared]]]:
 
 def by_turn(run: StoredRun) -> Iterable[Row]:
     for played, annotator, pairs in _sets(run):
-        for turn in sorted({turn for _, turn, _, _ in pairs}):
-            here = [pair for pair in pairs if pair[1] == turn]
-            text = share(sum(pair[2] for pair in here), len(here))
-            call = share(sum(pair[3] for pair in here), len(here))
+        for turn in sorted({pair.turn for pair in pairs}):
+            here = [pair for pair in pairs if pair.turn == turn]
+            text = share(sum(pair.text for pair in here), len(here))
+            call = share(sum(pair.call for pair in here), len(here))
             yield (played.name, annotator, turn, len(here), *text, *call)
 
 
 def by_round(run: StoredRun) -> Iterable[Row]:
     for played, annotator, pairs in _sets(run):
-        names = sorted({pair[0] for pair in pairs})
-        counts = [sum(pair[0] == name for pair in pairs) for name in names]
+        names = sorted({pair.episode for pair in pairs})
+        counts = [sum(pair.episode == name for pair in pairs) for name in names]
         found = [
             clustered_share([sum(p[kind] for p in pairs if p[0] == name) for name in names], counts)
             for kind in (2, 3)

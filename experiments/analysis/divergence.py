@@ -16,11 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from experiments.analysis.intervals import difference, ratio
-from experiments.analysis.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
+from experiments.analysis.stored import (
+    EpisodeSet,
+    Measure,
+    NotMeasured,
+    Row,
+    StoredRun,
+    drawn,
+    home_of,
+)
 from experiments.folders import digest, read_json, write_json
 from experiments.progress import Display
 from experiments.tables import Curve, Table
-from swe_gym_env.agents.base import keyed_rng
 from swe_gym_env.types import Episode
 
 OWN, TEACHERS, FIRST = "student's", "teacher's", "first turn"
@@ -136,7 +143,8 @@ def _of_work(
     episodes = drawn(one.played.episodes if one.mine else run.given, run.seed or 0, limit)
     name = one.played.name if one.mine else f"teacher's episodes, asked {one.student}"
     key = digest([*asked, str(one.checkpoint.resolve()), one.mine])
-    kept = run.folder / "analysis" / "divergence" / f"{name.replace(' ', '_')}-{key}.json"
+    own = home_of(one.played.folder.path, run.folder)  # iteration 0's is asked once for all runs
+    kept = own / "analysis" / "divergence" / f"{name.replace(' ', '_')}-{key}.json"
     there: dict[str, Any] = read_json(kept) or {}
     todo = [episode for episode in episodes if episode.episode_id not in there]
     title = f"{run.label}: KL, {name}"
@@ -155,12 +163,6 @@ def _of_work(
         for episode in episodes
         for turn in there[episode.episode_id]
     ]
-
-
-def drawn(episodes: Sequence[Episode], seed: int, limit: int | None) -> list[Episode]:
-    """At most ``limit`` of them: the same ones whenever it is asked, more for a larger limit."""
-    order = keyed_rng((seed, "analysis")).permutation(len(episodes))
-    return [episodes[place] for place in order[: limit or len(episodes)]]
 
 
 def _kl(turns: Iterable[Measured]) -> Row:

@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.engine.rounds import RoundFolder
 from experiments.summary import ITERATION0, UNTRAINED
 from experiments.tables import Cell, Table
+from swe_gym_env.agents.base import keyed_rng
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Annotation, Episode, TaskInstance
 
+T = TypeVar("T")
 Row = Sequence[Cell]
 SHARED = ("iteration0", "teacher", "evaluation")  # folders named so hold no algorithm's rounds
 
@@ -130,6 +133,19 @@ def _read(folder: Path) -> StoredRun:
 
 def _hash(folder: Path) -> str:
     return folder.resolve().name.rpartition("-")[2]
+
+
+def home_of(path: Path, run: Path) -> Path:
+    """The run folder that ``path`` lies in once links are followed: what runs share, such as
+    iteration 0, has its own. ``run`` where it lies in none."""
+    above = (folder for folder in path.resolve().parents if (folder / "config.yaml").is_file())
+    return next(above, run)
+
+
+def drawn(items: Sequence[T], seed: int, limit: int | None) -> list[T]:
+    """At most ``limit`` of them: the same ones whenever it is asked, more for a larger limit."""
+    order = keyed_rng((seed, "analysis")).permutation(len(items))
+    return [items[place] for place in order[: limit or len(items)]]
 
 
 @dataclass(frozen=True)
