@@ -69,13 +69,13 @@ def by_turn(run: StoredRun) -> Iterable[Row]:
 
 def by_round(run: StoredRun) -> Iterable[Row]:
     for played, annotator, pairs in _sets(run):
-        names = sorted({pair.episode for pair in pairs})
-        counts = [sum(pair.episode == name for pair in pairs) for name in names]
-        found = [
-            clustered_share([sum(p[kind] for p in pairs if p[0] == name) for name in names], counts)
-            for kind in (2, 3)
-        ]
-        yield (played.round, annotator, len(names), len(pairs), *found[0], *found[1])
+        own: dict[str, list[Compared]] = defaultdict(list)
+        for pair in pairs:
+            own[pair.episode].append(pair)
+        counts = [len(many) for many in own.values()]
+        text = clustered_share([sum(p.text for p in many) for many in own.values()], counts)
+        call = clustered_share([sum(p.call for p in many) for many in own.values()], counts)
+        yield (played.round, annotator, len(own), len(pairs), *text, *call)
 
 
 TEXT = ("same_text", "text_low", "text_high")
