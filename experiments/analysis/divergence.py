@@ -91,11 +91,12 @@ def _after(round: int) -> str:
     return f"after round {round}" if round else "after iteration 0"
 
 
-def states_before(episode: Episode, turn: int) -> str:
-    """Whose states: who acted before ``turn``."""
+def states_before(episode: Episode, turn: int, mine: bool) -> str:
+    """Whose states: who acted before ``turn``. Not ``mine``: all turns are the teacher's, though
+    in an evaluation of it they count as the student's."""
     if turn == 0:
         return FIRST
-    own = any(t.executor == "student" for t in episode.turns[:turn])
+    own = mine and any(t.executor == "student" for t in episode.turns[:turn])
     return OWN if own else TEACHERS
 
 
@@ -151,7 +152,7 @@ def _of_work(
     with display.phase(title, len(episodes), len(episodes) - len(todo)) as advance:
         for episode in todo:
             there[episode.episode_id] = [
-                {**asdict(turn), "states": states_before(episode, turn.turn)}
+                {**asdict(turn), "states": states_before(episode, turn.turn, one.mine)}
                 for turn in ask(episode)
                 if turn.tokens
             ]
