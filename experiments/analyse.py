@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from algorithms.engine.rounds import RoundFolder
 from experiments.analysis import files, measures
@@ -23,6 +24,7 @@ from experiments.tables import Table
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, TaskInstance
 
+LACKING = (NotMeasured, SetupError, OmegaConfBaseException)  # what one run may end in
 Tasks = dict[str, dict[str, TaskInstance]]  # by id, of each choice of tasks
 LOGGING = {"logging": {"level": "INFO", "seconds_between_lines": 15}, "paths": {"runs": "runs"}}
 
@@ -97,7 +99,7 @@ def _with_tasks(run: StoredRun, known: Tasks, display: Display) -> StoredRun:
     """Without them, what needs the gold patch is left out. ``known``: of runs before it."""
     try:
         return replace(run, tasks=_tasks(run, known, display))
-    except (SetupError, OSError, AttributeError) as error:
+    except (SetupError, OSError, OmegaConfBaseException) as error:
         why = f"its tasks cannot be had, so that gold patches are not looked at: {error}"
         display.console.print(f"{run.label}: {why}", style="yellow")
         return run
@@ -137,7 +139,7 @@ def _divergence(
         try:
             teacher = given.teacher or _teacher(run)
             turns[run.label] = divergence.measure(run, teacher, given.dtype, given.limit, display)
-        except (NotMeasured, SetupError) as lacking:
+        except LACKING as lacking:
             why[run.label] = str(lacking)
     return divergence.measures(turns, why)
 
@@ -153,7 +155,7 @@ def _recovery(
     for run in runs:
         try:
             pairs[run.label] = recovery.measure(run, plan, display)
-        except (NotMeasured, SetupError) as lacking:
+        except LACKING as lacking:
             why[run.label] = str(lacking)
     return recovery.measures(pairs, why, plan)
 

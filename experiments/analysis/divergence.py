@@ -107,7 +107,7 @@ def measure(
     of each set, drawn by the run's seed. Raises NotMeasured."""
     from experiments.build import Parts  # imports torch when it is asked to
 
-    parts = Parts(run.cfg)
+    parts = Parts(completed(run.cfg))
     found: list[Measured] = []
     for one in work(run, parts.start):
         models: list[Any] = []
@@ -199,21 +199,37 @@ def by_set(turns: Sequence[Measured]) -> Iterable[Row]:
 
 
 def shift(turns: Sequence[Measured]) -> Iterable[Row]:
-    """Of each student that was asked in states of both kinds."""
-    found = []
+    """Of each student that was asked in states of both kinds: on training tasks and on held-out
+    ones apart; where neither has both kinds, over both, and so of unlike tasks."""
+    found: list[Row] = []
     for (student,), group in _groups(turns, "student").items():
-        both = [[turn for turn in group if turn.states == states] for states in (TEACHERS, OWN)]
-        if all(both):
-            sums = [
-                [(sum(t.reverse for t in many), sum(t.tokens for t in many)) for many in own]
-                for own in (list(_groups(part, "set", "episode").values()) for part in both)
-            ]
-            means = [ratio(*zip(*one, strict=True))[0] for one in sums]
-            sizes = [len(one) for one in sums]
-            found.append((student, *sizes, *means, *difference(sums[0], sums[1])))
+        parts = {
+            "training": [turn for turn in group if turn.set.startswith("round")],
+            "held-out": [turn for turn in group if not turn.set.startswith("round")],
+        }
+        rows = [(student, tasks, *_gap(part)) for tasks, part in parts.items() if _both(part)]
+        if not rows and _both(group):
+            rows = [(student, "unlike", *_gap(group))]
+        found += rows
     if not found:
         raise NotMeasured("no student was asked both in its own states and in the teacher's")
     return found
+
+
+def _both(turns: Sequence[Measured]) -> bool:
+    return {OWN, TEACHERS} <= {turn.states for turn in turns}
+
+
+def _gap(turns: Sequence[Measured]) -> Row:
+    """Episodes and nats per token in either kind of states, and the difference."""
+    kinds = []
+    for states in (TEACHERS, OWN):
+        episodes = _groups([turn for turn in turns if turn.states == states], "set", "episode")
+        kinds.append(
+            [(sum(t.reverse for t in e), sum(t.tokens for t in e)) for e in episodes.values()]
+        )
+    means = [sum(s for s, _ in kind) / sum(n for _, n in kind) for kind in kinds]
+    return (*map(len, kinds), *means, *difference(*kinds))
 
 
 KL = (
@@ -242,7 +258,7 @@ def measures(turns: Mapping[str, Sequence[Measured]], why: Mapping[str, str]) ->
     turn = ("set", "student", "states", "turn", *KL)
     table = "Divergence of the student from the teacher"
     gap = (
-        *("student", "teacher_state_episodes", "student_state_episodes"),
+        *("student", "tasks", "teacher_state_episodes", "student_state_episodes"),
         *("in_teacher_states", "in_student_states", "shift", "low", "high"),
     )
     sets = ("set", "round", "student", "states", *KL)
@@ -256,9 +272,9 @@ def measures(turns: Mapping[str, Sequence[Measured]], why: Mapping[str, str]) ->
                 "How much further from the teacher the student is in its own states",
                 gap,
                 (),
-                "Exact KL(student || teacher), nats per token, after the first turn, over all sets "
-                "that the student was asked about. shift: the difference, with the bootstrap "
-                "interval over episodes of both.",
+                "Exact KL(student || teacher), nats per token, after the first turn. tasks: both "
+                "kinds of states are of training or of held-out tasks; unlike: one is of "
+                "each. shift: the difference, with the bootstrap interval over episodes of both.",
             ),
             of(shift),
         ),

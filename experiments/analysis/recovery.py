@@ -15,7 +15,15 @@ from pathlib import Path
 from algorithms.engine.rounds import RoundFolder
 from experiments.analysis.intervals import mean, share
 from experiments.analysis.planted import MISTAKES, HandOver, WithMistake, place
-from experiments.analysis.stored import Measure, NotMeasured, Row, StoredRun, drawn, home_of
+from experiments.analysis.stored import (
+    Measure,
+    NotMeasured,
+    Row,
+    StoredRun,
+    completed,
+    drawn,
+    home_of,
+)
 from experiments.build import Parts
 from experiments.folders import RunFolder, digest, read_json
 from experiments.play import play
@@ -80,9 +88,10 @@ def measure(run: StoredRun, plan: Plan, display: Display) -> list[Pair]:
     from experiments import preflight
 
     tasks = held_out(run, plan.limit)
-    preflight.check(run.cfg)
+    cfg = completed(run.cfg)
+    preflight.check(cfg)
     pairs: list[Pair] = []
-    with contextlib.closing(Parts(run.cfg)) as parts:
+    with contextlib.closing(Parts(cfg)) as parts:
         for name in plan.checkpoints:
             student = checkpoint(run, name)
             own = run.folder if student is None else home_of(student, run.folder)

@@ -12,9 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.engine.rounds import RoundFolder
+from experiments.cli import CONF
 from experiments.summary import ITERATION0, UNTRAINED
 from experiments.tables import Cell, Table
 from swe_gym_env.agents.base import keyed_rng
@@ -23,6 +25,7 @@ from swe_gym_env.types import Annotation, Episode, TaskInstance
 
 T = TypeVar("T")
 Row = Sequence[Cell]
+GROWING = ("limits", "sampling", "workers", "serving", "evaluation")  # sections of fixed keys
 SHARED = ("iteration0", "teacher", "evaluation")  # folders named so hold no algorithm's rounds
 
 
@@ -133,6 +136,21 @@ def _read(folder: Path) -> StoredRun:
 
 def _hash(folder: Path) -> str:
     return folder.resolve().name.rpartition("-")[2]
+
+
+def completed(cfg: DictConfig) -> DictConfig:
+    """With the defaults of what was added to the configuration since the run was made. Raises
+    NotMeasured where it never was a whole one."""
+    if "model" not in cfg or "tasks" not in cfg:
+        raise NotMeasured("config.yaml is not the whole configuration of a run")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        new = compose("config")
+    whole = OmegaConf.create(OmegaConf.to_container(new, resolve=True))
+    for name in cfg:
+        both = name in GROWING and name in whole
+        whole[name] = OmegaConf.merge(whole[name], cfg[name]) if both else cfg[name]
+    assert isinstance(whole, DictConfig)
+    return whole
 
 
 def home_of(path: Path, run: Path) -> Path:

@@ -127,8 +127,8 @@ def test_divergence_is_measured_once_and_by_whose_states(
     more = divergence.measure(shown, teacher, "float32", 2, display)
     assert more[: len(turns)] == turns
     (row,) = map(tuple, divergence.shift(more))
-    assert row[:3] == ("after round 1", 1, 1)
-    assert row[3] == row[4] and row[5] == 0, "the same episode, once as the teacher's"
+    assert row[:4] == ("after round 1", "held-out", 1, 1)
+    assert row[4] == row[5] and row[6] == 0, "the same episode, once as the teacher's"
 
     monkeypatch.setattr(divergence, "_load", None)  # nothing is asked again
     assert divergence.measure(shown, teacher, "float32", 2, display) == more
@@ -136,16 +136,19 @@ def test_divergence_is_measured_once_and_by_whose_states(
 
 def test_the_shift_is_between_the_states_of_one_student() -> None:
     def one(states: str, number: int, nats: float) -> divergence.Measured:
-        return divergence.Measured(
-            "s", 1, "after iteration 0", states, f"{number}", 1, 10, nats, 0.0, 0.0
-        )
+        head = ("round 1", 1, "after iteration 0", states, f"{number}", 1)
+        return divergence.Measured(*head, 10, nats, 0.0, 0.0)
 
     turns = [one("teacher's", n, 1 + n % 3) for n in range(9)]
     turns += [one("student's", n, 5 + n % 3) for n in range(9, 18)]
-    ((_, *sizes, taught, own, gap, low, high),) = divergence.shift(turns)
-    assert sizes == [9, 9]
+    ((_, tasks, *sizes, taught, own, gap, low, high),) = divergence.shift(turns)
+    assert (tasks, *sizes) == ("training", 9, 9)
     assert (taught, own, gap) == pytest.approx((0.2, 0.6, 0.4))
     assert 0.25 < low < 0.4 < high < 0.55
+
+    apart = [replace(turn, set="after iteration 0") for turn in turns[9:]]
+    ((_, tasks, *_),) = divergence.shift([*turns[:9], *apart])
+    assert tasks == "unlike"
 
 
 def test_where_a_mistake_is_planted() -> None:
