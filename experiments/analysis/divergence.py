@@ -22,6 +22,7 @@ from experiments.analysis.stored import (
     NotMeasured,
     Row,
     StoredRun,
+    completed,
     drawn,
     home_of,
 )

@@ -145,12 +145,10 @@ def completed(cfg: DictConfig) -> DictConfig:
         raise NotMeasured("config.yaml is not the whole configuration of a run")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         new = compose("config")
-    whole = OmegaConf.create(OmegaConf.to_container(new, resolve=True))
-    for name in cfg:
-        both = name in GROWING and name in whole
-        whole[name] = OmegaConf.merge(whole[name], cfg[name]) if both else cfg[name]
-    assert isinstance(whole, DictConfig)
-    return whole
+    whole = {str(name): new[name] for name in new} | {str(name): cfg[name] for name in cfg}
+    OmegaConf.set_struct(new, False)
+    whole |= {name: OmegaConf.merge(new[name], cfg[name]) for name in GROWING if name in cfg}
+    return OmegaConf.create(whole)
 
 
 def home_of(path: Path, run: Path) -> Path:
