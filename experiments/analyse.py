@@ -179,7 +179,7 @@ def _write(
     found: Sequence[Table], runs: Sequence[StoredRun], out: Path | None, display: Display
 ) -> None:
     for run in runs:
-        files.write(run.folder / "analysis", measures.of_run(found, run))
+        files.add(run.folder / "analysis", measures.of_run(found, run))
         display.console.print(f"{run.label}: {run.folder / 'analysis'}")
     if len(runs) > 1:
         folder = out or runs[0].folder.resolve().parent / "analysis"

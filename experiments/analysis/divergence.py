@@ -109,29 +109,41 @@ def measure(
     from experiments.build import Parts  # imports torch when it is asked to
 
     parts = Parts(completed(run.cfg))
+    models = _Models(teacher, dtype, parts)
     found: list[Measured] = []
     for one in work(run, parts.start):
-        models: list[Any] = []
-
-        def ask(episode: Episode, one: Work = one, models: list[Any] = models) -> list[Any]:
-            from algorithms.engine.divergence import divergences
-
-            models[:] = models or _load((one.checkpoint, teacher), dtype, parts)
-            return divergences(models[0], models[1], episode, parts.renderer)
-
-        found += _of_work(run, one, [str(teacher), dtype], limit, ask, display)
+        found += _of_work(run, one, [str(teacher), dtype], limit, models, display)
     return found
 
 
-def _load(folders: Sequence[Path], dtype: str, parts: Any) -> list[Any]:
-    import torch
+class _Models:
+    """The teacher, and one student after another; loaded when something is asked of them."""
 
-    from algorithms.engine.checkpoint import load_model
-    from algorithms.engine.scorer import check_tokens
+    def __init__(self, teacher: Path, dtype: str, parts: Any) -> None:
+        self._teacher, self._dtype, self._parts = teacher, dtype, parts
+        self._loaded: dict[Path, Any] = {}
 
-    check_tokens(folders[1], parts.renderer.tokenizer)
-    _ = parts.dtype  # sets the threads
-    return [load_model(folder, getattr(torch, dtype)).eval() for folder in folders]
+    def ask(self, student: Path, episode: Episode) -> list[Any]:
+        from algorithms.engine.divergence import divergences
+
+        wanted = (student, self._teacher)
+        for folder in self._loaded.keys() - set(wanted):
+            del self._loaded[folder]
+        for folder in wanted:
+            if folder not in self._loaded:
+                self._loaded[folder] = self._load(folder)
+        models = [self._loaded[folder] for folder in wanted]
+        return divergences(models[0], models[1], episode, self._parts.renderer)
+
+    def _load(self, folder: Path) -> Any:
+        import torch
+
+        from algorithms.engine.checkpoint import load_model
+        from algorithms.engine.scorer import check_tokens
+
+        check_tokens(folder, self._parts.renderer.tokenizer)
+        _ = self._parts.dtype  # sets the threads
+        return load_model(folder, getattr(torch, self._dtype)).eval()
 
 
 def _of_work(
@@ -139,7 +151,7 @@ def _of_work(
     one: Work,
     asked: list[str],
     limit: int | None,
-    ask: Callable[[Episode], list[Any]],
+    models: _Models,
     display: Display,
 ) -> list[Measured]:
     episodes = drawn(one.played.episodes if one.mine else run.given, run.seed or 0, limit)
@@ -154,7 +166,7 @@ def _of_work(
         for episode in todo:
             there[episode.episode_id] = [
                 {**asdict(turn), "states": states_before(episode, turn.turn, one.mine)}
-                for turn in ask(episode)
+                for turn in models.ask(one.checkpoint, episode)
                 if turn.tokens
             ]
             write_json(kept, there)

@@ -75,7 +75,7 @@ def _unparsable(patch: str, gold: dict[str, FilePatch], source: Source) -> bool:
     """A deleted file is no matter of syntax; nor is one whose text before is not at hand."""
     changed = {path: change for path, change in parse_patch(patch).items() if path in gold}
     whole = [p for p, change in changed.items() if not change.deletes and p.endswith(".py")]
-    before = {path: text for path in whole if (text := source(path)) is not None}
+    before = tuple((path, text) for path in whole if (text := source(path)) is not None)
     return bool(syntax.broken(patch, before))
 
 

@@ -14,13 +14,16 @@ TABLES = "tables.json"
 
 
 def write(folder: Path, tables: Sequence[Table]) -> None:
-    """Tables of the same names that stand there are replaced, others stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = {table.name for table in tables}
-    kept = [table for table in read(folder) if table.name not in names]
     for table in tables:
         table.write_csv(folder)
-    write_json(folder / TABLES, [asdict(table) for table in (*kept, *tables)])
+    write_json(folder / TABLES, [asdict(table) for table in tables])
+
+
+def add(folder: Path, tables: Sequence[Table]) -> None:
+    """As :func:`write`, but tables of other names that stand there stay."""
+    names = {table.name for table in tables}
+    write(folder, [*(table for table in read(folder) if table.name not in names), *tables])
 
 
 def read(folder: Path) -> list[Table]:

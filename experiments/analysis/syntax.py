@@ -11,7 +11,8 @@ import ast
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from swe_gym_env.errors import SetupError
@@ -35,18 +36,19 @@ def source_of(task: TaskInstance) -> Source:
     return read
 
 
-def broken(patch: str, before: Mapping[str, str]) -> bool | None:
-    """Whether one of the files ``before`` (Python, by path) no longer parses once ``patch`` is
-    applied; None where the patch does not fit them, or one did not parse to begin with (it may be
+@lru_cache(maxsize=10_000)  # runs share iteration 0, and students often make the same patch
+def broken(patch: str, before: tuple[tuple[str, str], ...]) -> bool | None:
+    """Whether one of the files ``before`` (path and text, Python) no longer parses after ``patch``;
+    None where the patch does not fit them, or one did not parse to begin with (it may be
     for another Python than this one)."""
-    if not before or not all(parses(text) for text in before.values()):
+    if not before or not all(parses(text) for _, text in before):
         return None
     with tempfile.TemporaryDirectory() as folder:
-        for path, text in before.items():
+        for path, text in before:
             file = Path(folder, path)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, "utf-8")
-        only = [f"--include={path}" for path in before]
+        only = [f"--include={path}" for path, _ in before]
         done = subprocess.run(
             ["git", "apply", "--whitespace=nowarn", *only, "-"],
             cwd=folder,
@@ -56,7 +58,7 @@ def broken(patch: str, before: Mapping[str, str]) -> bool | None:
         )
         if done.returncode:
             return None
-        left = [Path(folder, path) for path in before]
+        left = [Path(folder, path) for path, _ in before]
         texts = [file.read_bytes() for file in left if file.exists()]
     return not all(parses(text) for text in texts)
 

@@ -282,7 +282,7 @@ def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
     files.write(tmp_path, [one, two])
     assert files.read(tmp_path) == [one, two]
     changed = replace(one, rows=((2, 3),))
-    files.write(tmp_path, [changed])
+    files.add(tmp_path, [changed])
     assert files.read(tmp_path) == [two, changed]
     assert (tmp_path / "one.csv").read_text() == "a,b\n2,3\n"
 

@@ -130,7 +130,7 @@ def test_divergence_is_measured_once_and_by_whose_states(
     assert row[:4] == ("after round 1", "held-out", 1, 1)
     assert row[4] == row[5] and row[6] == 0, "the same episode, once as the teacher's"
 
-    monkeypatch.setattr(divergence, "_load", None)  # nothing is asked again
+    monkeypatch.setattr(divergence._Models, "_load", None)  # nothing is asked again
     assert divergence.measure(shown, teacher, "float32", 2, display) == more
 
 
