@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from algorithms.engine.rounds import RoundFolder
 from experiments.analysis import files, measures
+from experiments.analysis.planted import MISTAKES
 from experiments.analysis.stored import Measure, NotMeasured, StoredRun, read_runs
 from experiments.cli import guarded
 from experiments.folders import digest, read_json
@@ -64,7 +65,7 @@ def arguments() -> argparse.ArgumentParser:
         help="play held-out tasks with a mistake planted at a turn, and without",
     )
     boxes.add_argument("--turns", type=int, nargs="+", default=[0, 1, 2], metavar="T")
-    boxes.add_argument("--mistake", default="wrong_edit", choices=("wrong_edit", "wrong_look"))
+    boxes.add_argument("--mistake", default="missed_edit", choices=tuple(MISTAKES))
     boxes.add_argument(
         "--lead",
         default="student",

@@ -6,6 +6,7 @@ turn was not its own.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,15 @@ def wrong_edit(path: str, block: Block) -> ToolCall:
     return _bash(f"sed -i '{lines}d' {shlex.quote(path)}", "Remove this line.")
 
 
+def missed_edit(path: str, block: Block) -> ToolCall:
+    """Puts a word of the first faulty line in its own place and shows the line: nothing changed."""
+    line = block.start + 1 if block.old else max(1, block.start)
+    word = re.search(r"\w+", block.old[0]) if block.old else None
+    same = f"{word[0]}/{word[0]}" if word else "^/"
+    command = f"sed -i '{line}s/{same}/w /dev/stdout' {shlex.quote(path)}"
+    return _bash(command, "Fix this line.")
+
+
 def wrong_look(path: str, block: Block) -> ToolCall:
     """Looks at the head of the file instead of at the fault. Changes nothing."""
     return _bash(f"sed -n '1,3p' {shlex.quote(path)}", "Look at the code.")
@@ -41,6 +51,7 @@ def _bash(command: str, reasoning: str) -> ToolCall:
 
 
 MISTAKES: dict[str, Callable[[str, Block], ToolCall]] = {
+    "missed_edit": missed_edit,
     "wrong_edit": wrong_edit,
     "wrong_look": wrong_look,
 }

@@ -16,7 +16,7 @@ from algorithms.engine.divergence import both, divergences
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.rounds import RoundFolder
 from experiments.analysis import divergence, recovery
-from experiments.analysis.planted import place, wrong_edit, wrong_look
+from experiments.analysis.planted import missed_edit, place, wrong_edit, wrong_look
 from experiments.analysis.stored import NotMeasured, StoredRun, read_runs
 from experiments.build import Parts
 from experiments.folders import write_json
@@ -156,10 +156,15 @@ def test_where_a_mistake_is_planted() -> None:
     found = place(task)
     assert found is not None
     assert wrong_edit(*found).arguments == {"command": "sed -i '2d' calc.py"}
+    command = "sed -i '2s/return/return/w /dev/stdout' calc.py"
+    assert missed_edit(*found).arguments == {"command": command}
     assert wrong_look(*found).arguments == {"command": "sed -n '1,3p' calc.py"}
     added = "diff --git a/m.py b/m.py\n--- a/m.py\n+++ b/m.py\n@@ -4,0 +5 @@\n+import os\n"
     found = place(replace(task, gold_patch=added))
-    assert found is not None and wrong_edit(*found).arguments["command"] == "sed -i '4d' m.py"
+    assert found is not None
+    assert wrong_edit(*found).arguments == {"command": "sed -i '4d' m.py"}
+    command = "sed -i '4s/^//w /dev/stdout' m.py"
+    assert missed_edit(*found).arguments == {"command": command}
 
 
 def careful(state: State) -> Reply:
