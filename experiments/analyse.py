@@ -84,7 +84,11 @@ def arguments() -> argparse.ArgumentParser:
 
 def analyse(given: argparse.Namespace, display: Display) -> None:
     known: Tasks = {}
-    runs = [_with_tasks(run, known, display) for run in read_runs(given.runs)]
+    there = [folder for folder in given.runs if (folder / "config.yaml").is_file()]
+    for folder in given.runs:
+        if there and folder not in there:
+            display.console.print(f"{folder} is no run folder and is left out", style="yellow")
+    runs = [_with_tasks(run, known, display) for run in read_runs(there or given.runs)]
     shown = _teacher_episodes(given.teacher_episodes)
     runs = [replace(run, given=shown) for run in runs]
     chosen = [*measures.OF_EPISODES]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from experiments.analysis import agreement, cost, failures, shares, visited
 from experiments.analysis.stored import Measure, NotMeasured, Row, StoredRun
 from experiments.tables import Table
+from swe_gym_env.errors import SetupError
 
 OF_EPISODES = (
     agreement.BY_TURN,
@@ -37,7 +38,7 @@ def tables(runs: Sequence[StoredRun], measures: Sequence[Measure]) -> list[Table
             own = (run.label, run.algorithm, run.seed)
             try:
                 rows += [(*own, *row) for row in measure.rows(run)]
-            except NotMeasured as why:
+            except (NotMeasured, SetupError) as why:
                 lacking.append((*own, measure.table.name, str(why)))
         if rows:
             found.append(_filled(measure.table, rows, len(runs) > 1))

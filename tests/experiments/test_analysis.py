@@ -291,11 +291,12 @@ def test_several_runs_are_one_comparison_and_each_its_own(tmp_path: Path) -> Non
     """One of them made as by hand, without a task set, and one with nothing in it."""
     full, empty = sample_run(tmp_path / "made-1"), stored(tmp_path / "made-2")
     write_lines(full / "evaluations" / "untrained" / "episodes.jsonl", [])
-    command = [sys.executable, "-m", "experiments.analyse", str(full), str(empty)]
+    command = [sys.executable, "-m", "experiments.analyse", str(full), str(empty), str(tmp_path)]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "both")], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert f"{tmp_path} is no run folder and is left out" in done.stdout.replace("\n", " ")
     assert "made up, seed 3: failures not measured: no episodes" in done.stdout
     found = {table.name: table for table in files.read(tmp_path / "both")}
     assert set(found) > {"agreement_by_turn", "visited_by_set", "failures", "not_measured"}
