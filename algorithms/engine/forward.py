@@ -95,11 +95,16 @@ def forward(model: Any, row: Sequence[TrainSample], best: int = 0) -> tuple[Pred
 
 def tree_pass(body: Any, packed: Packed, mask: TreeMask, best: int) -> Predicted:
     """Body and head. Where weights are sharded, this is what they are gathered for."""
-    hidden = body.base_model(
+    hidden = hidden_states(body, packed, mask)
+    return predict(body.get_output_embeddings(), hidden, packed, best)
+
+
+def hidden_states(body: Any, packed: Packed, mask: TreeMask) -> torch.Tensor:
+    """(t, d), the last hidden states of the packed row."""
+    return body.base_model(
         input_ids=packed.input_ids,
         position_ids=packed.position_ids,
         attention_mask=None,
         use_cache=False,
         tree_mask=mask,
     ).last_hidden_state[0]
-    return predict(body.get_output_embeddings(), hidden, packed, best)

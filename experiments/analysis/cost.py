@@ -1,0 +1,108 @@
+"""What the teacher was asked for, and what it brought.
+
+Each row is a step from one evaluation to a later one on the same tasks: the cost is that of the
+rounds between them, the gain the change in the resolve rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from experiments.analysis.intervals import mean
+from experiments.analysis.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
+from experiments.statistics import mcnemar
+from experiments.tables import Curve, Table
+
+SPENT = ("calls", "generated_tokens", "scored_tokens")
+
+
+def verdicts(played: EpisodeSet) -> dict[str, float]:
+    """Of each task the share of its episodes that resolved it."""
+    found: dict[str, list[bool]] = {}
+    for episode in played.episodes:
+        found.setdefault(episode.instance_id, []).append(episode.outcome.resolved)
+    return {task: fmean(values) for task, values in found.items()}
+
+
+def costs(run: StoredRun) -> dict[int, list[int | None]]:
+    """Of each round: the teacher's executed turns, labels of the student's turns, and its calls and
+    tokens as metrics.json has them; None where an older run does not say."""
+    found: dict[int, list[int | None]] = {}
+    before: Mapping[str, Any] | None = None
+    for played in run.rounds:
+        turns = [turn for episode in played.folder.episodes() for turn in episode.turns]
+        now = played.folder.metrics
+        before = {} if played.round == 0 else before
+        taken = sum(turn.executor == "teacher" for turn in turns)
+        asked = sum(label.text is not None and not label.executed for label in played.annotations)
+        found[played.round or 0] = [taken, asked, *(_more(now, before, name) for name in SPENT)]
+        before = now
+    return found
+
+
+def _more(now: Mapping[str, Any], before: Mapping[str, Any] | None, name: str) -> int | None:
+    """The metrics count from the run's beginning."""
+    key = f"teacher_{name}"
+    if key not in now or before is None or (before and key not in before):
+        return None
+    return int(now[key]) - int(before.get(key, 0))
+
+
+def steps(run: StoredRun) -> Iterable[Row]:
+    measured = [one for one in run.evaluations if one.round is not None and one.episodes]
+    if len(measured) < 2:
+        raise NotMeasured("fewer than two evaluations of trained students")
+    pairs = list(pairwise(measured))
+    if len(measured) > 2:
+        pairs.append((measured[0], measured[-1]))
+    spent = costs(run)
+    for one, other in pairs:
+        between = [cost for number, cost in spent.items() if one.round < number <= other.round]  # type: ignore[operator]
+        yield _step(one, other, between)
+
+
+def _step(one: EpisodeSet, other: EpisodeSet, rounds: Sequence[Sequence[int | None]]) -> Row:
+    first, last = verdicts(one), verdicts(other)
+    shared = sorted(first.keys() & last.keys())
+    if not shared:
+        raise NotMeasured(f"{one.name} and {other.name} have no task in common")
+    paid: list[int | None] = []
+    for column in zip(*rounds, strict=True):
+        known = [value for value in column if value is not None]
+        paid.append(sum(known) if len(known) == len(column) else None)
+    gain = mean([last[task] - first[task] for task in shared])
+    whole = all(value in (0, 1) for value in (*first.values(), *last.values()))
+    paired = mcnemar(_bools(first), _bools(last)).p if whole else None
+    calls = paid[2] if paid else None
+    per = None if not calls or gain[0] is None else 1000 * gain[0] / calls
+    before, after = fmean(first[t] for t in shared), fmean(last[t] for t in shared)
+    head = (one.name, other.name, other.round, len(shared))
+    return (*head, *(paid or [None] * 5), before, after, *gain, paired, per)
+
+
+def _bools(rates: Mapping[str, float]) -> dict[str, bool]:
+    return {task: bool(value) for task, value in rates.items()}
+
+
+COST = Measure(
+    Table(
+        "teacher_cost",
+        "What the teacher cost from one evaluation to the next, and what was gained",
+        (
+            *("from", "to", "round", "tasks", "teacher_turns", "labels_asked"),
+            *(f"teacher_{name}" for name in SPENT),
+            *("rate_before", "rate_after", "gain", "low", "high", "p", "gain_per_1000_calls"),
+        ),
+        (),
+        "Costs of the rounds between the two evaluations. teacher_turns: turns that it executed; "
+        "labels_asked: labels of the student's turns; calls and tokens as the run's accounting has "
+        "them (scores count as tokens, not as calls). gain: difference of the resolve rates on the "
+        "same tasks, with the bootstrap interval over tasks; p: exact McNemar.",
+        ("rate_before", "rate_after", "gain", "low", "high", "gain_per_1000_calls"),
+        Curve("teacher_calls", "gain", "run", "low", "high", percent=True),
+    ),
+    steps,
+)
