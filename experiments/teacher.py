@@ -30,7 +30,7 @@ def make(cfg: DictConfig, display: Display) -> Path:
         )
     from algorithms.sft import SFT  # late, so that --help and mistakes take no time
     from experiments.build import Parts
-    from experiments.evaluate import evaluate
+    from experiments.evaluation import evaluate
     from experiments.rounds import collect, train
     from experiments.selection import select
 
