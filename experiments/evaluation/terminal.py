@@ -1,4 +1,4 @@
-"""A table of results on the terminal; one wide row is shown as a column."""
+"""A table of results on the terminal; one that is too wide for it is shown on its side."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from rich.table import Table as Grid
 
 from experiments.tables import Cell, Table
 
-WIDE = 8  # columns
+PADDING = 3  # characters between two columns
 
 
 def show(console: Console, table: Table) -> None:
-    columns, rows = _cells(table)
-    grid = Grid(
-        title=table.title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE,
-        show_header=any(columns),
-    )
-    for number, column in enumerate(columns):
-        grid.add_column(column, justify="right" if number else "left", no_wrap=True)
+    lines = [[str(column) for column in table.columns], *map(list, _cells(table))]
+    width = sum(max(map(len, column)) + PADDING for column in zip(*lines, strict=True))
+    if width > console.width:
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    if not table.rows:
+        return
+    header, *rows = lines
+    grid = Grid(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    for number, column in enumerate(header):
+        grid.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in rows:
         grid.add_row(*row)
     console.print(grid)
@@ -29,17 +29,14 @@ def show(console: Console, table: Table) -> None:
         console.print(table.note, style="dim")
 
 
-def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
-    rows = [
+def _cells(table: Table) -> list[list[str]]:
+    return [
         [
             text(cell, column in table.shares)
             for column, cell in zip(table.columns, row, strict=True)
         ]
         for row in table.rows
     ]
-    if len(rows) == 1 and len(table.columns) > WIDE:
-        return ["", ""], [list(pair) for pair in zip(table.columns, rows[0], strict=True)]
-    return list(table.columns), rows
 
 
 def text(cell: Cell, share: bool) -> str:
