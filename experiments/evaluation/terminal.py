@@ -30,12 +30,9 @@ def show(console: Console, table: Table) -> None:
 
 
 def _cells(table: Table) -> list[list[str]]:
+    shares = [column in table.shares for column in table.columns]
     return [
-        [
-            text(cell, column in table.shares)
-            for column, cell in zip(table.columns, row, strict=True)
-        ]
-        for row in table.rows
+        [text(cell, share) for cell, share in zip(row, shares, strict=True)] for row in table.rows
     ]
 
 
