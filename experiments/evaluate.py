@@ -48,18 +48,20 @@ def folder_of(cfg: DictConfig) -> RunFolder:
 
 def _alone(cfg: DictConfig, display: Display) -> None:
     own, folder = alone(cfg), folder_of(cfg)
-    preflight.check(own)
-    with folder.lock():
-        folder.start(cfg)
-        saved = read_json(folder.path / "tasks.json")
-        tasks = select(own, saved and {"heldout": saved["heldout"]}, display)
-        write_json(folder.path / "tasks.json", tasks.ids)
-        requests = tasks.evaluation(cfg.evaluation.samples)
-        with contextlib.closing(Parts(own)) as parts:
-            measured = evaluate(
-                parts, RoundFolder(folder.path), requests, None, display, "evaluate"
-            )
-    for table in measures.tables(measured):
+    played = RoundFolder(folder.path)
+    if "pass_at" not in played.metrics:  # never measured, or by an older version
+        played.reopen("evaluate")
+    if not played.is_done("evaluate"):
+        preflight.check(own)
+        with folder.lock():
+            folder.start(cfg)
+            saved = read_json(folder.path / "tasks.json")
+            tasks = select(own, saved and {"heldout": saved["heldout"]}, display)
+            write_json(folder.path / "tasks.json", tasks.ids)
+            requests = tasks.evaluation(cfg.evaluation.samples)
+            with contextlib.closing(Parts(own)) as parts:
+                evaluate(parts, played, requests, None, display, "evaluate")
+    for table in measures.tables(played.metrics):
         terminal.show(display.console, table)
     display.console.print(f"episodes, tables, metrics.json and predictions: {folder.path}")
 
