@@ -72,11 +72,13 @@ def translated(words: Sequence[str]) -> list[str]:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--task", action="append", default=[])
     found, rest = parser.parse_known_args(words)
-    if found.limit is not None:
-        rest.append(f"evaluation.tasks={found.limit}")
+    overrides = [] if found.limit is None else [f"evaluation.tasks={found.limit}"]
     if found.task:
-        rest.append(f"evaluation.ids={json.dumps(found.task, separators=(',', ':'))}")
-    return rest
+        overrides.append(f"evaluation.ids={json.dumps(found.task, separators=(',', ':'))}")
+    # Hydra wants its overrides in one piece, and the last of them wins
+    given = [place for place, word in enumerate(rest, 1) if "=" in word and word[0] != "-"]
+    place = given[-1] if given else 0
+    return [*rest[:place], *overrides, *rest[place:]]
 
 
 @hydra.main(**HYDRA)

@@ -162,10 +162,11 @@ def test_swe_bench_rows_keep_their_difficulty(shared_data: Path) -> None:
 
 
 def test_limit_and_task_are_overrides_by_another_name() -> None:
-    words = ["--limit", "5", "model=smollm2", "--task", "a-1", "-m", "--task=b=2"]
-    overrides = ["model=smollm2", "-m", "evaluation.tasks=5", 'evaluation.ids=["a-1","b=2"]']
-    assert translated(words) == overrides
-    cfg = configuration(overrides[2], overrides[3])
+    words = ["--limit", "5", "model=smollm2", "--task", "a-1", "--cfg", "job", "--task=b=2"]
+    overrides = ["evaluation.tasks=5", 'evaluation.ids=["a-1","b=2"]']
+    assert translated(words) == ["model=smollm2", *overrides, "--cfg", "job"]
+    assert translated(["--limit=5", "--cfg", "job"]) == [overrides[0], "--cfg", "job"]
+    cfg = configuration(*overrides)
     assert (cfg.evaluation.tasks, list(cfg.evaluation.ids)) == (5, ["a-1", "b=2"])
 
 
