@@ -1,80 +1,84 @@
-"""One evaluation for every policy: the student alone, greedy, on held-out tasks.
+"""Measure one model, the expert or an endpoint: ``python -m experiments.evaluate``.
 
-A run calls :func:`evaluate`; ``python -m experiments.evaluate model.path=FOLDER`` measures a
-checkpoint by itself. Killed, it goes on with the episodes that are missing.
+    model.path=FOLDER                       a checkpoint; without it the untrained student
+    evaluation.who=teacher teacher=expert   the expert
+    evaluation.who=teacher teacher=server teacher.base_url=URL teacher.model=NAME   an endpoint
+    evaluation.samples=8                    eight samples a task and pass@k (temperature: sampling)
+    --limit N                               the first N tasks: evaluation.tasks=N
+    --task ID                               this one, may be repeated: evaluation.ids=[ID]
+    -m model.path=A,B                       one after another; then experiments.compare
+
+The same command goes on where a killed one stopped, and prints a finished one again.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
 from algorithms.engine.rounds import RoundFolder
-from experiments import metrics, preflight
+from experiments import preflight
 from experiments.build import Parts
 from experiments.cli import HYDRA, explain_unknown, guarded
+from experiments.evaluation import alone, evaluate, measures, terminal
 from experiments.folders import RunFolder, digest, read_json, resolved, write_json
-from experiments.play import play
 from experiments.progress import Display
 from experiments.selection import select
-from experiments.statistics import Rate
-from swe_gym_env.agents.mixers import StudentOnly
-from swe_gym_env.agents.rollout import Request
 
 # What only training looks at
 NOT_MEASURED = ("algorithm", "rounds", "episodes_per_round", "iteration0", "training", "overlap")
+WHERE_ASKED = ("base_url", "api_key_env", "timeout", "concurrency", "budget", "prices")
 
 
-def evaluate(
-    parts: Parts,
-    folder: RoundFolder,
-    requests: Sequence[Request],
-    checkpoint: Path | None,
-    display: Display,
-    title: str,
-) -> dict[str, Any]:
-    """Writes episodes.jsonl and metrics.json into ``folder``; does nothing where they stand."""
-    if folder.is_done("evaluate"):
-        return folder.metrics
-    play(
-        folder,
-        requests,
-        parts,
-        display=display,
-        title=title,
-        student=parts.student(checkpoint, temperature=0.0, top_p=1.0),
-        mixer=StudentOnly(),
-    )
-    folder.add_metrics(
-        split=parts.cfg.evaluation.split,
-        model=parts.cfg.model.name,
-        checkpoint=str(checkpoint or parts.start),
-        **metrics.of_episodes(folder.episodes()),
-    )
-    folder.mark_done("evaluate")
-    return folder.metrics
+def folder_of(cfg: DictConfig) -> RunFolder:
+    data = resolved(cfg, NOT_MEASURED)
+    name = cfg.model.name
+    if cfg.evaluation.who == "teacher":
+        name = cfg.teacher.name
+        data["teacher"] = {k: v for k, v in data["teacher"].items() if k not in WHERE_ASKED}
+    return RunFolder(Path(cfg.paths.runs).absolute() / f"evaluation-{name}-{digest(data)}")
 
 
 def _alone(cfg: DictConfig, display: Display) -> None:
-    name = f"evaluation-{cfg.model.name}-{digest(resolved(cfg, NOT_MEASURED))}"
-    folder = RunFolder(Path(cfg.paths.runs).absolute() / name)
-    preflight.check(cfg)
-    with folder.lock():
-        folder.start(cfg)
-        tasks = select(cfg, read_json(folder.path / "tasks.json"), display)
-        write_json(folder.path / "tasks.json", tasks.ids)
-        with contextlib.closing(Parts(cfg)) as parts:
-            measured = evaluate(
-                parts, RoundFolder(folder.path), tasks.evaluation(), None, display, "evaluate"
-            )
-    rate = Rate(measured["resolved"], measured["n"], measured["low"], measured["high"])
-    display.console.print(f"{cfg.model.path}: resolved {rate.resolved} of {rate.n}, {rate}")
-    display.console.print(f"episodes and metrics: {folder.path}")
+    own, folder = alone(cfg), folder_of(cfg)
+    played = RoundFolder(folder.path)
+    if "pass_at" not in played.metrics:  # never measured, or by an older version
+        played.reopen("evaluate")
+    if not played.is_done("evaluate"):
+        preflight.check(own)
+        with folder.lock():
+            folder.start(cfg)
+            saved = read_json(folder.path / "tasks.json")
+            tasks = select(own, saved and {"heldout": saved["heldout"]}, display)
+            write_json(folder.path / "tasks.json", tasks.ids)
+            requests = tasks.evaluation(cfg.evaluation.samples)
+            with contextlib.closing(Parts(own)) as parts:
+                evaluate(parts, played, requests, None, display, "evaluate")
+    for table in measures.tables(played.metrics):
+        terminal.show(display.console, table)
+    display.console.print(f"episodes, tables, metrics.json and predictions: {folder.path}")
+
+
+def translated(words: Sequence[str]) -> list[str]:
+    """``--limit`` and ``--task`` as overrides; the others as they are. SystemExit if malformed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--task", action="append", default=[])
+    found, rest = parser.parse_known_args(words)
+    overrides = [] if found.limit is None else [f"evaluation.tasks={found.limit}"]
+    if found.task:
+        overrides.append(f"evaluation.ids={json.dumps(found.task, separators=(',', ':'))}")
+    # Hydra wants its overrides in one piece, and the last of them wins
+    given = [place for place, word in enumerate(rest, 1) if "=" in word and word[0] != "-"]
+    place = given[-1] if given else 0
+    return [*rest[:place], *overrides, *rest[place:]]
 
 
 @hydra.main(**HYDRA)
@@ -83,5 +87,8 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = translated(sys.argv[1:])
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)  # Hydra goes on with the choices and values
     with explain_unknown():
         main()

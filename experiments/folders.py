@@ -45,6 +45,8 @@ HOW_TRAINED = ("launch", "sharding", "save_every")
 # What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
 AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation", "overlap")
 
+# Of the section evaluation: as if they were not there, so that older folders keep their names
+NOT_ASKED = {"who": "student", "samples": None, "ids": None}
 # Of the section serving: how it is done, not what is answered
 WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")
 
@@ -76,6 +78,9 @@ def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
         teacher.pop("episodes_per_round", None)
     for key in HOW_TRAINED:
         data["training"].pop(key, None)
+    for key, unasked in NOT_ASKED.items():
+        if data["evaluation"].get(key) == unasked:
+            data["evaluation"].pop(key, None)
     _drop_unlimited(data["teacher"])
     for name in WHERE_SERVED:
         data["serving"].pop(name, None)

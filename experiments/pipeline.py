@@ -23,8 +23,15 @@ from algorithms.base import Algorithm
 from algorithms.engine.rounds import RoundFolder
 from experiments import preflight, remaining, summary
 from experiments.build import Parts
-from experiments.evaluate import evaluate
-from experiments.folders import RunFolder, iteration0_folder, read_json, run_folder, write_json
+from experiments.evaluation import evaluate, refuse_in_a_run
+from experiments.folders import (
+    RunFolder,
+    digest,
+    iteration0_folder,
+    read_json,
+    run_folder,
+    write_json,
+)
 from experiments.launch import training
 from experiments.progress import Display
 from experiments.report import write_report
@@ -38,6 +45,7 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig, display: Display) -> Path:
     """Returns the run folder, with everything in it."""
+    refuse_in_a_run(cfg)
     folder = run_folder(cfg)
     if folder.summary is None:
         preflight.check(cfg)
@@ -107,6 +115,8 @@ class _Job:
         first = {request.task.instance_id for request in self.tasks.requests(0)}
         shared = self.shared = iteration0_folder(cfg, sorted(first))
         measured = f"{cfg.evaluation.split}-{cfg.evaluation.tasks}"
+        if cfg.evaluation.get("ids"):
+            measured = f"{cfg.evaluation.split}-{digest(list(cfg.evaluation.ids))}"
         untrained = shared.evaluation(f"{measured}/{UNTRAINED}")
         trained = shared.evaluation(f"{measured}/{ITERATION0}")
         with shared.lock(wait=True):

@@ -57,8 +57,10 @@ class Selection:
             seen[task.instance_id] += 1
         return requests
 
-    def evaluation(self) -> list[Request]:
-        return [Request(task, self.seed) for task in self.heldout]
+    def evaluation(self, samples: int | None = None) -> list[Request]:
+        """One episode a task, or so many."""
+        repeats = range(samples or 1)
+        return [Request(task, self.seed, repeat=n) for task in self.heldout for n in repeats]
 
 
 def select(cfg: DictConfig, saved: dict[str, list[str]] | None, display: Display) -> Selection:
@@ -66,8 +68,11 @@ def select(cfg: DictConfig, saved: dict[str, list[str]] | None, display: Display
     wanted, none."""
     limits = {"train": cfg.tasks.train, "heldout": cfg.evaluation.tasks}
     splits = {"train": "train", "heldout": cfg.evaluation.split}
+    ids = {"heldout": cfg.evaluation.get("ids")}
     chosen = {
-        part: [] if limits[part] == 0 else _load(cfg, splits[part], limits[part], display)
+        part: []
+        if limits[part] == 0
+        else _load(cfg, splits[part], limits[part], ids.get(part), display)
         for part in splits
     }
     if saved:
@@ -80,9 +85,13 @@ def select(cfg: DictConfig, saved: dict[str, list[str]] | None, display: Display
     )
 
 
-def _load(cfg: DictConfig, split: str, limit: int | None, display: Display) -> list[TaskInstance]:
+def _load(
+    cfg: DictConfig, split: str, limit: int | None, ids: Sequence[str] | None, display: Display
+) -> list[TaskInstance]:
     """In seeded order. What a source builds is built now, with its own progress."""
     options: dict[str, Any] = {str(name): value for name, value in cfg.tasks.options.items()}
+    if ids and "instances" in options:  # such a source need build no others
+        options["instances"], limit = list(ids), None
     with display.phase(f"tasks: {split}", limit or 0) as advance:
         if cfg.tasks.name in BUILT:
             options["workers"] = cfg.workers.build
@@ -91,7 +100,15 @@ def _load(cfg: DictConfig, split: str, limit: int | None, display: Display) -> l
         advance.to(len(found), len(found))
     if not found:
         raise SetupError(f"tasks={cfg.tasks.name} has no tasks in the split {split!r}")
-    if limit and len(found) < limit:
+    if ids:
+        here = {task.instance_id: task for task in found}
+        if unknown := [one for one in ids if one not in here]:
+            raise SetupError(
+                f"no task {', '.join(unknown)} among the {len(here)} of tasks={cfg.tasks.name}, "
+                f"split {split!r}, limit {limit}; there are {', '.join(sorted(here)[:3])}, ..."
+            )
+        found = [here[one] for one in ids]
+    elif limit and len(found) < limit:
         log.warning("only %d tasks in the split %r, not %d", len(found), split, limit)
     found.sort(key=lambda task: task.instance_id)
     return [found[i] for i in keyed_rng((cfg.seed, split)).permutation(len(found))]

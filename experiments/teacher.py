@@ -34,7 +34,7 @@ def make(cfg: DictConfig, display: Display) -> Path:
     from algorithms.schedules import Schedule
     from algorithms.sft import SFT
     from experiments.build import Parts
-    from experiments.evaluate import evaluate
+    from experiments.evaluation import evaluate
     from experiments.rounds import collect, train
     from experiments.selection import select
 

@@ -61,14 +61,19 @@ def patches(task: TaskInstance, provider: DockerProvider) -> dict[str, str]:
     return {"gold": task.gold_patch, "empty": "", "idle": IDLE, "broken": broken}
 
 
+def official_row(task: TaskInstance, image: str) -> dict[str, Any]:
+    """The task as the official harness takes it, with its Docker image."""
+    row = {**to_row(task), "image": image}
+    if task.log_parser == "pytest":  # ours reads the same lines, more strictly
+        row["log_parser"] = "parse_log_pytest"
+    return row
+
+
 def official(task: TaskInstance, patch: str, image: str, client: Any, timeout: float) -> bool:
     """What swebench's own ``run_instance`` says. It writes its logs into the working folder."""
     from swebench.harness.run_evaluation import run_instance
     from swebench.harness.utils import make_test_spec
 
-    row = {**to_row(task), "image": image}
-    if task.log_parser == "pytest":  # ours reads the same lines, more strictly
-        row["log_parser"] = "parse_log_pytest"
     prediction = {
         "instance_id": task.instance_id,
         "model_name_or_path": "parity",
@@ -76,7 +81,12 @@ def official(task: TaskInstance, patch: str, image: str, client: Any, timeout: f
     }
     run_id = f"parity-{time.time_ns()}"  # its cache does not look at the patch
     result = run_instance(
-        make_test_spec(row), prediction, client, run_id, int(timeout), skip_patch=not patch
+        make_test_spec(official_row(task, image)),
+        prediction,
+        client,
+        run_id,
+        int(timeout),
+        skip_patch=not patch,
     )
     report = result[1] if isinstance(result, tuple) else None
     return bool(report and report[task.instance_id]["resolved"])

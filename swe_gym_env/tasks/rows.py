@@ -36,7 +36,7 @@ def from_row(row: Mapping[str, Any], source: str = "") -> TaskInstance:
         env=_filled(row.get("env")),
         source=row.get("source") or source,
         split=row.get("split") or "",
-        metadata=_filled(row.get("metadata")),
+        metadata=_filled({"difficulty": row.get("difficulty"), **(row.get("metadata") or {})}),
     )
 
 

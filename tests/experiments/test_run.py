@@ -87,15 +87,6 @@ def test_two_processes_do_not_share_a_folder(job: Job) -> None:
 
 
 @pytest.mark.slow
-def test_one_checkpoint_is_measured_alone_and_by_the_same_measure(job: Job) -> None:
-    printed = job.run(module="experiments.evaluate")
-    assert "of 3" in printed
-    measured = read(job.folder("evaluation-*") / "metrics.json")
-    assert (measured["n"], measured["infra_errors"]) == (3, 0)
-    assert measured["low"] <= measured["rate"] <= measured["high"]
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_embedded_model_learns_the_format_from_a_few_episodes(
     job: Job, smollm2: Path, tmp_path: Path

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePosixPath
 
 from swe_gym_env.agents.expert.box import hits
 from swe_gym_env.agents.expert.evidence import History
@@ -64,6 +65,17 @@ class Search:
             return
         yield from ((c, "search") for c in self._words())
         yield "git ls-files '*.py'", "search"
+        yield from ((c, "search") for c in self._folders())
+
+    def _folders(self) -> Iterator[str]:
+        """Of a large repository no list of all files is shown whole: folder by folder, then."""
+        yield "ls -d */"
+        *above, own = [str(folder) for folder in PurePosixPath(self.path).parents][-2::-1] or [""]
+        for folder in above:
+            if f"{folder}/" in self.history.text:
+                yield f"ls -d {shlex.quote(folder)}/*/"
+        if own and f"{own}/" in self.history.text:
+            yield f"git ls-files {shlex.quote(f'{own}/*.py')}"
 
     def _ranges(self) -> Iterator[str]:
         spans = [(b - a, a, b) for a, b in self.history.ranges(self.path) if a <= self.line <= b]

@@ -389,3 +389,15 @@ def test_without_a_box_it_says_so(local: SandboxProvider) -> None:
     state = new_game(local, 6).state()
     (reply,) = ExpertPolicy().act([replace(state, sandbox=None)])
     assert reply.action is None and "box" in reply.error
+
+
+def test_a_repository_too_large_to_be_listed_is_looked_through_folder_by_folder(
+    local: SandboxProvider,
+) -> None:
+    gold = {f"lib/part_{n // 40}/deep/module_{n:03}.py": "x = 1\ny = 2\n" for n in range(400)}
+    target = "lib/part_5/deep/module_203.py"
+    base = {**gold, target: "x = 1\ny = 3\n"}
+    task = make_task("large", base, {target: gold[target]}, "Something is broken.")
+    game = Game(task, {path: text.encode() for path, text in gold.items()}, local)
+    assert game.play() and game.at_gold()
+    assert any("git ls-files 'lib/part_5/deep/*.py'" in turn.text for turn in game.turns)

@@ -1,0 +1,107 @@
+"""An evaluation's preds.jsonl handed to the official command: does it say what we said?
+
+    python -m experiments.benchmarks.official_eval EVALUATION_FOLDER --task ID --task ID
+
+The tasks' images are made in Docker where they lie in the local store, their rows are written as a
+data set, and ``swebench eval ROWS -p preds.jsonl`` judges them. Prints a line for each task. Exit
+code 1 where a verdict differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from algorithms.engine.rounds import RoundFolder
+from experiments.benchmarks.verdict_parity import official_row
+from experiments.progress import Display
+from experiments.selection import select
+from swe_gym_env.sandbox import images
+from swe_gym_env.sandbox.docker import DockerProvider
+from swe_gym_env.sandbox.docker.image import ensure
+from swe_gym_env.types import TaskInstance
+
+RUN = "official"  # its logs: logs/run_evaluation/official/...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``official``: resolved, unresolved, empty_patch, or what else its report says."""
+
+    instance_id: str
+    ours: str
+    official: str
+
+    @property
+    def same(self) -> bool:
+        return (self.ours == "resolved") == (self.official == "resolved")
+
+
+def compare(
+    folder: Path, tasks: Sequence[TaskInstance], work: Path, timeout: int = 900
+) -> list[Verdict]:
+    """Of the evaluation in ``folder`` on ``tasks``; ``work`` keeps the command's logs and report.
+    Raises CalledProcessError where the command fails."""
+    api = DockerProvider().api
+    rows = []
+    for task in tasks:
+        stored = images.exists(task.image)
+        image = ensure(api, task.image, task.workdir) if stored else task.image
+        rows.append(official_row(task, image))
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {task.instance_id for task in tasks}
+    lines = (folder / "preds.jsonl").read_text().splitlines()
+    chosen = [line for line in lines if json.loads(line)["instance_id"] in asked]
+    (work / "preds.jsonl").write_text("".join(f"{line}\n" for line in chosen))
+    command = [str(Path(sys.executable).parent / "swebench"), "eval", "rows.jsonl"]
+    command += ["-p", "preds.jsonl", "--run-id", RUN, "-j", "1", "-t", str(timeout)]
+    subprocess.run(command, cwd=work, check=True)
+    (report,) = work.glob(f"*.{RUN}.json")
+    said = _by_id(json.loads(report.read_text()))
+    ours = {episode.instance_id: episode for episode in RoundFolder(folder).episodes()}
+    return [
+        Verdict(name, ours[name].outcome.status, said.get(name, "nothing"))
+        for name in sorted(asked & ours.keys())
+    ]
+
+
+def _by_id(report: dict[str, Any]) -> dict[str, str]:
+    kinds = ("unresolved", "resolved", "empty_patch", "error")
+    return {name: kind for kind in kinds for name in report.get(f"{kind}_ids", [])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--task", action="append", default=[], metavar="ID")
+    parser.add_argument("--timeout", type=int, default=900)
+    args = parser.parse_args()
+    cfg = OmegaConf.load(args.folder / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    cfg.tasks.train = 0
+    if args.task:
+        cfg.evaluation.ids = args.task
+    tasks = select(cfg, None, Display()).heldout
+    with tempfile.TemporaryDirectory() as work:
+        verdicts = compare(args.folder, tasks, Path(work), args.timeout)
+    print("| task | official | ours |\n|---|---|---|")
+    for one in verdicts:
+        print(f"| {one.instance_id} | {one.official} | {one.ours} |")
+    same = sum(one.same for one in verdicts)
+    print(f"\n{same} of {len(verdicts)} verdicts are the same")
+    raise SystemExit(same < len(verdicts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""One evaluation for every method, model and endpoint: whoever is measured acts alone.
+
+A run calls :func:`evaluate` for its student; ``python -m experiments.evaluate`` for any checkpoint,
+the expert or an endpoint. Killed, it goes on with the episodes that are missing. What it leaves
+beside episodes.jsonl: metrics.json, a CSV file for each table, and predictions in SWE-bench's form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from algorithms.engine.rounds import RoundFolder
+from experiments.build import Parts
+from experiments.evaluation import measures, predictions
+from experiments.play import play
+from experiments.progress import Display
+from swe_gym_env.agents.base import Policy
+from swe_gym_env.agents.budget import Prices, Spent
+from swe_gym_env.agents.mixers import StudentOnly
+from swe_gym_env.agents.rollout import Request
+from swe_gym_env.errors import SetupError
+
+
+def evaluate(
+    parts: Parts,
+    folder: RoundFolder,
+    requests: Sequence[Request],
+    checkpoint: Path | None,
+    display: Display,
+    title: str,
+) -> dict[str, Any]:
+    """Does nothing where ``folder`` has been measured. Returns what stands in its metrics.json."""
+    if folder.is_done("evaluate"):
+        return folder.metrics
+    cfg, taught = parts.cfg, _is_teacher(parts.cfg)
+    play(
+        folder,
+        requests,
+        parts,
+        display=display,
+        title=title,
+        student=_teacher(parts, folder) if taught else _student(parts, checkpoint),
+        mixer=StudentOnly(),
+    )
+    asked = {request.episode_id for request in requests}
+    episodes = [episode for episode in folder.episodes() if episode.episode_id in asked]
+    spent, prices = Spent(), Prices()
+    if taught:
+        spent, prices = folder.spent(parts.teacher.name), Prices(**cfg.teacher.prices)
+    tasks = [request.task for request in requests]
+    measured = measures.measure(episodes, tasks, spent, prices)
+    folder.add_metrics(
+        split=cfg.evaluation.split,
+        model=parts.teacher.name if taught else cfg.model.name,
+        checkpoint=None if taught else str(checkpoint or parts.start),
+        samples=cfg.evaluation.get("samples"),
+        **measured,
+    )
+    for table in [*measures.tables(measured), measures.of_tasks(episodes, tasks)]:
+        table.write_csv(folder.path)
+    predictions.write(folder.path, episodes)
+    folder.mark_done("evaluate")
+    return folder.metrics
+
+
+def alone(cfg: DictConfig) -> DictConfig:
+    """``cfg`` with what an evaluation has no use for taken out. Raises SetupError."""
+    own, who = cfg.copy(), cfg.evaluation.who
+    samples = cfg.evaluation.samples
+    if samples is not None and samples < 1:
+        raise SetupError(f"evaluation.samples={samples}: it is 1 or more, or null for greedy")
+    own.tasks.train = 0
+    if who == "student":
+        own.teacher.name = "expert"  # who needs no server and no weights, and is never asked
+    elif who == "teacher":
+        _check_teacher(cfg)
+        own.teacher.budget = dict.fromkeys(cfg.teacher.budget)  # it limits a run
+        own.model.requires = {"gpus": 0, "gpu_gb": 0}  # only its tokenizer counts tokens
+        if samples is None and "temperature" in own.teacher:
+            own.teacher.temperature, own.teacher.top_p = 0.0, 1.0
+    else:
+        raise SetupError(f"evaluation.who={who}: it is student or teacher")
+    return own
+
+
+def refuse_in_a_run(cfg: DictConfig) -> None:
+    """SetupError where a training run is told what only an evaluation by itself can do."""
+    if _is_teacher(cfg) or cfg.evaluation.get("samples"):
+        raise SetupError(
+            "A run measures its student, greedily. evaluation.who and evaluation.samples are for "
+            "python -m experiments.evaluate, which measures its checkpoints too: model.path=FOLDER"
+        )
+
+
+def _is_teacher(cfg: DictConfig) -> bool:
+    return cfg.evaluation.get("who") == "teacher"
+
+
+def _check_teacher(cfg: DictConfig) -> None:
+    name = cfg.teacher.name
+    if name == "hf":
+        raise SetupError(
+            "evaluation.who=teacher measures the expert, a server or teacher=trained; a model in "
+            "this process is measured by model.path=FOLDER"
+        )
+    if cfg.teacher.get("actions"):
+        raise SetupError(
+            f"teacher.actions={cfg.teacher.actions}: who is measured writes turns in the form that "
+            f"is told in the prompt; give actions={cfg.teacher.actions} instead"
+        )
+
+
+def _student(parts: Parts, checkpoint: Path | None) -> Policy:
+    if parts.cfg.evaluation.get("samples"):
+        return parts.student(checkpoint)  # as section sampling says
+    return parts.student(checkpoint, temperature=0.0, top_p=1.0)
+
+
+def _teacher(parts: Parts, folder: RoundFolder) -> Policy:
+    """In the student's place, so that what it writes is parsed as anyone's; its calls and tokens
+    are written down."""
+    return parts.paid_teacher(parts.account([folder]))

@@ -1,0 +1,102 @@
+"""A finished evaluation, read back from its folder: of a run, or made by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from algorithms.engine.rounds import RoundFolder
+from experiments.evaluation import predictions
+from experiments.folders import read_json
+from swe_gym_env.errors import SetupError
+from swe_gym_env.types import Episode
+
+# Sections of the configuration whose values must agree for a fair comparison
+MATTERS = ("limits", "actions", "history", "tasks.name", "tasks.build", "evaluation.split")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """``path`` holds episodes.jsonl."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, folder: Path) -> Stored:
+        """``folder`` is an evaluation's, or a finished run's, of which the last counts. Raises
+        SetupError."""
+        if (folder / "episodes.jsonl").is_file():
+            return cls(folder)
+        summary = read_json(folder / "summary.json")
+        if summary:
+            return cls.find(folder / "evaluations" / summary["evaluations"][-1]["name"])
+        raise SetupError(
+            f"{folder} holds no evaluation: give runs/evaluation-..., runs/RUN/evaluations/NAME, "
+            "or a finished runs/RUN"
+        )
+
+    @property
+    def name(self) -> str:
+        return predictions.name(self.path.absolute())
+
+    @cached_property
+    def episodes(self) -> list[Episode]:
+        return RoundFolder(self.path).episodes()
+
+    @property
+    def valid(self) -> list[Episode]:
+        return [episode for episode in self.episodes if not episode.outcome.mask]
+
+    @cached_property
+    def resolved(self) -> dict[str, float]:
+        """The share of each task's samples that resolved it; NaN where the machinery spoilt all."""
+        found: dict[str, list[bool]] = {episode.instance_id: [] for episode in self.episodes}
+        for episode in self.valid:
+            found[episode.instance_id].append(episode.outcome.resolved)
+        return {task: sum(own) / len(own) if own else float("nan") for task, own in found.items()}
+
+    @property
+    def sampled(self) -> bool:
+        """Has some task several episodes?"""
+        return len(self.episodes) > len(self.resolved)
+
+    @property
+    def seed(self) -> int:
+        return self.episodes[0].seed if self.episodes else 0
+
+    @property
+    def finished(self) -> bool:
+        return RoundFolder(self.path).is_done("evaluate")
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        return RoundFolder(self.path).metrics
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What a comparison should find equal, one value a key. Empty where no config.yaml lies in
+        the folder or above it (an evaluation that runs share lies in another's folder)."""
+        place = self.path.resolve()
+        for folder in (place, *place.parents[:3]):
+            if (folder / "config.yaml").is_file():
+                return _chosen(OmegaConf.load(folder / "config.yaml"))
+        return {}
+
+
+def _chosen(cfg: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    samples = OmegaConf.select(cfg, "evaluation.samples")
+    for key in (*MATTERS, *(("sampling",) if samples else ())):
+        value = OmegaConf.select(cfg, key)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{name}": one for name, one in value.items()}
+        else:
+            found[key] = value
+    return {**found, "evaluation.samples": samples}

@@ -1,0 +1,44 @@
+"""A table of results on the terminal; one that is too wide for it is shown on its side."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+
+from experiments.tables import Cell, Table
+
+PADDING = 3  # characters between two columns
+
+
+def show(console: Console, table: Table) -> None:
+    lines = [[str(column) for column in table.columns], *map(list, _cells(table))]
+    width = sum(max(map(len, column)) + PADDING for column in zip(*lines, strict=True))
+    if width > console.width:
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    if not table.rows:
+        return
+    header, *rows = lines
+    grid = Grid(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    for number, column in enumerate(header):
+        grid.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)
+    if table.note:
+        console.print(table.note, style="dim")
+
+
+def _cells(table: Table) -> list[list[str]]:
+    shares = [column in table.shares for column in table.columns]
+    return [
+        [text(cell, share) for cell, share in zip(row, shares, strict=True)] for row in table.rows
+    ]
+
+
+def text(cell: Cell, share: bool) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, float):
+        return f"{cell:.1%}" if share else f"{cell:.3g}" if abs(cell) < 100 else f"{cell:.0f}"
+    return str(cell)

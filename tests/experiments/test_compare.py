@@ -1,0 +1,139 @@
+"""Evaluations side by side: what the table claims, from folders whose counts are known."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import compare
+from experiments.evaluation.stored import Stored
+from experiments.statistics import bootstrap_difference, mcnemar, rate
+from swe_gym_env.errors import SetupError
+from swe_gym_env.types import Episode, Outcome
+from tests.experiments.sample_run import write_lines
+
+CONFIG = """limits: {{max_turns: {turns}}}
+actions: {{name: bash_block}}
+tasks: {{name: pypi}}
+evaluation: {{split: heldout, tasks: {tasks}, samples: null}}
+"""
+
+
+def evaluation(
+    folder: Path, resolved: list[list[bool | None]], seed: int = 0, turns: int = 10
+) -> Path:
+    """``resolved``: of each task, its samples; None is a fault of the machinery."""
+    rows = []
+    for number, samples in enumerate(resolved):
+        for repeat, one in enumerate(samples):
+            status = {True: "resolved", False: "unresolved", None: "infra_error"}[one]
+            outcome = Outcome(status, mask=one is None)  # type: ignore[arg-type]
+            name = f"t-{number}"
+            key = f"{name}/0/{repeat}/{seed}"
+            rows.append(Episode(key, name, seed, 0, repeat, "", (), outcome, "finished"))
+    write_lines(folder / "episodes.jsonl", rows)
+    (folder / "evaluate.done").touch()
+    (folder / "config.yaml").write_text(CONFIG.format(turns=turns, tasks=len(resolved)))
+    return folder
+
+
+def once(values: list[bool]) -> list[list[bool | None]]:
+    return [[value] for value in values]
+
+
+def table(folder: Path, name: str) -> dict[str, dict[str, str]]:
+    with (folder / f"{name}.csv").open(newline="") as file:
+        return {row["who"]: row for row in csv.DictReader(file)}
+
+
+def printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
+) -> str:
+    monkeypatch.setattr(sys, "argv", ["compare", *words])
+    monkeypatch.setenv("COLUMNS", "200")
+    compare.main()
+    return capsys.readouterr().out
+
+
+def test_two_models_on_the_tasks_that_both_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [number % 4 == 0 for number in range(40)]
+    after = [number % 4 == 0 or number % 5 == 0 for number in range(30)]
+    one = evaluation(tmp_path / "one", once(before))
+    two = evaluation(tmp_path / "two", once(after), turns=20)
+    out = tmp_path / "out"
+    said = printed(capsys, monkeypatch, str(one), f"better={two}", "--out", str(out))
+    assert "better has 30 tasks, one 40: compared on the 30 that are shared" in said
+    assert "limits.max_turns is 20 for better, 10 for one" in said
+    rates, found = table(out, "rates"), table(out, "differences")["better"]
+    expected = rate(10, 40)
+    assert float(rates["one"]["low"]) == expected.low and rates["one"]["tasks"] == "40"
+    names = [f"t-{number}" for number in range(30)]
+    exact = mcnemar(dict(zip(names, before, strict=False)), dict(zip(names, after, strict=True)))
+    assert (found["gained"], found["lost"]) == (str(exact.gained), "0")
+    assert float(found["p (McNemar)"]) == exact.p
+    order = sorted(range(30), key=lambda number: f"t-{number}")
+    drawn = bootstrap_difference(np.array(after)[order], np.array(before)[order])
+    assert (float(found["difference"]), float(found["p"])) == (drawn.mean, drawn.p)
+    assert float(found["p (Holm)"]) == drawn.p, "one test needs no correction"
+
+
+def test_seeds_are_paired_where_they_are_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    matrices = {name: rng.random((3, 20)) < share for name, share in (("a", 0.3), ("b", 0.6))}
+    folders = {
+        name: [
+            str(evaluation(tmp_path / f"{name}{seed}", once(list(map(bool, row))), seed))
+            for seed, row in enumerate(matrix)
+        ]
+        for name, matrix in matrices.items()
+    }
+    out = tmp_path / "out"
+    given = [word for name in "ab" for word in ("--group", f"{name}={','.join(folders[name])}")]
+    said = printed(capsys, monkeypatch, *given, "--out", str(out))
+    assert "Warning" not in said and "By seed" in said
+    found = table(out, "differences")["b"]
+    order = sorted(range(20), key=lambda number: f"t-{number}")
+    after, before = (matrices[name][:, order].astype(float) for name in "ba")
+    expected = bootstrap_difference(after, before)
+    assert [float(found[key]) for key in ("difference", "low", "high", "p")] == [
+        expected.mean,
+        expected.low,
+        expected.high,
+        expected.p,
+    ]
+    assert found["gained"] == "", "McNemar is for one episode a task"
+    fewer = printed(capsys, monkeypatch, folders["a"][0], "--group", f"b={','.join(folders['b'])}")
+    assert "seeds are drawn for each apart" in fewer
+
+
+def test_faults_and_samples_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = evaluation(tmp_path / "one", [[True, False], [None, True], [None, None]])
+    two = evaluation(tmp_path / "two", [[True, True], [True, True], [False, False]])
+    (two / "evaluate.done").unlink()
+    assert Stored(one).resolved == pytest.approx(
+        {"t-0": 0.5, "t-1": 1.0, "t-2": float("nan")}, nan_ok=True
+    )
+    said = printed(capsys, monkeypatch, str(one), str(two))
+    assert "one: 3 episodes lost to faults" in said and f"two: {two} is not finished" in said
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    one = evaluation(tmp_path / "one", once([True]))
+    for words, named, said in (
+        ([str(one)], [], "two evaluations or more"),
+        ([str(one), str(one)], [], "name of its own"),
+        ([str(one), str(tmp_path)], [], "holds no evaluation"),
+        ([str(one)], [f"{one}"], "NAME=FOLDER"),
+    ):
+        with pytest.raises(SetupError, match=said):
+            compare.groups(words, named)
