@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report.axes import GAP, above, apart, rounded, series_of, shown, values_of
-from experiments.tables import Cell, Curve, Table
+from experiments.tables import Curve, Table
 from swe_gym_env.errors import SetupError
 
 HEIGHT, LETTER = 190, 6.1  # pixels: of the plot, and a letter's width on average
@@ -87,9 +87,9 @@ def curve(
         mark = {"type": "text", "align": "left", "dx": 8, "fontSize": 11}
         layers.append({"data": {"values": labels}, "mark": mark, "encoding": at})
     spec = {"data": {"values": rows}, "encoding": shared, "layer": layers}
-    title = drawn.x if not words else None
-    spec["encoding"]["x"]["title"] = title
-    return _svg(spec, width, HEIGHT, {"left": 44, "right": right, "top": 8, "bottom": 38})
+    x["title"] = title = None if words or only is not None else drawn.x
+    padding = {"left": 44, "right": right, "top": 8, "bottom": 38 if title else 22}
+    return _svg(spec, width, HEIGHT, padding)
 
 
 def forest(marks: Sequence[Mark], *, zero: bool = False, width: int = 540) -> str:
@@ -168,8 +168,9 @@ def _x(rows: Sequence[Mapping[str, Any]], words: Mapping[float, str], room: int)
 
 
 def _label_expr(percent: bool, signed: bool = False) -> str:
-    sign = "(datum.value > 0 ? '+' : '') + " if signed else ""
-    return f"{sign}format(datum.value * 100, '~g') + ' %'" if percent else NUMBER
+    if signed:
+        return "(datum.value > 0 ? '+' : '') + format(datum.value * 100, '~g')"
+    return "format(datum.value * 100, '~g') + ' %'" if percent else NUMBER
 
 
 def _intervals(rows: Sequence[Mapping[str, Any]], y: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -219,9 +220,7 @@ def _labels(
         x = rows[-1]["x"]
     lasts = [[row for row in rows if row["by"] == name][-1] for name in names]
     places = apart([row["y"] for row in lasts], gap)
-    return [
-        {"x": x, "at": at, "by": row["by"]} for row, at in zip(lasts, places, strict=True)
-    ]
+    return [{"x": x, "at": at, "by": row["by"]} for row, at in zip(lasts, places, strict=True)]
 
 
 def _svg(spec: dict[str, Any], width: int, height: int, padding: Mapping[str, int]) -> str:
@@ -264,7 +263,9 @@ def painted(svg: str, theme: str = "light") -> str:
 
 def sheet(title: str, figures: Sequence[tuple[str, str]], columns: int = 3) -> str:
     """All ``figures`` (caption, SVG) beneath each other on one sheet, as an SVG file of its own."""
-    sizes = [tuple(map(float, re.findall(r'(?:width|height)="([\d.]+)"', s)[:2])) for _, s in figures]
+    sizes = [
+        tuple(map(float, re.findall(r'(?:width|height)="([\d.]+)"', s)[:2])) for _, s in figures
+    ]
     parts, x, y, tallest, widest = [], 32.0, 84.0 if title else 32.0, 0.0, 32.0 + 7 * len(title)
     column = max((w for w, _ in sizes), default=0.0)
     limit = 32 + columns * (min(column, 360) + 28)
@@ -298,4 +299,4 @@ def write_png(svg: str, path: Path) -> Path:
     return path
 
 
-__all__ = ["Cell", "Mark", "Style", "curve", "forest", "painted", "sheet", "write_png"]
+__all__ = ["Mark", "Style", "curve", "forest", "painted", "sheet", "write_png"]

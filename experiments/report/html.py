@@ -29,7 +29,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """``kind`` is how the table looks: ``table``, or ``bars`` for (name, seconds)."""
+    """``kind`` is how the table looks: ``table``, ``folded`` until it is asked for, or ``bars`` for
+    (name, seconds)."""
 
     title: str = ""
     note: str = ""
@@ -97,7 +98,8 @@ def grid(table: Table) -> Markup:
             strong = " strong" if drawn and name == drawn.y and low else ""
             dim = " dim" if cells[name] is None else ""
             css = f' class="{"n" if numeric else ""}{strong}{dim}"'
-            tds.append(f"<td{css}>{escape(cell(cells[name], name, table.shares))}</td>")
+            said = cell(cells[name], name, table.shares, digits(table, place))
+            tds.append(f"<td{css}>{escape(said)}</td>")
         body.append(f"<tr>{''.join(tds)}</tr>")
     head = f"<thead><tr>{''.join(heads)}</tr></thead>"
     return Markup(f"<table>{head}<tbody>{''.join(body)}</tbody></table>")
@@ -109,6 +111,8 @@ def _between(table: Table, cells: dict[str, Cell], low: str, high: str) -> str:
     if not all(isinstance(v, int | float) for v in (a, b, y)):
         return '<td class="n dim">–</td>' + "<td></td>" * _positive(table, low)
     words = f"{cell(a, low, table.shares)} to {cell(b, high, table.shares)}"
+    if table.curve.y == "difference":
+        words = f"{points(float(a))} to {points(float(b))}"  # type: ignore[arg-type]
     mark = ""
     if _positive(table, low):
         place = f"left:{a:.2%};width:{b - a:.2%}"  # type: ignore[operator, str-format]
@@ -128,7 +132,7 @@ def _numeric(table: Table, place: int) -> bool:
     return all(isinstance(row[place], int | float | None) for row in table.rows)
 
 
-def cell(value: Cell, column: str = "", shares: Sequence[str] = ()) -> str:
+def cell(value: Cell, column: str = "", shares: Sequence[str] = (), digits: int = 2) -> str:
     """As a reader wants it; CSV files have all digits."""
     if value is None:
         return "–"
@@ -137,13 +141,25 @@ def cell(value: Cell, column: str = "", shares: Sequence[str] = ()) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "–"
     if column in shares:
-        sign = "+" if "difference" in column and value > 0 else ""
-        return f"{sign}{value * 100:.1f} %".replace("-", "−")
+        return points(value) if column == "difference" else f"{value * 100:.1f} %"
     if column.split()[0:1] == ["p"]:
         return p_value(value)
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}".replace(",", THIN).replace("-", "−")
-    return (f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}").replace("-", "−")
+    whole = isinstance(value, int)
+    return f"{value:,.{0 if whole else digits}f}".replace(",", THIN).replace("-", "−")
+
+
+def digits(table: Table, place: int) -> int:
+    """Decimals of a column, the same in all its rows."""
+    sizes = [abs(row[place]) for row in table.rows if isinstance(row[place], float)]  # type: ignore[arg-type]
+    if all(size == int(size) for size in sizes if math.isfinite(size)):
+        return 0
+    largest = max((size for size in sizes if math.isfinite(size)), default=0.0)
+    return 0 if largest >= 1000 else 1 if largest >= 20 else 2 if largest >= 0.1 else 4
+
+
+def points(share: float) -> str:
+    """A difference of two shares, in percentage points."""
+    return f"{share * 100:+.1f}".replace("-", "−")
 
 
 def bars(table: Table) -> list[tuple[str, str, float]]:
@@ -167,4 +183,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-__all__: list[Any] = ["Figure", "Page", "Section", "bars", "cell", "clock", "grid", "p_value", "write"]
+__all__: list[Any] = [
+    "Figure",
+    "Page",
+    "Section",
+    "bars",
+    "cell",
+    "clock",
+    "grid",
+    "p_value",
+    "points",
+    "write",
+]

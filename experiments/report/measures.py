@@ -83,7 +83,9 @@ def curve(run: RunData) -> Table:
         before = [part for part in run.rounds if part.index <= e.round]
         calls = [part.metrics.get("teacher_calls") for part in before]
         known: Cell = 0 if e.round < 0 else calls[-1] if calls else None
-        samples: Cell = sum(len(part.episodes) for part in before) if before or e.round < 0 else None
+        samples: Cell = (
+            sum(len(part.episodes) for part in before) if before or e.round < 0 else None
+        )
         spent = (e.round, samples, known)
         rows.append((e.name, *spent, e.rate.rate, e.rate.low, e.rate.high))
     note = (
@@ -92,7 +94,9 @@ def curve(run: RunData) -> Table:
     )
     columns = ("student", "round", "training episodes", "teacher calls", "rate", *INTERVAL)
     drawn = Curve("round", "rate", low="low", high="high", percent=True)
-    return Table("curve", "Held-out tasks resolved", columns, rows, note, ("rate", *INTERVAL), drawn)
+    return Table(
+        "curve", "Held-out tasks resolved", columns, rows, note, ("rate", *INTERVAL), drawn
+    )
 
 
 def rounds(run: RunData) -> Table:

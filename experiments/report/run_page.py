@@ -102,11 +102,11 @@ def _sections(run: RunData) -> list[Section]:
         found.append(Section(cost.title, cost.note, cost))
     if run.evaluations:
         ended = measures.endings(run)
-        found.append(Section(ended.title, ended.note, ended))
+        found.append(Section(ended.title, ended.note, ended, half=len(run.evaluations) <= 3))
     if run.phases:
         took = measures.time(run)
         title = f"Time, {html.clock(sum(run.phases.values()))} in all"
-        found.append(Section(title, table=took, kind="bars"))
+        found.append(Section(title, table=took, kind="bars", half=len(run.evaluations) <= 3))
     return found + [analysed(table) for table in run.analysis]
 
 
@@ -131,13 +131,11 @@ def _training_figures(run: RunData) -> list[Figure]:
         svg = charts.curve(shares, styles={n: SHARES[n] for n in SHARES}, top=1.0)
         found.append(Figure("Turns the teacher took", svg))
     if len(losses.rows) > 1:
-        rows = [
-            (row[0], name, row[2 + k])
-            for k, name in enumerate(LOSSES)
-            for row in losses.rows
-        ]
+        rows = [(row[0], name, row[2 + k]) for k, name in enumerate(LOSSES) for row in losses.rows]
         drawn = Curve("step", "loss", by="which")
-        svg = charts.curve(Table("losses", "", ("step", "which", "loss"), rows, curve=drawn), styles=LOSSES)
+        svg = charts.curve(
+            Table("losses", "", ("step", "which", "loss"), rows, curve=drawn), styles=LOSSES
+        )
         found.append(Figure("Training loss", svg))
     return found
 
