@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a run or a comparison, with its figures as PNG and tables as CSV.
+"""One self-contained HTML page for a run or a comparison; figures also as PNG, tables as CSV.
 
 What the page shows, and how to read it: docs/report.md.
 """

@@ -1,4 +1,4 @@
-"""What a figure needs to know before it is drawn: round steps, room for names, text that is safe."""
+"""What a figure must know before it is drawn: round steps, room for names, safe text."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from experiments.report import measures
 from experiments.report.data import Evaluation, RunData
-from experiments.report.groups import Cell, Group
+from experiments.report.groups import Group
 from experiments.statistics import Interval, bootstrap_difference, bootstrap_mean, holm
 from experiments.tables import Cell as Value
 from experiments.tables import Curve, Table
@@ -105,9 +105,7 @@ def curves(groups: Sequence[Group]) -> Table:
     tasks = tasks_of(groups)
     rows: list[Sequence[Value]] = []
     for group in groups:
-        tables = [
-            dict(zip((r[1] for r in t.rows), t.rows)) for t in map(measures.curve, group.runs)
-        ]
+        tables = [{row[1]: row for row in measures.curve(run).rows} for run in group.runs]
         for place in sorted({place for table in tables for place in table}):
             own = [table[place] for table in tables if place in table]
             runs = [e for run in group.runs for e in run.evaluations if e.round == place]
@@ -180,16 +178,16 @@ def _alone(run: RunData) -> RunData:
     return RunData(run.folder, evaluations=(run.evaluations[-1],))
 
 
-def absent(cells: Sequence[Cell]) -> Table:
+def absent(groups: Sequence[Group]) -> Table:
     """Every cell that gave no number, and why."""
     rows = [
-        (" ".join(f"{k}={v}" for k, v in cell.keys.items()), cell.folder.name, cell.status)
-        + (_first_line(cell.error),)
-        for cell in cells
+        (group.label, cell.seed, cell.folder.name, cell.status, _first_line(cell.error))
+        for group in groups
+        for cell in group.cells
         if not cell.measured
     ]
-    note = "They count nowhere above."
-    return Table("absent", "Failed and missing", ("cell", "run", "status", "error"), rows, note)
+    columns = ("method", "seed", "run", "status", "error")
+    return Table("absent", "Failed and missing", columns, rows, "They count nowhere above.")
 
 
 def _first_line(text: str) -> str:

@@ -116,7 +116,8 @@ def _between(table: Table, cells: dict[str, Cell], low: str, high: str) -> str:
     mark = ""
     if _positive(table, low):
         place = f"left:{a:.2%};width:{b - a:.2%}"  # type: ignore[operator, str-format]
-        mark = f'<td><span class="mark"><i style="{place}"></i><b style="left:{y:.2%}"></b></span></td>'
+        dot = f'<i style="{place}"></i><b style="left:{y:.2%}"></b>'
+        mark = f'<td><span class="mark">{dot}</span></td>'
     return f'<td class="n">{escape(words)}</td>{mark}'
 
 

@@ -137,7 +137,10 @@ def losses(run: RunData) -> Table:
     for part in run.rounds:
         found = [float(loss) for loss in part.metrics.get("losses", ())]
         means = _smoothed(found, max(1, len(found) // 12))
-        rows += [(len(rows) + k, part.index, *pair) for k, pair in enumerate(zip(found, means))]
+        rows += [
+            (len(rows) + k, part.index, *pair)
+            for k, pair in enumerate(zip(found, means, strict=True))
+        ]
     columns = ("step", "round", "loss", "trailing mean")
     return Table("losses", "Training loss", columns, rows)
 

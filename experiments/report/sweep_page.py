@@ -30,7 +30,7 @@ TOGETHER = 2  # lines in one figure; more stand in small multiples
 
 def write_comparison(folders: Sequence[Path], out: Path, baseline: str | None = None) -> Path:
     """Writes the page of a sweep folder, or of several run folders, into ``out``, with its PNG and
-    CSV files, and returns its path. ``baseline`` is the label of a row, by default the first. Raises
+    CSV files, and returns its path. ``baseline`` is the label of a row, by default the first.
     SetupError where there is no such row."""
     out = Path(out).resolve()
     folders = [Path(folder).resolve() for folder in folders]
@@ -48,7 +48,7 @@ def write_comparison(folders: Sequence[Path], out: Path, baseline: str | None = 
         kicker="Comparison",
         head=_head(every, cells),
         lead=_lead(groups, first),
-        sections=_sections(groups, first, cells, out),
+        sections=_sections(groups, first, every, out),
         facts=_facts(cells, command),
         folded=[("Runs", "\n".join(_line(cell, out) for cell in cells))],
     )
@@ -111,7 +111,7 @@ def _points(share: object) -> str:
 
 
 def _sections(
-    groups: Sequence[Group], first: Group | None, cells: Sequence[Cell], out: Path
+    groups: Sequence[Group], first: Group | None, every: Sequence[Group], out: Path
 ) -> list[Section]:
     found: list[Section] = []
     if first:
@@ -129,7 +129,7 @@ def _sections(
         found += _on_the_way(groups, curve)
         for table in (comparison.costs(groups), comparison.endings(groups)):
             found.append(Section(table.title, table.note, table))
-    if (gone := comparison.absent(cells)).rows:
+    if (gone := comparison.absent(every)).rows:
         found.append(Section(gone.title, gone.note, gone))
     if first:
         table = comparison.seeds(groups)
