@@ -18,7 +18,8 @@ from experiments.plan.phases import Phase, Planner
 from experiments.plan.shapes import BF16
 from experiments.preflight import gpu_gigabytes
 from experiments.progress import Display
-from experiments.report.charts import curve, sheet
+from experiments.report.charts import curve
+from experiments.report.sheet import sheet
 from experiments.tables import Curve
 from experiments.tables import Table as Data
 from swe_gym_env.errors import SetupError
@@ -242,7 +243,7 @@ def picture(file: Path, points: Sequence[Scaled], title: str) -> None:
     drawn = Curve("GPUs", "hours", by="how")
     table = Data("scaling", title, ("GPUs", "how", "hours"), rows, curve=drawn)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(sheet("", [(title, curve(table, width=480))]) + "\n")
+    file.write_text(sheet("", [("", [(title, curve(table, width=480))])]) + "\n")
 
 
 def duration(seconds: float) -> str:

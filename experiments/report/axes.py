@@ -10,6 +10,7 @@ from typing import Any
 from experiments.tables import Cell, Curve
 
 GAP = 13  # pixels between the names of two lines
+LONGEST = 22  # letters of such a name
 
 
 def rounded(low: float, high: float, wanted: int = 4) -> list[float]:
@@ -52,6 +53,11 @@ def shown(text: object) -> str:
     """Text as a picture can hold it: no control characters, no half of a surrogate pair."""
     safe = str(text).encode("utf-8", "replace").decode()
     return re.sub(r"[\x00-\x1f\x7f\ufffe\uffff]", " ", safe)
+
+
+def short(name: str) -> str:
+    """So that the name of a line leaves room for the line."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def series_of(cells: Mapping[str, Cell], drawn: Curve) -> str:

@@ -1,18 +1,16 @@
 """Any table with a curve as a figure: Vega-Lite says what is drawn, vl-convert draws it as SVG.
 
-The SVG names the page's colours (``var(--student)``), so that it follows light and dark; for a PNG,
-or a file of its own, they are replaced by those of ``palette.css``. No browser is needed.
+The SVG names the page's colours (``var(--student)``), so that it follows light and dark. No browser
+is needed.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from experiments.report.axes import GAP, above, apart, rounded, series_of, shown, values_of
+from experiments.report.axes import GAP, above, apart, rounded, series_of, short, shown, values_of
 from experiments.tables import Curve, Table
 from swe_gym_env.errors import SetupError
 
@@ -20,7 +18,6 @@ HEIGHT, LETTER = 190, 6.1  # pixels: of the plot, and a letter's width on averag
 SERIES = ("student", "teacher", "good", "violet", "gold", "bad")
 DOTS, BANDS = 24, 12  # points of a line above which it has no dots, and a band for its intervals
 NUMBER = "abs(datum.value) < 1000 ? format(datum.value, '~g') : format(datum.value, '~s')"
-PAPER = Path(__file__).with_name("palette.css")
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def forest(marks: Sequence[Mark], *, zero: bool = False, width: int = 540) -> st
     steps = rounded(min(ends), max(ends))
     names = [shown(mark.label) for mark in marks]
     left = 14 + round(min(30, max(map(len, names))) * LETTER)
-    y = {"type": "ordinal", "field": "label", "sort": names, "title": None}
+    y: dict[str, Any] = {"type": "ordinal", "field": "label", "sort": names, "title": None}
     y["axis"] = {"labelLimit": left, "labelColor": "var(--ink)", "labelPadding": 8, "grid": False}
     x: dict[str, Any] = {"type": "quantitative", "title": None}
     x["scale"] = {"domain": [steps[0], steps[-1]], "nice": False}
@@ -138,7 +135,7 @@ def _rows(table: Table, drawn: Curve) -> list[dict[str, Any]]:
         if x is None or not isinstance(y, int | float):
             continue
         named = shown(series_of(cells, drawn))
-        one = {"x": shown(x) if isinstance(x, str) else x, "y": y, "by": named}
+        one: dict[str, Any] = {"x": shown(x) if isinstance(x, str) else x, "y": y, "by": named}
         bounds = values_of(cells, drawn.low), values_of(cells, drawn.high)
         number = (lambda v: f"{v:.1%}") if drawn.percent else (lambda v: f"{v:.4g}")
         tip = f"{named + ', ' if named else ''}{drawn.x} {one['x']}: {number(y)}"
@@ -220,7 +217,9 @@ def _labels(
         x = rows[-1]["x"]
     lasts = [[row for row in rows if row["by"] == name][-1] for name in names]
     places = apart([row["y"] for row in lasts], gap)
-    return [{"x": x, "at": at, "by": row["by"]} for row, at in zip(lasts, places, strict=True)]
+    return [
+        {"x": x, "at": at, "by": short(row["by"])} for row, at in zip(lasts, places, strict=True)
+    ]
 
 
 def _svg(spec: dict[str, Any], width: int, height: int, padding: Mapping[str, int]) -> str:
@@ -228,7 +227,11 @@ def _svg(spec: dict[str, Any], width: int, height: int, padding: Mapping[str, in
         import vl_convert
     except ImportError:
         raise SetupError("figures need vl-convert: pip install 'swe-gym-env[run]'") from None
-    text = {"labelColor": "var(--dim)", "titleColor": "var(--dim)", "titleFontWeight": "normal"}
+    text: dict[str, Any] = {
+        "labelColor": "var(--dim)",
+        "titleColor": "var(--dim)",
+        "titleFontWeight": "normal",
+    }
     text |= {"labelFontSize": 11, "titleFontSize": 11, "titlePadding": 8}
     axis = {**text, "gridColor": "var(--rule)", "domain": False, "ticks": False}
     axis |= {"labelPadding": 6, "labelFlush": False}
@@ -247,56 +250,3 @@ def _svg(spec: dict[str, Any], width: int, height: int, padding: Mapping[str, in
         },
     }
     return vl_convert.vegalite_to_svg(spec)
-
-
-def colours(theme: str = "light") -> dict[str, str]:
-    """The names and colours of ``palette.css``."""
-    light, dark = PAPER.read_text("utf-8").split('[data-theme="dark"]')
-    return dict(re.findall(r"--([\w-]+): (#\w+)", light if theme == "light" else dark))
-
-
-def painted(svg: str, theme: str = "light") -> str:
-    """With colours in place of their names, for where no page says what they are."""
-    known = colours(theme)
-    return re.sub(r"var\(--([\w-]+)\)", lambda name: known[name[1]], svg)
-
-
-def sheet(title: str, figures: Sequence[tuple[str, str]], columns: int = 3) -> str:
-    """All ``figures`` (caption, SVG) beneath each other on one sheet, as an SVG file of its own."""
-    sizes = [
-        tuple(map(float, re.findall(r'(?:width|height)="([\d.]+)"', s)[:2])) for _, s in figures
-    ]
-    parts, x, y, tallest, widest = [], 32.0, 84.0 if title else 32.0, 0.0, 32.0 + 7 * len(title)
-    column = max((w for w, _ in sizes), default=0.0)
-    limit = 32 + columns * (min(column, 360) + 28)
-    for (caption, svg), (w, h) in zip(figures, sizes, strict=True):
-        if x > 32 and x + w > limit:
-            x, y, tallest = 32.0, y + tallest + 52, 0.0
-        parts.append(_words(x, y, 13, caption, "bold"))
-        parts.append(svg.replace("<svg ", f'<svg x="{x:g}" y="{y + 12:g}" ', 1))
-        tallest, x = max(tallest, h), x + w + 28
-        widest = max(widest, x)
-    width, height = widest + 4, y + tallest + 36
-    head = _words(32, 48, 22, title) if title else ""
-    back = '<rect width="100%" height="100%" fill="var(--paper)"/>'
-    size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
-    whole = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{back}{head}{"".join(parts)}</svg>'
-    return painted(whole)
-
-
-def _words(x: float, y: float, size: int, text: str, weight: str = "normal") -> str:
-    from markupsafe import escape
-
-    style = f'font-family="sans-serif" font-size="{size}" font-weight="{weight}" fill="var(--ink)"'
-    return f'<text x="{x:g}" y="{y:g}" {style}>{escape(shown(text))}</text>'
-
-
-def write_png(svg: str, path: Path) -> Path:
-    """At twice its size, for screens of today."""
-    import vl_convert
-
-    path.write_bytes(vl_convert.svg_to_png(svg, scale=2))
-    return path
-
-
-__all__ = ["Mark", "Style", "curve", "forest", "painted", "sheet", "write_png"]

@@ -105,7 +105,7 @@ def curves(groups: Sequence[Group]) -> Table:
     tasks = tasks_of(groups)
     rows: list[Sequence[Value]] = []
     for group in groups:
-        tables = [{row[1]: row for row in measures.curve(run).rows} for run in group.runs]
+        tables = [{int(r[1] or 0): r for r in measures.curve(run).rows} for run in group.runs]
         for place in sorted({place for table in tables for place in table}):
             own = [table[place] for table in tables if place in table]
             runs = [e for run in group.runs for e in run.evaluations if e.round == place]

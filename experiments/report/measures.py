@@ -104,8 +104,10 @@ def rounds(run: RunData) -> Table:
     for part in run.rounds:
         labels, agree = part.agreement
         resolved = sum(e.outcome.resolved for e in part.episodes)
-        shares = (part.metrics.get("planned_teacher_share"), part.teacher_share, part.teacher_text)
-        rows.append((part.index, len(part.episodes), resolved, *shares, labels, agree))
+        planned = part.metrics.get("planned_teacher_share")
+        realised = (part.teacher_share, part.teacher_text)
+        row = (part.index, len(part.episodes), resolved, planned, *realised, labels, agree)
+        rows.append(row)
     note = (
         "Teacher's share of the executed turns, planned (beta) and realised, and of the characters "
         "in them. Labels: what the teacher said beside the student's turns. Agree: how many of "

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.report import charts, html, measures
 from experiments.report.data import Evaluation, RunData, read_run
 from experiments.report.html import Figure, Page, Section
+from experiments.report.sheet import sheet, write_png
 from experiments.statistics import mcnemar
 from experiments.summary import UNTRAINED
 from experiments.tables import Curve, Table
@@ -44,13 +45,9 @@ def write_all(page: Page, folder: Path) -> Path:
     """The page, its figures on one sheet, and its tables."""
     path = folder / "report.html"
     html.write(page, path)
-    figures = [
-        (f"{s.title}, {f.caption}" if s.small else f.caption or s.title, f.svg)
-        for s in page.sections
-        for f in s.figures
-    ]
-    if figures:
-        charts.write_png(charts.sheet(page.head, figures), folder / "report.png")
+    drawn = [(s.title, [(f.caption, f.svg) for f in s.figures]) for s in page.sections if s.figures]
+    if drawn:
+        write_png(sheet(page.head, drawn), folder / "report.png")
     (folder / "tables").mkdir(exist_ok=True)
     for section in page.sections:
         if section.table:
@@ -118,7 +115,7 @@ def rate_figures(curve: Table, names: Mapping[str, str] | None = None) -> list[F
         at = curve.columns.index(column)
         if len({row[at] for row in curve.rows if row[at] is not None}) < 2:
             continue
-        words = {-1: "untrained", 0: "SFT"} if column == "round" else None
+        words = {-1.0: "untrained", 0.0: "SFT"} if column == "round" else None
         svg = charts.curve(curve, replace(curve.curve, x=column), words=words)
         found.append(Figure(caption or "By teacher calls", svg))
     return found

@@ -85,7 +85,7 @@ def _lead(groups: Sequence[Group], first: Group | None) -> str:
         return f"{first.label} alone: there is nothing to compare it with."
     table = comparison.against(groups, first)
     p = table.columns.index("p Holm" if "p Holm" in table.columns else "p")
-    told = [row for row in table.rows if isinstance(row[p], float) and row[p] < 0.05]
+    told = [row for row in table.rows if float(row[p] or 0) < 0.05]
     tasks = len(comparison.tasks_of(groups))
     lead = f"Against {first.label}, on {tasks} tasks: "
     if not told:
@@ -163,7 +163,7 @@ def _on_the_way(groups: Sequence[Group], curve: Table) -> list[Section]:
         at = curve.columns.index(column)
         if len({row[at] for row in curve.rows if row[at] is not None}) < 2:
             continue
-        words = {-1: "", 0: "SFT"} if column == "round" else None
+        words = {-1.0: "", 0.0: "SFT"} if column == "round" else None
         drawn = replace(curve.curve, x=column)
         figures = [
             Figure(

@@ -17,9 +17,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.folders import RunFolder
-from experiments.report import axes, charts, write_comparison, write_report
+from experiments.report import axes, write_comparison, write_report
 from experiments.report.data import read_run
 from experiments.report.html import cell, clock, p_value
+from experiments.report.sheet import painted
 from experiments.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar
 from experiments.tables import Curve, Table
 from swe_gym_env.errors import SetupError
@@ -259,8 +260,9 @@ def test_a_run_records_what_made_it(tmp_path: Path, page) -> None:
 
 def test_small_parts() -> None:
     assert axes.rounded(0, 0.67) == [0.0, 0.2, 0.4, 0.6, 0.8]
-    assert axes.rounded(-0.12, 0.3) == [-0.2, -0.1, 0.0, 0.1, 0.2, 0.3]
+    assert axes.rounded(-0.12, 0.3) == [-0.2, 0.0, 0.2, 0.4]
     assert axes.rounded(0, 0) == [0, 1.0]
+    assert len(axes.short(HOSTILE)) == 22 and axes.short("dagger") == "dagger"
     assert axes.apart([0.0, 0.0, 5.0], 1.0) == [-0.5, 0.5, 5.0]
     moved = axes.apart([3.0, 1.0, 1.1, 2.9, 1.2], 1.0)
     assert np.all(np.diff(np.sort(moved)) > 1 - 1e-9) and np.argsort(moved).tolist() == [
@@ -274,5 +276,5 @@ def test_small_parts() -> None:
     assert p_value(0.04) == "0.040" and p_value(2.4e-10) == "2·10⁻¹⁰"
     assert cell(None) == "–" and cell(-0.034, "difference", ("difference",)) == "−3.4"
     assert cell(float("nan")) == "–" and cell(12345) == "12\u202f345"
-    assert charts.painted("var(--paper)") == "#fcfbf8"
-    assert charts.painted("var(--paper)", "dark") == "#151618"
+    assert painted("var(--paper)") == "#fcfbf8"
+    assert painted("var(--paper)", "dark") == "#151618"
