@@ -52,7 +52,7 @@ def _overlap(below: Sequence[float], over: Sequence[float], gap: float) -> bool:
 def shown(text: object) -> str:
     """Text as a picture can hold it: no control characters, no half of a surrogate pair."""
     safe = str(text).encode("utf-8", "replace").decode()
-    return re.sub(r"[\x00-\x1f\x7f\ufffe\uffff]", " ", safe)
+    return re.sub(r"[\x00-\x1f\x7f\u2028\u2029\ufffe\uffff]", " ", safe)
 
 
 def short(name: str) -> str:

@@ -62,6 +62,7 @@ def curve(
         styles = {n: Style("student" if n == only else "dim", faint=n != only) for n in names}
     for row in rows:
         row["faint"] = styles[row["by"]].faint
+        row["line"] = names.index(row["by"])  # names are not put into expressions
     low, high = above(rows, top)
     labels = _labels(rows, names, (high - low) * GAP / HEIGHT) if only is None else []
     right = 14 + round(max((len(row["by"]) for row in labels), default=0) * LETTER)
@@ -192,7 +193,7 @@ def _lines(
         mark |= {"opacity": 0.38 if style.faint else 1}
         if style.dashed:
             mark["strokeDash"] = [3, 3]
-        kept = [{"filter": {"field": "by", "equal": name}}]
+        kept = [{"filter": {"field": "line", "equal": names.index(name)}}]
         encoding = {"y": {**y, "field": "y"}, "order": {"field": "x"}}
         layers.append({"transform": kept, "mark": mark, "encoding": encoding})
     return layers
