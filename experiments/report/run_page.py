@@ -90,9 +90,10 @@ def _sections(run: RunData) -> list[Section]:
         behaviour = measures.behaviour(run)
         found.append(Section(behaviour.title, behaviour.note, behaviour, half=bool(found[1:])))
         if len(run.evaluations) > 1:
-            found.append(Section(curve.title, curve.note, figures=rate_figures(curve)))
-    if figures := _training_figures(run):
-        found.append(Section("Training", figures=figures))
+            figures = rate_figures(curve)
+            found.append(Section(curve.title, curve.note, curve, figures, kind="folded"))
+    if training := _training_figures(run):
+        found.append(Section("Training", figures=training))
     if run.rounds:
         rounds, cost = measures.rounds(run), measures.cost(run)
         found.append(Section(rounds.title, rounds.note, rounds))
