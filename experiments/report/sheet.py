@@ -11,7 +11,7 @@ from markupsafe import escape
 from experiments.report.axes import shown
 
 PALETTE = Path(__file__).with_name("palette.css")
-MARGIN, SHEET = 32.0, 1190.0  # pixels: around a sheet, and how far its rows go
+MARGIN, SHEET = 32.0, 1250.0  # pixels: around a sheet, and how far its rows go
 
 
 def colours(theme: str = "light") -> dict[str, str]:
