@@ -2,6 +2,7 @@
 
     runs/<algorithm>-<hash>/        one resolved configuration
       config.yaml                   that configuration
+      versions.json                 of each start: command, commit, packages, machine
       tasks.json                    the task ids of each split, fixed when the run began
       rounds/round_000 -> ...       iteration 0, a link into the shared folder
       rounds/round_001/             episodes.jsonl annotations.jsonl metrics.json checkpoint/
@@ -9,7 +10,7 @@
       evaluations/round_002/
       phases.json                   seconds of wall time per phase
       summary.json                  the closing table; its presence means that the run is finished
-      report.html
+      report.html report.png tables/ episodes.html
       tensorboard/, wandb/          with tracking=... (experiments/tracking.py)
     runs/iteration0-<hash>/         what all algorithms share: the same layout, keyed by all that
                                     it depends on
@@ -35,6 +36,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.engine.rounds import RoundFolder
+from experiments import versions
 from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
@@ -155,6 +157,8 @@ class RunFolder:
     def start(self, cfg: DictConfig) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        path = self.path / "versions.json"
+        write_json(path, versions.add(read_json(path)))
 
     def link(self, own: Path, shared: Path) -> None:
         """``own`` becomes a relative link to ``shared``, so that runs/ can be moved as a whole."""

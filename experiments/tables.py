@@ -42,7 +42,7 @@ class Table:
     def write_csv(self, folder: Path) -> Path:
         """``name``.csv in ``folder``; an unmeasured cell is empty."""
         path = folder / f"{self.name}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             writer.writerows(self.rows)

@@ -18,16 +18,14 @@ from experiments.plan.phases import Phase, Planner
 from experiments.plan.shapes import BF16
 from experiments.preflight import gpu_gigabytes
 from experiments.progress import Display
-from experiments.report.charts import Line, Point, chart
+from experiments.report.charts import curve
+from experiments.report.sheet import sheet
+from experiments.tables import Curve
+from experiments.tables import Table as Data
 from swe_gym_env.errors import SetupError
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 WORDS = ("how", "mostly")  # columns of words
-STYLE = """<style>text{font:11px sans-serif;fill:#555}
-.title{font-size:12px;fill:#111}
-.grid{stroke:#ddd}.curve{fill:none;stroke-width:2}.student .curve{stroke:#2563eb}
-.student circle{fill:#2563eb}.teacher .curve{stroke:#d97706}.teacher circle{fill:#d97706}
-.interval{stroke:#999}</style><rect width="100%" height="100%" fill="#fff"/>"""
 
 
 def plan(cfg: DictConfig, display: Display) -> None:
@@ -237,28 +235,15 @@ def picture(file: Path, points: Sequence[Scaled], title: str) -> None:
     if not fits:
         raise SetupError("this run fits on none of 1 to 64 GPUs")
 
-    def line(values: Sequence[float], style: str, label: str) -> Line:
-        places = [
-            Point(math.log2(p.gpus), hours, f"{p.gpus} GPUs: {hours:.1f} h")
-            for p, hours in zip(fits, values, strict=True)
-        ]
-        return Line(places, style, label)
-
-    lines = [
-        line([p.hours for p in fits], "student", "as configured"),
-        line([p.wider for p in fits], "teacher", "with more episodes in flight"),
+    rows = [
+        (str(p.gpus), how, hours)
+        for p in fits
+        for how, hours in (("as configured", p.hours), ("more in flight", p.wider))
     ]
-    names = [(math.log2(count), str(count)) for count in COUNTS]
-    svg = str(chart(lines, names, title=title, top=max(p.hours for p in fits)))
-    head, _, body = svg.partition(">")
-    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="800" ', 1)
-    words = f'<text class="title" x="44" y="10">{title}</text>' + "".join(
-        f'<g class="{one.style}"><circle cx="64" cy="{150 + 14 * place}" r="3.4"/></g>'
-        f'<text x="72" y="{154 + 14 * place}">{one.label}</text>'
-        for place, one in enumerate(lines)
-    )
+    drawn = Curve("GPUs", "hours", by="how")
+    table = Data("scaling", title, ("GPUs", "how", "hours"), rows, curve=drawn)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"{head}>{STYLE}{body.removesuffix('</svg>')}{words}</svg>\n")
+    file.write_text(sheet("", [("", [(title, curve(table, width=480))])]) + "\n")
 
 
 def duration(seconds: float) -> str:

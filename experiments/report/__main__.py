@@ -1,20 +1,49 @@
-"""``python -m experiments.report RUN_FOLDER`` writes the page again, for a killed run too."""
+"""``python -m experiments.report FOLDER``: the page of a run, killed ones too, or of a sweep.
+
+Several run folders make one page that compares them.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from experiments.report import write_report
+from experiments.folders import digest
+from experiments.report import write_comparison, write_report
+from experiments.report.groups import is_sweep
+from swe_gym_env.errors import SetupError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="experiments.report", description=__doc__)
-    parser.add_argument("run_folder", type=Path)
-    folder = parser.parse_args().run_folder
-    if not folder.is_dir():
-        parser.error(f"{folder} is not a folder; runs lie in runs/")
-    print(write_report(folder))
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--baseline", metavar="ROW", help="the row that others are compared with")
+    parser.add_argument(
+        "--out", type=Path, help="where a comparison of run folders goes, by default beside them"
+    )
+    given = parser.parse_args()
+    for folder in given.folders:
+        if not folder.is_dir():
+            parser.error(f"{folder} is not a folder; runs lie in runs/")
+    try:
+        print(_write(given.folders, given.out, given.baseline))
+    except SetupError as error:
+        sys.exit(f"\n{error}")
+
+
+def _write(folders: list[Path], out: Path | None, baseline: str | None) -> Path:
+    if len(folders) > 1 and (sweeps := [folder for folder in folders if is_sweep(folder)]):
+        raise SetupError(f"{sweeps[0]} is a sweep: give it alone, or its run folders")
+    if len(folders) == 1 and not is_sweep(folders[0]):
+        if out or baseline:
+            raise SetupError("--out and --baseline are for several run folders, or a sweep's")
+        return write_report(folders[0])
+    if len(folders) == 1:
+        return write_comparison(folders, out or folders[0], baseline)
+    names = sorted(folder.resolve().name for folder in folders)
+    beside = folders[0].resolve().parent / f"comparison-{digest(names)}"
+    return write_comparison(folders, out or beside, baseline)
 
 
 if __name__ == "__main__":

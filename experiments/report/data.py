@@ -1,4 +1,4 @@
-"""Reads a run folder (layout: ``experiments/folders.py``) into what the page shows.
+"""Reads a run folder (layout: ``experiments/folders.py``) into what the pages show.
 
 A run can be killed at any moment, so every file may be missing: the page then shows what there is.
 Rates and p values come from ``experiments/statistics.py``, as those that a run prints do.
@@ -10,15 +10,20 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.statistics import McNemar, Rate, mcnemar, rate
+from omegaconf import OmegaConf
+
+from experiments import metrics
+from experiments.statistics import Rate, rate
 from experiments.summary import ITERATION0, UNTRAINED, label, verdicts_of
+from experiments.tables import Curve, Table
 from swe_gym_env.types import Annotation, Episode, from_dict
 
-LISTED_TESTS = 60  # per episode; the others are counted
 FIRST = (UNTRAINED, ITERATION0)
+PLACE = {UNTRAINED: -1, ITERATION0: 0}  # on an axis of rounds
 
 
 @dataclass(frozen=True)
@@ -30,52 +35,102 @@ class RoundData:
     episodes: tuple[Episode, ...]
     annotations: tuple[Annotation, ...]
 
-    @property
+    @cached_property
     def teacher_share(self) -> float | None:
         """Realised: executed turns that the teacher took. None where nothing was collected."""
         taken = [turn.executor == "teacher" for e in self.episodes for turn in e.turns]
         return sum(taken) / len(taken) if taken else None
 
+    @cached_property
+    def teacher_text(self) -> float | None:
+        """The same of what was written: the share of characters, since not all tokens are kept."""
+        sizes = Counter[str]()
+        for turn in (turn for e in self.episodes for turn in e.turns):
+            sizes[turn.executor] += len(turn.text)
+        return sizes["teacher"] / sizes.total() if sizes.total() else None
+
+    @cached_property
+    def agreement(self) -> tuple[int, float | None]:
+        """Labels beside a student's turn, and the share of them that are that turn, to the word."""
+        own = {(e.episode_id, k): t.text for e in self.episodes for k, t in enumerate(e.turns)}
+        beside = {
+            (a.episode_id, a.turn): a.text
+            for a in self.annotations
+            if a.text is not None and not a.executed and (a.episode_id, a.turn) in own
+        }
+        if not beside:
+            return 0, None
+        return len(beside), sum(own[key] == text for key, text in beside.items()) / len(beside)
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One row of the table. ``against`` compares it with the first row on the same tasks."""
+    """``key`` is its folder's name, ``round`` its place on an axis of rounds: -1 untrained."""
 
+    key: str
     name: str
+    round: int
     episodes: tuple[Episode, ...]
+    verdicts: Mapping[str, bool]
     rate: Rate
-    against: McNemar | None
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return metrics.of_episodes(self.episodes)
 
 
 @dataclass(frozen=True)
 class RunData:
-    """A run folder as read."""
+    """A run folder as read. ``versions``: where and with what each of its starts was made."""
 
     folder: Path
     config: str = ""
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    finished: bool = False
+    versions: tuple[Mapping[str, Any], ...] = ()
     phases: Mapping[str, float] = field(default_factory=dict)
     rounds: tuple[RoundData, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    analysis: tuple[Table, ...] = ()
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """config.yaml, empty where it is missing or was not written to its end."""
+        try:
+            data = OmegaConf.to_container(OmegaConf.create(self.config or "{}"))
+        except Exception:
+            return {}
+        return {str(k): v for k, v in data.items()} if isinstance(data, dict) else {}
 
 
 def read_run(folder: Path) -> RunData:
     """Whatever of a run stands in ``folder``."""
     config = folder / "config.yaml"
+    versions = _json(folder / "versions.json", [])
     return RunData(
         folder=folder,
-        config=config.read_text("utf-8") if config.exists() else "",
-        summary=_json(folder / "summary.json"),
-        phases=_json(folder / "phases.json"),
+        config=config.read_text("utf-8", "replace") if config.exists() else "",
+        finished=(folder / "summary.json").exists(),
+        versions=tuple(versions),
+        phases=_json(folder / "phases.json", {}),
         rounds=tuple(_round(path) for path in sorted((folder / "rounds").glob("round_*"))),
         evaluations=_evaluations(folder / "evaluations"),
+        analysis=read_tables(folder),
     )
+
+
+def read_tables(folder: Path) -> tuple[Table, ...]:
+    """What ``experiments/analysis`` left in ``folder``."""
+    found = []
+    for data in _json(folder / "analysis" / "tables.json", []):
+        curve = data.get("curve")
+        found.append(Table(**{**data, "curve": Curve(**curve) if curve else None}))
+    return tuple(found)
 
 
 def _round(folder: Path) -> RoundData:
     return RoundData(
         index=int(folder.name.removeprefix("round_")),
-        metrics=_json(folder / "metrics.json"),
+        metrics=_json(folder / "metrics.json", {}),
         episodes=_episodes(folder),
         annotations=tuple(from_dict(Annotation, r) for r in _lines(folder / "annotations.jsonl")),
     )
@@ -86,16 +141,16 @@ def _evaluations(folder: Path) -> tuple[Evaluation, ...]:
         return (FIRST.index(path.name) if path.name in FIRST else len(FIRST), path.name)
 
     rows: list[Evaluation] = []
-    first: dict[str, bool] = {}
-    for path in sorted(folder.glob("[!.]*"), key=order):
+    paths = [p for p in folder.glob("[!.]*") if p.name in FIRST or p.name.startswith("round_")]
+    for path in sorted(paths, key=order):
         episodes = _episodes(path)
         verdicts = verdicts_of(episodes)
         if not verdicts:
             continue
-        against = mcnemar(first, verdicts) if rows else None
-        first = first or verdicts
+        name, place = label(path.name), PLACE.get(path.name)
+        index = int(path.name.removeprefix("round_")) if place is None else place
         measured = rate(sum(verdicts.values()), len(verdicts))
-        rows.append(Evaluation(label(path.name), episodes, measured, against))
+        rows.append(Evaluation(path.name, name, index, episodes, verdicts, measured))
     return tuple(rows)
 
 
@@ -103,8 +158,8 @@ def _episodes(folder: Path) -> tuple[Episode, ...]:
     return tuple(from_dict(Episode, row) for row in _lines(folder / "episodes.jsonl"))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+def _json(path: Path, missing: Any) -> Any:
+    return json.loads(path.read_text("utf-8")) if path.exists() else missing
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -119,68 +174,3 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError:
                 break
     return rows
-
-
-def reader_rows(run: RunData) -> list[dict[str, Any]]:
-    """Every episode in the form that the page's script reads: evaluations first, then training."""
-    rows = []
-    for evaluation in run.evaluations:
-        rows += [_episode(episode, evaluation.name, {}) for episode in evaluation.episodes]
-    for part in run.rounds:
-        labels = {(a.episode_id, a.turn): a for a in part.annotations}
-        name = f"training, round {part.index}"
-        rows += [_episode(episode, name, labels) for episode in part.episodes]
-    return rows
-
-
-def _episode(
-    episode: Episode, name: str, labels: Mapping[tuple[str, int], Annotation]
-) -> dict[str, Any]:
-    turns = []
-    for number, turn in enumerate(episode.turns):
-        row: dict[str, Any] = {"seen": turn.observation, "who": turn.executor, "text": turn.text}
-        row["seconds"] = round(turn.act_seconds + turn.step_seconds, 2)
-        row["valid"] = turn.action is not None
-        if beside := labels.get((episode.episode_id, number)):
-            row["label"] = {
-                "by": beside.annotator,
-                "text": beside.text,
-                "error": beside.error,
-                "same": beside.executed or beside.text == turn.text,
-            }
-        turns.append(row)
-    return {
-        "set": name,
-        "task": episode.instance_id,
-        "repeat": episode.repeat,
-        "status": episode.outcome.status,
-        "stop": episode.stop_reason,
-        "why": episode.outcome.reason,
-        "seconds": round(episode.seconds, 1),
-        "share": round(episode.teacher_share, 2),
-        "system": episode.system_prompt,
-        "turns": turns,
-        "final": episode.final_observation,
-        "patch": episode.patch,
-        "tests": _tests(episode.outcome.tests),
-    }
-
-
-def _tests(tests: Mapping[str, str]) -> dict[str, Any]:
-    """Counts of all tests, and those by name that a reader looks for: the ones that do not pass."""
-    passing = ("PASSED", "XFAIL", "SKIPPED")
-    listed = [[name, status] for name, status in sorted(tests.items()) if status not in passing]
-    return {"counts": dict(Counter(tests.values())), "listed": listed[:LISTED_TESTS]}
-
-
-def endings(run: RunData) -> dict[str, dict[str, int]]:
-    """How episodes ended, ``{kind: {evaluation: count}}``: resolved first, then the commonest."""
-    table: dict[str, Counter[str]] = {}
-    for evaluation in run.evaluations:
-        for episode in evaluation.episodes:
-            status = episode.outcome.status.replace("_", " ")
-            stop = episode.stop_reason.replace("_", " ")
-            kind = status if status == "resolved" else f"{status} · {stop}"
-            table.setdefault(kind, Counter())[evaluation.name] += 1
-    order = sorted(table, key=lambda kind: (kind != "resolved", -table[kind].total()))
-    return {kind: dict(table[kind]) for kind in order}

@@ -83,9 +83,9 @@ def write_lines(path: Path, rows: Iterable[object]) -> None:
     path.write_text("".join(json.dumps(to_dict(row)) + "\n" for row in rows))
 
 
-def sample_run(folder: Path, tasks: int = 60, training: int = 24) -> Path:
+def sample_run(folder: Path, tasks: int = 60, training: int = 24, seed: int = 0) -> Path:
     """Three evaluations on the same tasks and three rounds."""
-    rng = random.Random(0)
+    rng = random.Random(seed)
     for name, index, chance in (
         ("untrained", 0, 0.0),
         ("iteration0", 0, 0.2),
@@ -111,11 +111,14 @@ def sample_run(folder: Path, tasks: int = 60, training: int = 24) -> Path:
         write_lines(path / "annotations.jsonl", labels)
         losses = [2.2 * 0.97**k + rng.random() * 0.4 for k in range(index * 30, index * 30 + 40)]
         metrics = {"round": index, "planned_teacher_share": share, "losses": losses}
+        metrics |= {"teacher_calls": 100 * (index + 1), "teacher_generated_tokens": 900}
+        metrics |= {"teacher_scored_tokens": 0, "sampled_tokens": 50, "trained_tokens": 7000}
         (path / "metrics.json").write_text(json.dumps(metrics))
-    phases = {"tasks": 212.4, "model": 18.0, "evaluate untrained": 140.0, "collect 0": 31.0}
-    phases |= {"train 0": 160.0, "evaluate iteration0": 122.0, "collect 1": 95.0, "train 1": 88.0}
+    phases = {"tasks": 212.4, "evaluate untrained": 140.0, "collect round_000": 31.0}
+    phases |= {"train round_000": 160.0, "evaluate iteration0": 122.0}
+    phases |= {"collect round_001": 95.0, "train round_001": 88.0}
     (folder / "phases.json").write_text(json.dumps(phases))
     (folder / "config.yaml").write_text(
-        "seed: 0\nname: '</pre><script>window.pwned = 1</script>'\n"
+        f"seed: {seed}\nname: '</pre><script>window.pwned = 1</script>'\n"
     )
     return folder

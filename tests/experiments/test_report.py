@@ -1,16 +1,29 @@
-"""The report is opened in a real browser: what counts is what a reader sees and can do."""
+"""The pages are opened in a real browser: what counts is what a reader sees and can do."""
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
-from experiments.report import charts, clock, p_value, write_report
-from experiments.report.data import read_run, reader_rows
+from experiments.folders import RunFolder
+from experiments.report import axes, write_comparison, write_report
+from experiments.report.data import read_run
+from experiments.report.html import cell, clock, p_value
+from experiments.report.sheet import painted
+from experiments.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar
+from experiments.tables import Curve, Table
+from swe_gym_env.errors import SetupError
 from tests.experiments.sample_run import HOSTILE, sample_run
 
 CHROMIUM_ARGS = [
@@ -23,16 +36,50 @@ CHROMIUM_ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+MEASURED = Table(
+    name="divergence",
+    title="Divergence <b>by turn</b>",
+    columns=("turn", "who", "nats", "low", "high"),
+    rows=[(t, who, 0.1 * t, 0.05 * t, 0.2 * t) for t in range(4) for who in ("a", HOSTILE)],
+    note=HOSTILE,
+    curve=Curve("turn", "nats", "who", "low", "high"),
+)
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sample_run(tmp_path_factory.mktemp("runs") / "dagger-0123456789")
+    folder = sample_run(tmp_path_factory.mktemp("runs") / "dagger-0123456789")
+    (folder / "analysis").mkdir()
+    (folder / "analysis" / "tables.json").write_text(json.dumps([asdict(MEASURED)]))
+    return folder
 
 
 @pytest.fixture(scope="module")
 def report(run_folder: Path) -> Path:
     return write_report(run_folder)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods with two seeds, one of which failed and one that was never begun."""
+    runs = tmp_path_factory.mktemp("runs")
+    cells = []
+    for number, (method, seed) in enumerate([(m, s) for m in ("one", "two") for s in (0, 1)]):
+        folder = sample_run(runs / f"{method}-{seed}", tasks=20, training=3, seed=number)
+        (folder / "summary.json").write_text("{}")
+        overrides = [f"algorithm={method}", f"seed={seed}", "rounds=2"]
+        cells.append({"overrides": overrides, "run": folder.name, "status": "finished"})
+    for name, status, error in (
+        ("two-2", "failed", "SetupError: no <b>"),
+        ("two-3", "waiting", ""),
+    ):
+        overrides = ["algorithm=two", f"seed={name[-1]}", "rounds=2"]
+        cells.append({"overrides": overrides, "run": name, "status": status, "error": error})
+    folder = runs / "sweep-01"
+    folder.mkdir()
+    command = "python -m experiments.run -m algorithm=one,two"
+    (folder / "sweep.json").write_text(json.dumps({"command": command, "cells": cells}))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -48,140 +95,186 @@ def browser() -> Iterator:
 
 
 @pytest.fixture
-def page(browser, report: Path) -> Iterator:
-    page = browser.new_page(viewport={"width": 1300, "height": 900})
+def page(browser) -> Iterator:
+    page = browser.new_page(viewport={"width": 1300, "height": 900}, color_scheme="light")
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text))
     page.on("request", lambda request: faults.append(request.url) if "http" in request.url else 0)
-    page.goto(report.as_uri())
     yield page
     page.close()
     assert not faults
 
 
-def test_numbers_are_those_of_the_episodes(run_folder: Path, page) -> None:
+def rows(page, table: str) -> list[list[str]]:
+    return [row.locator("td").all_inner_texts() for row in page.locator(f"#{table} tbody tr").all()]
+
+
+def test_numbers_are_those_of_the_episodes(run_folder: Path, report: Path, page) -> None:
+    page.goto(report.as_uri())
     run = read_run(run_folder)
-    assert [row.name for row in run.evaluations] == [
+    first, sft, last = run.evaluations
+    assert [row[0] for row in rows(page, "results")] == [
         "untrained student",
         "SFT (iteration 0)",
         "after round 2",
     ]
-    last = run.evaluations[-1]
-    cells = page.locator(".result tbody tr").last.locator("td").all_inner_texts()
-    assert cells[1] == f"{last.rate.resolved} of 60"
-    assert cells[2] == f"{last.rate.rate * 100:.1f} %"
-    assert last.against and cells[5] == str(last.against.gained)
-    assert page.evaluate("scrollY") == 0
-    assert page.locator("figure").count() == 3
-    assert "planned" in page.locator("figure").nth(1).inner_text()
-    ended = page.locator("section", has=page.get_by_text("How episodes ended")).inner_text()
-    assert re.search(rf"resolved\t–\t\d+\t{last.rate.resolved}\n", ended)
+    shown = rows(page, "results")[-1]
+    assert shown[1:4] == [str(last.rate.resolved), "60", f"{last.rate.rate * 100:.1f} %"]
+    assert shown[4] == f"{last.rate.low * 100:.1f} % to {last.rate.high * 100:.1f} %"
+    test = mcnemar(sft.verdicts, last.verdicts)
+    assert rows(page, "paired")[-1][3:] == [str(test.gained), str(test.lost), p_value(test.p)]
+    finished = sum(e.stop_reason == "finished" for e in last.episodes) / 60
+    assert rows(page, "behaviour")[-1][1] == f"{finished * 100:.1f} %"
+    assert rows(page, "endings")[0] == ["resolved", "–", str(sft.rate.resolved), shown[1]]
+    played = run.rounds[2].episodes
+    resolved = sum(e.outcome.resolved for e in played)
+    assert rows(page, "rounds")[2][:4] == ["2", "24", str(resolved), "30.0 %"]
+    assert rows(page, "cost")[-1][:4] == ["all", "72", "288", "300"]
+    captions = page.locator("figcaption").all_inner_texts()
+    assert captions[:3] == ["By round", "By training episodes", "By teacher calls"]
+    assert page.locator("a", has_text="Read the episodes").get_attribute("href") == "episodes.html"
+    assert first.rate.resolved == 0 and page.evaluate("scrollY") == 0
 
 
-def test_hostile_text_stays_text(page, report: Path) -> None:
+def test_hostile_text_stays_text(report: Path, page) -> None:
+    page.goto(report.as_uri())
     source = report.read_text("utf-8")
-    assert source.count("<script") == 2 and source.count("</script>") == 2
-    page.locator("#list li").first.click()
-    shown = page.locator("#episode").inner_text()
-    assert "<img src=x onerror='window.pwned = 1'>" in shown and "{{ 7 * 7 }}" in shown
+    assert source.count("<script") == 1 and source.count("</script>") == 1
     page.get_by_text("Resolved configuration").click()
     assert "</pre><script>" in page.locator("details pre.code").first.inner_text()
-    assert page.evaluate("window.pwned") is None
-    assert page.evaluate("episodes[0].final.includes('</script>')")
+    section = page.locator("#divergence")
+    assert section.locator("h2").inner_text() == "Divergence <b>by turn</b>"
+    assert section.locator("figure svg").count() == 1
+    assert "onerror='window.pwned = 1'" in section.locator(".note").inner_text()
+    assert page.evaluate("window.pwned") is None and page.locator("img").count() == 0
 
 
-def test_every_evaluation_episode_can_be_read(page) -> None:
-    page.select_option("#set", "*")
-    page.locator("#list li").first.click()
-    seen = set()
-    for _ in range(180):
-        seen.add(page.evaluate("view.current.at"))
-        assert page.locator("#episode .turn").count() in (4, 5)  # with what was seen last
-        page.keyboard.press("j")
-    assert seen == set(range(180))
-    page.keyboard.press("k")
-    assert page.evaluate("view.current.at") == 179
-    assert page.locator("#list [aria-current]").is_visible()
-    here = page.locator("#list [aria-current]").bounding_box()
-    pane = page.locator("#list").bounding_box()
-    assert pane["y"] <= here["y"] <= pane["y"] + pane["height"] - here["height"] + 1
-
-
-def test_filter_and_search(page) -> None:
-    rows = page.locator("#list li")
-    assert rows.count() == 60
-    page.get_by_role("button", name="resolved", exact=True).click()
-    resolved = rows.count()
-    assert 0 < resolved < 60 and page.locator("#list li:not(.resolved)").count() == 0
-    page.keyboard.press("f")
-    assert rows.count() == 60 - resolved and page.locator("#list li.resolved").count() == 0
-    page.keyboard.press("f")
-    page.keyboard.press("/")
-    page.keyboard.type("OFF_BY_ONE__01")
-    assert rows.count() == 5
-    page.fill("#search", "no such words")
-    assert rows.count() == 0 and "No episode fits" in page.locator("#episode").inner_text()
-
-
-def test_training_episode_shows_the_label_beside_the_action(page, run_folder: Path) -> None:
-    page.select_option("#set", "training, round 2")
-    data = [row for row in reader_rows(read_run(run_folder)) if row["set"] == "training, round 2"]
-    page.locator("#list li").nth(1).click()
-    turns = page.locator("#episode .turn")
-    for number, turn in enumerate(data[1]["turns"]):
-        beside = turns.nth(number).locator(".act.label")
-        if turn["who"] == "teacher":
-            assert beside.count() == 0
-        else:
-            assert "git diff" in beside.inner_text()
-    assert page.locator("#episode .diff .add").inner_text() == "+    return islice(seq, n, None)"
-
-
-def test_links_dark_and_light(page, report: Path) -> None:
-    colour = "getComputedStyle(document.documentElement).backgroundColor"
-    light = page.evaluate(colour)
-    page.emulate_media(color_scheme="dark")
-    # (the page's policy forbids the eval that wait_for_function polls with)
+def test_dark_light_and_a_phone(report: Path, page) -> None:
     from playwright.sync_api import expect
 
-    expect(page.locator("html")).not_to_have_css("background-color", light)
+    page.goto(report.as_uri())
+    line = page.locator("figure svg [stroke='var(--student)']").first
+    light = line.evaluate("e => getComputedStyle(e).stroke")
+    assert light == "rgb(32, 88, 156)"  # of palette.css
+    page.emulate_media(color_scheme="dark")
+    expect(line).not_to_have_css("stroke", light)
     page.locator("#theme").click()
-    assert page.evaluate(colour) == light
-    page.goto("about:blank")
-    page.goto(report.as_uri() + "#episode-77")
-    assert page.evaluate("view.current.at") == 77
+    expect(line).to_have_css("stroke", light)
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-def test_a_thousand_episodes_open_fast(browser, tmp_path: Path) -> None:
-    big = write_report(sample_run(tmp_path / "big", tasks=300, training=100))
-    page = browser.new_page()
-    page.goto(big.as_uri())
-    assert page.evaluate("episodes.length") == 1200
-    elapsed = page.evaluate(
-        "() => { const t = performance.now(); $('set').value = view.set = '*'; relist();"
-        " for (let k = 0; k < 50; k++) step(1); return performance.now() - t; }"
-    )
-    assert elapsed < 5000
-    page.close()
+def test_pictures_and_csv_stand_beside_the_page(run_folder: Path, report: Path) -> None:
+    assert (run_folder / "report.png").read_bytes().startswith(b"\x89PNG")
+    with (run_folder / "tables" / "curve.csv").open() as file:
+        curve = list(csv.DictReader(file))
+    assert [row["round"] for row in curve] == ["-1", "0", "2"]
+    assert [row["teacher calls"] for row in curve] == ["0", "100", "300"]
+    assert [row["training episodes"] for row in curve] == ["0", "24", "72"]
+    last = read_run(run_folder).evaluations[-1].rate
+    assert float(curve[-1]["low"]) == last.low
+    assert (run_folder / "tables" / "divergence.csv").exists()
 
 
-def test_what_a_killed_run_left(tmp_path: Path) -> None:
+def test_a_sweep_is_one_table_over_seeds(sweep: Path, page) -> None:
+    written = write_comparison([sweep], sweep)
+    page.goto(written.as_uri())
+    found = {}
+    for method in ("one", "two"):
+        runs = [read_run(sweep.parent / f"{method}-{seed}").evaluations[-1] for seed in (0, 1)]
+        tasks = sorted(runs[0].verdicts)
+        found[method] = np.array([[float(e.verdicts[task]) for task in tasks] for e in runs])
+    means = [bootstrap_mean(matrix) for matrix in found.values()]
+    assert [row[:4] for row in rows(page, "methods")] == [
+        [name, "2", "20", f"{mean.mean * 100:.1f} %"]
+        for name, mean in zip(found, means, strict=True)
+    ]
+    low, high = means[1].low * 100, means[1].high * 100
+    assert rows(page, "methods")[1][4] == f"{low:.1f} % to {high:.1f} %"
+    difference = bootstrap_difference(found["two"], found["one"])
+    (row,) = rows(page, "differences")
+    assert row[2] == f"{difference.mean * 100:+.1f}".replace("-", "−")
+    assert difference.p is not None and row[-1] == p_value(difference.p)
+    assert rows(page, "absent") == [
+        ["two", "2", "two-2", "failed", "SetupError: no <b>"],
+        ["two", "3", "two-3", "waiting", ""],
+    ]
+    assert "4 of 6 runs finished" in page.locator("h1").inner_text()
+    assert "-m algorithm=one,two" in page.locator("dd").first.inner_text()
+
+
+def test_run_folders_are_told_apart_by_their_configuration(sweep: Path, tmp_path: Path) -> None:
+    folders = []
+    for method in ("one", "two", "three"):
+        for seed in (0, 1):
+            folder = tmp_path / f"{method}-{seed}"
+            shutil.copytree(sweep.parent / f"{'two' if method == 'two' else 'one'}-{seed}", folder)
+            config = {"seed": seed, "algorithm": {"name": "dagger", "keep": method}}
+            config["paths"] = {"runs": str(seed)}
+            (folder / "config.yaml").write_text(json.dumps(config))
+            folders.append(folder)
+    command = [sys.executable, "-m", "experiments.report", *map(str, folders)]
+    command += ["--out", str(tmp_path / "out"), "--baseline", "keep=two"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out/tables/differences.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["method"] for row in found] == ["keep=one", "keep=three"]
+    assert [float(row["p Holm"]) for row in found] == holm([float(row["p"]) for row in found])
+    source = (tmp_path / "out/report.html").read_text("utf-8")
+    assert source.count("<figure") == 2 + 3 * 3  # forests; small multiples on three axes
+    with pytest.raises(SetupError, match="there are 'keep=one', 'keep=two'"):
+        write_comparison(folders, tmp_path / "out", "sft")
+
+
+def test_what_a_killed_run_left(tmp_path: Path, page) -> None:
     folder = sample_run(tmp_path / "run", tasks=8, training=4)
     lines = folder / "evaluations/round_002/episodes.jsonl"
     lines.write_bytes(lines.read_bytes()[:-100])
     (folder / "phases.json").unlink()
     shutil.rmtree(folder / "rounds")
     assert len(read_run(folder).evaluations[-1].episodes) == 7
-    assert "Fewer than 50 tasks" in write_report(folder).read_text("utf-8")
+    page.goto(write_report(folder).as_uri())
+    assert "Fewer than 50 tasks" in page.locator(".lead").inner_text()
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "Not measured yet" in write_report(empty).read_text("utf-8")
+    page.goto(write_report(empty).as_uri())
+    assert "Not measured yet" in page.locator("h1").inner_text()
+    write_comparison([folder, sample_run(tmp_path / "other", tasks=4, training=2)], tmp_path / "c")
+    assert "No run has finished yet" in (tmp_path / "c/report.html").read_text("utf-8")
+
+
+def test_a_run_records_what_made_it(tmp_path: Path, page) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.start(OmegaConf.create({"seed": 0}))
+    folder.start(OmegaConf.create({"seed": 0}))
+    (one,) = json.loads((folder.path / "versions.json").read_text())
+    assert one["packages"]["numpy"] == np.__version__ and re.match(r"3\.\d+", one["python"])
+    (folder.path / "versions.json").write_text(json.dumps([{**one, "commit": "0" * 40}]))
+    folder.start(OmegaConf.create({"seed": 0}))  # with another commit
+    page.goto(write_report(folder.path).as_uri())
+    assert {"commit", "commit, start 2"} <= set(page.locator("dt").all_inner_texts())
+    assert f"numpy {np.__version__}" in page.locator("dl").inner_text()
 
 
 def test_small_parts() -> None:
-    assert charts.ticks(0.67) == [0.0, 0.2, 0.4, 0.6, 0.8]
-    assert charts.ticks(0) == [0.0, 1.0]
-    assert charts.smoothed([4, 2, 0], 2) == [4, 3, 1]
+    assert axes.rounded(0, 0.67) == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert axes.rounded(-0.12, 0.3) == [-0.2, 0.0, 0.2, 0.4]
+    assert axes.rounded(0, 0) == [0, 1.0]
+    assert len(axes.short(HOSTILE)) == 22 and axes.short("dagger") == "dagger"
+    assert axes.apart([0.0, 0.0, 5.0], 1.0) == [-0.5, 0.5, 5.0]
+    moved = axes.apart([3.0, 1.0, 1.1, 2.9, 1.2], 1.0)
+    assert np.all(np.diff(np.sort(moved)) > 1 - 1e-9) and np.argsort(moved).tolist() == [
+        1,
+        2,
+        4,
+        3,
+        0,
+    ]
     assert clock(59.6) == "1:00" and clock(3725) == "1:02:05"
     assert p_value(0.04) == "0.040" and p_value(2.4e-10) == "2·10⁻¹⁰"
-    assert HOSTILE.startswith("</script>")
+    assert cell(None) == "–" and cell(-0.034, "difference", ("difference",)) == "−3.4"
+    assert cell(float("nan")) == "–" and cell(12345) == "12\u202f345"
+    assert painted("var(--paper)") == "#fcfbf8"
+    assert painted("var(--paper)", "dark") == "#151618"

@@ -1,0 +1,167 @@
+"""The page of one run: the claim, the curves behind it, what it cost and what made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.report import charts, html, measures
+from experiments.report.data import Evaluation, RunData, read_run
+from experiments.report.html import Figure, Page, Section
+from experiments.report.sheet import sheet, write_png
+from experiments.statistics import mcnemar
+from experiments.summary import UNTRAINED
+from experiments.tables import Curve, Table
+
+CLAIM = 50  # tasks below which the page claims nothing
+AXES = (("round", "By round"), ("training episodes", "By training episodes"), ("teacher calls", ""))
+SHARES = {"planned": charts.Style("dim", dashed=True), "realised": charts.Style("teacher")}
+LOSSES = {"step": charts.Style("dim", faint=True), "trailing mean": charts.Style("student")}
+
+
+def write_report(run_folder: Path) -> Path:
+    """Writes ``report.html``, ``report.png`` and ``tables/*.csv`` into ``run_folder`` and returns
+    the path of the page. Works on a run that was killed, and on an empty folder."""
+    folder = Path(run_folder).resolve()
+    run = read_run(folder)
+    head, lead = _verdict(run.evaluations)
+    sections = _sections(run)
+    page = Page(
+        name=folder.name,
+        kicker="Run report",
+        head=head,
+        lead=lead,
+        sections=sections,
+        links=[("episodes.html", "Read the episodes")] if run.evaluations or run.rounds else [],
+        facts=facts(run.versions),
+        folded=[("Resolved configuration", run.config)] if run.config else [],
+    )
+    return write_all(page, folder)
+
+
+def write_all(page: Page, folder: Path) -> Path:
+    """The page, its figures on one sheet, and its tables."""
+    path = folder / "report.html"
+    html.write(page, path)
+    drawn = [(s.title, [(f.caption, f.svg) for f in s.figures]) for s in page.sections if s.figures]
+    if drawn:
+        write_png(sheet(page.head, drawn), folder / "report.png")
+    (folder / "tables").mkdir(exist_ok=True)
+    for section in page.sections:
+        if section.table:
+            section.table.write_csv(folder / "tables")
+    return path
+
+
+def _verdict(evaluations: Sequence[Evaluation]) -> tuple[str, str]:
+    """The page's headline: numbers first, and no claim where there is none."""
+    if not evaluations:
+        return "Not measured yet", "This run has not reached an evaluation."
+    first, last = evaluations[0], evaluations[-1]
+    head = f"{last.rate.rate * 100:.0f} % of {last.rate.n} held-out tasks resolved"
+    if first is last:
+        return head, f"Measured so far: {first.name}."
+    before = "before training" if first.key == UNTRAINED else f"by {first.name}"
+    head += f", {first.rate.rate * 100:.0f} % {before}"
+    tests = [(e, mcnemar(e.verdicts, last.verdicts)) for e in evaluations[:-1] if e.round <= 0]
+    told = [
+        f"against the {e.name}: {t.gained} gained, {t.lost} lost, p = {html.p_value(t.p)}"
+        for e, t in tests
+    ]
+    lead = f"{last.name[:1].upper()}{last.name[1:]}, on the same tasks {'; '.join(told)} (McNemar)."
+    nearest = tests[-1][1]
+    if nearest.n < CLAIM:
+        lead += f" Fewer than {CLAIM} tasks: this run makes no claim."
+    elif nearest.p >= 0.05:
+        lead += " The last is no evidence of a difference."
+    return head, lead
+
+
+def _sections(run: RunData) -> list[Section]:
+    found: list[Section] = []
+    if run.evaluations:
+        result, curve = measures.results(run), measures.curve(run)
+        found += [Section(result.title, result.note, result)]
+        if len(run.evaluations) > 1:
+            paired = measures.paired(run)
+            found.append(Section(paired.title, paired.note, paired, half=True))
+        behaviour = measures.behaviour(run)
+        found.append(Section(behaviour.title, behaviour.note, behaviour, half=bool(found[1:])))
+        if len(run.evaluations) > 1:
+            figures = rate_figures(curve)
+            found.append(Section(curve.title, curve.note, curve, figures, kind="folded"))
+    if training := _training_figures(run):
+        found.append(Section("Training", figures=training))
+    if run.rounds:
+        rounds, cost = measures.rounds(run), measures.cost(run)
+        found.append(Section(rounds.title, rounds.note, rounds))
+        found.append(Section(cost.title, cost.note, cost))
+    if run.evaluations:
+        ended = measures.endings(run)
+        found.append(Section(ended.title, ended.note, ended, half=len(run.evaluations) <= 3))
+    if run.phases:
+        took = measures.time(run)
+        title = f"Time, {html.clock(sum(run.phases.values()))} in all"
+        found.append(Section(title, table=took, kind="bars", half=len(run.evaluations) <= 3))
+    return found + [analysed(table) for table in run.analysis]
+
+
+def rate_figures(curve: Table, names: Mapping[str, str] | None = None) -> list[Figure]:
+    """The rate over rounds, training episodes and teacher calls."""
+    assert curve.curve
+    found = []
+    for column, caption in AXES:
+        at = curve.columns.index(column)
+        if len({row[at] for row in curve.rows if row[at] is not None}) < 2:
+            continue
+        words = {-1.0: "untrained", 0.0: "SFT"} if column == "round" else None
+        svg = charts.curve(curve, replace(curve.curve, x=column), words=words)
+        found.append(Figure(caption or "By teacher calls", svg))
+    return found
+
+
+def _training_figures(run: RunData) -> list[Figure]:
+    found = []
+    shares, losses = measures.shares(run), measures.losses(run)
+    if shares.rows:
+        svg = charts.curve(shares, styles={n: SHARES[n] for n in SHARES}, top=1.0)
+        found.append(Figure("Turns the teacher took", svg))
+    if len(losses.rows) > 1:
+        rows = [(row[0], name, row[2 + k]) for k, name in enumerate(LOSSES) for row in losses.rows]
+        drawn = Curve("step", "loss", by="which")
+        svg = charts.curve(
+            Table("losses", "", ("step", "which", "loss"), rows, curve=drawn), styles=LOSSES
+        )
+        found.append(Figure("Training loss", svg))
+    return found
+
+
+def analysed(table: Table) -> Section:
+    """A table that another command measured."""
+    figures = []
+    if table.curve and table.rows:
+        measured = {row[table.columns.index(table.curve.x)] for row in table.rows}
+        if len(measured) > 1:
+            figures = [Figure("", charts.curve(table))]
+    return Section(table.title, table.note, table, figures)
+
+
+def facts(versions: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What the run wrote when it began, and again where it went on with something else."""
+    if not versions:
+        return [("versions", "not recorded: this run was made before runs wrote versions.json")]
+    found = []
+    for place, one in enumerate(versions):
+        when = "" if not place else f", start {place + 1}"
+        packages = ", ".join(f"{name} {number}" for name, number in one["packages"].items())
+        commit = one["commit"] or "no git checkout"
+        changed = " with changes that are not committed" if one["changed"] else ""
+        found += [
+            (f"command{when}", one["command"]),
+            (f"commit{when}", commit + changed),
+            (f"versions{when}", f"Python {one['python']}, {packages}"),
+            (f"machine{when}", one["machine"]),
+        ]
+    return found
