@@ -39,6 +39,7 @@ from experiments.rounds import collect, score, train
 from experiments.selection import Selection, select
 from experiments.summary import ITERATION0, UNTRAINED
 from experiments.tracking import Tracker, track, tracker
+from experiments.view import write_view
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,12 @@ def run(cfg: DictConfig, display: Display) -> Path:
             folder.start(cfg)
             with contextlib.closing(tracker(cfg, folder)) as tracked:
                 _phases(parts, folder, display, tracked)
+            for page in (folder.path / name for name in ("report.html", "episodes.html")):
+                page.unlink(missing_ok=True)  # of a run that was looked at before its end
     finished = folder.summary
     assert finished is not None
     if not (folder.path / "report.html").exists():
+        write_view(folder.path)
         write_report(folder.path)
     summary.show(display.console, folder, finished)
     return folder.path

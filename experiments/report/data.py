@@ -17,9 +17,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments import metrics
+from experiments.analysis.files import read as read_tables
 from experiments.statistics import Rate, rate
 from experiments.summary import ITERATION0, UNTRAINED, label, verdicts_of
-from experiments.tables import Curve, Table
+from experiments.tables import Table
 from swe_gym_env.types import Annotation, Episode, from_dict
 
 FIRST = (UNTRAINED, ITERATION0)
@@ -114,17 +115,8 @@ def read_run(folder: Path) -> RunData:
         phases=_json(folder / "phases.json", {}),
         rounds=tuple(_round(path) for path in sorted((folder / "rounds").glob("round_*"))),
         evaluations=_evaluations(folder / "evaluations"),
-        analysis=read_tables(folder),
+        analysis=tuple(read_tables(folder / "analysis")),
     )
-
-
-def read_tables(folder: Path) -> tuple[Table, ...]:
-    """What ``experiments/analysis`` left in ``folder``."""
-    found = []
-    for data in _json(folder / "analysis" / "tables.json", []):
-        curve = data.get("curve")
-        found.append(Table(**{**data, "curve": Curve(**curve) if curve else None}))
-    return tuple(found)
 
 
 def _round(folder: Path) -> RoundData:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from experiments.analysis.files import read as read_tables
 from experiments.report import charts, comparison
-from experiments.report.data import read_tables
 from experiments.report.groups import (
     METHOD,
     SEED,
@@ -134,7 +134,7 @@ def _sections(
     if first:
         table = comparison.seeds(groups)
         found.append(Section("", table=table, kind="folded"))
-    return found + [analysed(table) for table in read_tables(out)]
+    return found + [analysed(table) for table in read_tables(out / "analysis")]
 
 
 def _dots(groups: Sequence[Group], result: Table) -> str:
