@@ -64,7 +64,7 @@ def curve(
         row["faint"] = styles[row["by"]].faint
         row["line"] = names.index(row["by"])  # names are not put into expressions
     low, high = above(rows, top)
-    labels = _labels(rows, names, (high - low) * GAP / HEIGHT) if only is None else []
+    labels = _labels(rows, names, (high - low) * GAP / HEIGHT, high) if only is None else []
     right = 14 + round(max((len(row["by"]) for row in labels), default=0) * LETTER)
     x = _x(rows, words or {}, width - 44 - right)
     y = {
@@ -208,9 +208,10 @@ def _dots(rows: Sequence[Mapping[str, Any]], y: Mapping[str, Any]) -> list[dict[
 
 
 def _labels(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str], gap: float
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], gap: float, top: float
 ) -> list[dict[str, Any]]:
-    """Where the name of each line stands: at its end, moved so that names do not overlap."""
+    """Where the name of each line stands: at its end, moved so that names do not overlap and none
+    lies above ``top``."""
     if len(names) < 2:
         return []
     x = max((row["x"] for row in rows), key=lambda v: (isinstance(v, str), v))
@@ -218,8 +219,10 @@ def _labels(
         x = rows[-1]["x"]
     lasts = [[row for row in rows if row["by"] == name][-1] for name in names]
     places = apart([row["y"] for row in lasts], gap)
+    above = max(0.0, max(places) - top)
     return [
-        {"x": x, "at": at, "by": short(row["by"])} for row, at in zip(lasts, places, strict=True)
+        {"x": x, "at": at - above, "by": short(row["by"])}
+        for row, at in zip(lasts, places, strict=True)
     ]
 
 

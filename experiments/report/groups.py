@@ -16,7 +16,9 @@ from experiments.report.data import RunData, read_run
 from swe_gym_env.errors import SetupError
 
 SEED = "seed"
+PARTS = ("iteration0-", "teacher-")  # of runs, with the layout of one
 METHOD = ("algorithm", "algorithm.name")  # what names a method first, if it differs
+TOLD = 3  # settings in a label; what the others are stands in the configurations
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,13 @@ def cells_of_folders(folders: Sequence[Path]) -> list[Cell]:
     for folder in folders:
         if not (folder / "config.yaml").exists():
             raise SetupError(f"{folder} is no run folder: it has no config.yaml")
+        if folder.resolve().name.startswith(PARTS):
+            continue  # given by runs/*
         cell = _cell(folder, {}, "", "")
         assert cell.run
         found.append(replace(cell, keys=_telling(_flat(cell.run.settings))))
+    if not found:
+        raise SetupError("none of these folders is of a run, whose name begins with an algorithm's")
     return found
 
 
@@ -123,7 +129,7 @@ def grouped(cells: Sequence[Cell]) -> list[Group]:
     for cell in cells:
         own = frozenset((k, v) for k, v in cell.keys.items() if k != SEED)
         members.setdefault(own, []).append(cell)
-    labels = _labels([dict(own) for own in members])
+    labels = _labels([dict(sorted(own)) for own in members])
     return [Group(label, found) for label, found in zip(labels, members.values(), strict=True)]
 
 
@@ -140,6 +146,10 @@ def _labels(settings: Sequence[Mapping[str, str]]) -> list[str]:
         told = [
             f"{key.removeprefix('algorithm.')}={one.get(key, 'default')}" for key in differing(same)
         ]
+        if len(told) > TOLD:
+            told = [*told[:TOLD], f"and {len(told) - TOLD} more"]
         name = one.get(method or "", "")
-        labels.append(" ".join(([name] if several or not told else []) + told) or "all")
+        label = " ".join(([name] if several or not told else []) + told) or "all"
+        twins = sum(other.partition(" (")[0] == label for other in labels)
+        labels.append(f"{label} ({twins + 1})" if twins else label)
     return labels

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from experiments.folders import RunFolder
 from experiments.report import axes, write_comparison, write_report
 from experiments.report.data import read_run
+from experiments.report.groups import cells_of_folders, grouped
 from experiments.report.html import cell, clock, p_value
 from experiments.report.sheet import painted
 from experiments.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar
@@ -226,6 +227,22 @@ def test_run_folders_are_told_apart_by_their_configuration(sweep: Path, tmp_path
     assert source.count("<figure") == 2 + 3 * 3  # forests; small multiples on three axes
     with pytest.raises(SetupError, match="there are 'keep=one', 'keep=two'"):
         write_comparison(folders, tmp_path / "out", "sft")
+
+
+def test_methods_that_differ_in_much_keep_short_and_separate_names(tmp_path: Path) -> None:
+    for number in range(3):
+        folder = sample_run(tmp_path / f"run-{number}", tasks=4, training=2)
+        settings = "\n".join(f"option{k}: {number * (k > 3 or number > 1)}" for k in range(9))
+        (folder / "config.yaml").write_text(f"seed: 0\nalgorithm: {{name: one}}\n{settings}\n")
+    (tmp_path / "teacher-0").mkdir()
+    (tmp_path / "teacher-0" / "config.yaml").write_text("seed: 0\n")
+    folders = [*(tmp_path / f"run-{number}" for number in range(3)), tmp_path / "teacher-0"]
+    labels = [group.label for group in grouped(cells_of_folders(folders))]
+    assert labels == [
+        "option0=0 option1=0 option2=0 and 6 more",
+        "option0=0 option1=0 option2=0 and 6 more (2)",
+        "option0=2 option1=2 option2=2 and 6 more",
+    ]
 
 
 def test_what_a_killed_run_left(tmp_path: Path, page) -> None:
