@@ -27,16 +27,6 @@ from experiments.tables import Curve, Table
 from swe_gym_env.errors import SetupError
 from tests.experiments.sample_run import HOSTILE, sample_run
 
-CHROMIUM_ARGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 MEASURED = Table(
     name="divergence",
     title="Divergence <b>by turn</b>",
@@ -81,18 +71,6 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = "python -m experiments.run -m algorithm=one,two"
     (folder / "sweep.json").write_text(json.dumps({"command": command, "cells": cells}))
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium here; on Debian: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
