@@ -25,6 +25,7 @@ from experiments.report.run_page import AXES, CLAIM, analysed, facts, rate_figur
 from experiments.tables import Table
 from swe_gym_env.errors import SetupError
 
+FEW = 3  # seeds of each method below which the page claims nothing
 TOGETHER = 2  # lines in one figure; more stand in small multiples
 
 
@@ -83,6 +84,11 @@ def _lead(groups: Sequence[Group], first: Group | None) -> str:
         return "No run has finished yet."
     if len(groups) == 1:
         return f"{first.label} alone: there is nothing to compare it with."
+    if min(len(group.runs) for group in groups) < FEW:
+        return (
+            f"A training seed moves these rates as a method does: with fewer than {FEW} seeds of "
+            "each, this page makes no claim."
+        )
     table = comparison.against(groups, first)
     p = table.columns.index("p Holm" if "p Holm" in table.columns else "p")
     told = [row for row in table.rows if float(row[p] or 0) < 0.05]
@@ -100,8 +106,6 @@ def _lead(groups: Sequence[Group], first: Group | None) -> str:
         )
     if tasks < CLAIM:
         lead += f" Fewer than {CLAIM} tasks: this comparison makes no claim."
-    if any(len(group.runs) < 3 for group in groups):
-        lead += " Some methods have fewer than three seeds, which is too few to speak of others."
     return lead
 
 

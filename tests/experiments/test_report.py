@@ -180,6 +180,7 @@ def test_a_sweep_is_one_table_over_seeds(sweep: Path, page) -> None:
         ["two", "3", "two-3", "waiting", ""],
     ]
     assert "4 of 6 runs finished" in page.locator("h1").inner_text()
+    assert "makes no claim" in page.locator(".lead").inner_text(), "two seeds are too few"
     assert "-m algorithm=one,two" in page.locator("dd").first.inner_text()
 
 
@@ -205,6 +206,25 @@ def test_run_folders_are_told_apart_by_their_configuration(sweep: Path, tmp_path
     assert source.count("<figure") == 2 + 3 * 3  # forests; small multiples on three axes
     with pytest.raises(SetupError, match="there are 'keep=one', 'keep=two'"):
         write_comparison(folders, tmp_path / "out", "sft")
+
+
+def test_a_claim_takes_seeds_and_tasks(tmp_path: Path, page) -> None:
+    folders = []
+    for method, resolved in (("one", 0.2), ("two", 0.9)):
+        for seed in range(3):
+            folder = sample_run(tmp_path / f"{method}-{seed}", tasks=60, training=1, seed=seed)
+            config = {"seed": seed, "algorithm": {"name": method}}
+            (folder / "config.yaml").write_text(json.dumps(config))
+            (folder / "summary.json").write_text("{}")
+            last = sorted((folder / "evaluations").glob("round_*"))[-1] / "episodes.jsonl"
+            episodes = [json.loads(line) for line in last.read_text().splitlines()]
+            for number, episode in enumerate(episodes):
+                good = number < resolved * len(episodes)
+                episode["outcome"]["status"] = "resolved" if good else "unresolved"
+            last.write_text("".join(json.dumps(episode) + "\n" for episode in episodes))
+            folders.append(folder)
+    page.goto(write_comparison(folders, tmp_path / "out").as_uri())
+    assert "two +70.0 points" in page.locator(".lead").inner_text()
 
 
 def test_methods_that_differ_in_much_keep_short_and_separate_names(tmp_path: Path) -> None:
