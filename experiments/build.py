@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from algorithms.engine.rendering import Renderer
     from algorithms.engine.scorer import HFScorer
     from algorithms.serving.fleet import Fleet
+    from algorithms.serving.scorer import ServedScorer
 
 
 class Parts:
@@ -147,18 +148,24 @@ class Parts:
         if self.algorithm.collect(1).score != "teacher":
             return
         name = self.cfg.teacher.name
+        if teachers.scores_served(self.cfg):
+            teachers.served_scorer(self).check()
+            return
         if name not in teachers.IN_PROCESS:
             raise SetupError(
                 f"algorithm={self.cfg.algorithm.name} needs the teacher's log-probs, and "
                 f"teacher={name} gives none: take a model with the student's tokenizer "
-                "(teacher=trained, or teacher=hf teacher.path=FOLDER)"
+                "(teacher=trained, teacher=hf teacher.path=FOLDER, or one that a vLLM server has: "
+                "teacher=server teacher.scores=true)"
             )
         check_tokens(teachers.folder(self.cfg), self.renderer.tokenizer)
 
-    def scorer(self, folder: Path | None) -> HFScorer:
+    def scorer(self, folder: Path | None) -> HFScorer | ServedScorer:
         """Of the checkpoint in ``folder``; None is the teacher."""
         from algorithms.engine.scorer import HFScorer
 
+        if folder is None and teachers.scores_served(self.cfg):
+            return teachers.served_scorer(self)
         if folder is None:
             model, dtype, name = teachers.folder(self.cfg), teachers.dtype(self), self.teacher.name
         else:

@@ -73,6 +73,8 @@ def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
     if data["evaluation"].get("untrained"):
         data["evaluation"].pop("untrained")
     teacher = data["teacher"]
+    if not teacher.get("scores"):
+        teacher.pop("scores", None)
     if teacher.get("tests"):
         teacher.pop("tests")
     if not teacher.get("rounds"):

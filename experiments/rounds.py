@@ -6,6 +6,7 @@ whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Sequence
@@ -125,11 +126,12 @@ def score(
     parts.make_room()
     scorer = parts.scorer(folders[0].checkpoint if plan.score == "start" else None)
     account = parts.account(folders)
-    with display.phase(f"round {index}: score", len(missing)) as advance:
+    given = scorer.score(missing, plan.top_k)  # as far as they are taken
+    with display.phase(f"round {index}: score", len(missing)) as advance, contextlib.closing(given):
         for episode in missing:
             if plan.score == "teacher" and account.over():
                 break
-            (every,) = scorer.score([episode], plan.top_k)
+            every = next(given)
             found = [score for score in every if score.turn in wanted[episode.episode_id]]
             if plan.score == "teacher":
                 account.add(Spent(scored_tokens=sum(len(score.logprobs) for score in found)))

@@ -19,6 +19,7 @@ from swe_gym_env.errors import SetupError
 if TYPE_CHECKING:
     import torch
 
+    from algorithms.serving.scorer import ServedScorer
     from experiments.build import Parts
 
 IN_PROCESS = ("hf", "trained")  # their weights are here, so that they can give log-probs
@@ -53,6 +54,27 @@ def teacher(parts: Parts) -> Policy:
             form(parts),
         )
     raise SetupError(f"teacher.name={cfg.name}: it is expert, server, hf or trained")
+
+
+def scores_served(cfg: DictConfig) -> bool:
+    """Whether the teacher is a server that also gives log-probs."""
+    return cfg.teacher.name == "server" and cfg.teacher.scores
+
+
+def served_scorer(parts: Parts) -> ServedScorer:
+    """teacher=server, where it also gives log-probs."""
+    from algorithms.serving.scorer import ServedScorer
+
+    cfg = parts.cfg.teacher
+    return ServedScorer(
+        cfg.base_url,
+        cfg.model,
+        parts.renderer,
+        name=cfg.model,
+        api_key_env=cfg.api_key_env,
+        timeout=cfg.timeout,
+        concurrency=cfg.concurrency,
+    )
 
 
 def form(parts: Parts) -> ActionFormat:

@@ -7,7 +7,7 @@ episodes, each one packed row, so that a history is computed once for all its tu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from algorithms.engine.lessons import lesson_tree
 from algorithms.engine.rendering import Renderer, Thinking, fingerprint
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Scores
+
+Given = Generator[list[Scores], None, None]  # of one episode after another
 
 
 def check_tokens(folder: str | Path, student_tokenizer: Any) -> None:
@@ -54,7 +56,7 @@ class HFScorer:
         return cls(load_model(folder, dtype), student_tokenizer, name, thinking)
 
     @torch.inference_mode()
-    def score(self, episodes: Sequence[Episode], top_k: int = 0) -> Iterator[list[Scores]]:
+    def score(self, episodes: Sequence[Episode], top_k: int = 0) -> Given:
         """The scores of all turns of one episode after another, in order."""
         for episode in episodes:
             turns = range(len(episode.turns))

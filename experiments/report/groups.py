@@ -140,7 +140,7 @@ def _labels(settings: Sequence[Mapping[str, str]]) -> list[str]:
 
     method = next((key for key in METHOD if any(key in one for one in settings)), None)
     several = bool(method) and method in differing(settings)
-    labels = []
+    labels: list[str] = []
     for one in settings:
         same = [other for other in settings if not method or other.get(method) == one.get(method)]
         told = [

@@ -22,6 +22,7 @@ from algorithms.engine.checkpoint import load_model, load_tokenizer, save_checkp
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.scorer import HFScorer
 from algorithms.serving.fleet import Fleet
+from algorithms.serving.scorer import ServedScorer
 from algorithms.serving.vllm_policy import VLLMPolicy
 from algorithms.serving.weights import Version
 from experiments import serving
@@ -128,6 +129,19 @@ def test_the_server_gives_the_log_probs_that_the_trainer_computes(served: Served
         assert served.differences(other, turns).mean() > 5 * CLOSE
     again = [served.policy("two", temperature=0.0).act([make_state(0)])[0] for _ in range(2)]
     assert again[0].token_ids == again[1].token_ids
+
+
+def test_a_served_teacher_scores_as_the_trainer_does(served: Served, smollm2: Path) -> None:
+    served.fleet.publish(served.versions["base"])
+    url = f"{served.fleet.servers[0].url}/v1"
+    asked = ServedScorer(url, served.versions["base"].model, served.renderer, name="teacher")
+    asked.check()
+    local = HFScorer(load_model(smollm2, torch.float32), served.renderer.tokenizer, "teacher")
+    episodes = [make_episode(turns) for turns in talk(served.policy("base"))]
+    pairs = zip(asked.score(episodes, 5), local.score(episodes, 5), strict=True)
+    for one, other in [pair for found in pairs for pair in zip(*found, strict=True)]:
+        assert one.logprobs == pytest.approx(other.logprobs, abs=CLOSE)
+        assert sum(one.top_logprobs, ()) == pytest.approx(sum(other.top_logprobs, ()), abs=CLOSE)
 
 
 def test_a_turn_ends_with_its_end_token(served: Served) -> None:
