@@ -23,6 +23,7 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Turn
 from tests.agents.test_server import TASK
 from tests.algorithms.conftest import make_episode, tiny_model
+from tests.algorithms.serving.test_scorer import Server
 from tests.experiments.test_configuration import configuration
 from tests.toybox import FIX
 
@@ -139,8 +140,9 @@ class Distils(Plain):
         return Collect(StudentOnly(), annotate="nothing", score="teacher", top_k=2)
 
 
+@pytest.mark.parametrize("served", [False, True])
 def test_scoring_ends_with_the_budget_and_the_rest_stays_unscored(
-    tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str], served: bool
 ) -> None:
     model = tmp_path / "model"
     tiny_model(len(tokenizer)).save_pretrained(model)
@@ -149,7 +151,11 @@ def test_scoring_ends_with_the_budget_and_the_rest_stays_unscored(
     for name in "abc":
         turns = [Turn("see", "student", "done", None, (1, 2, 3), (-1.0, -1.0, -1.0))] * 2
         folders[1].append(make_episode(turns, name))
-    given = (f"model.path={model}", "teacher=hf", f"teacher.path={model}", "model.dtype=float32")
+    own, server = ("teacher=hf", f"teacher.path={model}"), Server(tokenizer)
+    if served:
+        own = ("teacher=server", "teacher.scores=true", f"teacher.base_url={server.url}")
+    given = (f"model.path={model}", "model.dtype=float32", *own)
+    Parts(configuration(*given, "algorithm=opd")).check_scores()
     cfg = configuration(*given, "teacher.budget.scored_tokens=9", "teacher.prices.scored=1e6")
     for _ in range(2):  # the second time, nothing is left to do
         score(Parts(cfg), Distils(), folders, Display())
@@ -160,3 +166,4 @@ def test_scoring_ends_with_the_budget_and_the_rest_stays_unscored(
         assert metrics["teacher_scored_tokens"] == counted == metrics["teacher_cost"] == 16
         assert metrics["budget_spent"] is True
     assert capsys.readouterr().err.count("the teacher's budget is spent") == 1
+    server.http.shutdown()
