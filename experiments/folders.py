@@ -113,6 +113,13 @@ def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
     return RunFolder(Path(cfg.paths.runs).absolute() / name)
 
 
+def evaluated_on(cfg: DictConfig) -> str:
+    """Names the tasks of an evaluation, in the folder that runs with others share."""
+    if cfg.evaluation.get("ids"):
+        return f"{cfg.evaluation.split}-{digest(list(cfg.evaluation.ids))}"
+    return f"{cfg.evaluation.split}-{cfg.evaluation.tasks}"
+
+
 def trained_folder(cfg: DictConfig) -> RunFolder:
     """Of teacher=trained. It has a seed and a training of its own, so that students with different
     ones can share it."""

@@ -26,7 +26,7 @@ from experiments.build import Parts
 from experiments.evaluation import evaluate, refuse_in_a_run
 from experiments.folders import (
     RunFolder,
-    digest,
+    evaluated_on,
     iteration0_folder,
     read_json,
     run_folder,
@@ -118,9 +118,7 @@ class _Job:
         cfg, own = self.cfg, self.folder
         first = {request.task.instance_id for request in self.tasks.requests(0)}
         shared = self.shared = iteration0_folder(cfg, sorted(first))
-        measured = f"{cfg.evaluation.split}-{cfg.evaluation.tasks}"
-        if cfg.evaluation.get("ids"):
-            measured = f"{cfg.evaluation.split}-{digest(list(cfg.evaluation.ids))}"
+        measured = evaluated_on(cfg)
         untrained = shared.evaluation(f"{measured}/{UNTRAINED}")
         trained = shared.evaluation(f"{measured}/{ITERATION0}")
         with shared.lock(wait=True):

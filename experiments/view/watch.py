@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.folders import read_json
+from experiments.folders import evaluated_on, read_json
 from experiments.summary import ITERATION0, UNTRAINED, label
 
 EPISODES = "episodes.jsonl"
@@ -86,7 +86,7 @@ class Phase:
 def phases(run: Path) -> list[Phase]:
     """All that a run, or an evaluation, has to go through, as its config.yaml says; [] before that
     is written."""
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
     from yaml import YAMLError
 
     if not (run / "config.yaml").is_file():
@@ -95,6 +95,8 @@ def phases(run: Path) -> list[Phase]:
         cfg = OmegaConf.load(run / "config.yaml")
     except YAMLError:  # just being written
         return []
+    if not isinstance(cfg, DictConfig):
+        return []
     if not {"rounds", "iteration0", "evaluation", "algorithm"} <= set(cfg):
         return []
     heldout = len((read_json(run / "tasks.json") or {}).get("heldout", ()))
@@ -102,7 +104,7 @@ def phases(run: Path) -> list[Phase]:
     if alone(run):
         samples = int(cfg.evaluation.get("samples") or 1)
         return [Phase(run.name, run, "evaluate", heldout * samples)]
-    measured = f"{cfg.evaluation.split}-{cfg.evaluation.tasks}"
+    measured = evaluated_on(cfg)
     shared = (run / "rounds" / "round_000").resolve().parents[1]
     first = {
         name: run / "evaluations" / name
@@ -110,7 +112,9 @@ def phases(run: Path) -> list[Phase]:
         else shared / "evaluations" / measured / name
         for name in (UNTRAINED, ITERATION0)
     }
-    found = [Phase("evaluate untrained", first[UNTRAINED], "evaluate", heldout)]
+    found = []
+    if cfg.evaluation.get("untrained", True):
+        found.append(Phase("evaluate untrained", first[UNTRAINED], "evaluate", heldout))
     repeats = int(cfg.algorithm.get("repeats") or 1)
     for index in range(int(cfg.rounds) + 1):
         folder = run / "rounds" / f"round_{index:03d}"
