@@ -47,8 +47,12 @@ HOW_TRAINED = ("launch", "sharding", "save_every")
 # What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
 AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation", "overlap")
 
-# Of the section evaluation: as if they were not there, so that older folders keep their names
-NOT_ASKED = {"who": "student", "samples": None, "ids": None}
+# Settings that came later, by section: at these values it is as if they were not there, so that
+# older runs keep their names
+AS_BEFORE: dict[str, dict[str, Any]] = {
+    "evaluation": {"untrained": True, "ids": None, "who": "student", "samples": None},
+    "teacher": {"scores": False, "tests": True, "rounds": 0},
+}
 # Of the section serving: how it is done, not what is answered
 WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")
 
@@ -70,21 +74,14 @@ def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
         data.pop("history", None)
     if not data.get("overlap"):
         data.pop("overlap", None)
-    if data["evaluation"].get("untrained"):
-        data["evaluation"].pop("untrained")
-    teacher = data["teacher"]
-    if not teacher.get("scores"):
-        teacher.pop("scores", None)
-    if teacher.get("tests"):
-        teacher.pop("tests")
-    if not teacher.get("rounds"):
-        teacher.pop("rounds", None)
-        teacher.pop("episodes_per_round", None)
+    for section, settings in AS_BEFORE.items():
+        for key, value in settings.items():
+            if data[section].get(key) == value:
+                data[section].pop(key, None)
+    if "rounds" not in data["teacher"]:
+        data["teacher"].pop("episodes_per_round", None)
     for key in HOW_TRAINED:
         data["training"].pop(key, None)
-    for key, unasked in NOT_ASKED.items():
-        if data["evaluation"].get(key) == unasked:
-            data["evaluation"].pop(key, None)
     _drop_unlimited(data["teacher"])
     for name in WHERE_SERVED:
         data["serving"].pop(name, None)

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch.nn.functional import kl_div
 
-from algorithms.base import Lesson, Target
 from algorithms.engine.attention import FLEX_BLOCK, TreeMask
 from algorithms.engine.forward import hidden_states, use_trees
-from algorithms.engine.lessons import lesson_tree
+from algorithms.engine.lessons import executed_tree
 from algorithms.engine.losses import CHUNK
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.tree import Packed, pack
@@ -48,8 +47,7 @@ def divergences(
     ``renderer`` lays out; SetupError where their vocabularies are not of one size."""
     for model in (student, teacher):
         use_trees(model)
-    blank = tuple(Target(turn, None, weight=1.0) for turn in range(len(episode.turns)))
-    tree = lesson_tree(Lesson(episode, blank), renderer)
+    tree = executed_tree(episode, renderer)
     if tree is None:
         return []
     parts = [torch.cat(rows) for rows in zip(*_chunks(student, teacher, tree), strict=True)]

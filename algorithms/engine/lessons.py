@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from algorithms.base import Lesson, Target
 from algorithms.engine.rendering import Renderer, Reply
 from algorithms.engine.tree import STREAMS, TrainSample
 from swe_gym_env.agents.history import windowed
 from swe_gym_env.types import Episode
-
-if TYPE_CHECKING:
-    from algorithms.base import Lesson, Target
 
 
 @dataclass(slots=True)
@@ -112,6 +110,14 @@ def lesson_trees(
 def lesson_tree(lesson: Lesson, renderer: Renderer) -> TrainSample | None:
     """The tree of one lesson; None if it teaches nothing."""
     return tree_of([lesson], renderer)
+
+
+def executed_tree(episode: Episode, renderer: Renderer) -> TrainSample | None:
+    """Every executed turn of ``episode`` to be looked at, by whoever measures it; None if it has
+    none."""
+    turns = range(len(episode.turns))
+    every = tuple(Target(turn, None, weight=1.0) for turn in turns)
+    return lesson_tree(Lesson(episode, every), renderer)
 
 
 def tree_of(lessons: Sequence[Lesson], renderer: Renderer) -> TrainSample | None:

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 
-from algorithms.base import Lesson, Target
 from algorithms.engine.checkpoint import load_model, load_tokenizer
 from algorithms.engine.forward import forward, use_trees
-from algorithms.engine.lessons import lesson_tree
+from algorithms.engine.lessons import executed_tree
 from algorithms.engine.rendering import Renderer, Thinking, fingerprint
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Scores
@@ -59,9 +58,7 @@ class HFScorer:
     def score(self, episodes: Sequence[Episode], top_k: int = 0) -> Given:
         """The scores of all turns of one episode after another, in order."""
         for episode in episodes:
-            turns = range(len(episode.turns))
-            blank = tuple(Target(turn, None, weight=1.0) for turn in turns)
-            tree = lesson_tree(Lesson(episode, blank), self.renderer)
+            tree = executed_tree(episode, self.renderer)
             yield [] if tree is None else self._score(episode, tree, top_k)
 
     def _score(self, episode: Episode, tree: Any, top_k: int) -> list[Scores]:

@@ -17,8 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from algorithms.base import Lesson, Target
-from algorithms.engine.lessons import lesson_tree
+from algorithms.engine.lessons import executed_tree
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.scorer import Given
 from algorithms.engine.tree import TrainSample
@@ -97,8 +96,7 @@ class ServedScorer:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _score(self, episode: Episode, top_k: int) -> list[Scores]:
-        blank = tuple(Target(turn, None, weight=1.0) for turn in range(len(episode.turns)))
-        tree = lesson_tree(Lesson(episode, blank), self.renderer)
+        tree = executed_tree(episode, self.renderer)
         if tree is None:
             return []
         places: dict[int, Likely] = {}  # by node
@@ -119,7 +117,9 @@ class ServedScorer:
                 f"{self.model} at {self.base_url} gave no log-probs: {error}\n"
                 "What was scored is kept; mend that and give the same command again."
             ) from None
-        return [self._turn(episode, turn, tree, places, top_k) for turn in range(len(blank))]
+        return [
+            self._turn(episode, turn, tree, places, top_k) for turn in range(len(episode.turns))
+        ]
 
     def _turn(
         self,
