@@ -48,14 +48,13 @@ class SupervisedSandbox:
         """``sock``: something like a socket with a supervisor behind it; None starts one here."""
         self.guarantees = guarantees
         self._env, self._workdir, self._owner = dict(env), workdir, os.getpid()
-        self._sock = sock or _NURSERY.new_box()
-        self._pid = 0
+        self._sock: Any
+        self._sock, self._pid = (sock, 0) if sock else _NURSERY.new_box()
         try:
             kind, payload = self._request(config, START_SECONDS)
-            (number,) = struct.unpack("!i", payload[:4])
             if kind != wire.READY:
+                (number,) = struct.unpack("!i", payload[:4])
                 raise StartError(payload[4:].decode(), number)
-            self._pid = number
         except BaseException:
             self.close()
             raise
@@ -152,24 +151,26 @@ class _Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         os.register_at_fork(after_in_child=self._forget)
 
-    def new_box(self) -> socket.socket:
-        """This side's end of the socket to a newly forked supervisor."""
+    def new_box(self) -> tuple[socket.socket, int]:
+        """This side's end of the socket to a newly forked supervisor, and its process id."""
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
             if self._control is None or self._process is None or self._process.poll() is not None:
                 self._control, self._process = self._start()
             try:
                 socket.send_fds(self._control, [b"b"], [theirs.fileno()])
-            except OSError as error:
+                (pid,) = struct.unpack("!i", self._control.recv(4))
+            except (OSError, struct.error) as error:  # the latter: it ended without an answer
                 self._process.kill()
                 raise StartError(f"cannot start a box: {error}") from error
-        return ours
+        return ours, pid
 
     def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         control, theirs = socket.socketpair()
         with theirs:
             folder = str(Path(__file__).parent)
             boot = _BOOT.format(folder, theirs.fileno(), os.getpid())
+            control.settimeout(START_SECONDS)
             process = subprocess.Popen(
                 [_interpreter(), "-I", "-S", "-c", boot],
                 pass_fds=[theirs.fileno()],

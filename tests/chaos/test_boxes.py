@@ -6,17 +6,17 @@ import signal
 
 import pytest
 
-from tests.chaos.faults import Arena, lose_boxes, lose_nursery
+from tests.chaos.faults import Arena, lose_boxes, lose_nursery, missed
 
 
 @pytest.mark.timeout(600)
 def test_killed_boxes_and_their_maker_cost_no_episode(arena: Arena) -> None:
     job = arena.job()
-    runs = lose_boxes(job, 2, 1.0)
+    runs = lose_boxes(job, 2, 0.15)
     assert arena.cost(job, runs).harmless, runs[0].said
-    assert "lost, again: the box is gone" in runs[0].said or "grading failed" in runs[0].said
+    assert missed(runs[0]), runs[0].said
     job = arena.job()
-    assert arena.cost(job, lose_nursery(job, 2, 1.0)).harmless
+    assert arena.cost(job, lose_nursery(job, 2, 0.3)).harmless
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -228,6 +230,26 @@ def test_a_killed_nursery_is_replaced(make_local: Make) -> None:
     client._NURSERY._process.wait()
     assert run(box, "echo on") == "on\n"
     assert run(make_local(), "echo on") == "on\n"
+
+
+def test_a_supervisor_that_hangs_before_its_box_is_made_is_killed(
+    make_local: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_local()  # which kinds this machine can make is found out by now
+    new_box, stopped = client._NURSERY.new_box, list[int]()
+
+    def hung() -> tuple[socket.socket, int]:
+        sock, pid = new_box()
+        os.kill(pid, signal.SIGSTOP)
+        stopped.append(os.pidfd_open(pid))
+        return sock, pid
+
+    monkeypatch.setattr(client, "START_SECONDS", 0.5)
+    monkeypatch.setattr(client, "CLOSE_SECONDS", 0.5)
+    monkeypatch.setattr(client._NURSERY, "new_box", hung)
+    with pytest.raises(SandboxError, match="did not answer"):
+        make_local()
+    assert stopped and all(select.select([gone], [], [], 5)[0] for gone in stopped)
 
 
 def test_close_from_another_thread_ends_a_running_command(box: Sandbox) -> None:

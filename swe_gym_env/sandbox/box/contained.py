@@ -28,7 +28,7 @@ def main() -> None:
     except BaseException as error:
         wire.reply_error(ANSWERS, error)
         os._exit(1)
-    wire.reply_ready(ANSWERS, 0)  # our number means nothing outside
+    wire.reply_ready(ANSWERS)
     Supervisor(REQUESTS, None, config, ANSWERS).serve()
     os._exit(0)
 

@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import socket
+import struct
 
 from . import kernel, root, seccomp
 from .supervisor import Supervisor
@@ -44,11 +45,13 @@ def nursery(control_fd: int, parent: int) -> None:
         _, fds, _, _ = socket.recv_fds(control, 1, 1)
         if not fds:
             return
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
             _main(fds[0], gone)
         os.close(fds[0])
+        control.send(struct.pack("!i", pid))  # whom the parent may kill should it not answer
 
 
 def _main(sock: int, parent: int) -> None:
@@ -57,7 +60,7 @@ def _main(sock: int, parent: int) -> None:
         if config["kind"] == "process":
             kernel.prctl(36, 1)  # orphans come to us
             os.setsid()
-            reply_ready(sock, os.getpid())
+            reply_ready(sock)
             Supervisor(sock, parent, config).serve()
         else:
             _start_box(sock, parent, config)
@@ -68,14 +71,13 @@ def _main(sock: int, parent: int) -> None:
 
 
 def _start_box(sock: int, parent: int, config: root.Config) -> None:
-    outside = os.getpid()
     pieces = root.Pieces(config) if config["as_root"] else None
     wait, go = os.pipe()
     pid = kernel.fork_into(NAMESPACES)
     if pid == 0:
         os.close(go)
         if os.read(wait, 1):
-            _inside(sock, parent, config, pieces, outside)
+            _inside(sock, parent, config, pieces)
         os._exit(1)
     if not config["as_root"]:
         with open(f"/proc/{pid}/setgroups", "w") as handle:
@@ -91,9 +93,7 @@ def _start_box(sock: int, parent: int, config: root.Config) -> None:
     os._exit(0)
 
 
-def _inside(
-    sock: int, parent: int, config: root.Config, pieces: root.Pieces | None, outside: int
-) -> None:
+def _inside(sock: int, parent: int, config: root.Config, pieces: root.Pieces | None) -> None:
     try:
         if config["as_root"]:
             os.setgroups([])
@@ -122,7 +122,7 @@ def _inside(
     except BaseException as error:
         reply_error(sock, error)
         os._exit(1)
-    reply_ready(sock, outside)
+    reply_ready(sock)
     Supervisor(sock, parent, config).serve()
     os._exit(0)
 

@@ -47,9 +47,8 @@ def reply(sock: int, kind: bytes, payload: bytes = b"") -> None:
                 raise Gone from None
 
 
-def reply_ready(sock: int, pid: int) -> None:
-    """``pid``: whom the parent may kill should the box not answer; 0 for nobody."""
-    reply(sock, READY, struct.pack("!i", pid))
+def reply_ready(sock: int) -> None:
+    reply(sock, READY, b"")
 
 
 def reply_os_error(sock: int, error: OSError) -> None:

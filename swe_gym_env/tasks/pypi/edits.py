@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import ast
+import threading
 from dataclasses import dataclass
+
+_PARSING = threading.Lock()
+
+
+def parse(data: bytes) -> ast.Module:
+    """``ast.parse``, one thread at a time: CPython 3.11 keeps one recursion count for all of them
+    and fails with SystemError where they mix (python/cpython#106905)."""
+    with _PARSING:
+        return ast.parse(data)
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Source:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.tree = ast.parse(data)
+        self.tree = parse(data)
         self._starts = [0]
         for line in data.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line))

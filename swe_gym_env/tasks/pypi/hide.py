@@ -6,6 +6,7 @@ import ast
 from collections.abc import Collection
 
 from swe_gym_env.errors import SWEGymError
+from swe_gym_env.tasks.pypi.edits import parse
 
 
 class CannotHideError(SWEGymError):
@@ -36,13 +37,13 @@ def hide(source: bytes, first_lines: Collection[int]) -> bytes:
                 indent = lines[first - 1][: len(lines[first - 1]) - len(lines[first - 1].lstrip())]
                 removed[-1] = (first, last, indent + b"pass\n")
 
-    visit(ast.parse(source))
+    visit(parse(source))
     if left:
         raise CannotHideError(f"no test function begins at line {min(left)}")
     for first, last, new in sorted(removed, reverse=True):
         lines[first - 1 : last] = [new] if new else []
     result = b"".join(lines)
-    ast.parse(result)
+    parse(result)
     return result
 
 

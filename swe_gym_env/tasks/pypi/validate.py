@@ -14,7 +14,6 @@ one of them mended, its own tests pass and others still fail. So none can be lef
 
 from __future__ import annotations
 
-import ast
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 from swe_gym_env.tasks.pypi import instance, record
 from swe_gym_env.tasks.pypi.baseline import Baseline
 from swe_gym_env.tasks.pypi.catalog import Package
+from swe_gym_env.tasks.pypi.edits import parse
 from swe_gym_env.tasks.pypi.hide import CannotHideError, hide
 from swe_gym_env.tasks.pypi.plan import Candidate, Group, is_test
 from swe_gym_env.tasks.pypi.suite import Suite, SuiteRun
@@ -60,7 +60,7 @@ class Validator:
         changes = self._buggy(bug.parts)
         try:
             for data in changes.values():
-                ast.parse(data)
+                parse(data)
         except SyntaxError:
             return "syntax", None
         try:
