@@ -21,19 +21,19 @@ from experiments.tables import Table
 from swe_gym_env.errors import SetupError
 
 
-def groups(folders: Sequence[str], named: Sequence[str]) -> list[Group]:
+def groups(folders: Sequence[str], named: Sequence[str], only: tuple[str, ...] = ()) -> list[Group]:
     """As they are given on the command line. Raises SetupError."""
     found = []
     for given in folders:
         name, folder = _split(given)
-        one = Stored.find(Path(folder))
+        one = Stored.find(Path(folder), only)
         found.append(Group(name or one.name, [one]))
     for given in named:
         name, members = _split(given)
         if not name:
             raise SetupError(f"--group {given}: give NAME=FOLDER,FOLDER,...")
         paths = [Path(member) for member in members.split(",") if member]
-        found.append(Group(name, [Stored.find(path) for path in paths]))
+        found.append(Group(name, [Stored.find(path, only) for path in paths]))
     names = [group.name for group in found]
     if len(found) < 2 or len(set(names)) < len(names) or not all(g.members for g in found):
         raise SetupError(
@@ -62,11 +62,18 @@ def main() -> None:
     )
     parser.add_argument("folders", nargs="*", metavar="FOLDER")
     parser.add_argument("--group", action="append", default=[], metavar="NAME=FOLDER,FOLDER,...")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="the tasks whose id matches, such as 'django__*'; may be given several times",
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the tables as CSV files too")
     args = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     try:
-        found = groups(args.folders, args.group)
+        found = groups(args.folders, args.group, tuple(args.only))
         made = tables(found)
     except SetupError as error:
         print(error, file=sys.stderr)

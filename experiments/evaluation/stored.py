@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,23 @@ MATTERS = ("limits", "actions", "history", "tasks.name", "tasks.build", "evaluat
 
 @dataclass(frozen=True)
 class Stored:
-    """``path`` holds episodes.jsonl."""
+    """``path`` holds episodes.jsonl. ``only``: patterns of the ids that count; empty for all."""
 
     path: Path
+    only: tuple[str, ...] = ()
 
     @classmethod
-    def find(cls, folder: Path) -> Stored:
+    def find(cls, folder: Path, only: tuple[str, ...] = ()) -> Stored:
         """``folder`` is an evaluation's, or a finished run's, of which the last counts. Raises
         SetupError."""
         if (folder / "episodes.jsonl").is_file():
-            return cls(folder)
+            found = cls(folder, only)
+            if only and not found.episodes:
+                raise SetupError(f"{folder} has no task whose id matches {' or '.join(only)}")
+            return found
         summary = read_json(folder / "summary.json")
         if summary:
-            return cls.find(folder / "evaluations" / summary["evaluations"][-1]["name"])
+            return cls.find(folder / "evaluations" / summary["evaluations"][-1]["name"], only)
         raise SetupError(
             f"{folder} holds no evaluation: give runs/evaluation-..., runs/RUN/evaluations/NAME, "
             "or a finished runs/RUN"
@@ -46,7 +51,10 @@ class Stored:
 
     @cached_property
     def episodes(self) -> list[Episode]:
-        return RoundFolder(self.path).episodes()
+        found = RoundFolder(self.path).episodes()
+        if not self.only:
+            return found
+        return [e for e in found if any(fnmatchcase(e.instance_id, one) for one in self.only)]
 
     @property
     def valid(self) -> list[Episode]:
@@ -75,7 +83,7 @@ class Stored:
 
     @cached_property
     def measured(self) -> dict[str, Any]:
-        return RoundFolder(self.path).metrics
+        return {} if self.only else RoundFolder(self.path).metrics  # which are of all tasks
 
     @cached_property
     def settings(self) -> dict[str, Any]:

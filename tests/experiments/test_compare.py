@@ -137,3 +137,17 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(SetupError, match=said):
             compare.groups(words, named)
+
+
+def test_on_some_of_the_tasks_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = evaluation(tmp_path / "one", once([number % 4 == 0 for number in range(40)]))
+    two = evaluation(tmp_path / "two", once([number % 5 == 0 for number in range(40)]))
+    words = ["--only", "t-1?", "--only", "t-3", "--out", str(tmp_path / "out")]
+    printed(capsys, monkeypatch, str(one), str(two), *words)
+    rates = table(tmp_path / "out", "rates")
+    assert [rates[name]["tasks"] for name in ("one", "two")] == ["11", "11"]
+    assert float(rates["one"]["rate"]) == 2 / 11  # 12 and 16
+    with pytest.raises(SetupError, match="no task whose id matches u-\\*"):
+        compare.groups([str(one), str(two)], [], ("u-*",))
