@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from experiments.analysis import agreement, cost, failures, shares, visited
+from experiments.analysis import agreement, cost, failures, finishing, shares, visited
 from experiments.analysis.stored import Measure, NotMeasured, Row, StoredRun
 from experiments.tables import Table
 from swe_gym_env.errors import SetupError
@@ -13,6 +13,7 @@ from swe_gym_env.errors import SetupError
 OF_EPISODES = (
     agreement.BY_TURN,
     agreement.BY_ROUND,
+    finishing.BY_TURN,
     visited.BY_TURN,
     visited.BY_SET,
     shares.BY_KAPPA,

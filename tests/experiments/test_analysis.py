@@ -14,7 +14,16 @@ from omegaconf import OmegaConf
 from scipy.stats import norm
 
 from algorithms.engine.rounds import RoundFolder
-from experiments.analysis import agreement, cost, failures, files, intervals, shares, visited
+from experiments.analysis import (
+    agreement,
+    cost,
+    failures,
+    files,
+    finishing,
+    intervals,
+    shares,
+    visited,
+)
 from experiments.analysis.stored import NotMeasured, StoredRun, read_runs
 from experiments.tables import Curve, Table
 from swe_gym_env.agents.mixers import SingleSwitch
@@ -112,6 +121,39 @@ def test_agreement_looks_at_turns_that_the_student_executed(tmp_path: Path) -> N
 def test_without_labels_of_students_turns_there_is_no_agreement(tmp_path: Path) -> None:
     with pytest.raises(NotMeasured, match="label"):
         list(agreement.by_turn(only(stored(tmp_path / "run-1"))))
+
+
+def test_who_finishes_with_nothing_changed(tmp_path: Path) -> None:
+    folder = RoundFolder(stored(tmp_path / "run-1") / "rounds" / "round_001")
+    look, missed = replace(turn(LOOK), patch=""), replace(turn(EDIT), patch="")
+    hit, end = replace(turn(EDIT, "teacher"), patch="diff"), replace(turn("-"), patch=None)
+    end = replace(end, action=ToolCall("finish"))
+    labels = [
+        Annotation("a", 2, "expert", "again", ToolCall("bash", {"command": EDIT})),
+        Annotation("b", 1, "expert", "look", ToolCall("finish"), executed=True),  # its own turn
+        Annotation("b", 2, "expert", "done", ToolCall("finish")),
+        Annotation("b", 3, "expert", None, None, error="silent"),
+    ]
+    folder.append(played("a", look, missed, end), labels[:1])
+    folder.append(played("b", look, hit, end, end), labels[1:])
+    rows = [row[1:6] for row in map(tuple, finishing.by_turn(only(tmp_path / "run-1")))]
+    assert rows == [
+        ("student", 0, False, 2, 0),
+        ("student", 1, False, 1, 0),
+        ("student", 2, False, 1, 1),  # gave up
+        ("student", 2, True, 1, 1),
+        ("student", 3, True, 1, 1),
+        ("teacher", 1, False, 1, 0),  # the turn that it executed, once
+        ("teacher", 2, False, 1, 0),
+        ("teacher", 2, True, 1, 1),
+    ]
+
+
+def test_without_a_look_at_the_files_nobody_knows_what_was_changed(tmp_path: Path) -> None:
+    folder = RoundFolder(stored(tmp_path / "run-1") / "rounds" / "round_001")
+    folder.append(played("a", turn(LOOK)), [])
+    with pytest.raises(NotMeasured, match="what was changed"):
+        list(finishing.by_turn(only(tmp_path / "run-1")))
 
 
 # -- visited states --------------------------------------------------------------------------------
