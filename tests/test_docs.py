@@ -40,7 +40,7 @@ def test_links_and_paths_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_choices_named_exist(page: Path) -> None:
     for line in re.findall(r"experiments\.run (.*)", page.read_text()):
-        for group, names in re.findall(r"(\w+)=([\w,/]+)", line):
+        for group, names in re.findall(r"(?<![.\w])(\w+)=([\w,/]+)", line):
             for name in names.split(",") if (ROOT / "conf" / group).is_dir() else ():
                 option = ROOT / "conf" / group / f"{name}.yaml"
                 assert option.exists() or name == "disagreement", f"{group}={name}"
