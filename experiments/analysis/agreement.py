@@ -14,7 +14,7 @@ from typing import NamedTuple
 from experiments.analysis.intervals import clustered_share, share
 from experiments.analysis.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
 from experiments.tables import Curve, Table
-from swe_gym_env.types import ToolCall
+from swe_gym_env.types import Annotation, Episode, ToolCall
 
 
 class Compared(NamedTuple):
@@ -34,19 +34,25 @@ def _canonical(call: ToolCall) -> tuple[str, dict[str, str]]:
     return call.name, {key: value.strip() for key, value in call.arguments.items()}
 
 
-def compared(played: EpisodeSet) -> dict[str, list[Compared]]:
-    """By annotator: each labelled turn of the student."""
+def labelled(played: EpisodeSet) -> Iterator[tuple[Episode, Annotation]]:
+    """Every label of a turn that the student executed, with its episode."""
     episodes = {episode.episode_id: episode for episode in played.episodes}
-    found: dict[str, list[Compared]] = defaultdict(list)
     for label in played.annotations:
         episode = episodes.get(label.episode_id)
         if episode is None or label.text is None or label.turn >= len(episode.turns):
             continue
+        if episode.turns[label.turn].executor == "student":
+            yield episode, label
+
+
+def compared(played: EpisodeSet) -> dict[str, list[Compared]]:
+    """By annotator: each labelled turn of the student."""
+    found: dict[str, list[Compared]] = defaultdict(list)
+    for episode, label in labelled(played):
         turn = episode.turns[label.turn]
-        if turn.executor == "student":
-            text = turn.text.strip() == label.text.strip()
-            call = same_call(turn.action, label.action)
-            found[label.annotator].append(Compared(episode.episode_id, label.turn, text, call))
+        text = turn.text.strip() == (label.text or "").strip()
+        call = same_call(turn.action, label.action)
+        found[label.annotator].append(Compared(episode.episode_id, label.turn, text, call))
     return found
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+from experiments.analysis.agreement import labelled
 from experiments.analysis.intervals import share
 from experiments.analysis.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
 from experiments.tables import Table
@@ -30,16 +31,11 @@ def changed(episode: Episode) -> list[bool]:
 
 def said(played: EpisodeSet) -> Iterator[tuple[Episode, str, int, ToolCall | None]]:
     """(episode, who, turn, call) of every executed turn, and of every label that was not."""
-    episodes = {episode.episode_id: episode for episode in played.episodes}
-    for episode in episodes.values():
+    for episode in played.episodes:
         for index, turn in enumerate(episode.turns):
             yield episode, turn.executor, index, turn.action
-    for label in played.annotations:
-        found = episodes.get(label.episode_id)
-        if found is None or label.text is None or label.turn >= len(found.turns):
-            continue
-        if found.turns[label.turn].executor == "student":
-            yield found, "teacher", label.turn, label.action
+    for episode, label in labelled(played):
+        yield episode, "teacher", label.turn, label.action
 
 
 def by_turn(run: StoredRun) -> Iterable[Row]:
