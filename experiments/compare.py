@@ -3,6 +3,8 @@
 A FOLDER is runs/evaluation-..., runs/RUN/evaluations/NAME, or a finished runs/RUN (its last one);
 NAME=FOLDER calls it NAME. Each is compared with the first on the tasks that both have. Several
 seeds of one method are a group: --group dagger=FOLDER,FOLDER,...; its interval is over both.
+--out writes outcomes.csv beside the tables: it can be given in the place of the folders, and a
+--group of a name that it has adds seeds to it.
 """
 
 from __future__ import annotations
@@ -14,33 +16,45 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.evaluation import comparison, terminal
+from experiments.evaluation import comparison, outcomes, terminal
 from experiments.evaluation.comparison import Group
+from experiments.evaluation.outcomes import Outcomes
 from experiments.evaluation.stored import Stored
 from experiments.tables import Table
 from swe_gym_env.errors import SetupError
 
 
-def groups(folders: Sequence[str], named: Sequence[str], only: tuple[str, ...] = ()) -> list[Group]:
-    """As they are given on the command line. Raises SetupError."""
-    found = []
-    for given in folders:
-        name, folder = _split(given)
-        one = Stored.find(Path(folder), only)
-        found.append(Group(name or one.name, [one]))
-    for given in named:
-        name, members = _split(given)
+def groups(
+    given: Sequence[str],
+    named: Sequence[str],
+    only: tuple[str, ...] = (),
+    against: str | None = None,
+) -> list[Group]:
+    """As they are given on the command line; the first is what the others are compared with.
+    Raises SetupError."""
+    found: dict[str, list[Stored | Outcomes]] = {}
+    kept = [one for one in given if one.endswith(".csv") and Path(one).is_file()]
+    for file in kept:
+        for name, seeds in outcomes.read(Path(file), only).items():
+            found.setdefault(name, []).extend(seeds)
+    from_files = set(found)
+    asked = [(name, [folder]) for name, folder in map(_split, given) if folder not in kept]
+    for one in named:
+        name, folders = _split(one)
         if not name:
-            raise SetupError(f"--group {given}: give NAME=FOLDER,FOLDER,...")
-        paths = [Path(member) for member in members.split(",") if member]
-        found.append(Group(name, [Stored.find(path, only) for path in paths]))
-    names = [group.name for group in found]
-    if len(found) < 2 or len(set(names)) < len(names) or not all(g.members for g in found):
-        raise SetupError(
-            "give two evaluations or more, each once and under a name of its own (NAME=FOLDER); "
-            f"found: {', '.join(names) or 'none'}"
-        )
-    return found
+            raise SetupError(f"--group {one}: give NAME=FOLDER,FOLDER,...")
+        asked.append((name, [folder for folder in folders.split(",") if folder]))
+    for name, members in asked:
+        stored = [Stored.find(Path(folder), only) for folder in members]
+        name = name or stored[0].name
+        if name in found and name not in from_files:
+            raise SetupError(f"{name} is given twice: give each a name of its own (NAME=FOLDER)")
+        found.setdefault(name, []).extend(stored)
+    if len(found) < 2 or not all(found.values()):
+        raise SetupError(f"give two evaluations or more, found: {', '.join(found) or 'none'}")
+    if against is not None and against not in found:
+        raise SetupError(f"--against {against}: there are {', '.join(found)}")
+    return [Group(name, found[name]) for name in sorted(found, key=lambda one: one != against)]
 
 
 def tables(found: Sequence[Group]) -> list[Table]:
@@ -69,11 +83,14 @@ def main() -> None:
         metavar="PATTERN",
         help="the tasks whose id matches, such as 'django__*'; may be given several times",
     )
+    parser.add_argument(
+        "--against", metavar="NAME", help="whom the others are compared with; else the first"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the tables as CSV files too")
     args = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     try:
-        found = groups(args.folders, args.group, tuple(args.only))
+        found = groups(args.folders, args.group, tuple(args.only), args.against)
         made = tables(found)
     except SetupError as error:
         print(error, file=sys.stderr)
@@ -84,7 +101,7 @@ def main() -> None:
         terminal.show(console, table)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        for table in made:
+        for table in (*made, outcomes.table(found)):
             console.print(str(table.write_csv(args.out)))
 
 

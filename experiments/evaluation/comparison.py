@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments import metrics
 from experiments.evaluation.measures import SHARES
+from experiments.evaluation.outcomes import Outcomes
 from experiments.evaluation.stored import Stored
 from experiments.statistics import (
     Interval,
@@ -31,10 +32,15 @@ class Group:
     """One method: its evaluations, one for each seed."""
 
     name: str
-    members: Sequence[Stored]
+    members: Sequence[Stored | Outcomes]
+
+    @property
+    def stored(self) -> list[Stored]:
+        """Those whose episodes are there."""
+        return [one for one in self.members if isinstance(one, Stored)]
 
     @cached_property
-    def ordered(self) -> list[Stored]:
+    def ordered(self) -> list[Stored | Outcomes]:
         return sorted(self.members, key=lambda one: one.seed)
 
     @property
@@ -59,26 +65,12 @@ def rates(groups: Sequence[Group]) -> Table:
     """Each on all tasks that its seeds share."""
     rows: list[list[Cell]] = []
     for group in groups:
-        valid = [episode for one in group.members for episode in one.valid]
-        if not valid:
-            raise SetupError(f"{group.name}: no episode without a fault, so nothing to compare")
-        own = metrics.of_episodes(valid)
         tasks = sorted(group.shared)
+        if not tasks or np.isnan(group.matrix(tasks)).all():
+            raise SetupError(f"{group.name}: no episode without a fault, so nothing to compare")
         found = _rate(group, tasks)
-        costs = [cost for one in group.members if (cost := one.measured.get("cost")) is not None]
-        rows.append(
-            [
-                group.name,
-                len(group.members),
-                len(tasks),
-                *(found.mean, found.low, found.high),
-                sum(episode.stop_reason == "finished" for episode in valid) / len(valid),
-                own["empty_patches"] / len(valid),
-                *(own[name] for name in ("format_error_rate", "mean_turns", "mean_tokens")),
-                own["mean_seconds"],
-                sum(costs) if len(costs) == len(group.members) else None,
-            ]
-        )
+        interval = (found.mean, found.low, found.high)
+        rows.append([group.name, len(group.members), len(tasks), *interval, *_episodes(group)])
     shares = ("submitted", "empty patch", "bad format")
     columns = ["who", "seeds", "tasks", *SHARES, *shares, "turns", "tokens", "seconds", "cost"]
     return Table(
@@ -89,6 +81,22 @@ def rates(groups: Sequence[Group]) -> Table:
         "95 % intervals: Wilson of one greedy episode a task, else bootstrap of tasks (and seeds)",
         [*SHARES, *shares],
     )
+
+
+def _episodes(group: Group) -> list[Cell]:
+    """What only the episodes tell; nothing where some are not there any more."""
+    if len(group.stored) < len(group.members):
+        return [None] * 7
+    valid = [episode for one in group.stored for episode in one.valid]
+    own = metrics.of_episodes(valid)
+    costs = [cost for one in group.stored if (cost := one.measured.get("cost")) is not None]
+    return [
+        sum(episode.stop_reason == "finished" for episode in valid) / len(valid),
+        own["empty_patches"] / len(valid),
+        *(own[name] for name in ("format_error_rate", "mean_turns", "mean_tokens")),
+        own["mean_seconds"],
+        sum(costs) if len(costs) == len(group.members) else None,
+    ]
 
 
 def _rate(group: Group, tasks: Sequence[str]) -> Interval:
@@ -155,7 +163,7 @@ def warnings(groups: Sequence[Group]) -> list[str]:
     first = groups[0]
     said = []
     for group in groups:
-        for one in group.members:
+        for one in group.stored:
             if not one.finished:
                 said.append(f"{group.name}: {one.path} is not finished")
             if faults := len(one.episodes) - len(one.valid):
@@ -176,7 +184,7 @@ def warnings(groups: Sequence[Group]) -> list[str]:
 
 
 def _differing(first: Group, group: Group, one: Stored) -> list[str]:
-    here, there = one.settings, first.members[0].settings
+    here, there = one.settings, next((other.settings for other in first.stored), {})
     if not (here and there):
         return [f"{group.name}: no config.yaml, so that limits could not be compared"]
     return [

@@ -131,7 +131,7 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     one = evaluation(tmp_path / "one", once([True]))
     for words, named, said in (
         ([str(one)], [], "two evaluations or more"),
-        ([str(one), str(one)], [], "name of its own"),
+        ([str(one), str(one)], [], "one is given twice"),
         ([str(one), str(tmp_path)], [], "holds no evaluation"),
         ([str(one)], [f"{one}"], "NAME=FOLDER"),
     ):
@@ -151,3 +151,44 @@ def test_on_some_of_the_tasks_alone(
     assert float(rates["one"]["rate"]) == 2 / 11  # 12 and 16
     with pytest.raises(SetupError, match="no task whose id matches u-\\*"):
         compare.groups([str(one), str(two)], [], ("u-*",))
+
+
+def test_the_outcomes_alone_give_the_same_and_take_more_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    folders: dict[str, list[str]] = {}
+    for name, share in (("a", 0.3), ("b", 0.6)):
+        for seed in range(3):
+            samples: list[list[bool | None]] = [[bool(one)] for one in rng.random(20) < share]
+            samples[4] = [None if seed == 0 else True]
+            folders.setdefault(name, []).append(
+                str(evaluation(tmp_path / f"{name}{seed}", samples, seed))
+            )
+
+    def compared(out: str, seeds: slice, *files: str) -> dict[str, dict[str, str]]:
+        words = [f"{name}={','.join(own[seeds])}" for name, own in folders.items() if own[seeds]]
+        options = [word for group in words for word in ("--group", group)]
+        printed(capsys, monkeypatch, *files, *options, "--out", str(tmp_path / out))
+        return table(tmp_path / out, "differences")
+
+    everything = compared("all", slice(None))
+    compared("two", slice(2))
+    file = str(tmp_path / "two" / "outcomes.csv")
+    assert compared("added", slice(2, None), file) == everything
+    kept = str(tmp_path / "added" / "outcomes.csv")
+    assert Path(kept).read_text() == (tmp_path / "all" / "outcomes.csv").read_text()
+    assert compared("kept", slice(0), kept) == everything
+    rates = table(tmp_path / "kept", "rates")
+    assert rates["a"]["rate"] == table(tmp_path / "all", "rates")["a"]["rate"]
+    assert rates["a"]["turns"] == "", "that is not known any more"
+
+    said = printed(capsys, monkeypatch, kept, "--against", "b", "--only", "t-1?")
+    assert "Against b" in said
+    with pytest.raises(SetupError, match="there are a, b"):
+        compare.groups([kept], [], against="c")
+    with pytest.raises(SetupError, match="no task whose id matches u-\\*"):
+        compare.groups([kept], [], ("u-*",))
+    (tmp_path / "other.csv").write_text("name,value\nx,1\n")
+    with pytest.raises(SetupError, match=r"not an outcomes\.csv"):
+        compare.groups([str(tmp_path / "other.csv")], [])
