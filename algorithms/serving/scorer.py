@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import numpy as np
 
 from algorithms.engine.lessons import executed_tree
@@ -22,7 +21,7 @@ from algorithms.engine.rendering import Renderer
 from algorithms.engine.scorer import Given
 from algorithms.engine.tree import TrainSample
 from swe_gym_env.agents.base import CONTEXT_FULL
-from swe_gym_env.agents.patience import Patience
+from swe_gym_env.agents.patience import Patience, connect
 from swe_gym_env.errors import PolicyError, SetupError
 from swe_gym_env.types import Episode, Scores
 
@@ -57,12 +56,7 @@ class ServedScorer:
         self.base_url, self.model = base_url.rstrip("/"), model
         self.renderer, self.name = renderer, name
         self._concurrency = concurrency
-        key = os.environ.get(api_key_env, "")
-        self._client = httpx.Client(
-            timeout=timeout,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=httpx.Limits(max_connections=concurrency),
-        )
+        self._client = connect(os.environ.get(api_key_env, ""), timeout, concurrency)
         self._patience = Patience(retries, pause)
 
     def check(self) -> None:

@@ -17,6 +17,15 @@ _LONGEST_PAUSE = 30.0
 T = TypeVar("T")
 
 
+def connect(key: str, timeout: float, connections: int) -> httpx.Client:
+    """``key`` may be empty; ``timeout`` in seconds is for one request."""
+    return httpx.Client(
+        timeout=timeout,
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        limits=httpx.Limits(max_connections=connections),
+    )
+
+
 class Patience:
     """``retries`` further tries; ``pause`` is the first pause in seconds, each next is twice it."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from swe_gym_env.agents.base import Reply, State, keyed_rng
-from swe_gym_env.agents.patience import Patience
+from swe_gym_env.agents.patience import Patience, connect
 from swe_gym_env.errors import PolicyError, SetupError
 
 log = logging.getLogger(__name__)
@@ -65,13 +65,7 @@ class ServerPolicy:
         self._connect()
 
     def _connect(self) -> None:
-        key = self._key
-        self._client = httpx.Client(
-            timeout=self._timeout,
-            headers={"Content-Type": "application/json"}
-            | ({"Authorization": f"Bearer {key}"} if key else {}),
-            limits=httpx.Limits(max_connections=self._concurrency),
-        )
+        self._client = connect(self._key, self._timeout, self._concurrency)
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to this process."""
@@ -142,7 +136,8 @@ class ServerPolicy:
         content = json.dumps(body)  # ASCII: a history may hold what UTF-8 cannot say
 
         def send() -> httpx.Response:
-            return self._client.post(f"{self.base_url}/chat/completions", content=content)
+            url, headers = f"{self.base_url}/chat/completions", {"Content-Type": "application/json"}
+            return self._client.post(url, content=content, headers=headers)
 
         return self._patience.ask(send, _text, self.base_url)
 
