@@ -1,6 +1,11 @@
-"""A table of results on the terminal; one that is too wide for it is shown on its side."""
+"""A table of results on the terminal; one that is too wide for it is shown on its side.
+
+What was measured of nobody has no column here; the CSV file has it.
+"""
 
 from __future__ import annotations
+
+from itertools import compress
 
 from rich import box
 from rich.console import Console
@@ -12,12 +17,14 @@ PADDING = 3  # characters between two columns
 
 
 def show(console: Console, table: Table) -> None:
+    if not table.rows:
+        return
     lines = [[str(column) for column in table.columns], *map(list, _cells(table))]
+    measured = [any(row[k] is not None for row in table.rows) for k in range(len(table.columns))]
+    lines = [list(compress(line, measured)) for line in lines]
     width = sum(max(map(len, column)) + PADDING for column in zip(*lines, strict=True))
     if width > console.width:
         lines = [list(column) for column in zip(*lines, strict=True)]
-    if not table.rows:
-        return
     header, *rows = lines
     grid = Grid(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE)
     for number, column in enumerate(header):
