@@ -52,8 +52,6 @@ def read(path: Path, only: tuple[str, ...] = ()) -> dict[str, list[Outcomes]]:
         if header[0] != "task":
             raise ValueError(f"its first column is {header[0]!r}, not 'task'")
         rows = [row for row in rows if not only or any(fnmatchcase(row[0], one) for one in only)]
-        if not rows:
-            raise ValueError(f"no task whose id matches {' or '.join(only)}" if only else "no task")
         found: dict[str, list[Outcomes]] = {}
         for place, column in enumerate(header[1:], 1):
             name, sign, seed = column.rpartition("/")
@@ -63,4 +61,6 @@ def read(path: Path, only: tuple[str, ...] = ()) -> dict[str, list[Outcomes]]:
             found.setdefault(name, []).append(Outcomes(path, int(seed), shares))
     except (OSError, ValueError, IndexError) as error:
         raise SetupError(f"{path} is not an outcomes.csv of experiments.compare: {error}") from None
+    if not rows:
+        raise SetupError(f"{path} has no task whose id matches {' or '.join(only) or '*'}")
     return found
