@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 INTERRUPTED = 130  # the exit code of a shell's command that Ctrl-C has ended
 FIRST = "\nStopping: what has ended is still written. Press Ctrl-C again to stop now.\n"
@@ -61,10 +61,16 @@ def _say(text: str) -> None:
         os.write(2, text.encode())
 
 
-def _end() -> None:
-    """Not waiting for threads that wait for a server or for tests in a box."""
+def _end() -> NoReturn:
+    """Once those around have told how things stand, not waiting for threads that wait for a server
+    or for tests in a box."""
     main = threading.main_thread()
     if any(not thread.daemon for thread in threading.enumerate() if thread is not main):
-        sys.stdout.flush()
-        os._exit(INTERRUPTED)
+        threading.Thread(target=_leave, daemon=True).start()
     raise SystemExit(INTERRUPTED) from None
+
+
+def _leave() -> None:
+    threading.main_thread().join()  # it is done before the interpreter waits for the others
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)
