@@ -163,11 +163,11 @@ def warnings(groups: Sequence[Group]) -> list[str]:
     first = groups[0]
     said = []
     for group in groups:
+        if faults := sum(one.faults for one in group.members):
+            said.append(f"{group.name}: {faults} episodes lost to faults, which count nowhere")
         for one in group.stored:
             if not one.finished:
                 said.append(f"{group.name}: {one.path} is not finished")
-            if faults := len(one.episodes) - len(one.valid):
-                said.append(f"{group.name}: {faults} episodes lost to faults, which count nowhere")
             said += _differing(first, group, one)
         all_tasks = set.union(*(set(one.resolved) for one in (*first.members, *group.members)))
         if len(both := first.shared & group.shared) < len(all_tasks):

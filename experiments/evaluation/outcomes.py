@@ -7,6 +7,7 @@ that anyone can compute the intervals again and seeds can be added later, elsewh
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -32,6 +33,16 @@ class Outcomes:
     def sampled(self) -> bool:
         return any(0 < share < 1 for share in self.resolved.values())
 
+    @property
+    def faults(self) -> int:
+        """Tasks of which no episode was without one."""
+        return sum(map(math.isnan, self.resolved.values()))
+
+
+def wanted(task: str, only: tuple[str, ...]) -> bool:
+    """Does the id match one of the patterns? All do where there are none."""
+    return not only or any(fnmatchcase(task, pattern) for pattern in only)
+
 
 def table(groups: Sequence[Group]) -> Table:
     """A row for each task, a column NAME/SEED for each evaluation."""
@@ -51,7 +62,7 @@ def read(path: Path, only: tuple[str, ...] = ()) -> dict[str, list[Outcomes]]:
             header, *rows = csv.reader(file)
         if header[0] != "task":
             raise ValueError(f"its first column is {header[0]!r}, not 'task'")
-        rows = [row for row in rows if not only or any(fnmatchcase(row[0], one) for one in only)]
+        rows = [row for row in rows if wanted(row[0], only)]
         found: dict[str, list[Outcomes]] = {}
         for place, column in enumerate(header[1:], 1):
             name, sign, seed = column.rpartition("/")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from omegaconf import OmegaConf
 
 from algorithms.engine.rounds import RoundFolder
 from experiments.evaluation import predictions
+from experiments.evaluation.outcomes import wanted
 from experiments.folders import read_json
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode
@@ -52,13 +52,15 @@ class Stored:
     @cached_property
     def episodes(self) -> list[Episode]:
         found = RoundFolder(self.path).episodes()
-        if not self.only:
-            return found
-        return [e for e in found if any(fnmatchcase(e.instance_id, one) for one in self.only)]
+        return [episode for episode in found if wanted(episode.instance_id, self.only)]
 
     @property
     def valid(self) -> list[Episode]:
         return [episode for episode in self.episodes if not episode.outcome.mask]
+
+    @property
+    def faults(self) -> int:
+        return len(self.episodes) - len(self.valid)
 
     @cached_property
     def resolved(self) -> dict[str, float]:

@@ -183,6 +183,7 @@ def test_the_outcomes_alone_give_the_same_and_take_more_seeds(
     assert rates["a"]["rate"] == table(tmp_path / "all", "rates")["a"]["rate"]
     assert rates["a"]["turns"] == "", "that is not known any more"
 
+    assert "a: 1 episodes lost to faults" in printed(capsys, monkeypatch, kept)
     said = printed(capsys, monkeypatch, kept, "--against", "b", "--only", "t-1?")
     assert "Against b" in said and "turns" not in said and "gained" not in said
     with pytest.raises(SetupError, match="there are a, b"):
