@@ -52,8 +52,12 @@ class Schedule:
             raise ValueError("beta.rounds is at least 1 and beta.warmup at least 0")
         if self.shape == "exponential" and self.floor <= 0:
             raise ValueError("an exponential never reaches 0: give beta.floor above 0, say 0.05")
-        if self.slope is not None and (self.shape != "linear" or self.slope < 0):
-            raise ValueError("beta.slope is for beta.shape=linear, and not negative")
+        if self.slope is not None and self.shape != "linear":
+            raise ValueError(
+                f"beta.slope is for linear; with beta={self.shape} give beta.slope=null"
+            )
+        if self.slope is not None and self.slope < 0:
+            raise ValueError(f"beta.slope={self.slope}: the loss per round is not negative")
 
     def __call__(self, index: int) -> float:
         """beta of round ``index``, counted from 0."""

@@ -46,7 +46,8 @@ def test_warmup_holds_the_start_and_the_last_round_has_the_floor(shape):
         ({"start": 0.2, "floor": 0.5}, "above"),
         ({"shape": "exponential"}, "floor above 0"),
         ({"rounds": 0}, "rounds"),
-        ({"shape": "cosine", "slope": 0.1}, "slope"),
+        ({"shape": "cosine", "slope": 0.1}, "beta=cosine give beta.slope=null"),
+        ({"slope": -0.1}, "not negative"),
     ],
 )
 def test_nonsense_is_refused(options, says):
