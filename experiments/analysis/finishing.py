@@ -4,12 +4,16 @@ An edit that missed leaves the files as they were, and to finish there is to giv
 learns the labels of a teacher who does so as well learns to give up. For each turn, the states in
 which nothing differs from the task's start and those in which something does: in how many does the
 teacher (its label, or the turn it executed) finish, in how many the student?
+
+And is a second try of any use? What was resolved, by the turn that made the last change: where all
+of it is the turn of the first edit, the student knows no way back, and no label makes it find one.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from experiments.analysis.agreement import labelled
 from experiments.analysis.intervals import share
@@ -18,15 +22,21 @@ from experiments.tables import Table
 from swe_gym_env.types import Episode, ToolCall
 
 
-def changed(episode: Episode) -> list[bool]:
-    """Before each turn. Raises NotMeasured where nobody looked."""
+def patches(episode: Episode) -> list[str]:
+    """What stands changed before each turn, and at the end. Raises NotMeasured where nobody
+    looked."""
     if episode.turns and all(turn.patch is None for turn in episode.turns):
         raise NotMeasured("the episodes do not hold what was changed after each turn")
-    found, now = [], False
-    for turn in episode.turns:
-        found.append(now)
-        now = now if turn.patch is None else bool(turn.patch)
-    return found
+    found = [""]
+    for turn in episode.turns[:-1]:
+        found.append(found[-1] if turn.patch is None else turn.patch)
+    return [*found, episode.patch] if episode.turns else found
+
+
+def last_change(episode: Episode) -> int | None:
+    """The turn that made the patch what it is; None where there is none."""
+    steps = enumerate(pairwise(patches(episode)))
+    return max((turn for turn, (before, after) in steps if before != after), default=None)
 
 
 def said(played: EpisodeSet) -> Iterator[tuple[Episode, str, int, ToolCall | None]]:
@@ -40,13 +50,24 @@ def said(played: EpisodeSet) -> Iterator[tuple[Episode, str, int, ToolCall | Non
 
 def by_turn(run: StoredRun) -> Iterable[Row]:
     for played in run.sets:
-        states = {episode.episode_id: changed(episode) for episode in played.episodes}
+        states = {episode.episode_id: patches(episode) for episode in played.episodes}
         counts: dict[tuple[str, int, bool], list[bool]] = defaultdict(list)
         for episode, who, turn, call in said(played):
-            key = who, turn, states[episode.episode_id][turn]
+            key = who, turn, bool(states[episode.episode_id][turn])
             counts[key].append(call is not None and call.name == "finish")
         for (who, turn, differs), ends in sorted(counts.items()):
             yield (played.name, who, turn, differs, len(ends), *share(sum(ends), len(ends)))
+
+
+def by_last_change(run: StoredRun) -> Iterable[Row]:
+    for played in run.sets:
+        verdicts: dict[int | None, list[bool]] = defaultdict(list)
+        for episode in played.episodes:
+            verdicts[last_change(episode)].append(episode.outcome.resolved)
+        for turn, own in sorted(
+            verdicts.items(), key=lambda item: -1 if item[0] is None else item[0]
+        ):
+            yield (played.name, turn, len(own), sum(own), *share(sum(own), len(own)))
 
 
 BY_TURN = Measure(
@@ -60,4 +81,15 @@ BY_TURN = Measure(
         ("finish", "low", "high"),
     ),
     by_turn,
+)
+BY_LAST_CHANGE = Measure(
+    Table(
+        "resolved_by_last_change",
+        "Resolve rate by the turn that made the last change",
+        ("set", "turn", "episodes", "resolved", "rate", "low", "high"),
+        (),
+        "Turn 0 is the first; no turn: nothing was ever changed. Wilson intervals.",
+        ("rate", "low", "high"),
+    ),
+    by_last_change,
 )

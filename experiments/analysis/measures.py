@@ -14,6 +14,7 @@ OF_EPISODES = (
     agreement.BY_TURN,
     agreement.BY_ROUND,
     finishing.BY_TURN,
+    finishing.BY_LAST_CHANGE,
     visited.BY_TURN,
     visited.BY_SET,
     shares.BY_KAPPA,

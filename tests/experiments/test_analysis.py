@@ -149,6 +149,20 @@ def test_who_finishes_with_nothing_changed(tmp_path: Path) -> None:
     ]
 
 
+def test_whether_a_second_try_was_of_any_use(tmp_path: Path) -> None:
+    folder = RoundFolder(stored(tmp_path / "run-1") / "rounds" / "round_001")
+    look, hit, other = (replace(turn(LOOK), patch=patch) for patch in ("", "diff", "other"))
+    same, end = replace(look, patch=None), replace(turn("-"), patch=None)
+    folder.append(played("never", look, look, end), [])
+    folder.append(played("first", look, hit, same, end, patch="diff", resolved=True), [])
+    folder.append(played("first too", look, hit, end, patch="diff"), [])
+    folder.append(played("second", look, same, hit, end, patch="diff", resolved=True), [])
+    folder.append(played("again", look, hit, other, end, patch="other"), [])
+    folder.append(played("by the last turn", look, same, patch="diff"), [])
+    rows = [row[1:4] for row in map(tuple, finishing.by_last_change(only(tmp_path / "run-1")))]
+    assert rows == [(None, 1, 0), (1, 3, 1), (2, 2, 1)]
+
+
 def test_without_a_look_at_the_files_nobody_knows_what_was_changed(tmp_path: Path) -> None:
     folder = RoundFolder(stored(tmp_path / "run-1") / "rounds" / "round_001")
     folder.append(played("a", turn(LOOK)), [])
