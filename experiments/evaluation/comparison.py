@@ -5,6 +5,7 @@ A method is a group of evaluations, one for each seed; a single evaluation is a 
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,13 +150,17 @@ def paired(one: Group, other: Group) -> bool:
 
 
 def by_seed(groups: Sequence[Group]) -> Table:
-    rows: list[list[Cell]] = []
+    """A row for each seed, a column for each method; a seed that one has twice has two rows."""
+    rates: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
     for group in groups:
+        times = Counter[int]()
         for one in group.ordered:
             share = float(np.nanmean(list(one.resolved.values())))
-            rows.append([group.name, one.seed, len(one.resolved), share, str(one.path)])
-    columns = ["who", "seed", "tasks", "rate", "folder"]
-    return Table("seeds", "By seed", columns, rows, shares=["rate"])
+            rates[one.seed, times[one.seed]][group.name] = share
+            times[one.seed] += 1
+    names = [group.name for group in groups]
+    rows = [[seed, *map(rates[seed, time].get, names)] for seed, time in sorted(rates)]
+    return Table("seeds", "Resolved, by seed", ["seed", *names], rows, shares=names)
 
 
 def warnings(groups: Sequence[Group]) -> list[str]:

@@ -1,4 +1,5 @@
-"""A table of results on the terminal; one that is too wide for it is shown on its side.
+"""A table of results on the terminal; one that is too wide for it is shown on its side, if that is
+narrower.
 
 What was measured of nobody has no column here; the CSV file has it.
 """
@@ -22,9 +23,9 @@ def show(console: Console, table: Table) -> None:
     lines = [[str(column) for column in table.columns], *map(list, _cells(table))]
     measured = [any(row[k] is not None for row in table.rows) for k in range(len(table.columns))]
     lines = [list(compress(line, measured)) for line in lines]
-    width = sum(max(map(len, column)) + PADDING for column in zip(*lines, strict=True))
-    if width > console.width:
-        lines = [list(column) for column in zip(*lines, strict=True)]
+    turned = [list(column) for column in zip(*lines, strict=True)]
+    if console.width < _width(lines) > _width(turned):
+        lines = turned
     header, *rows = lines
     grid = Grid(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE)
     for number, column in enumerate(header):
@@ -34,6 +35,10 @@ def show(console: Console, table: Table) -> None:
     console.print(grid)
     if table.note:
         console.print(table.note, style="dim")
+
+
+def _width(lines: list[list[str]]) -> int:
+    return sum(max(map(len, column)) + PADDING for column in zip(*lines, strict=True))
 
 
 def _cells(table: Table) -> list[list[str]]:

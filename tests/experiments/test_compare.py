@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from experiments import compare
+from experiments.evaluation import terminal
 from experiments.evaluation.stored import Stored
 from experiments.statistics import bootstrap_difference, mcnemar, rate
+from experiments.tables import Table
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Outcome
 from tests.experiments.sample_run import write_lines
@@ -98,7 +103,7 @@ def test_seeds_are_paired_where_they_are_the_same(
     out = tmp_path / "out"
     given = [word for name in "ab" for word in ("--group", f"{name}={','.join(folders[name])}")]
     said = printed(capsys, monkeypatch, *given, "--out", str(out))
-    assert "Warning" not in said and "By seed" in said
+    assert "Warning" not in said
     found = table(out, "differences")["b"]
     order = sorted(range(20), key=lambda number: f"t-{number}")
     after, before = (matrices[name][:, order].astype(float) for name in "ba")
@@ -110,8 +115,22 @@ def test_seeds_are_paired_where_they_are_the_same(
         expected.p,
     ]
     assert found["gained"] == "", "McNemar is for one episode a task"
+    with (out / "seeds.csv").open(newline="") as file:
+        seeds = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
+    assert seeds == [[seed, *(matrices[name][seed].mean() for name in "ab")] for seed in range(3)]
     fewer = printed(capsys, monkeypatch, folders["a"][0], "--group", f"b={','.join(folders['b'])}")
     assert "seeds are drawn for each apart" in fewer
+
+
+def test_a_wide_table_is_turned_only_where_that_makes_it_narrower() -> None:
+    def shown(rows: int) -> str:
+        file = io.StringIO()
+        table = Table("t", "T", ["who", "x" * 40], [["a", "b"]] * rows)
+        terminal.show(Console(width=30, file=file), table)
+        return file.getvalue()
+
+    assert re.search("who +a", shown(1))
+    assert shown(30).count("\n  a  ") == 30
 
 
 def test_faults_and_samples_are_told(
