@@ -51,7 +51,7 @@ AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation", "
 # older runs keep their names
 AS_BEFORE: dict[str, dict[str, Any]] = {
     "evaluation": {"untrained": True, "ids": None, "who": "student", "samples": None},
-    "teacher": {"scores": False, "tests": True, "rounds": 0},
+    "teacher": {"scores": False, "tests": True, "rounds": 0, "verdict": True},
 }
 # Of the section serving: how it is done, not what is answered
 WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")

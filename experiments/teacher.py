@@ -78,7 +78,7 @@ def _taught_by_the_expert(cfg: DictConfig) -> DictConfig:
     unlimited = {name: dict.fromkeys(cfg.teacher[name]) for name in ("budget", "prices")}
     made = {str(name): value for name, value in OmegaConf.to_container(cfg, resolve=True).items()}  # type: ignore[union-attr]
     made |= {
-        "teacher": {"name": "expert", "tests": own.tests, **unlimited},
+        "teacher": {"name": "expert", "tests": own.tests, "verdict": True, **unlimited},
         "seed": own.seed,
         "training": own.training,
         "iteration0": {**cfg.iteration0, "episodes": own.episodes},

@@ -30,7 +30,7 @@ def teacher(parts: Parts) -> Policy:
     if cfg.name == "expert":
         from swe_gym_env.agents.expert import ExpertPolicy
 
-        return ExpertPolicy(cfg.tests)
+        return ExpertPolicy(cfg.tests, cfg.verdict)
     if cfg.name == "server":
         from swe_gym_env.agents.server import ServerPolicy
 

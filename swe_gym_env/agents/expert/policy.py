@@ -52,13 +52,15 @@ class Work:
 
 class ExpertPolicy:
     """A teacher that knows the gold patch and needs the box. ``tests``: it runs the visible tests
-    before it finishes, which tells nothing where all that fail are hidden, and costs the most."""
+    before it finishes, which tells nothing where all that fail are hidden, and costs the most.
+    ``verdict``: it goes on after a wrong edit, which no student can tell from a right one where
+    all tests that fail are hidden; without, it finishes after either."""
 
     name = "expert"
     needs_box = True
 
-    def __init__(self, tests: bool = True) -> None:
-        self._tests = tests
+    def __init__(self, tests: bool = True, verdict: bool = True) -> None:
+        self._tests, self._verdict = tests, verdict
         self._bases: dict[tuple[str, str, str], list[str]] = {}
 
     def act(self, states: Sequence[State]) -> list[Reply]:
@@ -83,11 +85,12 @@ class ExpertPolicy:
         works = [
             self._work(box, state.task, p) for p in parse_patch(state.task.gold_patch).values()
         ]
-        step = (
-            self._undo(history, found, state.task, works, rng)
-            or self._change(history, box, works, rng)
-            or self._close(history, state.task, found, rng)
-        )
+        step = None
+        if self._verdict or not found.changed or any(map(_mended, works)):
+            step = self._undo(history, found, state.task, works, rng) or self._change(
+                history, box, works, rng
+            )
+        step = step or self._close(history, state.task, found, rng)
         if step.name == "bash" and history.away():
             command = f"cd {shlex.quote(state.task.workdir)} && {step.arguments['command']}"
             return ToolCall("bash", {"command": command}, step.reasoning)
@@ -161,6 +164,11 @@ class ExpertPolicy:
         if found.git and found.changed and not seen and rng.random() < SEEN_DIFF:
             return words.bash(rng, "check", "git diff")
         return ToolCall("finish", {}, words.say(rng, "finish"))
+
+
+def _mended(work: Work) -> bool:
+    """At least in part."""
+    return work.missing is not None and len(work.missing) < len(work.patch.blocks)
 
 
 def _test_command(history: History, task: TaskInstance) -> str:

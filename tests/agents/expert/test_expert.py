@@ -20,6 +20,7 @@ from swe_gym_env.actions import FormatError, action_format
 from swe_gym_env.agents import prompts
 from swe_gym_env.agents.base import State
 from swe_gym_env.agents.expert import ExpertPolicy
+from swe_gym_env.agents.expert.gold import parse_patch
 from swe_gym_env.sandbox import Sandbox, SandboxProvider, SandboxSpec
 from swe_gym_env.tools.bash import BashTool
 from swe_gym_env.types import TaskInstance, ToolCall, Turn
@@ -301,6 +302,25 @@ def test_the_visible_tests_can_be_left_out(local: SandboxProvider) -> None:
     game.expert = ExpertPolicy(tests=False)
     assert game.play() and game.at_gold()
     assert not any("pytest" in str(call.arguments) for call in game.expert_turns)
+
+
+def test_without_a_verdict_a_wrong_edit_is_as_good_as_a_right_one(local: SandboxProvider) -> None:
+    silent = ExpertPolicy(tests=False, verdict=False)
+    for number in range(8):
+        game = new_game(local, number)
+        game.expert = silent
+        assert game.play() and game.at_gold()
+    for number in range(8, 16):
+        game = new_game(local, number)
+        path = next(iter(parse_patch(game.task.gold_patch)))
+        game.do(f"sed -i 's/no such text/x/w /dev/stdout' {path}")
+        game.expert = silent
+        assert game.ask().name == "bash", "nothing was changed, which is seen: it goes on"
+        game.do(f"sed -i '1s/^/# /w /dev/stdout' {path}")
+        call = game.ask()
+        assert call.name == "finish" or call.arguments["command"] == "git diff"
+        game.expert = ExpertPolicy(tests=False)
+        assert game.ask().name == "bash"
 
 
 @pytest.mark.parametrize("level", LEVELS)
