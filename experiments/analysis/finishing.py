@@ -7,6 +7,7 @@ teacher (its label, or the turn it executed) finish, in how many the student?
 
 And is a second try of any use? What was resolved, by the turn that made the last change: where all
 of it is the turn of the first edit, the student knows no way back, and no label makes it find one.
+Some go on after a right edit, and spoil it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from experiments.analysis.agreement import labelled
 from experiments.analysis.intervals import share
 from experiments.analysis.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
 from experiments.tables import Table
-from swe_gym_env.types import Episode, ToolCall
+from swe_gym_env.agents.expert.gold import parse_patch
+from swe_gym_env.types import Episode, TaskInstance, ToolCall
 
 
 def patches(episode: Episode) -> list[str]:
@@ -59,15 +61,25 @@ def by_turn(run: StoredRun) -> Iterable[Row]:
             yield (played.name, who, turn, differs, len(ends), *share(sum(ends), len(ends)))
 
 
+def spoilt(episode: Episode, task: TaskInstance) -> bool:
+    """It once had made the very changes of the gold patch, and is not resolved."""
+    gold = parse_patch(task.gold_patch)
+    found = (parse_patch(patch) for patch in set(patches(episode)) if patch)
+    return not episode.outcome.resolved and any(one == gold for one in found)
+
+
 def by_last_change(run: StoredRun) -> Iterable[Row]:
     for played in run.sets:
-        verdicts: dict[int | None, list[bool]] = defaultdict(list)
+        groups: dict[int | None, list[Episode]] = defaultdict(list)
         for episode in played.episodes:
-            verdicts[last_change(episode)].append(episode.outcome.resolved)
-        for turn, own in sorted(
-            verdicts.items(), key=lambda item: -1 if item[0] is None else item[0]
-        ):
-            yield (played.name, turn, len(own), sum(own), *share(sum(own), len(own)))
+            groups[last_change(episode)].append(episode)
+        for turn in sorted(groups, key=lambda turn: -1 if turn is None else turn):
+            own = groups[turn]
+            resolved = sum(episode.outcome.resolved for episode in own)
+            lost = None
+            if all(episode.instance_id in run.tasks for episode in own):
+                lost = sum(spoilt(episode, run.tasks[episode.instance_id]) for episode in own)
+            yield (played.name, turn, len(own), resolved, lost, *share(resolved, len(own)))
 
 
 BY_TURN = Measure(
@@ -86,9 +98,10 @@ BY_LAST_CHANGE = Measure(
     Table(
         "resolved_by_last_change",
         "Resolve rate by the turn that made the last change",
-        ("set", "turn", "episodes", "resolved", "rate", "low", "high"),
+        ("set", "turn", "episodes", "resolved", "spoilt", "rate", "low", "high"),
         (),
-        "Turn 0 is the first; no turn: nothing was ever changed. Wilson intervals.",
+        "Turn 0 is the first; no turn: nothing was ever changed. spoilt: had made the changes of "
+        "the gold patch before, and are not resolved. Wilson intervals.",
         ("rate", "low", "high"),
     ),
     by_last_change,

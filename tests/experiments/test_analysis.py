@@ -159,8 +159,14 @@ def test_whether_a_second_try_was_of_any_use(tmp_path: Path) -> None:
     folder.append(played("second", look, same, hit, end, patch="diff", resolved=True), [])
     folder.append(played("again", look, hit, other, end, patch="other"), [])
     folder.append(played("by the last turn", look, same, patch="diff"), [])
-    rows = [row[1:4] for row in map(tuple, finishing.by_last_change(only(tmp_path / "run-1")))]
-    assert rows == [(None, 1, 0), (1, 3, 1), (2, 2, 1)]
+    run = only(tmp_path / "run-1")
+    rows = [row[1:5] for row in map(tuple, finishing.by_last_change(run))]
+    assert rows == [(None, 1, 0, None), (1, 3, 1, None), (2, 2, 1, None)]
+    right, wrong = replace(hit, patch=GOLD), replace(hit, patch=GOLD.replace("+", "-"))
+    folder.append(played("spoilt", look, right, wrong, end, patch=wrong.patch or ""), [])
+    folder.append(played("kept", look, right, end, patch=GOLD, resolved=True), [])
+    rows = [row[1:5] for row in finishing.by_last_change(replace(run, tasks={"t": TASK}))]
+    assert rows == [(None, 1, 0, 0), (1, 4, 2, 0), (2, 3, 1, 1)]
 
 
 def test_without_a_look_at_the_files_nobody_knows_what_was_changed(tmp_path: Path) -> None:
