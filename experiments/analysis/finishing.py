@@ -63,9 +63,10 @@ def by_turn(run: StoredRun) -> Iterable[Row]:
 
 def spoilt(episode: Episode, task: TaskInstance) -> bool:
     """It once had made the very changes of the gold patch, and is not resolved."""
+    if episode.outcome.resolved:
+        return False
     gold = parse_patch(task.gold_patch)
-    found = (parse_patch(patch) for patch in set(patches(episode)) if patch)
-    return not episode.outcome.resolved and any(one == gold for one in found)
+    return any(parse_patch(patch) == gold for patch in set(patches(episode)) - {""})
 
 
 def by_last_change(run: StoredRun) -> Iterable[Row]:

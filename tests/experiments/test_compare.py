@@ -103,7 +103,7 @@ def test_seeds_are_paired_where_they_are_the_same(
     out = tmp_path / "out"
     given = [word for name in "ab" for word in ("--group", f"{name}={','.join(folders[name])}")]
     said = printed(capsys, monkeypatch, *given, "--out", str(out))
-    assert "Warning" not in said
+    assert "Warning" not in said and "Resolved, by seed" in said
     found = table(out, "differences")["b"]
     order = sorted(range(20), key=lambda number: f"t-{number}")
     after, before = (matrices[name][:, order].astype(float) for name in "ba")
