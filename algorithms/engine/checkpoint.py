@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from algorithms.engine.adapters import base_of, is_adapter, saved_alone, with_adapter
 from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
+
+AGAIN = (
+    "Those of a round of a run are made again from its episodes, by the same command, once "
+    "train.done beside that folder is deleted."
+)
 
 
 def device() -> torch.device:
@@ -30,17 +36,22 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     _check(folder)
-    with quiet():
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(base_of(folder).absolute()),
-            dtype=dtype,
-            local_files_only=True,
-            attn_implementation="sdpa",
-        )
-    if is_adapter(folder):
-        from peft import PeftModel
+    for part in (folder, base_of(folder)):
+        _check_weights(Path(part))
+    try:
+        with quiet():
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                str(base_of(folder).absolute()),
+                dtype=dtype,
+                local_files_only=True,
+                attn_implementation="sdpa",
+            )
+        if is_adapter(folder):
+            from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+            model = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    except SafetensorError as error:
+        raise SetupError(f"the weights in {folder} cannot be read ({error}). {AGAIN}") from error
     return model.to(place or device())
 
 
@@ -89,6 +100,14 @@ def _check(folder: str | Path) -> None:
         raise SetupError(
             f"{folder} is no Hugging Face model folder (no config.json). "
             "Give the path of one, or use the embedded model smollm2-135m."
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    """Those of old rounds are what one deletes when the disk is full."""
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise SetupError(
+            f"the weights in {folder} are gone (no *.safetensors): put them back. {AGAIN}"
         )
 
 

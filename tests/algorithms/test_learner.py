@@ -169,6 +169,12 @@ def test_a_checkpoint_replaces_an_older_one_whole(tiny, tokenizer, tmp_path):
     assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
     with pytest.raises(SetupError, match=r"config\.json"):
         load_model(tmp_path)
+    (folder / "model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(SetupError, match=r"cannot be read .* train\.done"):
+        load_model(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(SetupError, match=r"are gone .* train\.done"):
+        load_model(folder)
 
 
 def test_an_adapter_is_saved_alone_and_the_next_round_trains_it_on(tiny, tokenizer, tmp_path):
@@ -199,6 +205,10 @@ def test_an_adapter_is_saved_alone_and_the_next_round_trains_it_on(tiny, tokeniz
     merged = load_model(whole.save(tmp_path / "whole"), torch.float32)
     assert (tmp_path / "whole" / "model.safetensors").exists()
     torch.testing.assert_close(merged(ids).logits, two(ids).logits, atol=1e-4, rtol=1e-4)
+    weights = (base / "model.safetensors").rename(tmp_path / "aside")
+    with pytest.raises(SetupError, match=r"the weights in .*base are gone"):
+        load_model(one)
+    weights.rename(base / "model.safetensors")
     (base / "config.json").unlink()
     with pytest.raises(SetupError, match="is an adapter of the model in"):
         load_model(one)
