@@ -85,10 +85,15 @@ def bootstrap_mean(matrix: ArrayLike, *, resamples: int = RESAMPLES, seed: int =
     bootstrap), and the interval is between percentiles.
 
     NaN is a cell that was not measured (an infrastructure fault); it counts nowhere. ValueError
-    where no cell was.
+    where no cell was. Where all cells are 0, or all are 1, no resample differs, which is no
+    certainty: the interval is Wilson's, each task counted once.
     """
     rng = np.random.default_rng(seed)
     values = _checked(matrix)
+    if (common := np.nanmin(values)) == np.nanmax(values) and common in (0, 1):
+        tasks = int((~np.isnan(values)).any(axis=0).sum())
+        certain = rate(round(common) * tasks, tasks)
+        return Interval(certain.rate, certain.low, certain.high)
     drawn = _resampled(
         values, _draws(rng, values.shape[0], resamples), _tasks(rng, values, resamples)
     )

@@ -29,8 +29,8 @@ def measure(
 ) -> dict[str, Any]:
     """For metrics.json. ``spent`` is what an endpoint or the expert was asked, of ``prices``.
 
-    ``resolved`` of ``n`` counts episodes without a fault of the machinery; ``low`` and ``high`` are
-    the interval of ``rate``. ``pass_at`` has pass@k for k = 1, 2, 4, ... and all samples.
+    ``resolved`` of ``n`` counts episodes without a fault of the machinery. ``rate`` is of these, or
+    with several samples the mean of the tasks' own rates; ``low`` and ``high`` are its interval. ``pass_at`` has pass@k for k = 1, 2, 4, ... and all samples.
     """
     about = {task.instance_id: task for task in tasks}
     valid = [episode for episode in episodes if not episode.outcome.mask]
@@ -78,12 +78,13 @@ def _counts(episodes: Iterable[Episode]) -> dict[str, tuple[int, int]]:
 
 def _resolved(valid: Sequence[Episode]) -> dict[str, Any]:
     counts = _counts(valid)
-    found = rate(sum(c for _, c in counts.values()), len(valid))
-    interval = {"low": found.low, "high": found.high}
-    if len(valid) > len(counts):
+    resolved, n = sum(c for _, c in counts.values()), len(valid)
+    one = rate(resolved, n)
+    found = {"rate": one.rate, "low": one.low, "high": one.high}
+    if n > len(counts):
         drawn = bootstrap_mean([c / n for n, c in counts.values()])
-        interval = {"low": drawn.low, "high": drawn.high}
-    return {"resolved": found.resolved, "n": found.n, "rate": found.rate, **interval}
+        found = {"rate": drawn.mean, "low": drawn.low, "high": drawn.high}
+    return {"resolved": resolved, "n": n, **found}
 
 
 def _pass_at(counts: Sequence[tuple[int, int]]) -> dict[int, Interval]:

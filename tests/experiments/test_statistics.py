@@ -133,6 +133,16 @@ def test_equal_methods_differ_with_p_1_and_certain_ones_with_the_least_p() -> No
     assert certain.p == pytest.approx(2 / 1000)
 
 
+def test_all_or_none_resolved_is_no_certainty() -> None:
+    for value in (0, 1):
+        alike = np.full((3, 56), float(value))
+        alike[:, 50:] = np.nan
+        found, wilson = bootstrap_mean(alike), rate(50 * value, 50)
+        assert (found.mean, found.low, found.high) == (value, wilson.low, wilson.high)
+    none = pass_at_k_rate([(8, 0)] * 20, 4)
+    assert none.mean == none.low == 0 and none.high == pytest.approx(rate(0, 20).high)
+
+
 def test_the_interval_of_two_levels_holds_the_truth_about_as_often_as_it_says() -> None:
     rng, held, trials = np.random.default_rng(5), 0, 250
     for trial in range(trials):  # 10 seeds, 40 tasks, an effect of each, and a coin for each cell
