@@ -25,11 +25,13 @@ from omegaconf import DictConfig
 
 from algorithms.engine.rounds import RoundFolder
 from experiments import preflight
+from experiments.analysis.measures import add_failures
 from experiments.build import Parts
 from experiments.cli import HYDRA, explain_unknown, guarded
 from experiments.evaluation import alone, evaluate, measures, terminal
 from experiments.folders import RunFolder, digest, read_json, resolved, write_json
 from experiments.progress import Display
+from experiments.report import write_evaluation
 from experiments.selection import select
 
 # What only training looks at
@@ -61,9 +63,11 @@ def _alone(cfg: DictConfig, display: Display) -> None:
             requests = tasks.evaluation(cfg.evaluation.samples)
             with contextlib.closing(Parts(own)) as parts:
                 evaluate(parts, played, requests, None, display, "evaluate")
+            add_failures(folder.path, tasks.heldout)
     for table in measures.tables(played.metrics):
         terminal.show(display.console, table)
     display.console.print(f"episodes, tables, metrics.json and predictions: {folder.path}")
+    display.console.print(f"report: {write_evaluation(folder.path)}", style="bold")
 
 
 def translated(words: Sequence[str]) -> list[str]:

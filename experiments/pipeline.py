@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from algorithms.base import Algorithm
 from algorithms.engine.rounds import RoundFolder
 from experiments import preflight, remaining, summary
+from experiments.analysis.measures import add_failures
 from experiments.build import Parts
 from experiments.evaluation import evaluate, refuse_in_a_run
 from experiments.folders import (
@@ -83,6 +84,7 @@ def _phases(parts: Parts, folder: RunFolder, display: Display, tracked: Tracker)
                 job.collect(ahead)
         job.evaluate(index)
     job.close()
+    add_failures(folder.path, (*tasks.train, *tasks.heldout))
 
 
 class _Job:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from experiments.analysis import agreement, cost, failures, finishing, shares, visited
-from experiments.analysis.stored import Measure, NotMeasured, Row, StoredRun
+from experiments.analysis import agreement, cost, failures, files, finishing, shares, visited
+from experiments.analysis.stored import Measure, NotMeasured, Row, StoredRun, read_runs
 from experiments.tables import Table
 from swe_gym_env.errors import SetupError
+from swe_gym_env.types import TaskInstance
 
 OF_EPISODES = (
     agreement.BY_TURN,
@@ -60,3 +62,11 @@ def of_run(found: Sequence[Table], run: StoredRun) -> list[Table]:
     """The rows of one run."""
     own = [replace(t, rows=[row for row in t.rows if row[0] == run.label]) for t in found]
     return [table for table in own if table.rows]
+
+
+def add_failures(folder: Path, tasks: Iterable[TaskInstance]) -> None:
+    """Counts the kinds of failure of the run or evaluation in ``folder`` and puts the table into
+    its analysis/, where the report finds it."""
+    (run,) = read_runs([folder])
+    run = replace(run, tasks={task.instance_id: task for task in tasks})
+    files.add(folder / "analysis", tables([run], [failures.BY_KIND]))

@@ -30,7 +30,8 @@ def measure(
     """For metrics.json. ``spent`` is what an endpoint or the expert was asked, of ``prices``.
 
     ``resolved`` of ``n`` counts episodes without a fault of the machinery. ``rate`` is of these, or
-    with several samples the mean of the tasks' own rates; ``low`` and ``high`` are its interval. ``pass_at`` has pass@k for k = 1, 2, 4, ... and all samples.
+    with several samples the mean of the tasks' own rates; ``low`` and ``high`` are its interval.
+    ``pass_at`` has pass@k for k = 1, 2, 4, ... and all samples.
     """
     about = {task.instance_id: task for task in tasks}
     valid = [episode for episode in episodes if not episode.outcome.mask]

@@ -1,9 +1,10 @@
-"""One self-contained HTML page for a run or a comparison; figures also as PNG, tables as CSV.
+"""One self-contained HTML page for a run, an evaluation or a comparison.
 
-What the page shows, and how to read it: docs/report.md.
+Figures also as PNG, tables as CSV. What the page shows, and how to read it: docs/report.md.
 """
 
+from experiments.report.evaluation_page import write_evaluation
 from experiments.report.run_page import write_report
 from experiments.report.sweep_page import write_comparison
 
-__all__ = ["write_comparison", "write_report"]
+__all__ = ["write_comparison", "write_evaluation", "write_report"]

@@ -1,6 +1,6 @@
-"""``python -m experiments.report FOLDER``: the page of a run, killed ones too, or of a sweep.
+"""``python -m experiments.report FOLDER``: the page of a run, an evaluation or a sweep.
 
-Several run folders make one page that compares them.
+Killed ones have one too. Several run folders make one page that compares them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from experiments.folders import digest
-from experiments.report import write_comparison, write_report
+from experiments.report import write_comparison, write_evaluation, write_report
+from experiments.report.evaluation_page import is_evaluation
 from experiments.report.groups import is_sweep
 from swe_gym_env.errors import SetupError
 
@@ -38,7 +39,14 @@ def _write(folders: list[Path], out: Path | None, baseline: str | None) -> Path:
     if len(folders) == 1 and not is_sweep(folders[0]):
         if out or baseline:
             raise SetupError("--out and --baseline are for several run folders, or a sweep's")
-        return write_report(folders[0])
+        return (
+            write_evaluation(folders[0]) if is_evaluation(folders[0]) else write_report(folders[0])
+        )
+    if alone := [folder for folder in folders if is_evaluation(folder)]:
+        raise SetupError(
+            f"{alone[0]} is an evaluation by itself: give it alone, or compare evaluations by "
+            "python -m experiments.compare FOLDER FOLDER"
+        )
     if len(folders) == 1:
         return write_comparison(folders, out or folders[0], baseline)
     names = sorted(folder.resolve().name for folder in folders)

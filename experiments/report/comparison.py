@@ -12,6 +12,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.analysis.failures import KINDS
 from experiments.report import measures
 from experiments.report.data import Evaluation, RunData
 from experiments.report.groups import Group
@@ -174,8 +175,26 @@ def endings(groups: Sequence[Group]) -> Table:
     return Table("endings", "How episodes ended", ("ended", *names), rows, note, names)
 
 
+def failures(groups: Sequence[Group]) -> Table | None:
+    """As :func:`endings`, by kinds of failure; None where some run has not counted them."""
+    counts = []
+    for group in groups:
+        kinds = Counter[str]()
+        for run in group.runs:
+            table = measures.failures(_alone(run))
+            if table is None or not table.rows:
+                return None
+            kinds.update({str(kind): int(n or 0) for kind, n in table.rows})
+        counts.append(kinds)
+    found = [kind for kind in KINDS if any(c[kind] for c in counts)]
+    rows = [(k, *((c[k] / c.total() if c[k] else None) for c in counts)) for k in found]
+    names = tuple(group.label for group in groups)
+    note = "Share of the episodes of the last evaluations, each counted as one kind."
+    return Table("failure_kinds", "Failure kinds", ("kind", *names), rows, note, names)
+
+
 def _alone(run: RunData) -> RunData:
-    return RunData(run.folder, evaluations=(run.evaluations[-1],))
+    return RunData(run.folder, evaluations=(run.evaluations[-1],), analysis=run.analysis)
 
 
 def absent(groups: Sequence[Group]) -> Table:

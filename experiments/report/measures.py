@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.analysis.failures import KINDS
 from experiments.report.data import RoundData, RunData
 from experiments.statistics import mcnemar
 from experiments.tables import Cell, Curve, Table
@@ -20,6 +21,7 @@ SPENT = {
     "money": "teacher_cost",
 }
 OWN = {"student tokens": "sampled_tokens", "trained": "trained_tokens"}
+_SETS = {-1: "untrained", 0: "after iteration 0"}  # evaluations, as the analysis names them
 COST = ("episodes", "turns", *SPENT, *OWN, "minutes")
 
 
@@ -170,6 +172,24 @@ def endings(run: RunData) -> Table:
     rows = [(kind, *(counts[kind][name] or None for name in names)) for kind in order]
     note = "Episodes, by their outcome and why they ended."
     return Table("endings", "How episodes ended", ("ended", *names), rows, note)
+
+
+def failures(run: RunData) -> Table | None:
+    """Kinds of failure of each evaluation (``experiments/analysis/failures.py`` has the rules);
+    None where they were not counted."""
+    table = next((t for t in run.analysis if t.name == "failures"), None)
+    if table is None:
+        return None
+    counts: dict[tuple[str, str], int] = {}
+    for row in table.rows:
+        cells = dict(zip(table.columns, row, strict=True))
+        counts[str(cells["kind"]), str(cells["set"])] = int(cells["episodes"] or 0)
+    sets = [_SETS.get(e.round, f"after round {e.round}") for e in run.evaluations]
+    kinds = [kind for kind in KINDS if any((kind, name) in counts for name in sets)]
+    rows = [(kind, *(counts.get((kind, name)) for name in sets)) for kind in kinds]
+    columns = ("kind", *(evaluation.name for evaluation in run.evaluations))
+    note = "Each episode is one kind, by the first rule that holds (docs/analysis.md has them)."
+    return Table("failure_kinds", "Failure kinds", columns, rows, note)
 
 
 def time(run: RunData) -> Table:

@@ -99,13 +99,13 @@ def _sections(run: RunData) -> list[Section]:
         found.append(Section(rounds.title, rounds.note, rounds))
         found.append(Section(cost.title, cost.note, cost))
     if run.evaluations:
-        ended = measures.endings(run)
+        ended = measures.failures(run) or measures.endings(run)
         found.append(Section(ended.title, ended.note, ended, half=len(run.evaluations) <= 3))
     if run.phases:
         took = measures.time(run)
         title = f"Time, {html.clock(sum(run.phases.values()))} in all"
         found.append(Section(title, table=took, kind="bars", half=len(run.evaluations) <= 3))
-    return found + [analysed(table) for table in run.analysis]
+    return found + [analysed(table) for table in run.analysis if table.name != "failures"]
 
 
 def rate_figures(curve: Table, names: Mapping[str, str] | None = None) -> list[Figure]:

@@ -131,7 +131,8 @@ def _sections(
             )
         found.insert(1, Section(figures=forests))
         found += _on_the_way(groups, curve)
-        for table in (comparison.costs(groups), comparison.endings(groups)):
+        ended = comparison.failures(groups) or comparison.endings(groups)
+        for table in (comparison.costs(groups), ended):
             found.append(Section(table.title, table.note, table))
     if (gone := comparison.absent(every)).rows:
         found.append(Section(gone.title, gone.note, gone))

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from algorithms.engine.rounds import RoundFolder
+from experiments.analysis.measures import add_failures
 from experiments.evaluate import folder_of, translated
 from experiments.evaluation import alone, measures, predictions, refuse_in_a_run
 from experiments.folders import read_json, resolved
+from experiments.report import write_evaluation
+from experiments.report.__main__ import _write
 from experiments.statistics import rate
 from swe_gym_env.agents.budget import Prices, Spent
 from swe_gym_env.commands.predictions import read as read_predictions
@@ -21,6 +28,7 @@ from swe_gym_env.types import Episode, Outcome, TaskInstance, Turn
 from tests.agents.test_server import Model
 from tests.agents.test_server import model as model
 from tests.experiments.conftest import Job
+from tests.experiments.sample_run import write_lines
 from tests.experiments.test_configuration import configuration
 from tests.toybox import FINISH, FIX
 
@@ -56,6 +64,7 @@ def test_samples_of_the_expert_go_on_where_they_were_stopped(job: Job) -> None:
     assert measured["pass_at"]["2"]["mean"] == measured["submission_rate"] == 1.0
     assert (measured["model"], measured["cost"]) == ("expert", None)
     assert len(rows(folder / "tasks.csv")) == 4
+    assert "By difficulty" in (folder / "report.html").read_text("utf-8")
     assert rows(folder / "evaluation.csv")[0]["rate"] == "1.0"
     for number in (1, 2):
         patches = read_predictions(folder / f"preds-{number}.jsonl")
@@ -129,6 +138,7 @@ def test_the_measures_of_counted_episodes() -> None:
     assert (found["resolved"], found["n"], found["infra_errors"]) == (2, 5, 1)
     assert (found["submission_rate"], found["empty_patch_rate"]) == (0.8, 0.2)
     assert found["pass_at"]["1"]["mean"] == pytest.approx((0.5 + 0 + 1) / 3)
+    assert found["rate"] == found["pass_at"]["1"]["mean"], "and its interval is of that"
     assert found["pass_at"]["2"]["mean"] == pytest.approx((1 + 0) / 2), "b-1 has one sample"
     assert found["cost"] == pytest.approx(2 * 3 + 0.5 * 8)
     shares = {row["group"]: (row["resolved"], row["n"]) for row in found["by_repository"]}
@@ -138,6 +148,38 @@ def test_the_measures_of_counted_episodes() -> None:
     closing, repositories, _ = measures.tables(found)
     assert dict(zip(closing.columns, closing.rows[0], strict=True))["pass@2"] == 0.5
     assert [row[0] for row in repositories.rows] == ["a/a", "b/b"]
+
+
+def test_its_page_has_the_tables_and_the_kinds_of_failure(tmp_path: Path) -> None:
+    tasks = [task("a-1", "a/a", "1-4 hours"), task("b-1", "b/b", "<15 min fix")]
+    played = RoundFolder(tmp_path / "evaluation-small-1")
+    ended = [episode("a-1", 0, "resolved"), episode("b-1", 0, "empty_patch", "max_repeats")]
+    write_lines(played.path / "episodes.jsonl", ended)
+    (played.path / "config.yaml").write_text("seed: 0\n")
+    unfinished = write_evaluation(played.path).read_text("utf-8")
+    assert "Not finished: 2 episodes so far" in unfinished and "Not measured yet" not in unfinished
+
+    played.add_metrics(model="small", split="test", **measures.measure(played.episodes(), tasks))
+    played.mark_done("evaluate")
+    add_failures(played.path, tasks)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.report", str(played.path)],
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    page = Path(done.stdout.strip()).read_text("utf-8")
+    assert "50 % of 2 tasks resolved" in page and "episodes.html" in page
+    kinds = {row["kind"]: row["episodes"] for row in rows(played.path / "tables/failures.csv")}
+    assert kinds == {"resolved": "1", "loop": "1"}
+    assert [row["difficulty"] for row in rows(played.path / "tables/difficulty.csv")] == [
+        "<15 min fix",
+        "1-4 hours",
+    ]
+    other = shutil.copytree(played.path, tmp_path / "evaluation-other-1")
+    with pytest.raises(SetupError, match=r"experiments\.compare"):
+        _write([played.path, other], None, None)
 
 
 def test_a_prediction_for_each_task_and_a_file_for_each_sample(tmp_path: Path) -> None:

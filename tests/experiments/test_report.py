@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from experiments.analysis.measures import add_failures
 from experiments.folders import RunFolder
 from experiments.report import axes, write_comparison, write_report
 from experiments.report.data import read_run
@@ -182,6 +183,30 @@ def test_a_sweep_is_one_table_over_seeds(sweep: Path, page) -> None:
     assert "4 of 6 runs finished" in page.locator("h1").inner_text()
     assert "makes no claim" in page.locator(".lead").inner_text(), "two seeds are too few"
     assert "-m algorithm=one,two" in page.locator("dd").first.inner_text()
+
+
+def test_failure_kinds_take_the_place_of_endings_where_they_were_counted(sweep: Path) -> None:
+    runs = shutil.copytree(sweep.parent, sweep.parent.with_name("counted"))
+    shares = {}
+    for method in ("one", "two"):
+        for seed in (0, 1):
+            add_failures(runs / f"{method}-{seed}", [])
+            last = read_run(runs / f"{method}-{seed}").evaluations[-1]
+            shares.setdefault(method, []).append(last.rate.resolved / 40)
+    write_comparison([runs / sweep.name], runs / sweep.name)
+    with (runs / sweep.name / "tables/failure_kinds.csv").open() as file:
+        first, *others = csv.DictReader(file)
+    assert first["kind"] == "resolved" and others
+    for method, own in shares.items():
+        assert float(first[method]) == pytest.approx(sum(own))
+        assert sum(float(row[method] or 0) for row in (first, *others)) == pytest.approx(1)
+    write_report(runs / "one-0")
+    with (runs / "one-0/tables/failure_kinds.csv").open() as file:
+        counted = list(csv.DictReader(file))
+    assert counted[0]["after round 2"] == str(
+        read_run(runs / "one-0").evaluations[-1].rate.resolved
+    )
+    assert sum(int(row["untrained student"] or 0) for row in counted) == 20
 
 
 def test_run_folders_are_told_apart_by_their_configuration(sweep: Path, tmp_path: Path) -> None:

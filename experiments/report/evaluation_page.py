@@ -1,0 +1,91 @@
+"""The page of an evaluation by itself: one model, the expert or an endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.analysis.failures import KINDS
+from experiments.evaluation import measures
+from experiments.evaluation.stored import Stored
+from experiments.report import html
+from experiments.report.data import RunData, read_run
+from experiments.report.html import Page, Section
+from experiments.report.run_page import analysed, facts, write_all
+from experiments.tables import Curve, Table
+from experiments.view import write_view
+
+
+def is_evaluation(folder: Path) -> bool:
+    """By itself: those of a run lie in it, without a configuration of their own."""
+    return (folder / "episodes.jsonl").is_file() and (folder / "config.yaml").is_file()
+
+
+def write_evaluation(folder: Path) -> Path:
+    """Writes ``report.html``, ``episodes.html`` and ``tables/*.csv`` into ``folder`` and returns
+    the path of the first. Of an evaluation that was killed it says how far it came."""
+    if (stored := Stored(folder)).finished:
+        write_view(folder)
+    run = read_run(folder)
+    page = Page(
+        name=folder.name,
+        kicker="Evaluation",
+        head=_head(stored),
+        lead=_lead(stored),
+        sections=_sections(run, stored) if stored.finished else [],
+        links=[("episodes.html", "Read the episodes")] if stored.finished else [],
+        facts=facts(run.versions),
+        folded=[("Resolved configuration", run.config)] if run.config else [],
+    )
+    return write_all(page, folder)
+
+
+def _head(stored: Stored) -> str:
+    if not stored.finished:
+        return f"Not finished: {len(stored.episodes)} episodes so far"
+    found = stored.measured
+    samples = f", {found['samples']} samples each" if found.get("samples") else ""
+    return f"{found['rate'] * 100:.0f} % of {found['tasks']} tasks resolved{samples}"
+
+
+def _lead(stored: Stored) -> str:
+    if not stored.finished:
+        return "The same command goes on with the episodes that are missing."
+    found = stored.measured
+    who = found.get("checkpoint") or found.get("model") or "?"
+    return (
+        f"{found['resolved']} of {found['n']} episodes; 95 % interval {found['low'] * 100:.1f} to "
+        f"{found['high'] * 100:.1f} %. Measured: {who}, split {found.get('split')}."
+    )
+
+
+def _sections(run: RunData, stored: Stored) -> list[Section]:
+    closing, *groups = measures.tables(stored.measured)
+    kinds = [_kinds(table) for table in run.analysis if table.name == "failures"]
+    found = [_upright(closing), *(_with_intervals(table, "rate") for table in groups), *kinds]
+    others = [table for table in run.analysis if table.name != "failures"]
+    return [*(Section(t.title, t.note, t) for t in found), *map(analysed, others)]
+
+
+def _upright(table: Table) -> Table:
+    """One row of many columns is read from top to bottom."""
+    rows = [
+        (name, html.cell(value, name, table.shares))
+        for name, value in zip(table.columns, table.rows[0], strict=True)
+        if value is not None
+    ]
+    return Table(table.name, table.title, ("measure", "value"), rows, table.note)
+
+
+def _with_intervals(table: Table, share: str) -> Table:
+    return replace(table, curve=Curve(table.columns[0], share, low="low", high="high"))
+
+
+def _kinds(table: Table) -> Table:
+    columns = ("kind", "episodes", "of", "share", "low", "high")
+    places = [table.columns.index(name) for name in columns]
+    rows = [tuple(row[place] for place in places) for row in table.rows]
+    rows.sort(key=lambda row: KINDS.index(str(row[0])))
+    shares = ("share", "low", "high")
+    kinds = Table("failures", "Failure kinds", columns, rows, table.note, shares)
+    return _with_intervals(kinds, "share")
