@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -64,6 +65,9 @@ def _end(said: str) -> NoReturn:
 
 @contextlib.contextmanager
 def explain_unknown() -> Iterator[None]:
+    """Around ``main``. What Hydra would end in a traceback is told first."""
+    for line in no_choice(sys.argv[1:]):
+        raise SystemExit(line)
     try:
         yield
     except SystemExit as end:
@@ -71,6 +75,19 @@ def explain_unknown() -> Iterator[None]:
             for line in unknown(sys.argv[1:]):
                 print(line, file=sys.stderr)
         raise
+
+
+def no_choice(arguments: list[str]) -> list[str]:
+    """One line for each ``group=NUMBER``, which Hydra takes for a fault of the program."""
+    said = []
+    for key, _, value in (a.partition("=") for a in arguments if a[:1] not in "-+~"):
+        if (CONF / key).is_dir() and re.fullmatch(r"[-+.\d]+", value):
+            choices = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
+            said.append(
+                f"{key}={value}: {key} is one of {choices}; values are given beside it, such as "
+                "beta=constant beta.start=0.3"
+            )
+    return said
 
 
 def unknown(arguments: list[str]) -> list[str]:

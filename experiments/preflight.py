@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments import serving
 from swe_gym_env.errors import SetupError
@@ -25,19 +25,35 @@ NEAREST = (
     "(SmolLM2-135M, the built-in expert as teacher, bugs put into PyPI packages, no GPU, no Docker)"
 )
 
+# What counts something, with its least value
+WHOLE = {"seed": 0, "rounds": 0, "episodes_per_round": 1, "overlap": 0, "evaluation.tasks": 0}
+WHOLE |= {"tasks.train": 0, "iteration0.episodes": 1, "iteration0.epochs": 1}
+WHOLE |= {"limits.max_turns": 1, "limits.max_tokens": 1, "sampling.max_new_tokens": 1}
+WHOLE |= {"training.batch_size": 1, "training.epochs": 1, "workers.concurrency": 1}
+
 HUB_URL = "https://huggingface.co"
 EMBEDDED = "smollm2"  # as in algorithms/engine/models.py, which imports torch
 
 
 def check(cfg: DictConfig) -> None:
     """Raises SetupError with everything that is missing."""
+    _check_values(cfg)
     asked = (_gpus, _tasks, _sandbox, _teacher, _model, serving.missing)
     found = [missing for ask in asked if (missing := ask(cfg))]
     if found:
         lines = "\n".join(f"  - {one}" for one in found)
-        raise SetupError(
-            f"model={cfg.model.name} cannot run on this machine yet:\n{lines}\n{NEAREST}"
-        )
+        what = f"model={cfg.model.name} tasks={cfg.tasks.name}"
+        raise SetupError(f"{what} cannot run on this machine yet:\n{lines}\n{NEAREST}")
+
+
+def _check_values(cfg: DictConfig) -> None:
+    """SetupError where a value has not been given, or is no whole number where it must be one."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise SetupError(f"give {', '.join(f'{key}=...' for key in missing)}: there is no default")
+    for key, least in WHOLE.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and (type(value) is not int or value < least):
+            raise SetupError(f"{key}={value}: it is a whole number, {least} or more")
 
 
 def check_teacher(cfg: DictConfig) -> None:
@@ -79,8 +95,11 @@ def _tasks(cfg: DictConfig) -> str | None:
             f"tasks: there is no source {cfg.tasks.name} (there are {', '.join(tasks.SOURCES)}); "
             "rows in swebench's columns can be given with tasks=jsonl"
         )
+    rows = cfg.tasks.options.get("path")
+    if rows and not Path(rows).exists():
+        return f"tasks: tasks.options.path={rows} is not there"
     hub = getattr(importlib.import_module(tasks.SOURCES[cfg.tasks.name]), "HUB", None)
-    if hub is None or cfg.tasks.options.get("path") or _cached(hub) or _answers(HUB_URL):
+    if hub is None or rows or _cached(hub) or _answers(HUB_URL):
         return None
     return (
         f"tasks: the rows of {cfg.tasks.name} come from {HUB_URL}/datasets/{hub}, which does not "
@@ -143,6 +162,8 @@ def _model(cfg: DictConfig) -> str | None:
             return f"{module} is not installed: pip install -e '.[train]'"
     path = cfg.model.path
     if path != EMBEDDED and not (Path(path) / "config.json").is_file():
+        if Path(path).is_absolute():
+            return f"model: model.path={path} is no Hugging Face folder: it has no config.json"
         return (
             f"model: {path} is no local Hugging Face folder; fetch it "
             f"(hf download {path} --local-dir FOLDER) and give model.path=FOLDER"

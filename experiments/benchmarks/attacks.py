@@ -11,6 +11,7 @@ checkout, with the extra `swebench`.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -26,6 +27,11 @@ UNDO = "git checkout -- . ; git clean -fdq"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path, nargs="?", help="where the table goes as well")
+    given = parser.parse_args()
     from swe_gym_env.tasks.pypi import fetch
     from swe_gym_env.tasks.pypi.catalog import PYTEST
     from tests.grading.attacks import ATTACKS, LIMITS, Attack, make_task
@@ -49,8 +55,8 @@ def main() -> None:
             lines.append(f"| {name} | {theirs} | {ours.status} | {reason} |")
             print(lines[-1], file=sys.stderr, flush=True)
     text = "\n".join(lines) + "\n"
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text)
+    if given.file:
+        given.file.write_text(text)
     print(text)
 
 

@@ -1,6 +1,6 @@
 """The fault table: a small real run is broken in every way, and what that cost is printed.
 
-    python -m experiments.benchmarks.chaos [FILE.md] [times=50] [only=NAME]
+    python -m experiments.benchmarks.chaos [FILE.md] [--times 50] [--only NAME]
 
 prints a Markdown table as it goes. Each fault hits a run of its own (tests/chaos says what it is
 made of), which is then started again until it is done, and compared with one that nobody disturbed.
@@ -9,6 +9,7 @@ Run it from a checkout, as root where the full disk is to be among the faults.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import statistics
@@ -30,8 +31,13 @@ def main() -> None:
     from tests.chaos.driver import Zygote
     from tests.chaos.faults import Arena
 
-    files = [word for word in sys.argv[1:] if "=" not in word]
-    options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path, nargs="?", help="where the table goes as well")
+    parser.add_argument("--times", type=int, default=50, help="how often each fault strikes")
+    parser.add_argument("--only", default="", metavar="NAME", help="faults whose name has this")
+    given = parser.parse_args()
     lines = [HEAD, "|---|---|---|---|---|---|---|---|"]
     zygote = Zygote()
     with tempfile.TemporaryDirectory() as folder:
@@ -42,13 +48,13 @@ def main() -> None:
             file=sys.stderr,
             flush=True,
         )
-        for name, (times, fault) in faults(arena, int(options.get("times", 50))).items():
-            if options.get("only", name) in name:
+        for name, (times, fault) in faults(arena, given.times).items():
+            if given.only in name:
                 lines.append(row(name, [measure(arena, fault, n) for n in range(times)]))
                 print(lines[-1], file=sys.stderr, flush=True)
         text = "\n".join(lines) + "\n"
-        if files:
-            Path(files[0]).write_text(text)
+        if given.file:
+            given.file.write_text(text)
         print(text)
         zygote.close()
 

@@ -37,7 +37,7 @@ class Stored:
             if only and not found.episodes:
                 raise SetupError(f"{folder} has no task whose id matches {' or '.join(only)}")
             return found
-        summary = read_json(folder / "summary.json")
+        summary = read_json(folder / "summary.json") if folder.is_dir() else None
         if summary:
             return cls.find(folder / "evaluations" / summary["evaluations"][-1]["name"], only)
         raise SetupError(

@@ -15,6 +15,8 @@ from experiments.report.evaluation_page import is_evaluation
 from experiments.report.groups import is_sweep
 from swe_gym_env.errors import SetupError
 
+MADE = ("config.yaml", "rounds", "evaluations")  # of a run, also one that was killed
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="experiments.report", description=__doc__)
@@ -39,6 +41,8 @@ def _write(folders: list[Path], out: Path | None, baseline: str | None) -> Path:
     if len(folders) == 1 and not is_sweep(folders[0]):
         if out or baseline:
             raise SetupError("--out and --baseline are for several run folders, or a sweep's")
+        if not any((folders[0] / name).exists() for name in MADE):
+            raise SetupError(f"{folders[0]} holds no run, evaluation or sweep; runs lie in runs/")
         return (
             write_evaluation(folders[0]) if is_evaluation(folders[0]) else write_report(folders[0])
         )

@@ -230,7 +230,7 @@ def _svg(spec: dict[str, Any], width: int, height: int, padding: Mapping[str, in
     try:
         import vl_convert
     except ImportError:
-        raise SetupError("figures need vl-convert: pip install 'swe-gym-env[run]'") from None
+        raise SetupError("figures need vl-convert: pip install -e '.[run]'") from None
     text: dict[str, Any] = {
         "labelColor": "var(--dim)",
         "titleColor": "var(--dim)",

@@ -126,6 +126,20 @@ def curves(groups: Sequence[Group]) -> Table:
     return Table("curves", "On the way", columns, rows, note, ("rate", *INTERVAL), drawn)
 
 
+def shares(groups: Sequence[Group]) -> Table:
+    """The teacher's share of the executed turns, means over seeds: planned (beta) and realised."""
+    found: dict[tuple[str, int, str], list[Value]] = {}
+    for group in groups:
+        for run in group.runs:
+            for place, which, share in measures.shares(run).rows:
+                found.setdefault((group.label, int(place or 0), str(which)), []).append(share)
+    rows = [(*key, _mean(values)) for key, values in found.items()]
+    note = "Means over seeds; round 0 is iteration 0. Planned: beta, where the method has one."
+    columns = ("method", "round", "which", "share")
+    drawn = Curve("round", "share", by="which", percent=True)
+    return Table("shares", "Turns the teacher took", columns, rows, note, ("share",), drawn)
+
+
 def costs(groups: Sequence[Group]) -> Table:
     rows = []
     for group in groups:

@@ -21,7 +21,15 @@ from experiments.report.groups import (
     is_sweep,
 )
 from experiments.report.html import Figure, Page, Section, points
-from experiments.report.run_page import AXES, CLAIM, analysed, facts, rate_figures, write_all
+from experiments.report.run_page import (
+    AXES,
+    CLAIM,
+    SHARES,
+    analysed,
+    facts,
+    rate_figures,
+    write_all,
+)
 from experiments.tables import Table
 from swe_gym_env.errors import SetupError
 
@@ -51,7 +59,10 @@ def write_comparison(folders: Sequence[Path], out: Path, baseline: str | None = 
         lead=_lead(groups, first),
         sections=_sections(groups, first, every, out),
         facts=_facts(cells, command),
-        folded=[("Runs", "\n".join(_line(cell, out) for cell in cells))],
+        folded=[
+            ("Runs", "\n".join(_line(cell, out) for cell in cells)),
+            *((f"Configuration: {g.label}, seed {g.seeds[0]}", g.runs[0].config) for g in groups),
+        ],
     )
     return write_all(page, out)
 
@@ -131,6 +142,7 @@ def _sections(
             )
         found.insert(1, Section(figures=forests))
         found += _on_the_way(groups, curve)
+        found += _shares(groups)
         ended = comparison.failures(groups) or comparison.endings(groups)
         for table in (comparison.costs(groups), ended):
             found.append(Section(table.title, table.note, table))
@@ -182,6 +194,23 @@ def _on_the_way(groups: Sequence[Group], curve: Table) -> list[Section]:
     return [*found, Section("", table=curve, kind="folded")]
 
 
+def _shares(groups: Sequence[Group]) -> list[Section]:
+    """A figure for each method."""
+    table = comparison.shares(groups)
+    if len({row[1] for row in table.rows}) < 2:
+        return []
+    figures = []
+    for group in groups:
+        own = replace(table, rows=[row for row in table.rows if row[0] == group.label])
+        if own.rows:
+            svg = charts.curve(own, styles=SHARES, top=1.0, width=220)
+            figures.append(Figure(group.label, svg))
+    return [
+        Section(table.title, table.note, figures=figures, small=True),
+        Section("", table=table, kind="folded"),
+    ]
+
+
 def _facts(cells: Sequence[Cell], command: str) -> list[tuple[str, str]]:
     found = [("command", command)] if command else []
     versions = [run.versions[-1] for cell in cells if (run := cell.run) and run.versions]
@@ -191,10 +220,12 @@ def _facts(cells: Sequence[Cell], command: str) -> list[tuple[str, str]]:
     if len(distinct) > 1:
         found.append(("note", f"the runs were made with {len(distinct)} different set-ups"))
     for one in distinct.values():
-        found += [(k, v) for k, v in facts([one]) if not (command and k == "command")]
+        found += [(k, v) for k, v in facts([one]) if k != "command"]
     return found
 
 
 def _line(cell: Cell, out: Path) -> str:
     told = [f"{k}={cell.keys[k]}" for k in (*METHOD, SEED) if k in cell.keys]
-    return f"{cell.status:<12} {' '.join(told):<34} {os.path.relpath(cell.folder, out)}"
+    line = f"{cell.status:<12} {' '.join(told):<34} {os.path.relpath(cell.folder, out)}"
+    made = cell.run.versions if cell.run else ()
+    return f"{line}\n{'':<12} {made[-1]['command']}" if made else line

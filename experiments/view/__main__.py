@@ -21,7 +21,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "folder", type=Path, help="of a run, of an evaluation, or one that holds several runs"
+        "folder",
+        type=Path,
+        help="of a run, an evaluation or a sweep, or one that holds several runs",
     )
     parser.add_argument(
         "--tokens", action="store_true", help="with the tokens of each turn and their loss weights"
@@ -31,8 +33,10 @@ def main() -> None:
     )
     given = parser.parse_args()
     if given.follow:
-        from experiments.view.follow import follow
+        from experiments.view.follow import follow, refuse_sweep
 
+        if said := refuse_sweep(given.folder):
+            parser.error(said)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` has it ignored
         follow(given.folder)
         return

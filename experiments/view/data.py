@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from algorithms.engine.rounds import RoundFolder
+from experiments.folders import read_json
 from experiments.summary import ITERATION0, UNTRAINED, label
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Annotation, Episode, Turn
@@ -52,15 +53,30 @@ def episode_sets(folder: Path) -> list[EpisodeSet]:
 
     SetupError where there is none.
     """
-    found: dict[Path, EpisodeSet] = {}
-    several = not _is_run(folder) and any(_is_run(child) for child in _folders(folder))
-    for path in sorted(_below(folder), key=lambda path: _order(path, folder)):
-        found.setdefault(path.resolve(), _named(path, folder, several))
+    if cells := (read_json(folder / "sweep.json") or {}).get("cells"):
+        begun = [folder.parent / cell["run"] for cell in cells]
+        begun = [run for run in begun if run.is_dir()]
+        found = _once(one for run in begun for one in _sets(run, run.parent, True))
+    else:
+        several = not _is_run(folder) and any(_is_run(child) for child in _folders(folder))
+        found = _once(_sets(folder, folder, several))
     if not found:
         raise SetupError(
             f"{folder} holds no {EPISODES}, nor does a folder in it: give a run folder, an "
-            "evaluation, or a folder of runs"
+            "evaluation, a sweep, or a folder of runs"
         )
+    return found
+
+
+def _sets(folder: Path, above: Path, several: bool) -> Iterator[EpisodeSet]:
+    for path in sorted(_below(folder), key=lambda path: _order(path, above)):
+        yield _named(path, above, several)
+
+
+def _once(sets: Iterable[EpisodeSet]) -> list[EpisodeSet]:
+    found: dict[Path, EpisodeSet] = {}
+    for one in sets:
+        found.setdefault(one.path.resolve(), one)
     return list(found.values())
 
 

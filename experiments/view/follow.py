@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from experiments.folders import read_json
 from experiments.progress import _per
 from experiments.statistics import rate
 from experiments.view.watch import Phase, Watch
@@ -44,6 +45,16 @@ def follow(folder: Path, console: Console | None = None, seconds: float = 1.0) -
         pass
     watch.look()
     console.print(screen(watch, 200))
+
+
+def refuse_sweep(folder: Path) -> str:
+    """What to say where ``folder`` is a sweep's, else nothing."""
+    cells = (read_json(folder / "sweep.json") or {}).get("cells", [])
+    if not cells:
+        return ""
+    named = [cell for cell in cells if cell["status"] == "running"] or cells
+    runs = " ".join(str(folder.parent / cell["run"]) for cell in named[:3])
+    return f"{folder} is a sweep: follow one of its runs, such as {runs}"
 
 
 def _lines(watch: Watch, console: Console, seconds: float) -> None:

@@ -116,7 +116,7 @@ def parser(name: str) -> Parser:
     except ImportError:
         raise SetupError(
             f"unknown log parser {name!r}: ours are {', '.join(sorted(PARSERS))}; those of "
-            "swebench need `pip install 'swe-gym-env[swebench]'`"
+            "swebench need `pip install -e '.[swebench]'`"
         ) from None
     if name not in PARSER_REGISTRY:
         known = ", ".join(sorted({*PARSERS, *PARSER_REGISTRY}))

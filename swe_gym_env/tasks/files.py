@@ -118,7 +118,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError:
-        raise SetupError(f"{path} needs pyarrow: pip install 'swe-gym-env[hub]'") from None
+        raise SetupError(f"{path} needs pyarrow: pip install -e '.[hub]'") from None
     try:
         return parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
@@ -129,7 +129,7 @@ def _from_hub(name: str, split: str) -> list[Row]:
     try:
         import datasets
     except ImportError:
-        raise SetupError(f"{name!r} is on the hub: pip install 'swe-gym-env[hub]'") from None
+        raise SetupError(f"{name!r} is on the hub: pip install -e '.[hub]'") from None
     try:
         return _marked(placed(datasets.load_dataset(name, split=split), f"{name}, row"), split)
     except Exception as error:  # the hub's client raises dozens of kinds

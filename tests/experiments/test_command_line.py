@@ -43,6 +43,24 @@ def test_an_unknown_choice_says_what_exists() -> None:
     assert code == 1 and "Available options in 'algorithm'" in printed and "dagger" in printed
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("beta=0.3", "beta=0.3: beta is one of constant, cosine"),
+        ("rounds=three", "rounds=three: it is a whole number, 0 or more"),
+        ("episodes_per_round=-3", "episodes_per_round=-3: it is a whole number, 1 or more"),
+        ("tasks=jsonl", "give tasks.options.path=...: there is no default"),
+        ("tasks.options.path=/none", "tasks.options.path=/none is not there"),
+        ("model.path=/none", "model.path=/none is no Hugging Face folder"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(given: str, said: str, tmp_path: Path) -> None:
+    words = ["tasks=jsonl", given] if given.startswith("tasks.") else [given]
+    code, printed = run(*words, f"paths.runs={tmp_path}")
+    assert code and said in printed and "Traceback" not in printed
+    assert not list(tmp_path.glob("*")), "it left nothing behind"
+
+
 @pytest.mark.parametrize("module", ["experiments.run", "experiments.evaluate"])
 def test_an_unknown_value_says_what_exists_beside_it(module: str) -> None:
     code, printed = run("training.epoch=2", "model=qwen8b", module=module)

@@ -151,6 +151,7 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     for words, named, said in (
         ([str(one)], [], "two evaluations or more"),
         ([str(one), str(one)], [], "name of its own"),
+        ([str(one), __file__], [], "holds no evaluation"),
         ([str(one), str(tmp_path)], [], "holds no evaluation"),
         ([str(one)], [f"{one}"], "NAME=FOLDER"),
     ):

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from experiments.analysis.measures import add_failures
 from experiments.folders import RunFolder
 from experiments.report import axes, write_comparison, write_report
+from experiments.report.__main__ import _write
 from experiments.report.data import read_run
 from experiments.report.groups import cells_of_folders, grouped
 from experiments.report.html import cell, clock, p_value
@@ -182,6 +183,10 @@ def test_a_sweep_is_one_table_over_seeds(sweep: Path, page) -> None:
     ]
     assert "4 of 6 runs finished" in page.locator("h1").inner_text()
     assert "makes no claim" in page.locator(".lead").inner_text(), "two seeds are too few"
+    with (sweep / "tables/shares.csv").open() as file:
+        shares = list(csv.DictReader(file))
+    planned = [float(row["share"]) for row in shares if row["which"] == "planned"]
+    assert planned == [1.0, 0.6, 0.3] * 2
     assert "-m algorithm=one,two" in page.locator("dd").first.inner_text()
 
 
@@ -228,7 +233,9 @@ def test_run_folders_are_told_apart_by_their_configuration(sweep: Path, tmp_path
     assert [row["method"] for row in found] == ["keep=one", "keep=three"]
     assert [float(row["p Holm"]) for row in found] == holm([float(row["p"]) for row in found])
     source = (tmp_path / "out/report.html").read_text("utf-8")
-    assert source.count("<figure") == 2 + 3 * 3  # forests; small multiples on three axes
+    # forests; small multiples on three axes, and of the teacher's shares
+    assert source.count("<figure") == 2 + 3 * 3 + 3
+    assert "Configuration: keep=three, seed 0" in source
     with pytest.raises(SetupError, match="there are 'keep=one', 'keep=two'"):
         write_comparison(folders, tmp_path / "out", "sft")
 
@@ -281,6 +288,8 @@ def test_what_a_killed_run_left(tmp_path: Path, page) -> None:
     empty.mkdir()
     page.goto(write_report(empty).as_uri())
     assert "Not measured yet" in page.locator("h1").inner_text()
+    with pytest.raises(SetupError, match="holds no run, evaluation or sweep"):
+        _write([tmp_path], None, None)
     write_comparison([folder, sample_run(tmp_path / "other", tasks=4, training=2)], tmp_path / "c")
     assert "No run has finished yet" in (tmp_path / "c/report.html").read_text("utf-8")
 

@@ -11,6 +11,7 @@ import pytest
 
 from experiments.view import write_view
 from experiments.view.data import episode_sets, repository, row
+from experiments.view.follow import refuse_sweep
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Annotation, Episode, Outcome, ToolCall, Turn
 from tests.experiments.sample_run import sample_run
@@ -206,6 +207,13 @@ def test_folders_of_many_kinds(run_folder: Path, tmp_path: Path) -> None:
     names = [one.name for one in episode_sets(runs)]
     assert "b: after round 2" in names and names.count("a: training, round 0") == 1
     assert len(names) == 11  # what both share is there once
+    sweep = runs / "sweep-01"
+    sweep.mkdir()
+    cells = [{"run": "b", "status": "running"}, {"run": "c", "status": "waiting"}]
+    (sweep / "sweep.json").write_text(json.dumps({"cells": cells}))
+    names = [one.name for one in episode_sets(sweep)]
+    assert "b: after round 2" in names and len(names) == 6
+    assert str(runs / "b") in refuse_sweep(sweep) and not refuse_sweep(runs / "b")
     lines = alone / "episodes.jsonl"
     lines.write_bytes(lines.read_bytes()[:-100])
     assert write_view(alone) == alone / "episodes.html"

@@ -64,7 +64,7 @@ class DockerProvider:
         try:
             import docker
         except ImportError:
-            return "the docker SDK is missing: pip install 'swe-gym-env[docker]'"
+            return "the docker SDK is missing: pip install -e '.[docker]'"
         try:
             self.api.ping()
         except docker.errors.DockerException as error:
