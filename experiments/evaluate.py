@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,8 +35,11 @@ from experiments.progress import Display
 from experiments.report import write_evaluation
 from experiments.selection import select
 
+log = logging.getLogger(__name__)
+
 # What only training looks at
 NOT_MEASURED = ("algorithm", "rounds", "episodes_per_round", "iteration0", "training", "overlap")
+SWEBENCH_TOKENS = 16_384  # below that many a bug report leaves no room for turns
 WHERE_ASKED = ("base_url", "api_key_env", "timeout", "concurrency", "budget", "prices")
 
 
@@ -60,6 +64,12 @@ def _alone(cfg: DictConfig, display: Display) -> None:
             saved = read_json(folder.path / "tasks.json")
             tasks = select(own, saved and {"heldout": saved["heldout"]}, display)
             write_json(folder.path / "tasks.json", tasks.ids)
+            if cfg.tasks.name.startswith("swebench") and cfg.limits.max_tokens < SWEBENCH_TOKENS:
+                log.warning(
+                    "%d tasks with at most %d turns and %d tokens, the limits of small ones: "
+                    "experiment=swebench has all tasks and room for theirs",
+                    *(len(tasks.heldout), cfg.limits.max_turns, cfg.limits.max_tokens),
+                )
             requests = tasks.evaluation(cfg.evaluation.samples)
             with contextlib.closing(Parts(own)) as parts:
                 evaluate(parts, played, requests, None, display, "evaluate")
@@ -93,6 +103,7 @@ def main(cfg: DictConfig) -> None:
 if __name__ == "__main__":
     sys.argv[1:] = translated(sys.argv[1:])
     if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)  # Hydra goes on with the choices and values
+        print(__doc__)
+        print("Choices and values are those of a run, whose help follows:\n")  # Hydra's
     with explain_unknown():
         main()

@@ -92,6 +92,8 @@ def _load(
     options: dict[str, Any] = {str(name): value for name, value in cfg.tasks.options.items()}
     if ids and "instances" in options:  # such a source need build no others
         options["instances"], limit = list(ids), None
+    elif ids and cfg.tasks.name not in BUILT:  # to read them all costs nothing
+        limit = None
     with display.phase(f"tasks: {split}", limit or 0) as advance:
         if cfg.tasks.name in BUILT:
             options["workers"] = cfg.workers.build
@@ -103,9 +105,10 @@ def _load(
     if ids:
         here = {task.instance_id: task for task in found}
         if unknown := [one for one in ids if one not in here]:
+            more = f" (evaluation.tasks={limit} makes no others)" if limit else ""
             raise SetupError(
                 f"no task {', '.join(unknown)} among the {len(here)} of tasks={cfg.tasks.name}, "
-                f"split {split!r}, limit {limit}; there are {', '.join(sorted(here)[:3])}, ..."
+                f"split {split!r}{more}; there are {', '.join(sorted(here)[:3])}, ..."
             )
         found = [here[one] for one in ids]
     elif limit and len(found) < limit:

@@ -105,14 +105,18 @@ class RunData:
 
 def read_run(folder: Path) -> RunData:
     """Whatever of a run stands in ``folder``."""
-    config = folder / "config.yaml"
+    config, finished = folder / "config.yaml", (folder / "summary.json").exists()
+    phases = _json(folder / "phases.json", {})
+    if not finished and (first := folder / "rounds" / "round_000").is_symlink():
+        # what runs share is timed in its own folder until the run ends
+        phases = _json(first.resolve().parents[1] / "phases.json", {}) | phases
     versions = _json(folder / "versions.json", [])
     return RunData(
         folder=folder,
         config=config.read_text("utf-8", "replace") if config.exists() else "",
-        finished=(folder / "summary.json").exists(),
+        finished=finished,
         versions=tuple(versions),
-        phases=_json(folder / "phases.json", {}),
+        phases=phases,
         rounds=tuple(_round(path) for path in sorted((folder / "rounds").glob("round_*"))),
         evaluations=_evaluations(folder / "evaluations"),
         analysis=tuple(read_tables(folder / "analysis")),

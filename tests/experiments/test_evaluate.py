@@ -94,7 +94,8 @@ def test_an_endpoint_is_measured_as_it_writes_and_paid_for(job: Job, model: Mode
 
     model.answer = answer
     server = ("teacher=server", f"teacher.base_url={model.url}", "teacher.model=small")
-    asked = (*server, "evaluation.who=teacher", "--task", "calc-9")
+    # also where it is not among the first ones
+    asked = (*server, "evaluation.who=teacher", "evaluation.tasks=1", "--task", "calc-9")
     prices = ("teacher.prices.prompt=2", "teacher.prices.generated=5")
     job.run(*asked, *prices, module=EVALUATE)
     measured = read_json(job.folder("evaluation-server-*") / "metrics.json")
@@ -105,7 +106,8 @@ def test_an_endpoint_is_measured_as_it_writes_and_paid_for(job: Job, model: Mode
     assert {body["temperature"] for body in model.requests} == {0.0}, "greedy"
     printed = job.run(*asked, *prices, "teacher.base_url=http://127.0.0.1:9/v1", module=EVALUATE)
     assert "toy/calc" in printed, "another address is the same evaluation, and it is done"
-    unknown = job.run("evaluation.who=teacher", "--task", "calc-99", module=EVALUATE, code=2)
+    few = ("evaluation.who=teacher", "evaluation.tasks=1")
+    unknown = job.run(*few, "--task", "calc-99", module=EVALUATE, code=2)
     assert "no task calc-99" in unknown and "Traceback" not in unknown
 
 

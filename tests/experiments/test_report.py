@@ -282,6 +282,11 @@ def test_what_a_killed_run_left(tmp_path: Path, page) -> None:
     (folder / "phases.json").unlink()
     shutil.rmtree(folder / "rounds")
     assert len(read_run(folder).evaluations[-1].episodes) == 7
+    shared = sample_run(tmp_path / "iteration0-1", tasks=4, training=2)
+    (folder / "rounds").mkdir()
+    (folder / "rounds" / "round_000").symlink_to(shared / "rounds" / "round_000")
+    assert read_run(folder).phases["train round_000"] == 160.0, "of iteration 0, which runs share"
+    shutil.rmtree(folder / "rounds")
     page.goto(write_report(folder).as_uri())
     assert "Fewer than 50 tasks" in page.locator(".lead").inner_text()
     empty = tmp_path / "empty"

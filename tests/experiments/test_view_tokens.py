@@ -15,6 +15,7 @@ from algorithms.engine.lessons import lesson_trees
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.rounds import RoundFolder
 from experiments.cli import CONF
+from experiments.view import write_view
 from experiments.view.data import body, episode_sets
 from experiments.view.tokens import RunTokens, lessons, pieces
 from swe_gym_env.types import Annotation, Episode, Outcome, ToolCall, Turn
@@ -108,6 +109,36 @@ def test_weights_are_those_of_the_trees(tmp_path: Path, tokenizer, algorithm: st
             if any(each):
                 expected[int(tree.segment[node]), int(tree.token_ids[node]), each] += 1
     assert expected and shown == expected
+
+
+def test_the_page_shades_what_was_raised_and_what_was_lowered(
+    tmp_path: Path, tokenizer, browser
+) -> None:
+    run = stored_run(tmp_path, tokenizer, "grpo", "algorithm.repeats=2")
+    page = browser.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(write_view(run, tokens=True).as_uri())
+    page.evaluate("ready")
+    page.evaluate("choose('set', '1')")
+    page.keyboard.press("t")
+    for number in range(4):
+        page.evaluate("n => open(view.shown[n])", number)
+        page.wait_for_function("n => view.current === view.shown[n] && view.body", arg=number)
+        resolved = page.evaluate("view.current.status === 'resolved'")
+        first = page.locator("#episode .turn").first
+        text = "".join(first.locator(".tok").all_inner_texts()).replace("⏎\n", "\n")
+        assert text.startswith(page.evaluate("view.body.turns[0].text"))
+        own = "#episode .turn .act:not(.label) .tok"
+        raised, lowered = (page.locator(own + way).count() for way in (".up", ".down"))
+        every = page.locator(own).count()
+        assert (raised, lowered) == ((every, 0) if resolved else (0, every))
+        token = first.locator(".tok").first
+        assert "policy gradient" in token.get_attribute("title")
+        plain = "rgba(0, 0, 0, 0)"
+        assert token.evaluate("e => getComputedStyle(e).backgroundColor") != plain
+    page.close()
+    assert not faults
 
 
 def test_pieces_are_the_text(smollm2: Path) -> None:
