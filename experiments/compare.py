@@ -29,9 +29,10 @@ def groups(
     named: Sequence[str],
     only: tuple[str, ...] = (),
     against: str | None = None,
+    who: Sequence[str] = (),
 ) -> list[Group]:
     """As they are given on the command line; the first is what the others are compared with.
-    Raises SetupError."""
+    ``who``: only these of them, and ``against``. Raises SetupError."""
     found: dict[str, list[Stored | Outcomes]] = {}
     kept = [one for one in given if one.endswith(".csv") and Path(one).is_file()]
     for file in kept:
@@ -50,6 +51,11 @@ def groups(
         if name in found and name not in from_files:
             raise SetupError(f"{name} is given twice: give each a name of its own (NAME=FOLDER)")
         found.setdefault(name, []).extend(stored)
+    for name in who:
+        if name not in found:
+            raise SetupError(f"--who {name}: there are {', '.join(found)}")
+    if who:
+        found = {name: own for name, own in found.items() if name in (against, *who)}
     if len(found) < 2 or not all(found.values()):
         raise SetupError(f"give two evaluations or more, found: {', '.join(found) or 'none'}")
     if against is not None and against not in found:
@@ -86,11 +92,18 @@ def main() -> None:
     parser.add_argument(
         "--against", metavar="NAME", help="whom the others are compared with; else the first"
     )
+    parser.add_argument(
+        "--who",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this one and --against; may be given several times (Holm counts the rows)",
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the tables as CSV files too")
     args = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     try:
-        found = groups(args.folders, args.group, tuple(args.only), args.against)
+        found = groups(args.folders, args.group, tuple(args.only), args.against, args.who)
         made = tables(found)
     except SetupError as error:
         print(error, file=sys.stderr)

@@ -208,6 +208,10 @@ def test_the_outcomes_alone_give_the_same_and_take_more_seeds(
     assert "Against b" in said and "turns" not in said and "gained" not in said
     with pytest.raises(SetupError, match="there are a, b"):
         compare.groups([kept], [], against="c")
+    found = compare.groups([kept, f"c={folders['a'][0]}"], [], against="b", who=["c"])
+    assert [group.name for group in found] == ["b", "c"], "so that Holm counts one row"
+    with pytest.raises(SetupError, match="--who d: there are a, b, c"):
+        compare.groups([kept, f"c={folders['a'][0]}"], [], who=["d"])
     with pytest.raises(SetupError, match="no task whose id matches u-\\*"):
         compare.groups([kept], [], ("u-*",))
     (tmp_path / "other.csv").write_text("name,value\nx,1\n")
