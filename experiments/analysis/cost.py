@@ -16,7 +16,7 @@ from experiments.analysis.stored import EpisodeSet, Measure, NotMeasured, Row, S
 from experiments.statistics import mcnemar
 from experiments.tables import Curve, Table
 
-SPENT = ("calls", "generated_tokens", "scored_tokens")
+SPENT = ("calls", "prompt_tokens", "generated_tokens", "scored_tokens", "cost")
 
 
 def verdicts(played: EpisodeSet) -> dict[str, float]:
@@ -27,10 +27,10 @@ def verdicts(played: EpisodeSet) -> dict[str, float]:
     return {task: fmean(values) for task, values in found.items()}
 
 
-def costs(run: StoredRun) -> dict[int, list[int | None]]:
-    """Of each round: the teacher's executed turns, labels of the student's turns, and its calls and
-    tokens as metrics.json has them; None where an older run does not say."""
-    found: dict[int, list[int | None]] = {}
+def costs(run: StoredRun) -> dict[int, list[float | None]]:
+    """Of each round: the teacher's executed turns, labels of the student's turns, and its calls,
+    tokens and money as metrics.json has them; None where an older run does not say."""
+    found: dict[int, list[float | None]] = {}
     before: Mapping[str, Any] | None = None
     for played in run.rounds:
         turns = [turn for episode in played.folder.episodes() for turn in episode.turns]
@@ -43,12 +43,12 @@ def costs(run: StoredRun) -> dict[int, list[int | None]]:
     return found
 
 
-def _more(now: Mapping[str, Any], before: Mapping[str, Any] | None, name: str) -> int | None:
+def _more(now: Mapping[str, Any], before: Mapping[str, Any] | None, name: str) -> float | None:
     """The metrics count from the run's beginning."""
     key = f"teacher_{name}"
-    if key not in now or before is None or (before and key not in before):
+    if now.get(key) is None or before is None or (before and before.get(key) is None):
         return None
-    return int(now[key]) - int(before.get(key, 0))
+    return now[key] - before.get(key, 0)
 
 
 def steps(run: StoredRun) -> Iterable[Row]:
@@ -64,12 +64,12 @@ def steps(run: StoredRun) -> Iterable[Row]:
         yield _step(one, other, between)
 
 
-def _step(one: EpisodeSet, other: EpisodeSet, rounds: Sequence[Sequence[int | None]]) -> Row:
+def _step(one: EpisodeSet, other: EpisodeSet, rounds: Sequence[Sequence[float | None]]) -> Row:
     first, last = verdicts(one), verdicts(other)
     shared = sorted(first.keys() & last.keys())
     if not shared:
         raise NotMeasured(f"{one.name} and {other.name} have no task in common")
-    paid: list[int | None] = []
+    paid: list[float | None] = []
     for column in zip(*rounds, strict=True):
         known = [value for value in column if value is not None]
         paid.append(sum(known) if len(known) == len(column) else None)
@@ -80,7 +80,7 @@ def _step(one: EpisodeSet, other: EpisodeSet, rounds: Sequence[Sequence[int | No
     per = None if not calls or gain[0] is None else 1000 * gain[0] / calls
     before, after = fmean(first[t] for t in shared), fmean(last[t] for t in shared)
     head = (one.name, other.name, other.round, len(shared))
-    return (*head, *(paid or [None] * 5), before, after, *gain, paired, per)
+    return (*head, *(paid or [None] * (2 + len(SPENT))), before, after, *gain, paired, per)
 
 
 def _bools(rates: Mapping[str, float]) -> dict[str, bool]:
@@ -98,9 +98,10 @@ COST = Measure(
         ),
         (),
         "Costs of the rounds between the two evaluations. teacher_turns: turns that it executed; "
-        "labels_asked: labels of the student's turns; calls and tokens as the run's accounting has "
-        "them (scores count as tokens, not as calls). gain: difference of the resolve rates on the "
-        "same tasks, with the bootstrap interval over tasks; p: exact McNemar.",
+        "labels_asked: labels of the student's turns; calls, tokens and cost (by "
+        "teacher.prices) as the run's accounting has them (scores count as tokens, not as calls). "
+        "gain: difference of the resolve rates on the same tasks, with the bootstrap interval "
+        "over tasks; p: exact McNemar.",
         ("rate_before", "rate_after", "gain", "low", "high", "gain_per_1000_calls"),
         Curve("teacher_calls", "gain", "run", "low", "high", percent=True),
     ),

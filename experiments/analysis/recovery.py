@@ -151,7 +151,7 @@ def _of_student(
         pairs += [
             Pair(name, turn, task, mistaken[task].outcome.resolved, control[task].outcome.resolved)
             for task in sorted(mistaken.keys() & control.keys())
-            if made(mistaken[task], turn)
+            if made(mistaken[task], turn) and alike(mistaken[task], control[task], turn)
         ]
     return pairs
 
@@ -169,6 +169,12 @@ def _lead(parts: Parts, name: str) -> Policy | None:
 def made(episode: Episode, turn: int) -> bool:
     """The episode went on so far that the mistake was executed."""
     return len(episode.turns) > turn and episode.turns[turn].executor == "teacher"
+
+
+def alike(one: Episode, other: Episode, turn: int) -> bool:
+    """Both went the same way up to ``turn``: what a batch does to rounding may part greedy ones."""
+    ways = [[before.text for before in episode.turns[:turn]] for episode in (one, other)]
+    return ways[0] == ways[1]
 
 
 def rows(pairs: Sequence[Pair], plan: Plan) -> Iterable[Row]:
@@ -212,9 +218,9 @@ def measures(
         columns,
         (),
         "set: the student's checkpoint. Tasks in which the mistake was executed, each played with "
-        "and without it. change: with less without, bootstrap over tasks; p: exact McNemar; "
-        "recovery: share of the tasks resolved without it that are resolved with it. Wilson "
-        "intervals.",
+        "and without it, the same to the word up to there. change: with less without, "
+        "bootstrap over tasks; p: exact McNemar; recovery: share of the tasks resolved without it "
+        "that are resolved with it. Wilson intervals.",
         (*WITHOUT, *WITH, *CHANGE, *RECOVERY),
         Curve("turn", "recovery", "series", "recovery_low", "recovery_high", percent=True),
     )

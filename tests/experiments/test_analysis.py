@@ -313,6 +313,7 @@ def test_cost_is_of_the_rounds_between_two_evaluations(tmp_path: Path) -> None:
         mixed = played(f"e{index}", turn(LOOK, "teacher"), turn(LOOK))
         own.append(mixed, [Annotation(f"e{index}", n, "x", "y", executed=n == 0) for n in (0, 1)])
         own.add_metrics(teacher_calls=calls, teacher_generated_tokens=10 * calls)
+        own.add_metrics(teacher_prompt_tokens=90 * calls, teacher_cost=calls / 1000)
     good = {"iteration0": 10, "round_001": 15, "round_002": 30}
     for name, many in good.items():
         own = RoundFolder(folder / "evaluations" / name)
@@ -324,15 +325,16 @@ def test_cost_is_of_the_rounds_between_two_evaluations(tmp_path: Path) -> None:
         ("after round 1", "after round 2"),
         ("after iteration 0", "after round 2"),
     ]
-    # turns, labels, calls, generated, scored
-    assert [row[4:9] for row in rows] == [
-        (1, 1, 50, 500, None),
-        (1, 1, 150, 1500, None),
-        (2, 2, 200, 2000, None),
+    # turns, labels, calls, prompt tokens, generated, scored
+    assert [row[4:10] for row in rows] == [
+        (1, 1, 50, 4500, 500, None),
+        (1, 1, 150, 13500, 1500, None),
+        (2, 2, 200, 18000, 2000, None),
     ]
-    assert [row[11] for row in rows] == pytest.approx([0.1, 0.3, 0.4])
-    assert rows[1][12] < 0.3 < rows[1][13] and rows[1][14] == pytest.approx(2 * 0.5**15)
-    assert rows[2][15] == pytest.approx(1000 * 0.4 / 200)
+    assert [row[10] for row in rows] == pytest.approx([0.05, 0.15, 0.2]), "money"
+    assert [row[13] for row in rows] == pytest.approx([0.1, 0.3, 0.4])
+    assert rows[1][14] < 0.3 < rows[1][15] and rows[1][16] == pytest.approx(2 * 0.5**15)
+    assert rows[2][17] == pytest.approx(1000 * 0.4 / 200)
 
 
 # -- the command -----------------------------------------------------------------------------------

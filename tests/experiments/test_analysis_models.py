@@ -25,7 +25,7 @@ from swe_gym_env.agents.base import Reply, State
 from swe_gym_env.agents.scripted import ScriptedPolicy
 from swe_gym_env.errors import SetupError
 from swe_gym_env.tasks import load
-from swe_gym_env.types import TaskInstance
+from swe_gym_env.types import Episode, Outcome, TaskInstance, Turn
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.sampled import chain, episode
 from tests.experiments.conftest import Job
@@ -175,6 +175,15 @@ def careful(state: State) -> Reply:
 
 def blind(state: State) -> Reply:
     return Reply(text=FIX if FIX not in {turn.text for turn in state.turns} else FINISH)
+
+
+def test_a_pair_that_parted_before_the_mistake_is_none() -> None:
+    def acted(*texts: str) -> Episode:
+        turns = tuple(Turn("", "student", text, None) for text in texts)
+        return Episode("a/0", "a", 0, 0, 0, "", turns, Outcome("resolved"), "finished")
+
+    one, other = acted("look", "edit", "finish"), acted("look", "edit wrongly", "finish")
+    assert recovery.alike(one, other, 1) and not recovery.alike(one, other, 2)
 
 
 @pytest.mark.parametrize(
