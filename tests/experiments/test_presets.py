@@ -14,6 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from algorithms.schedules import Schedule
 from experiments.plan import memory
+from experiments.plan.phases import Planner
 from tests.algorithms.families import family
 from tests.experiments.conftest import ROOT, Job
 from tests.experiments.test_configuration import CONF, configuration
@@ -90,6 +91,10 @@ def test_it_fits_the_published_node(name: str) -> None:
     place = memory.placement(cfg, cfg.cluster.gpus)
     assert (place.student, place.teachers, place.teacher_tp) == (4, 1, 4)
     memory.check(cfg, cfg.cluster.gpus)
+    short = ["rounds=1", "episodes_per_round=4", "iteration0.episodes=4", "evaluation.tasks=2"]
+    small = configuration(f"experiment=paper/{name}", *short, "limits.max_turns=4")
+    phases = Planner(small, small.cluster.gpus).run(quick=True)
+    assert phases[-1].name == "evaluate round_001" and phases[-1].seconds > 0
 
 
 def tiny_qwen3(folder: Path, size: str) -> Path:
@@ -136,8 +141,9 @@ def trained(job: Job, tmp_path: Path, size: str, rows: list[str], *teacher: str)
             assert (folder / f"rounds/round_{index:03d}/checkpoint/config.json").exists()
 
 
-def test_dagger_trains_at_toy_size(job: Job, tmp_path: Path) -> None:
-    trained(job, tmp_path, "4b", ["dagger"], "teacher=expert")
+@pytest.mark.parametrize("size", ["4b", pytest.param("8b", marks=pytest.mark.slow)])
+def test_dagger_trains_at_toy_size(job: Job, tmp_path: Path, size: str) -> None:
+    trained(job, tmp_path, size, ["dagger"], "teacher=expert")
     first, second = (
         json.loads((job.folder("dagger-*") / f"rounds/round_00{n}/metrics.json").read_text())
         for n in (1, 2)
