@@ -32,11 +32,14 @@ LOGGING = {"logging": {"level": "INFO", "seconds_between_lines": 15}, "paths": {
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="experiments.analyse", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="FOLDER", help="runs, evaluations or a sweep"
+    )
     parser.add_argument(
         "--out",
         type=Path,
-        help="where the comparison of several runs goes (default: analysis/ beside the first)",
+        help="where the comparison of several runs goes (default: analysis/ beside the first, or "
+        "in the sweep)",
     )
     parser.add_argument(
         "--teacher-episodes",
@@ -84,6 +87,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def analyse(given: argparse.Namespace, display: Display) -> None:
     known: Tasks = {}
+    _open_sweeps(given)
     there = [folder for folder in given.runs if (folder / "config.yaml").is_file()]
     for folder in given.runs:
         if there and folder not in there:
@@ -98,6 +102,17 @@ def analyse(given: argparse.Namespace, display: Display) -> None:
         chosen += _recovery(runs, given, display)
     found = measures.tables(runs, chosen)
     _write(found, runs, given.out, display)
+
+
+def _open_sweeps(given: argparse.Namespace) -> None:
+    """A sweep stands for its runs, and the comparison goes where its report looks for it."""
+    found: list[Path] = []
+    for folder in given.runs:
+        cells = (read_json(folder / "sweep.json") or {}).get("cells")
+        if cells and len(given.runs) == 1:
+            given.out = given.out or folder / "analysis"
+        found += [folder.parent / cell["run"] for cell in cells] if cells else [folder]
+    given.runs = found
 
 
 def _with_tasks(run: StoredRun, known: Tasks, display: Display) -> StoredRun:

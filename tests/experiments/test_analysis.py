@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from scipy.stats import norm
 
 from algorithms.engine.rounds import RoundFolder
+from experiments import analyse
 from experiments.analysis import (
     agreement,
     cost,
@@ -375,6 +376,19 @@ def test_several_runs_are_one_comparison_and_each_its_own(tmp_path: Path) -> Non
         assert (full / "analysis" / f"{table.name}.csv").is_file()
     data = json.loads((full / "analysis" / "tables.json").read_text())
     assert set(data[0]) == {"name", "title", "columns", "rows", "note", "shares", "curve"}
+
+
+def test_a_sweep_stands_for_its_runs(tmp_path: Path) -> None:
+    for number in (1, 2):
+        stored(tmp_path / f"made-{number}")
+    sweep = tmp_path / "sweep-1"
+    sweep.mkdir()
+    cells = [{"run": f"made-{number}"} for number in (1, 2)]
+    (sweep / "sweep.json").write_text(json.dumps({"cells": cells}))
+    given = analyse.arguments().parse_args([str(sweep)])
+    analyse._open_sweeps(given)
+    assert given.runs == [tmp_path / "made-1", tmp_path / "made-2"]
+    assert given.out == sweep / "analysis"
 
 
 def test_runs_of_one_name_are_told_apart_and_a_wrong_folder_is_named(tmp_path: Path) -> None:
