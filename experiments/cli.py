@@ -66,8 +66,8 @@ def _end(said: str) -> NoReturn:
 @contextlib.contextmanager
 def explain_unknown() -> Iterator[None]:
     """Around ``main``. What Hydra would end in a traceback is told first."""
-    for line in no_choice(sys.argv[1:]):
-        raise SystemExit(line)
+    if said := no_choice(sys.argv[1:]):
+        raise SystemExit("\n".join(said))
     try:
         yield
     except SystemExit as end:
@@ -81,7 +81,7 @@ def no_choice(arguments: list[str]) -> list[str]:
     """One line for each ``group=NUMBER``, which Hydra takes for a fault of the program."""
     said = []
     for key, _, value in (a.partition("=") for a in arguments if a[:1] not in "-+~"):
-        if (CONF / key).is_dir() and re.fullmatch(r"[-+.\d]+", value):
+        if (CONF / key).is_dir() and re.fullmatch(r"[-+.,\d]+", value):
             choices = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
             said.append(
                 f"{key}={value}: {key} is one of {choices}; values are given beside it, such as "

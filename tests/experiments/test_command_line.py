@@ -47,6 +47,7 @@ def test_an_unknown_choice_says_what_exists() -> None:
     ("given", "said"),
     [
         ("beta=0.3", "beta=0.3: beta is one of constant, cosine"),
+        ("beta=0.3,0.5", "beta=0.3,0.5: beta is one of"),
         ("rounds=three", "rounds=three: it is a whole number, 0 or more"),
         ("episodes_per_round=-3", "episodes_per_round=-3: it is a whole number, 1 or more"),
         ("tasks=jsonl", "give tasks.options.path=...: there is no default"),
