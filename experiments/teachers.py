@@ -123,6 +123,8 @@ def _trained(cfg: DictConfig) -> Path:
     """The checkpoint of teacher=trained. SetupError, with the command, where nobody made it yet."""
     from hydra.core.hydra_config import HydraConfig
 
+    if given := cfg.teacher.get("path"):
+        return Path(given)
     own = trained_folder(cfg)
     checkpoint = own.round(cfg.teacher.rounds).checkpoint
     if (checkpoint / "config.json").is_file():

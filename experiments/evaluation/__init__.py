@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from algorithms.engine.rounds import RoundFolder
+from experiments import teachers
 from experiments.build import Parts
 from experiments.evaluation import measures, predictions
 from experiments.play import play
@@ -73,6 +74,9 @@ def alone(cfg: DictConfig) -> DictConfig:
     samples = cfg.evaluation.samples
     if samples is not None and samples < 1:
         raise SetupError(f"evaluation.samples={samples}: it is 1 or more, or null for greedy")
+    if who == "teacher" and cfg.teacher.name == "trained":
+        with open_dict(own):  # it is found by what it was made of, which the next lines change
+            own.teacher.path = str(teachers.folder(cfg))
     own.tasks.train = 0
     if who == "student":
         own.teacher.name = "expert"  # who needs no server and no weights, and is never asked

@@ -108,6 +108,9 @@ def test_a_teacher_is_trained_by_one_command_then_samples_and_scores(job: Job) -
     job.run("teacher=trained", *MADE)
     asked = RoundFolder(job.folder() / "rounds/round_001").metrics
     assert asked["teacher_calls"] > 0 and asked["unlabelled"] + asked["labels"] == asked["turns"]
+    job.run("teacher=trained", *MADE, "evaluation.who=teacher", module="experiments.evaluate")
+    alone = RoundFolder(job.folder("evaluation-trained-*")).metrics
+    assert alone["model"] == "trained" and alone["n"] == alone["tasks"] > 0
 
 
 @pytest.mark.slow
