@@ -55,9 +55,9 @@ def shown(text: object) -> str:
     return re.sub(r"[\x00-\x1f\x7f\u2028\u2029\ufffe\uffff]", " ", safe)
 
 
-def short(name: str) -> str:
+def short(name: str, longest: int = LONGEST) -> str:
     """So that the name of a line leaves room for the line."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def series_of(cells: Mapping[str, Cell], drawn: Curve) -> str:

@@ -97,7 +97,12 @@ def forest(marks: Sequence[Mark], *, zero: bool = False, width: int = 540) -> st
     names = [shown(mark.label) for mark in marks]
     left = 14 + round(min(30, max(map(len, names))) * LETTER)
     y: dict[str, Any] = {"type": "ordinal", "field": "label", "sort": names, "title": None}
-    y["axis"] = {"labelLimit": left, "labelColor": "var(--ink)", "labelPadding": 8, "grid": False}
+    y["axis"] = {
+        "labelLimit": left - 12,
+        "labelColor": "var(--ink)",
+        "labelPadding": 8,
+        "grid": False,
+    }
     x: dict[str, Any] = {"type": "quantitative", "title": None}
     x["scale"] = {"domain": [steps[0], steps[-1]], "nice": False}
     x["axis"] = {"values": steps, "labelExpr": _label_expr(True, signed=zero)}

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from markupsafe import escape
 
-from experiments.report.axes import shown
+from experiments.report.axes import short, shown
 
 PALETTE = Path(__file__).with_name("palette.css")
 MARGIN, SHEET = 32.0, 1250.0  # pixels: around a sheet, and how far its rows go
+LETTER = 7.0  # of a caption
 
 
 def colours(theme: str = "light") -> dict[str, str]:
@@ -43,7 +44,7 @@ def sheet(title: str, parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) ->
             width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)"', svg)[:2])
             if x > MARGIN and x + width > SHEET:
                 x, y, tallest = MARGIN, y + tallest + 40, 0.0
-            found.append(_words(x, y + 16, 13, caption))
+            found.append(_words(x, y + 16, 13, short(caption, int(width / LETTER))))
             found.append(svg.replace("<svg ", f'<svg x="{x:g}" y="{y + 26:g}" ', 1))
             tallest, x = max(tallest, height), x + width + 28
             widest = max(widest, x)
