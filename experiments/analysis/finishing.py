@@ -27,10 +27,11 @@ from swe_gym_env.types import Episode, TaskInstance, ToolCall
 def patches(episode: Episode) -> list[str]:
     """What stands changed before each turn, and at the end. Raises NotMeasured where nobody
     looked."""
-    if episode.turns and all(turn.patch is None for turn in episode.turns):
+    looked = episode.turns[:-1]  # the last one ends in the episode's own patch
+    if looked and all(turn.patch is None for turn in looked):
         raise NotMeasured("the episodes do not hold what was changed after each turn")
     found = [""]
-    for turn in episode.turns[:-1]:
+    for turn in looked:
         found.append(found[-1] if turn.patch is None else turn.patch)
     return [*found, episode.patch] if episode.turns else found
 

@@ -137,9 +137,10 @@ def test_who_finishes_with_nothing_changed(tmp_path: Path) -> None:
     ]
     folder.append(played("a", look, missed, end), labels[:1])
     folder.append(played("b", look, hit, end, end), labels[1:])
+    folder.append(played("c", end))  # nobody looks after the turn that ends it
     rows = [row[1:6] for row in map(tuple, finishing.by_turn(only(tmp_path / "run-1")))]
     assert rows == [
-        ("student", 0, False, 2, 0),
+        ("student", 0, False, 3, 1 / 3),
         ("student", 1, False, 1, 0),
         ("student", 2, False, 1, 1),  # gave up
         ("student", 2, True, 1, 1),
@@ -172,7 +173,7 @@ def test_whether_a_second_try_was_of_any_use(tmp_path: Path) -> None:
 
 def test_without_a_look_at_the_files_nobody_knows_what_was_changed(tmp_path: Path) -> None:
     folder = RoundFolder(stored(tmp_path / "run-1") / "rounds" / "round_001")
-    folder.append(played("a", turn(LOOK)), [])
+    folder.append(played("a", turn(LOOK), turn(LOOK)), [])
     with pytest.raises(NotMeasured, match="what was changed"):
         list(finishing.by_turn(only(tmp_path / "run-1")))
 
