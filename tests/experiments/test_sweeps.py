@@ -19,7 +19,7 @@ TINY = (
     "episodes_per_round=2",
     "limits.max_turns=3",
 )
-SETTINGS = ("opd seed=five", "sft seed=five", "sft seed=0")
+SETTINGS = ("opd iteration0.lr=high", "sft iteration0.lr=high", "sft iteration0.lr=0.0002")
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 
 
@@ -40,25 +40,26 @@ def cells(job: Job) -> dict[str, dict[str, Any]]:
 def test_what_breaks_stops_no_other_cell_and_what_is_finished_is_not_touched(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # opd is refused; a seed that is no number is found out in the midst of a cell
-    said = job.run("algorithm=opd,sft", "seed=five,0", "beta=linear,step", *TINY, "-m", code=1)
+    # opd is refused; a rate that is no number is found out in the midst of a cell
+    rates = "iteration0.lr=high,0.0002"
+    said = job.run("algorithm=opd,sft", rates, "beta=linear,step", *TINY, "-m", code=1)
     found = cells(job)
     assert {name: cell["status"] for name, cell in found.items()} == {
-        "algorithm=opd seed=five beta=linear": "failed",
-        "algorithm=opd seed=0 beta=linear": "failed",
-        "algorithm=sft seed=five beta=linear": "failed",
-        "algorithm=sft seed=0 beta=linear": "finished",
+        "algorithm=opd iteration0.lr=high beta=linear": "failed",
+        "algorithm=opd iteration0.lr=0.0002 beta=linear": "failed",
+        "algorithm=sft iteration0.lr=high beta=linear": "failed",
+        "algorithm=sft iteration0.lr=0.0002 beta=linear": "finished",
     }, "neither method has a beta: eight settings, four runs"
     refused, broken, good = (found[f"algorithm={n} beta=linear"] for n in SETTINGS)
     assert "needs the teacher's log-probs" in refused["error"]
-    assert "Seed must be a python integer" in broken["error"]
+    assert broken["error"].startswith("TypeError")
     claim = json.loads((job.runs / good["run"] / "summary.json").read_text())
     last = claim["evaluations"][-1]
     told = f"finished  {last['resolved']} of 1, {last['rate']:.1%} ({last['low']:.1%} to"
     closing = said.split("\n\n")[-1]
-    assert told in closing and good["run"] in closing and "algorithm=sft seed=0" in closing
+    assert told in closing and good["run"] in closing and "algorithm=sft iter" in closing
     assert "compare: python -m experiments.report" in closing and "go on:" in closing
-    assert said.count("Traceback") == 1 and "Seed must be" in closing
+    assert said.count("Traceback") == 1 and "TypeError" in closing
 
     # All of it again, where importing torch would be seen
     (tmp_path / "torch.py").write_text("raise RuntimeError('imported')")
