@@ -19,7 +19,7 @@ from experiments.analysis import files, measures
 from experiments.analysis.planted import MISTAKES
 from experiments.analysis.stored import Measure, NotMeasured, StoredRun, read_runs
 from experiments.cli import guarded
-from experiments.folders import digest, read_json
+from experiments.folders import digest, read_json, sweep_cells
 from experiments.progress import Display
 from experiments.tables import Table
 from swe_gym_env.errors import SetupError
@@ -108,7 +108,7 @@ def _open_sweeps(given: argparse.Namespace) -> None:
     """A sweep stands for its runs, and the comparison goes where its report looks for it."""
     found: list[Path] = []
     for folder in given.runs:
-        cells = (read_json(folder / "sweep.json") or {}).get("cells")
+        cells = sweep_cells(folder)
         if cells and len(given.runs) == 1:
             given.out = given.out or folder / "analysis"
         found += [folder.parent / cell["run"] for cell in cells] if cells else [folder]

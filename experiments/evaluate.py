@@ -74,10 +74,14 @@ def _alone(cfg: DictConfig, display: Display) -> None:
             with contextlib.closing(Parts(own)) as parts:
                 evaluate(parts, played, requests, None, display, "evaluate")
             add_failures(folder.path, tasks.heldout)
+            write_evaluation(folder.path)
     for table in measures.tables(played.metrics):
         terminal.show(display.console, table)
     display.console.print(f"episodes, tables, metrics.json and predictions: {folder.path}")
-    display.console.print(f"report: {write_evaluation(folder.path)}", style="bold")
+    page = folder.path / "report.html"
+    if not page.exists():  # by an older version
+        write_evaluation(folder.path)
+    display.console.print(f"report: {page}", style="bold")
 
 
 def translated(words: Sequence[str]) -> list[str]:

@@ -144,6 +144,19 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def sweep_cells(folder: Path) -> list[dict[str, Any]]:
+    """What sweep.json says of each cell (``experiments/sweeps.py``); [] where it is no sweep's."""
+    return (read_json(folder / "sweep.json") or {}).get("cells", [])
+
+
+def phases_so_far(run: Path) -> dict[str, float]:
+    """Seconds of the phases that have ended; until the run has, those of iteration 0 stand in the
+    folder that runs share."""
+    shared = (run / "rounds" / "round_000").resolve().parents[1]
+    times: dict[str, float] = read_json(shared / "phases.json") or {}
+    return times | (read_json(run / "phases.json") or {})
+
+
 class RunFolder:
     """One folder of the layout above."""
 

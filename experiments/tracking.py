@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.folders import RunFolder, read_json, write_json
+from experiments.folders import RunFolder, phases_so_far, read_json, write_json
 from experiments.summary import ITERATION0, UNTRAINED
 from swe_gym_env.errors import SetupError
 
@@ -109,14 +109,9 @@ def _losses(found: dict[str, Any], index: int, before: int, seen: int) -> list[P
 
 def _seconds(folder: RunFolder, index: int, samples: int) -> Iterator[tuple[str, list[Point]]]:
     """Wall time, what is shared with other runs included."""
-    name, phases = f"round_{index:03d}", _phases(folder)
+    name, phases = f"round_{index:03d}", phases_so_far(folder.path)
     kinds = {kind: phases.get(f"{kind} {name}") for kind in ("collect", "score", "train")}
     yield f"{name}-seconds", [Point("seconds", index, samples, _numbers(kinds))]
-
-
-def _phases(folder: RunFolder) -> dict[str, float]:
-    shared = RunFolder(folder.round(0).path.resolve().parents[1])
-    return {**shared.phases, **folder.phases}
 
 
 def _evaluation(
@@ -125,7 +120,7 @@ def _evaluation(
     own = folder.evaluation(name)
     if own.is_done("evaluate"):
         values = {key: own.metrics.get(key) for key in EPISODES}
-        values["seconds"] = _phases(folder).get(f"evaluate {name}")
+        values["seconds"] = phases_so_far(folder.path).get(f"evaluate {name}")
         yield f"{name}-evaluate", [Point("evaluate", index, samples, _numbers(values))]
 
 

@@ -6,7 +6,7 @@ Rates and differences come from ``experiments/statistics.py``; here is only whic
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -174,13 +174,7 @@ def seeds(groups: Sequence[Group]) -> Table:
 
 def endings(groups: Sequence[Group]) -> Table:
     """Shares of the last evaluations' episodes, by outcome and why they ended."""
-    counts = []
-    for group in groups:
-        ends = Counter[str]()
-        for run in group.runs:
-            for kind, *_, n in [r for r in measures.endings(_alone(run)).rows]:
-                ends[str(kind)] += int(n or 0)
-        counts.append(ends)
+    counts = _counted(groups, measures.endings)
     total = sum(counts, Counter[str]())
     kinds = sorted(total, key=lambda kind: (kind != "resolved", -total[kind]))
     rows = [(k, *((c[k] / c.total() if c[k] else None) for c in counts)) for k in kinds]
@@ -191,20 +185,28 @@ def endings(groups: Sequence[Group]) -> Table:
 
 def failures(groups: Sequence[Group]) -> Table | None:
     """As :func:`endings`, by kinds of failure; None where some run has not counted them."""
-    counts = []
-    for group in groups:
-        kinds = Counter[str]()
-        for run in group.runs:
-            table = measures.failures(_alone(run))
-            if table is None or not table.rows:
-                return None
-            kinds.update({str(kind): int(n or 0) for kind, n in table.rows})
-        counts.append(kinds)
+    tables = [measures.failures(_alone(run)) for group in groups for run in group.runs]
+    if not all(table and table.rows for table in tables):
+        return None
+    counts = _counted(groups, measures.failures)
     found = [kind for kind in KINDS if any(c[kind] for c in counts)]
     rows = [(k, *((c[k] / c.total() if c[k] else None) for c in counts)) for k in found]
     names = tuple(group.label for group in groups)
     note = "Share of the episodes of the last evaluations, each counted as one kind."
     return Table("failure_kinds", "Failure kinds", ("kind", *names), rows, note, names)
+
+
+def _counted(groups: Sequence[Group], of: Callable[[RunData], Table | None]) -> list[Counter[str]]:
+    """Of each group, the counts in the last column of its runs' tables, by the first."""
+    counts = []
+    for group in groups:
+        found = Counter[str]()
+        for run in group.runs:
+            table = of(_alone(run))
+            for kind, *_, n in table.rows if table else ():
+                found[str(kind)] += int(n or 0)
+        counts.append(found)
+    return counts
 
 
 def _alone(run: RunData) -> RunData:

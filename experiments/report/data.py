@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from experiments import metrics
 from experiments.analysis.files import read as read_tables
+from experiments.folders import phases_so_far
 from experiments.statistics import Rate, rate
 from experiments.summary import ITERATION0, UNTRAINED, label, verdicts_of
 from experiments.tables import Table
@@ -106,17 +107,13 @@ class RunData:
 def read_run(folder: Path) -> RunData:
     """Whatever of a run stands in ``folder``."""
     config, finished = folder / "config.yaml", (folder / "summary.json").exists()
-    phases = _json(folder / "phases.json", {})
-    if not finished and (first := folder / "rounds" / "round_000").is_symlink():
-        # what runs share is timed in its own folder until the run ends
-        phases = _json(first.resolve().parents[1] / "phases.json", {}) | phases
     versions = _json(folder / "versions.json", [])
     return RunData(
         folder=folder,
         config=config.read_text("utf-8", "replace") if config.exists() else "",
         finished=finished,
         versions=tuple(versions),
-        phases=phases,
+        phases=_json(folder / "phases.json", {}) if finished else phases_so_far(folder),
         rounds=tuple(_round(path) for path in sorted((folder / "rounds").glob("round_*"))),
         evaluations=_evaluations(folder / "evaluations"),
         analysis=tuple(read_tables(folder / "analysis")),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.analysis.failures import KINDS
 from experiments.evaluation import measures
 from experiments.evaluation.stored import Stored
 from experiments.report import html
@@ -85,7 +84,6 @@ def _kinds(table: Table) -> Table:
     columns = ("kind", "episodes", "of", "share", "low", "high")
     places = [table.columns.index(name) for name in columns]
     rows = [tuple(row[place] for place in places) for row in table.rows]
-    rows.sort(key=lambda row: KINDS.index(str(row[0])))
     shares = ("share", "low", "high")
     kinds = Table("failures", "Failure kinds", columns, rows, table.note, shares)
     return _with_intervals(kinds, "share")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.folders import VOLATILE, read_json
+from experiments.folders import VOLATILE, sweep_cells
 from experiments.report.data import RunData, read_run
 from swe_gym_env.errors import SetupError
 
@@ -65,7 +65,7 @@ def is_sweep(folder: Path) -> bool:
 
 def cells_of_sweep(folder: Path) -> list[Cell]:
     found = []
-    for data in read_json(folder / "sweep.json")["cells"]:
+    for data in sweep_cells(folder):
         path = folder.parent / data["run"]
         keys = dict(one.lstrip("+").partition("=")[::2] for one in data["overrides"])
         found.append(_cell(path, _telling(keys), data["status"], data.get("error") or ""))

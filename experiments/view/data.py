@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.engine.rounds import RoundFolder
-from experiments.folders import read_json
+from experiments.folders import sweep_cells
 from experiments.summary import ITERATION0, UNTRAINED, label
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Annotation, Episode, Turn
@@ -53,7 +53,7 @@ def episode_sets(folder: Path) -> list[EpisodeSet]:
 
     SetupError where there is none.
     """
-    if cells := (read_json(folder / "sweep.json") or {}).get("cells"):
+    if cells := sweep_cells(folder):
         begun = [folder.parent / cell["run"] for cell in cells]
         begun = [run for run in begun if run.is_dir()]
         found = _once(one for run in begun for one in _sets(run, run.parent, True))

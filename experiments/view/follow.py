@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.folders import read_json
+from experiments.folders import sweep_cells
 from experiments.progress import _per
 from experiments.statistics import rate
 from experiments.view.watch import Phase, Watch
@@ -49,7 +49,7 @@ def follow(folder: Path, console: Console | None = None, seconds: float = 1.0) -
 
 def refuse_sweep(folder: Path) -> str:
     """What to say where ``folder`` is a sweep's, else nothing."""
-    cells = (read_json(folder / "sweep.json") or {}).get("cells", [])
+    cells = sweep_cells(folder)
     if not cells:
         return ""
     named = [cell for cell in cells if cell["status"] == "running"] or cells

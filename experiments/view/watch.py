@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.folders import evaluated_on, read_json
+from experiments.folders import evaluated_on, phases_so_far, read_json
 from experiments.summary import ITERATION0, UNTRAINED, label
 
 EPISODES = "episodes.jsonl"
@@ -190,10 +190,7 @@ class Watch:
 
     @property
     def took(self) -> dict[str, float]:
-        """Seconds of the phases so far; those of iteration 0 are in the folder that runs share."""
-        shared = (self.run / "rounds" / "round_000").resolve().parents[1]
-        times: dict[str, float] = read_json(shared / "phases.json") or {}
-        return times | (read_json(self.run / "phases.json") or {})
+        return phases_so_far(self.run)
 
     def left(self, phase: Phase) -> float | None:
         """Seconds until the phase has all its episodes; None where that is not known."""
