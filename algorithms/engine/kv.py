@@ -114,10 +114,14 @@ class PrefixStore:
         differ = (n for n in range(limit) if item.token_ids[n] != ids[n])
         return next(differ, limit)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._items
+
     def load(self, key: Hashable, length: int, cache: RowCache, row: int) -> None:
-        """Take the episode out of the store and lay its first ``length`` tokens into ``row``."""
-        item = self._items.pop(key, None)
+        """Lay the first ``length`` tokens of what is stored, if anything is, into ``row``."""
+        item = self._items.get(key)
         if item is not None:
+            self._items.move_to_end(key)
             cache.keys[:, row, :, :length] = item.keys[:, :, :length]
             cache.values[:, row, :, :length] = item.values[:, :, :length]
             cache.lengths[row] = length
@@ -132,6 +136,9 @@ class PrefixStore:
         used = self.bytes
         while used > self.max_bytes and self._items:
             used -= self._items.popitem(last=False)[1].bytes
+
+    def drop(self, key: Hashable) -> None:
+        self._items.pop(key, None)
 
     def clear(self) -> None:
         self._items.clear()
