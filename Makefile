@@ -27,7 +27,7 @@ help:
 	@echo "PYTHON=python3.12 chooses the interpreter; ARGS='seed=1' or ARGS='-k sandbox' is passed on."
 
 demo: $(VENV)/.ready
-	$(BIN)/python -m experiments.run $(if $(FAST),experiment=fast) $(ARGS)
+	$(BIN)/python -m experiments.run experiment=$(if $(FAST),fast,demo) $(ARGS)
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest $(ARGS)

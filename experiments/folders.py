@@ -76,7 +76,8 @@ def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
         data.pop("overlap", None)
     for section, settings in AS_BEFORE.items():
         for key, value in settings.items():
-            if data[section].get(key) == value:
+            found = data[section].get(key)
+            if found == value and type(found) is type(value):  # 1 == True
                 data[section].pop(key, None)
     if "rounds" not in data["teacher"]:
         data["teacher"].pop("episodes_per_round", None)
@@ -115,6 +116,18 @@ def evaluated_on(cfg: DictConfig) -> str:
     if cfg.evaluation.get("ids"):
         return f"{cfg.evaluation.split}-{digest(list(cfg.evaluation.ids))}"
     return f"{cfg.evaluation.split}-{cfg.evaluation.tasks}"
+
+
+def untrained_tasks(cfg: DictConfig) -> int | None:
+    """On how many of the evaluation's tasks the untrained student is measured; None: on all."""
+    wanted = cfg.evaluation.get("untrained", True)
+    return (None if wanted else 0) if isinstance(wanted, bool) else int(wanted)
+
+
+def untrained_folder(cfg: DictConfig) -> str:
+    """Of that evaluation, in the folder that runs with others share."""
+    count = untrained_tasks(cfg)
+    return f"{evaluated_on(cfg)}/untrained" + (f"-{count}" if count else "")
 
 
 def trained_folder(cfg: DictConfig) -> RunFolder:

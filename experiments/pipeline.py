@@ -31,6 +31,8 @@ from experiments.folders import (
     iteration0_folder,
     read_json,
     run_folder,
+    untrained_folder,
+    untrained_tasks,
     write_json,
 )
 from experiments.launch import training
@@ -121,13 +123,13 @@ class _Job:
         first = {request.task.instance_id for request in self.tasks.requests(0)}
         shared = self.shared = iteration0_folder(cfg, sorted(first))
         measured = evaluated_on(cfg)
-        untrained = shared.evaluation(f"{measured}/{UNTRAINED}")
+        count, untrained = untrained_tasks(cfg), shared.evaluation(untrained_folder(cfg))
         trained = shared.evaluation(f"{measured}/{ITERATION0}")
         with shared.lock(wait=True):
             shared.start(cfg)
             own.link(own.round(0).path, shared.round(0).path)
-            if cfg.evaluation.untrained:
-                self._evaluate(shared, UNTRAINED, untrained, None)
+            if count != 0:
+                self._evaluate(shared, UNTRAINED, untrained, None, count)
                 own.link(own.evaluation(UNTRAINED).path, untrained.path)
             self.collect(0, shared)
             with self.training(0, shared):
@@ -180,12 +182,18 @@ class _Job:
             self._evaluate(self.folder, name, self.folder.evaluation(name), own.checkpoint)
 
     def _evaluate(
-        self, timed: RunFolder, name: str, where: RoundFolder, checkpoint: Path | None
+        self,
+        timed: RunFolder,
+        name: str,
+        where: RoundFolder,
+        checkpoint: Path | None,
+        count: int | None = None,
     ) -> None:
+        """On the first ``count`` of the tasks; None: on all."""
         self.evaluations.append(name)
-        title = f"evaluate {summary.label(name)}"
+        title, requests = f"evaluate {summary.label(name)}", self.tasks.evaluation()[:count]
         with self._phase(timed, f"evaluate {name}"):
-            evaluate(self.parts, where, self.tasks.evaluation(), checkpoint, self.display, title)
+            evaluate(self.parts, where, requests, checkpoint, self.display, title)
 
     def close(self) -> None:
         """The claim, from what lies on disk."""

@@ -92,7 +92,14 @@ def alone(cfg: DictConfig) -> DictConfig:
 
 
 def refuse_in_a_run(cfg: DictConfig) -> None:
-    """SetupError where a training run is told what only an evaluation by itself can do."""
+    """SetupError where a training run is told what only an evaluation by itself can do, or what
+    no evaluation can."""
+    untrained = cfg.evaluation.get("untrained", True)
+    if not isinstance(untrained, bool) and not (isinstance(untrained, int) and untrained >= 0):
+        raise SetupError(
+            f"evaluation.untrained={untrained}: it is true (all tasks), false (none), or on how "
+            "many of the tasks the untrained student is measured"
+        )
     if _is_teacher(cfg) or cfg.evaluation.get("samples"):
         raise SetupError(
             "A run measures its student, greedily. evaluation.who and evaluation.samples are for "

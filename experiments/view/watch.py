@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.folders import evaluated_on, phases_so_far, read_json
+from experiments.folders import (
+    evaluated_on,
+    phases_so_far,
+    read_json,
+    untrained_folder,
+    untrained_tasks,
+)
 from experiments.summary import ITERATION0, UNTRAINED, label
 
 EPISODES = "episodes.jsonl"
@@ -104,17 +110,18 @@ def phases(run: Path) -> list[Phase]:
     if alone(run):
         samples = int(cfg.evaluation.get("samples") or 1)
         return [Phase(run.name, run, "evaluate", heldout * samples)]
-    measured = evaluated_on(cfg)
     shared = (run / "rounds" / "round_000").resolve().parents[1]
+    places = {UNTRAINED: untrained_folder(cfg), ITERATION0: f"{evaluated_on(cfg)}/{ITERATION0}"}
     first = {
         name: run / "evaluations" / name
         if (run / "evaluations" / name).exists()
-        else shared / "evaluations" / measured / name
-        for name in (UNTRAINED, ITERATION0)
+        else shared / "evaluations" / where
+        for name, where in places.items()
     }
     found = []
-    if cfg.evaluation.get("untrained", True):
-        found.append(Phase("evaluate untrained", first[UNTRAINED], "evaluate", heldout))
+    if (count := untrained_tasks(cfg)) != 0:
+        total = heldout if count is None else min(count, heldout)
+        found.append(Phase("evaluate untrained", first[UNTRAINED], "evaluate", total))
     repeats = int(cfg.algorithm.get("repeats") or 1)
     for index in range(int(cfg.rounds) + 1):
         folder = run / "rounds" / f"round_{index:03d}"

@@ -223,6 +223,9 @@ def test_what_cannot_be_measured_is_refused() -> None:
     ):
         with pytest.raises(SetupError, match=said):
             alone(configuration(*given))
+    for given in (["evaluation.untrained=-1"], ["evaluation.untrained=few"]):
+        with pytest.raises(SetupError, match=r"evaluation\.untrained.*how many of the tasks"):
+            refuse_in_a_run(configuration(*given))
     for given in (["evaluation.who=teacher"], ["evaluation.samples=4"]):
         with pytest.raises(SetupError, match=r"experiments\.evaluate"):
             refuse_in_a_run(configuration(*given))
