@@ -36,6 +36,7 @@ USUAL = (1024, 4096, 32_768, 24)  # see _sizes
 CLEARLY = 1.25  # so many times as fast must be what the processor is not said to be made for
 WORTH = 0.85  # all threads must take at most this share of the time of one
 BUSY = 1.3  # wall time over CPU time of a thread: above, other programs had the processor
+CGROUP = Path("/sys/fs/cgroup")
 MISSING = (RuntimeError, NotImplementedError)  # what torch raises where it has no such kernel
 
 
@@ -74,11 +75,10 @@ def _has_gpu() -> bool:
 
 def _allowed() -> float:
     """CPUs that a container may use; torch only counts those that are there."""
-    root, found = Path("/sys/fs/cgroup"), []
-    with_quota = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
-    for files in with_quota:
+    found = []
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
-            quota, period = " ".join((root / name).read_text() for name in files).split()
+            quota, period = " ".join((CGROUP / name).read_text() for name in files).split()
         except (OSError, ValueError):
             continue
         if quota.isdigit():  # else "max", or -1: there is no limit
