@@ -41,7 +41,7 @@ from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
 # (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
-VOLATILE = ("beta", "cluster", "logging", "paths", "plan", "tracking", "workers")
+VOLATILE = ("beta", "cluster", "decided", "logging", "paths", "plan", "tracking", "workers")
 # Of the section training: on what and how safely, not what comes of it
 HOW_TRAINED = ("launch", "sharding", "save_every")
 # What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
@@ -99,14 +99,38 @@ def _drop_unlimited(teacher: dict[str, Any]) -> None:
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
-    name = f"{cfg.algorithm.name}-{digest(resolved(cfg))}"
-    return RunFolder(Path(cfg.paths.runs).absolute() / name)
+    return named(cfg, cfg.algorithm.name, resolved(cfg))
+
+
+def named(cfg: DictConfig, kind: str, data: dict[str, Any]) -> RunFolder:
+    """The folder in ``paths.runs`` of what depends on ``data``, which has the section ``model``.
+
+    Its name says the precision that was asked for. What an older version began, whose default was
+    bfloat16, is found under its name and goes on so.
+    """
+    runs = Path(cfg.paths.runs).absolute()
+    if data["model"]["dtype"] == "auto":
+        model = {**data["model"], "dtype": "bfloat16"}
+        older = runs / f"{kind}-{digest({**data, 'model': model})}"
+        if _is_older(older):
+            return RunFolder(older)
+    return RunFolder(runs / f"{kind}-{digest(data)}")
+
+
+def _is_older(folder: Path) -> bool:
+    try:
+        lines = (folder / "config.yaml").read_text().splitlines()
+    except OSError:
+        return False
+    return not any(line.startswith("decided:") for line in lines)
 
 
 def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
     depends = resolved(cfg, AFTER_ITERATION0)
     for key in ("lr", "epochs"):  # it has its own
         depends["training"].pop(key)
+    if cfg.get("decided"):  # runs share it that compute alike
+        depends["model"]["dtype"] = cfg.decided.dtype
     name = f"iteration0-{digest([depends, task_ids])}"
     return RunFolder(Path(cfg.paths.runs).absolute() / name)
 
@@ -137,15 +161,19 @@ def trained_folder(cfg: DictConfig) -> RunFolder:
     depends = {name: data.get(name) for name in MAKES_TEACHER}
     own = data["teacher"]
     depends |= {name: own[name] for name in MADE_FROM if name in own}
-    return RunFolder(Path(cfg.paths.runs).absolute() / f"teacher-{digest(depends)}")
+    return named(cfg, "teacher", depends)
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Aside and renamed: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(data, indent=1) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Aside and renamed: a reader never sees half a file."""
     aside = path.with_name(f".{path.name}")
     with room_for(path):
-        aside.write_text(json.dumps(data, indent=1) + "\n")
+        aside.write_text(text)
         aside.replace(path)
 
 
@@ -188,7 +216,7 @@ class RunFolder:
 
     def start(self, cfg: DictConfig) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        _write(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         path = self.path / "versions.json"
         write_json(path, versions.add(read_json(path)))
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from algorithms.base import Algorithm
 from algorithms.engine.rounds import RoundFolder
-from experiments import preflight, remaining, summary
+from experiments import precision, preflight, remaining, summary, sweeps
 from experiments.analysis.measures import add_failures
 from experiments.build import Parts
 from experiments.evaluation import evaluate, refuse_in_a_run
@@ -57,7 +57,9 @@ def run(cfg: DictConfig, display: Display) -> Path:
         parts.check()
         display.console.print(f"run folder: {folder.path}")
         with folder.lock(), contextlib.closing(parts):
-            folder.start(cfg)
+            with sweeps.siblings() as runs:
+                precision.settle(parts, folder.path, precision.of_sweep(runs, cfg))
+                folder.start(cfg)
             with contextlib.closing(tracker(cfg, folder)) as tracked:
                 _phases(parts, folder, display, tracked)
             for page in (folder.path / name for name in ("report.html", "episodes.html")):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import serving
+from experiments import precision, serving
 from swe_gym_env.errors import SetupError
 
 NEAREST = (
@@ -54,10 +54,12 @@ def _check_values(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and (type(value) is not int or value < least):
             raise SetupError(f"{key}={value}: it is a whole number, {least} or more")
+    precision.check(cfg)
 
 
 def check_teacher(cfg: DictConfig) -> None:
     """Raises SetupError where the teacher cannot be asked."""
+    precision.check(cfg)
     if missing := _teacher(cfg):
         raise SetupError(missing)
 

@@ -30,7 +30,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.folders import RunFolder, digest, read_json, run_folder, write_json
+from experiments.folders import (
+    RunFolder,
+    digest,
+    read_json,
+    run_folder,
+    sweep_cells,
+    write_json,
+)
 from experiments.interrupt import INTERRUPTED
 from experiments.statistics import Rate
 
@@ -99,6 +106,19 @@ def _note(folder: Path, run: str, status: str, error: str = "") -> None:
         for cell in data["cells"]:
             if cell["run"] == run:
                 cell.update(status=status, error=error)
+
+
+@contextlib.contextmanager
+def siblings() -> Iterator[list[Path]]:
+    """The folders of the runs of the sweep that this process works on, of which no other begins
+    meanwhile; [] of a single run."""
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    folder = Path(hydra.sweep.dir) if hydra and hydra.mode == RunMode.MULTIRUN else None
+    if folder is None or not (folder / "sweep.json").is_file():
+        yield []
+        return
+    with RunFolder(folder).lock(wait=True):
+        yield [folder.parent / one["run"] for one in sweep_cells(folder)]
 
 
 @contextlib.contextmanager

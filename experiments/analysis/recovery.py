@@ -122,7 +122,7 @@ def _of_student(
     lead = _lead(parts, plan.lead)
     who: Executor = "student" if lead is None else "teacher"
     requests = [Request(task, parts.cfg.seed) for task in tasks]
-    limits = (parts.cfg.limits, parts.cfg.actions.name, parts.cfg.model.dtype)
+    limits = (parts.cfg.limits, parts.cfg.actions.name, parts.precision)
     key = digest([str(one) for one in (student and student.resolve(), *limits)])
 
     def played(what: str, mixer: HandOver, teacher: Policy | None) -> dict[str, Episode]:

@@ -15,7 +15,7 @@ import numpy as np
 from experiments import metrics
 from experiments.evaluation.measures import SHARES
 from experiments.evaluation.outcomes import Outcomes
-from experiments.evaluation.stored import Stored
+from experiments.evaluation.stored import DTYPE, Stored
 from experiments.statistics import (
     Interval,
     bootstrap_difference,
@@ -196,4 +196,5 @@ def _differing(first: Group, group: Group, one: Stored) -> list[str]:
         f"{key} is {here.get(key)} for {group.name}, {there.get(key)} for {first.name}"
         for key in sorted(here.keys() | there.keys())
         if here.get(key) != there.get(key)
+        and not (key == DTYPE and None in (here.get(key), there.get(key)))
     ]

@@ -18,6 +18,7 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode
 
 # Sections of the configuration whose values must agree for a fair comparison
+DTYPE = "model.dtype"  # in which a model computed: of an endpoint or the expert nobody knows it
 MATTERS = ("limits", "actions", "history", "tasks.name", "tasks.build", "evaluation.split")
 
 
@@ -109,4 +110,7 @@ def _chosen(cfg: Any) -> dict[str, Any]:
             found |= {f"{key}.{name}": one for name, one in value.items()}
         else:
             found[key] = value
+    if OmegaConf.select(cfg, "evaluation.who") != "teacher":
+        asked = OmegaConf.select(cfg, DTYPE)
+        found[DTYPE] = OmegaConf.select(cfg, "decided.dtype") or asked
     return {**found, "evaluation.samples": samples}

@@ -110,7 +110,7 @@ def test_the_embedded_model_learns_the_format_from_a_few_episodes(
     store = tmp_path / "home" / "models"
     store.mkdir(parents=True)
     (store / smollm2.name).symlink_to(smollm2)
-    real = ("model.path=smollm2", "model.dtype=bfloat16", "sampling.max_new_tokens=64")
+    real = ("model.path=smollm2", "model.dtype=auto", "sampling.max_new_tokens=64")
     job.run(*real, "iteration0.episodes=24", "training.batch_size=4", "beta=constant")
     claim = read(job.folder() / "summary.json")
     bad = [row["metrics"]["format_error_rate"] for row in claim["evaluations"]]
