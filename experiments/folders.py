@@ -35,7 +35,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from algorithms.engine.rounds import RoundFolder
+from algorithms.engine.rounds import RoundFolder, read_json
 from experiments import versions
 from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
@@ -134,14 +134,6 @@ def write_json(path: Path, data: Any) -> None:
     with room_for(path):
         aside.write_text(json.dumps(data, indent=1) + "\n")
         aside.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """None where there is no such file."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
 
 
 def sweep_cells(folder: Path) -> list[dict[str, Any]]:
