@@ -19,7 +19,6 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -30,7 +29,7 @@ from experiments.analysis.measures import add_failures
 from experiments.build import Parts
 from experiments.cli import HYDRA, explain_unknown, guarded
 from experiments.evaluation import alone, evaluate, measures, terminal
-from experiments.folders import RunFolder, digest, read_json, resolved, write_json
+from experiments.folders import RunFolder, evaluation_folder, read_json, write_json
 from experiments.progress import Display
 from experiments.report import write_evaluation
 from experiments.selection import select
@@ -40,16 +39,10 @@ log = logging.getLogger(__name__)
 # What only training looks at
 NOT_MEASURED = ("algorithm", "rounds", "episodes_per_round", "iteration0", "training", "overlap")
 SWEBENCH_TOKENS = 16_384  # below that many a bug report leaves no room for turns
-WHERE_ASKED = ("base_url", "api_key_env", "timeout", "concurrency", "budget", "prices")
 
 
 def folder_of(cfg: DictConfig) -> RunFolder:
-    data = resolved(cfg, NOT_MEASURED)
-    name = cfg.model.name
-    if cfg.evaluation.who == "teacher":
-        name = cfg.teacher.name
-        data["teacher"] = {k: v for k, v in data["teacher"].items() if k not in WHERE_ASKED}
-    return RunFolder(Path(cfg.paths.runs).absolute() / f"evaluation-{name}-{digest(data)}")
+    return evaluation_folder(cfg, NOT_MEASURED)
 
 
 def _alone(cfg: DictConfig, display: Display) -> None:
@@ -75,6 +68,7 @@ def _alone(cfg: DictConfig, display: Display) -> None:
                 evaluate(parts, played, requests, None, display, "evaluate")
             add_failures(folder.path, tasks.heldout)
             write_evaluation(folder.path)
+    folder.remember()
     for table in measures.tables(played.metrics):
         terminal.show(display.console, table)
     display.console.print(f"episodes, tables, metrics.json and predictions: {folder.path}")

@@ -2,6 +2,7 @@
 
     runs/<algorithm>-<hash>/        one resolved configuration
       config.yaml                   that configuration
+      inputs.json                   digests of the files that it reads (experiments/inputs.py)
       versions.json                 of each start: command, commit, packages, machine
       tasks.json                    the task ids of each split, fixed when the run began
       rounds/round_000 -> ...       iteration 0, a link into the shared folder
@@ -18,7 +19,9 @@
     runs/teacher-<hash>/            what python -m experiments.teacher made, keyed likewise
     runs/sweep-<hash>/              which runs a sweep is made of (experiments/sweeps.py)
 
-The hash leaves out what cannot change the result (``VOLATILE``).
+The hash leaves out what cannot change the result (``VOLATILE``). It holds the paths of files, not
+their content: where a file was edited since its run began, the run with the new content gets a
+folder of its own, with a second hash; where a file was only moved, its run goes on.
 """
 
 from __future__ import annotations
@@ -27,18 +30,22 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from algorithms.engine.rounds import RoundFolder, read_json
-from experiments import versions
-from swe_gym_env.disk import room_for
+from algorithms.engine.rounds import RoundFolder
+from experiments import inputs, versions
+from swe_gym_env.disk import read_json as read_json
+from swe_gym_env.disk import write_json as write_json
 from swe_gym_env.errors import SetupError
+
+log = logging.getLogger(__name__)
 
 # (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
 VOLATILE = ("beta", "cluster", "logging", "paths", "plan", "tracking", "workers")
@@ -56,6 +63,8 @@ AS_BEFORE: dict[str, dict[str, Any]] = {
 # Of the section serving: how it is done, not what is answered
 WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")
 
+# Of the section teacher, in an evaluation of it: where and how it is asked
+WHERE_ASKED = ("base_url", "api_key_env", "timeout", "concurrency", "budget", "prices")
 # What the making of teacher=trained depends on, and of its own section
 MAKES_TEACHER = ("model", "tasks", "actions", "limits", "history")
 MADE_FROM = ("seed", "tests", "episodes", "rounds", "episodes_per_round", "training")
@@ -98,16 +107,14 @@ def _drop_unlimited(teacher: dict[str, Any]) -> None:
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
-    name = f"{cfg.algorithm.name}-{digest(resolved(cfg))}"
-    return RunFolder(Path(cfg.paths.runs).absolute() / name)
+    return _folder(cfg, str(cfg.algorithm.name), resolved(cfg))
 
 
 def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
     depends = resolved(cfg, AFTER_ITERATION0)
     for key in ("lr", "epochs"):  # it has its own
         depends["training"].pop(key)
-    name = f"iteration0-{digest([depends, task_ids])}"
-    return RunFolder(Path(cfg.paths.runs).absolute() / name)
+    return _folder(cfg, "iteration0", depends, task_ids)
 
 
 def evaluated_on(cfg: DictConfig) -> str:
@@ -124,16 +131,48 @@ def trained_folder(cfg: DictConfig) -> RunFolder:
     depends = {name: data.get(name) for name in MAKES_TEACHER}
     own = data["teacher"]
     depends |= {name: own[name] for name in MADE_FROM if name in own}
-    return RunFolder(Path(cfg.paths.runs).absolute() / f"teacher-{digest(depends)}")
+    return _folder(cfg, "teacher", depends)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Aside and renamed: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    with room_for(path):
-        aside.write_text(json.dumps(data, indent=1) + "\n")
-        aside.replace(path)
+def _trained(cfg: DictConfig) -> Path:
+    return trained_folder(cfg).round(cfg.teacher.rounds).checkpoint
+
+
+def evaluation_folder(cfg: DictConfig, without: tuple[str, ...]) -> RunFolder:
+    """Of an evaluation by itself, which does not depend on the sections ``without``."""
+    data, name = resolved(cfg, without), cfg.model.name
+    if cfg.evaluation.who == "teacher":
+        name = cfg.teacher.name
+        data["teacher"] = {k: v for k, v in data["teacher"].items() if k not in WHERE_ASKED}
+    return _folder(cfg, f"evaluation-{name}", data)
+
+
+def runs(cfg: DictConfig) -> Path:
+    return Path(cfg.paths.runs).expanduser().absolute()
+
+
+def _folder(
+    cfg: DictConfig, prefix: str, depends: Mapping[str, Any], more: Sequence[str] | None = None
+) -> RunFolder:
+    """The folder that was begun with these settings and these contents, or the one to begin."""
+    named = digest(depends if more is None else [depends, more])
+    own = RunFolder(runs(cfg) / f"{prefix}-{named}")
+    found = inputs.found(depends, lambda: _trained(cfg))
+    if not found:
+        return own
+    contents = {name: one["content"] for name, one in found.items()}
+    key = digest([inputs.without_paths(depends, contents), contents, more])
+    own.inputs = {"key": key, "inputs": found}
+    stored = read_json(own.path / inputs.FILE)
+    differs = inputs.changed(stored["inputs"], found) if stored else []
+    if stored and not differs:
+        return own
+    for other in sorted(own.path.parent.glob(f"{prefix}-*/{inputs.FILE}")):
+        if (read_json(other) or {}).get("key") == key:
+            return RunFolder(other.parent, own.inputs)
+    if not differs:
+        return own
+    return RunFolder(own.path.with_name(f"{own.path.name}-{key[:6]}"), own.inputs, differs)
 
 
 def sweep_cells(folder: Path) -> list[dict[str, Any]]:
@@ -149,11 +188,28 @@ def phases_so_far(run: Path) -> dict[str, float]:
     return times | (read_json(run / "phases.json") or {})
 
 
-class RunFolder:
-    """One folder of the layout above."""
+def refuse_changed(run: Path, cfg: DictConfig, *names: str) -> None:
+    """SetupError where a stored run read another content under these names, and is to be gone on
+    with."""
+    stored = (read_json(run / inputs.FILE) or {}).get("inputs", {})
+    own = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(own, dict)
+    sections = {name: own.get(name) for name in names if name in stored}
+    if differs := inputs.changed(stored, inputs.found(sections, lambda: _trained(cfg))):
+        raise SetupError(
+            f"{run} was made with other files: {'; '.join(differs)}. Put back what it was made "
+            "with, or start a run of its own with what is there now"
+        )
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+class RunFolder:
+    """One folder of the layout above. ``inputs`` is what ``inputs.json`` shall hold, ``differs``
+    says why it is not the folder that its settings alone would name."""
+
+    def __init__(
+        self, path: Path, inputs: Mapping[str, Any] | None = None, differs: Sequence[str] = ()
+    ) -> None:
+        self.path, self.inputs, self.differs = path, inputs, differs
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -167,9 +223,17 @@ class RunFolder:
 
     def start(self, cfg: DictConfig) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
+        if self.differs and not (self.path / "config.yaml").exists():
+            log.warning("a new folder, %s: %s", self.path.name, "; ".join(self.differs))
+        self.remember()
         (self.path / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
         path = self.path / "versions.json"
         write_json(path, versions.add(read_json(path)))
+
+    def remember(self) -> None:
+        """What was read at the first start. A run of an older version knows it from now on."""
+        if self.inputs and not (self.path / inputs.FILE).exists():
+            write_json(self.path / inputs.FILE, self.inputs)
 
     def link(self, own: Path, shared: Path) -> None:
         """``own`` becomes a relative link to ``shared``, so that runs/ can be moved as a whole."""

@@ -62,6 +62,7 @@ def run(cfg: DictConfig, display: Display) -> Path:
                 page.unlink(missing_ok=True)  # of a run that was looked at before its end
     finished = folder.summary
     assert finished is not None
+    folder.remember()
     if not (folder.path / "report.html").exists():
         write_view(folder.path)
         write_report(folder.path)

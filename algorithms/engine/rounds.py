@@ -28,8 +28,7 @@ from typing import Any, TypeVar
 
 from algorithms.base import Round
 from swe_gym_env.agents.budget import Spent
-from swe_gym_env.disk import room_for
-from swe_gym_env.errors import SetupError
+from swe_gym_env.disk import read_json, room_for, write_json
 from swe_gym_env.types import Annotation, Episode, Scores, from_dict, to_dict
 
 log = logging.getLogger(__name__)
@@ -146,11 +145,7 @@ class RoundFolder:
         return dict(read_json(self.path / "metrics.json") or {})
 
     def add_metrics(self, **values: Any) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        aside = self.path / ".metrics.json"
-        with room_for(self.path / "metrics.json"):
-            aside.write_text(json.dumps({**self.metrics, **values}, indent=1) + "\n")
-            aside.replace(self.path / "metrics.json")
+        write_json(self.path / "metrics.json", {**self.metrics, **values})
 
 
 def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -176,18 +171,6 @@ def _drop_torn_line(file: Any) -> None:
         position = low
     if position < end:
         file.truncate(position)
-
-
-def read_json(path: Path) -> Any:
-    """None where there is no such file. SetupError where it holds no JSON."""
-    try:
-        return json.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise SetupError(
-            f"{path} is damaged ({error}): restore it, or delete it to have it written again"
-        ) from None
 
 
 def parsed(line: bytes) -> dict[str, Any] | None:

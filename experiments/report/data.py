@@ -15,10 +15,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from algorithms.engine.rounds import RoundFolder, read_json
+from algorithms.engine.rounds import RoundFolder
 from experiments import metrics
 from experiments.analysis.files import read as read_tables
-from experiments.folders import phases_so_far
+from experiments.folders import phases_so_far, read_json
 from experiments.statistics import Rate, rate
 from experiments.summary import ITERATION0, UNTRAINED, label, verdicts_of
 from experiments.tables import Table
