@@ -24,7 +24,7 @@ import hydra
 from omegaconf import DictConfig
 
 from algorithms.engine.rounds import RoundFolder
-from experiments import preflight
+from experiments import preflight, values
 from experiments.analysis.measures import add_failures
 from experiments.build import Parts
 from experiments.cli import HYDRA, explain_unknown, guarded
@@ -46,6 +46,7 @@ def folder_of(cfg: DictConfig) -> RunFolder:
 
 
 def _alone(cfg: DictConfig, display: Display) -> None:
+    values.check_some(cfg, "evaluation.tasks")
     own, folder = alone(cfg), folder_of(cfg)
     played = RoundFolder(folder.path)
     if "pass_at" not in played.metrics:  # never measured, or by an older version

@@ -41,6 +41,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from algorithms.engine.rounds import RoundFolder
 from experiments import inputs, versions
+from swe_gym_env.disk import make_folder, room_for, write_text
 from swe_gym_env.disk import read_json as read_json
 from swe_gym_env.disk import write_json as write_json
 from swe_gym_env.errors import SetupError
@@ -107,14 +108,14 @@ def _drop_unlimited(teacher: dict[str, Any]) -> None:
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
-    return _folder(cfg, str(cfg.algorithm.name), resolved(cfg))
+    return named(cfg, str(cfg.algorithm.name), resolved(cfg))
 
 
 def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
     depends = resolved(cfg, AFTER_ITERATION0)
     for key in ("lr", "epochs"):  # it has its own
         depends["training"].pop(key)
-    return _folder(cfg, "iteration0", depends, task_ids)
+    return named(cfg, "iteration0", depends, task_ids)
 
 
 def evaluated_on(cfg: DictConfig) -> str:
@@ -131,7 +132,7 @@ def trained_folder(cfg: DictConfig) -> RunFolder:
     depends = {name: data.get(name) for name in MAKES_TEACHER}
     own = data["teacher"]
     depends |= {name: own[name] for name in MADE_FROM if name in own}
-    return _folder(cfg, "teacher", depends)
+    return named(cfg, "teacher", depends)
 
 
 def _trained(cfg: DictConfig) -> Path:
@@ -144,35 +145,42 @@ def evaluation_folder(cfg: DictConfig, without: tuple[str, ...]) -> RunFolder:
     if cfg.evaluation.who == "teacher":
         name = cfg.teacher.name
         data["teacher"] = {k: v for k, v in data["teacher"].items() if k not in WHERE_ASKED}
-    return _folder(cfg, f"evaluation-{name}", data)
+    return named(cfg, f"evaluation-{name}", data)
 
 
 def runs(cfg: DictConfig) -> Path:
     return Path(cfg.paths.runs).expanduser().absolute()
 
 
-def _folder(
-    cfg: DictConfig, prefix: str, depends: Mapping[str, Any], more: Sequence[str] | None = None
+def named(
+    cfg: DictConfig, kind: str, data: Mapping[str, Any], more: Sequence[str] | None = None
 ) -> RunFolder:
-    """The folder that was begun with these settings and these contents, or the one to begin."""
-    named = digest(depends if more is None else [depends, more])
-    own = RunFolder(runs(cfg) / f"{prefix}-{named}")
-    found = inputs.found(depends, lambda: _trained(cfg))
+    """The folder in ``paths.runs`` of what depends on ``data`` and ``more``."""
+    path = runs(cfg) / f"{kind}-{digest(data if more is None else [data, more])}"
+    return _of_contents(cfg, path, kind, data, more)
+
+
+def _of_contents(
+    cfg: DictConfig, path: Path, kind: str, data: Mapping[str, Any], more: Sequence[str] | None
+) -> RunFolder:
+    """``path`` where it was not begun with other contents, else the folder that was begun with
+    these, or is to be."""
+    found = inputs.found(data, lambda: _trained(cfg))
     if not found:
-        return own
+        return RunFolder(path)
     contents = {name: one["content"] for name, one in found.items()}
-    key = digest([inputs.without_paths(depends, contents), contents, more])
-    own.inputs = {"key": key, "inputs": found}
-    stored = read_json(own.path / inputs.FILE)
+    key = digest([inputs.without_paths(data, contents), contents, more])
+    own = {"key": key, "inputs": found}
+    stored = read_json(path / inputs.FILE)
     differs = inputs.changed(stored["inputs"], found) if stored else []
     if stored and not differs:
-        return own
-    for other in sorted(own.path.parent.glob(f"{prefix}-*/{inputs.FILE}")):
+        return RunFolder(path, own)
+    for other in sorted(path.parent.glob(f"{kind}-*/{inputs.FILE}")):
         if (read_json(other) or {}).get("key") == key:
-            return RunFolder(other.parent, own.inputs)
+            return RunFolder(other.parent, own)
     if not differs:
-        return own
-    return RunFolder(own.path.with_name(f"{own.path.name}-{key[:6]}"), own.inputs, differs)
+        return RunFolder(path, own)
+    return RunFolder(path.with_name(f"{path.name}-{key[:6]}"), own, differs)
 
 
 def sweep_cells(folder: Path) -> list[dict[str, Any]]:
@@ -222,11 +230,10 @@ class RunFolder:
         return RoundFolder(self.path / "evaluations" / name)
 
     def start(self, cfg: DictConfig) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
         if self.differs and not (self.path / "config.yaml").exists():
             log.warning("a new folder, %s: %s", self.path.name, "; ".join(self.differs))
         self.remember()
-        (self.path / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         path = self.path / "versions.json"
         write_json(path, versions.add(read_json(path)))
 
@@ -237,8 +244,8 @@ class RunFolder:
 
     def link(self, own: Path, shared: Path) -> None:
         """``own`` becomes a relative link to ``shared``, so that runs/ can be moved as a whole."""
-        shared.mkdir(parents=True, exist_ok=True)
-        own.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(shared)
+        make_folder(own.parent)
         target = os.path.relpath(shared, own.parent)
         if own.is_symlink() and os.readlink(own) == target:
             return
@@ -248,8 +255,10 @@ class RunFolder:
     @contextlib.contextmanager
     def lock(self, wait: bool = False) -> Iterator[None]:
         """Only one process works in a folder. The kernel lets go of the lock when that one dies."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as file:
+        make_folder(self.path)
+        with room_for(self.path):
+            opened = (self.path / ".lock").open("a+")
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from algorithms.base import Algorithm
 from algorithms.engine.rounds import RoundFolder
-from experiments import preflight, remaining, summary
+from experiments import preflight, remaining, summary, values
 from experiments.analysis.measures import add_failures
 from experiments.build import Parts
 from experiments.evaluation import evaluate, refuse_in_a_run
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig, display: Display) -> Path:
     """Returns the run folder, with everything in it."""
     refuse_in_a_run(cfg)
+    values.check_some(cfg, "tasks.train", "evaluation.tasks")
     folder = run_folder(cfg)
     if folder.summary is None:
         preflight.check(cfg)

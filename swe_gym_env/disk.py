@@ -1,4 +1,4 @@
-"""A full disk is the user's to mend: one message with the path and the room that is left."""
+"""A full disk, or a place that cannot be written: one message with the path, for the user."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ from typing import Any
 from swe_gym_env.errors import SetupError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# What is wrong with a place, and what helps
+BLOCKED = {
+    errno.EROFS: "is on a file system that can only be read",
+    errno.EACCES: "may not be read or written by this user",
+    errno.EPERM: "may not be read or written by this user",
+    errno.ENOTDIR: "is a file where a folder is needed",
+    errno.EEXIST: "is a file where a folder is needed",
+    errno.EISDIR: "is a folder where a file is needed",
+    errno.ELOOP: "is a link that leads back to itself",
+    errno.ENOENT: "is a link to what is not there",
+    errno.ENAMETOOLONG: "is longer than a name may be",
+}
 
 
 def is_full(error: BaseException) -> bool:
@@ -23,42 +35,88 @@ def is_full(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def room_for(path: str | Path) -> Iterator[None]:
-    """Around what writes ``path``. SetupError where the disk is full."""
+    """Around what writes ``path``. SetupError where the disk is full, or the place is one that
+    cannot be written."""
     try:
         yield
     except SetupError:
         raise
     except Exception as error:
-        if not is_full(error):
-            raise
-        raise SetupError(message(path)) from error
+        if said := message(error, path):
+            raise SetupError(said) from error
+        raise
 
 
-def message(path: str | Path) -> str:
-    folder = Path(path).absolute()
-    while not folder.exists():
+def message(error: BaseException, path: str | Path) -> str | None:
+    """What the user has to mend at ``path``, or where the error itself names a file; None where the
+    error is of another kind."""
+    if is_full(error):
+        free = shutil.disk_usage(_standing(Path(path))).free / 2**20
+        return (
+            f"the disk is full: {path} cannot be written ({free:.0f} MiB free there). What is "
+            "finished is kept: make room, then give the same command again."
+        )
+    number = getattr(error, "errno", None)
+    if not isinstance(error, OSError) or number not in BLOCKED or error.filename is None:
+        return None
+    named = Path(os.fsdecode(error.filename))
+    place = _culprit(named, number)
+    if place is None:
+        return None
+    if number != errno.ELOOP and place.is_symlink() and not os.path.exists(place):
+        number = errno.ENOENT
+    where = "" if place == named.absolute() else f", so that {named} cannot be used"
+    return f"{place} {BLOCKED[number]}{where}. Correct that, or give another folder."
+
+
+def _standing(path: Path) -> Path:
+    """The nearest folder above that there is."""
+    folder = path.absolute()
+    while not folder.is_dir():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free / 2**20
-    return (
-        f"the disk is full: {path} cannot be written ({free:.0f} MiB free there). What is finished "
-        "is kept: make room, then give the same command again."
-    )
+    return folder
+
+
+def _culprit(path: Path, number: int) -> Path | None:
+    """Of ``path`` and what is above it, the one that is in the way. None: there is none, as where
+    a file was simply not there."""
+    whole = path.absolute()
+    line = [*reversed(whole.parents), whole]
+    lost = next((one for one in line if one.is_symlink() and not os.path.exists(one)), None)
+    if lost or number == errno.ENOENT:
+        return lost
+    if number in (errno.ENOTDIR, errno.EEXIST):
+        return next((one for one in line if os.path.lexists(one) and not one.is_dir()), whole)
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM) and not os.path.lexists(whole):
+        return _standing(whole)
+    return whole
+
+
+def make_folder(path: Path) -> None:
+    """With those above. SetupError where it cannot be made."""
+    with room_for(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Aside and renamed: a reader never sees half a file. SetupError where it cannot be written."""
+    make_folder(path.parent)
+    aside = path.with_name(f".{path.name}")
+    with room_for(path):
+        aside.write_bytes(text.encode("utf-8", "replace"))
+        aside.replace(path)
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Aside and renamed: a reader never sees half a file. SetupError where it cannot be written."""
-    with room_for(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}")
-        aside.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
-        aside.replace(path)
+    """As :func:`write_text`."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """None where there is no such file. SetupError where it holds no JSON."""
     try:
         return json.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise SetupError(

@@ -74,8 +74,6 @@ def alone(cfg: DictConfig) -> DictConfig:
     """``cfg`` with what an evaluation has no use for taken out. Raises SetupError."""
     own, who = cfg.copy(), cfg.evaluation.who
     samples = cfg.evaluation.samples
-    if samples is not None and samples < 1:
-        raise SetupError(f"evaluation.samples={samples}: it is 1 or more, or null for greedy")
     if who == "teacher" and cfg.teacher.name == "trained":
         with open_dict(own):  # it is found by what it was made of, which the next lines change
             own.teacher.path = str(teachers.folder(cfg))
