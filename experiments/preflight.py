@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import serving, values
 from experiments.folders import runs
-from swe_gym_env.disk import make_folder
+from swe_gym_env.disk import unwritable
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox.images import home
 
@@ -58,13 +58,10 @@ def check_teacher(cfg: DictConfig) -> None:
 
 def _folders(cfg: DictConfig) -> str | None:
     """Where the run is kept, and where what can be made again is."""
-    for name, folder in (("paths.runs", runs(cfg)), ("SWE_GYM_HOME", home())):
-        try:
-            make_folder(folder)
-        except SetupError as error:
-            return f"{name}: {error}"
-    if not os.access(runs(cfg), os.W_OK | os.X_OK):
-        return f"paths.runs: {runs(cfg)} cannot be written; give another: paths.runs=FOLDER"
+    if said := unwritable(runs(cfg)):
+        return f"paths.runs={cfg.paths.runs}: {said}; give another folder"
+    if not home().is_dir() and (said := unwritable(home())):
+        return f"SWE_GYM_HOME={home()}: {said}; give another folder"
     return None
 
 

@@ -14,16 +14,19 @@ from typing import Any
 from swe_gym_env.errors import SetupError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# What is wrong with a place, and what helps
+FILE = "is a file where a folder is needed"
+READ_ONLY = "is on a file system that can only be read"
+NOT_ALLOWED = "may not be read or written by this user"
+# What an error says of the file that it names, where nothing above that is in the way
 BLOCKED = {
-    errno.EROFS: "is on a file system that can only be read",
-    errno.EACCES: "may not be read or written by this user",
-    errno.EPERM: "may not be read or written by this user",
-    errno.ENOTDIR: "is a file where a folder is needed",
-    errno.EEXIST: "is a file where a folder is needed",
+    errno.EROFS: READ_ONLY,
+    errno.EACCES: NOT_ALLOWED,
+    errno.EPERM: NOT_ALLOWED,
+    errno.ENOTDIR: FILE,
+    errno.EEXIST: FILE,
+    errno.ENOENT: None,  # an ordinary file that is missing is none of this
     errno.EISDIR: "is a folder where a file is needed",
     errno.ELOOP: "is a link that leads back to itself",
-    errno.ENOENT: "is a link to what is not there",
     errno.ENAMETOOLONG: "is longer than a name may be",
 }
 
@@ -60,36 +63,38 @@ def message(error: BaseException, path: str | Path) -> str | None:
     if not isinstance(error, OSError) or number not in BLOCKED or error.filename is None:
         return None
     named = Path(os.fsdecode(error.filename))
-    place = _culprit(named, number)
-    if place is None:
+    said = _in_the_way(named)
+    if said is None and (own := BLOCKED[number]):
+        said = f"{named.absolute()} {own}"
+    return said and f"{said}, so that {path} cannot be used. Correct that, or give another folder."
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written to ``folder``, which need not be there. Makes nothing."""
+    return _in_the_way(folder / "file")
+
+
+def _in_the_way(path: Path) -> str | None:
+    """What is wrong with the folders above ``path``, or with a link that it is."""
+    whole = path.absolute()
+    for one in [*reversed(whole.parents), whole]:
+        if one.is_symlink() and not os.path.exists(one):
+            return f"{one} is a link to what is not there"
+        if one != whole and os.path.lexists(one) and not one.is_dir():
+            return f"{one} {FILE}"
+    above = _standing(whole.parent)
+    if os.access(above, os.W_OK | os.X_OK):
         return None
-    if number != errno.ELOOP and place.is_symlink() and not os.path.exists(place):
-        number = errno.ENOENT
-    where = "" if place == named.absolute() else f", so that {named} cannot be used"
-    return f"{place} {BLOCKED[number]}{where}. Correct that, or give another folder."
+    only_read = os.statvfs(above).f_flag & os.ST_RDONLY
+    return f"{above} {READ_ONLY if only_read else NOT_ALLOWED}"
 
 
 def _standing(path: Path) -> Path:
-    """The nearest folder above that there is."""
+    """It, or the nearest folder above that there is."""
     folder = path.absolute()
     while not folder.is_dir():
         folder = folder.parent
     return folder
-
-
-def _culprit(path: Path, number: int) -> Path | None:
-    """Of ``path`` and what is above it, the one that is in the way. None: there is none, as where
-    a file was simply not there."""
-    whole = path.absolute()
-    line = [*reversed(whole.parents), whole]
-    lost = next((one for one in line if one.is_symlink() and not os.path.exists(one)), None)
-    if lost or number == errno.ENOENT:
-        return lost
-    if number in (errno.ENOTDIR, errno.EEXIST):
-        return next((one for one in line if os.path.lexists(one) and not one.is_dir()), whole)
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM) and not os.path.lexists(whole):
-        return _standing(whole)
-    return whole
 
 
 def make_folder(path: Path) -> None:

@@ -13,6 +13,7 @@ from experiments.folders import digest
 from experiments.report import write_comparison, write_evaluation, write_report
 from experiments.report.evaluation_page import is_evaluation
 from experiments.report.groups import is_sweep
+from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
 MADE = ("config.yaml", "rounds", "evaluations")  # of a run, also one that was killed
@@ -30,7 +31,8 @@ def main() -> None:
         if not folder.is_dir():
             parser.error(f"{folder} is not a folder; runs lie in runs/")
     try:
-        print(_write(given.folders, given.out, given.baseline))
+        with room_for(given.out or given.folders[0]):
+            print(_write(given.folders, given.out, given.baseline))
     except SetupError as error:
         sys.exit(f"\n{error}")
 
