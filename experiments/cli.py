@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments import values
 from experiments.interrupt import INTERRUPTED, stoppable
 from experiments.launch import refuse_many
-from experiments.progress import Display
+from experiments.progress import Display, plain
 from swe_gym_env import disk
 from swe_gym_env.errors import SetupError
 
@@ -60,6 +60,7 @@ def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: 
 
 def _end(said: str) -> NoReturn:
     """Of a sweep, only this cell ends."""
+    said = plain(said)
     print(f"\n{said}", file=sys.stderr)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise CompactHydraException(said) from None  # which Hydra prints without a traceback

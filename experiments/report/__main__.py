@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from experiments.folders import digest
+from experiments.progress import plain
 from experiments.report import write_comparison, write_evaluation, write_report
 from experiments.report.evaluation_page import is_evaluation
 from experiments.report.groups import is_sweep
@@ -34,7 +35,7 @@ def main() -> None:
         with room_for(given.out or given.folders[0]):
             print(_write(given.folders, given.out, given.baseline))
     except SetupError as error:
-        sys.exit(f"\n{error}")
+        sys.exit(plain(f"\n{error}"))
 
 
 def _write(folders: list[Path], out: Path | None, baseline: str | None) -> Path:
