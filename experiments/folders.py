@@ -2,6 +2,7 @@
 
     runs/<algorithm>-<hash>/        one resolved configuration
       config.yaml                   that configuration
+      inputs.json                   digests of the files that it reads (experiments/inputs.py)
       versions.json                 of each start: command, commit, packages, machine
       tasks.json                    the task ids of each split, fixed when the run began
       rounds/round_000 -> ...       iteration 0, a link into the shared folder
@@ -18,7 +19,9 @@
     runs/teacher-<hash>/            what python -m experiments.teacher made, keyed likewise
     runs/sweep-<hash>/              which runs a sweep is made of (experiments/sweeps.py)
 
-The hash leaves out what cannot change the result (``VOLATILE``).
+The hash leaves out what cannot change the result (``VOLATILE``). It holds the paths of files, not
+their content: where a file was edited since its run began, the run with the new content gets a
+folder of its own, with a second hash; where a file was only moved, its run goes on.
 """
 
 from __future__ import annotations
@@ -27,18 +30,23 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.engine.rounds import RoundFolder
-from experiments import versions
-from swe_gym_env.disk import room_for
+from experiments import inputs, versions
+from swe_gym_env.disk import make_folder, room_for, write_text
+from swe_gym_env.disk import read_json as read_json
+from swe_gym_env.disk import write_json as write_json
 from swe_gym_env.errors import SetupError
+
+log = logging.getLogger(__name__)
 
 # (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
 VOLATILE = ("beta", "cluster", "decided", "logging", "paths", "plan", "tracking", "workers")
@@ -56,6 +64,8 @@ AS_BEFORE: dict[str, dict[str, Any]] = {
 # Of the section serving: how it is done, not what is answered
 WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")
 
+# Of the section teacher, in an evaluation of it: where and how it is asked
+WHERE_ASKED = ("base_url", "api_key_env", "timeout", "concurrency", "budget", "prices")
 # What the making of teacher=trained depends on, and of its own section
 MAKES_TEACHER = ("model", "tasks", "actions", "limits", "history")
 MADE_FROM = ("seed", "tests", "episodes", "rounds", "episodes_per_round", "training")
@@ -99,30 +109,7 @@ def _drop_unlimited(teacher: dict[str, Any]) -> None:
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
-    return named(cfg, cfg.algorithm.name, resolved(cfg))
-
-
-def named(cfg: DictConfig, kind: str, data: dict[str, Any]) -> RunFolder:
-    """The folder in ``paths.runs`` of what depends on ``data``, which has the section ``model``.
-
-    Its name says the precision that was asked for. What an older version began, whose default was
-    bfloat16, is found under its name and goes on so.
-    """
-    runs = Path(cfg.paths.runs).absolute()
-    if data["model"]["dtype"] == "auto":
-        model = {**data["model"], "dtype": "bfloat16"}
-        older = runs / f"{kind}-{digest({**data, 'model': model})}"
-        if _is_older(older):
-            return RunFolder(older)
-    return RunFolder(runs / f"{kind}-{digest(data)}")
-
-
-def _is_older(folder: Path) -> bool:
-    try:
-        lines = (folder / "config.yaml").read_text().splitlines()
-    except OSError:
-        return False
-    return not any(line.startswith("decided:") for line in lines)
+    return named(cfg, str(cfg.algorithm.name), resolved(cfg))
 
 
 def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
@@ -131,8 +118,7 @@ def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
         depends["training"].pop(key)
     if cfg.get("decided"):  # runs share it that compute alike
         depends["model"]["dtype"] = cfg.decided.dtype
-    name = f"iteration0-{digest([depends, task_ids])}"
-    return RunFolder(Path(cfg.paths.runs).absolute() / name)
+    return named(cfg, "iteration0", depends, task_ids)
 
 
 def evaluated_on(cfg: DictConfig) -> str:
@@ -164,25 +150,71 @@ def trained_folder(cfg: DictConfig) -> RunFolder:
     return named(cfg, "teacher", depends)
 
 
-def write_json(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(data, indent=1) + "\n")
+def _trained(cfg: DictConfig) -> Path:
+    return trained_folder(cfg).round(cfg.teacher.rounds).checkpoint
 
 
-def _write(path: Path, text: str) -> None:
-    """Aside and renamed: a reader never sees half a file."""
-    aside = path.with_name(f".{path.name}")
-    with room_for(path):
-        aside.write_text(text)
-        aside.replace(path)
+def evaluation_folder(cfg: DictConfig, without: tuple[str, ...]) -> RunFolder:
+    """Of an evaluation by itself, which does not depend on the sections ``without``."""
+    data, name = resolved(cfg, without), cfg.model.name
+    if cfg.evaluation.who == "teacher":
+        name = cfg.teacher.name
+        data["teacher"] = {k: v for k, v in data["teacher"].items() if k not in WHERE_ASKED}
+    return named(cfg, f"evaluation-{name}", data)
 
 
-def read_json(path: Path) -> Any:
-    """None where there is no such file."""
+def runs(cfg: DictConfig) -> Path:
+    return Path(cfg.paths.runs).expanduser().absolute()
+
+
+def named(
+    cfg: DictConfig, kind: str, data: dict[str, Any], more: Sequence[str] | None = None
+) -> RunFolder:
+    """The folder in ``paths.runs`` of what depends on ``data`` and ``more``.
+
+    Its name holds the precision that was asked for. What an older version began, whose default was
+    bfloat16, is found under its name and goes on in bfloat16.
+    """
+    if data["model"]["dtype"] == "auto":
+        before = {**data, "model": {**data["model"], "dtype": "bfloat16"}}
+        if _is_older(_path(cfg, kind, before, more)):
+            data = before
+    return _of_contents(cfg, _path(cfg, kind, data, more), kind, data, more)
+
+
+def _path(cfg: DictConfig, kind: str, data: Mapping[str, Any], more: Sequence[str] | None) -> Path:
+    return runs(cfg) / f"{kind}-{digest(data if more is None else [data, more])}"
+
+
+def _is_older(folder: Path) -> bool:
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
+        lines = (folder / "config.yaml").read_text().splitlines()
+    except OSError:
+        return False
+    return not any(line.startswith("decided:") for line in lines)
+
+
+def _of_contents(
+    cfg: DictConfig, path: Path, kind: str, data: Mapping[str, Any], more: Sequence[str] | None
+) -> RunFolder:
+    """``path`` where it was not begun with other contents, else the folder that was begun with
+    these, or is to be."""
+    found = inputs.found(data, lambda: _trained(cfg))
+    if not found:
+        return RunFolder(path)
+    contents = {name: one["content"] for name, one in found.items()}
+    key = digest([inputs.without_paths(data, contents), contents, more])
+    own = {"key": key, "inputs": found}
+    stored = read_json(path / inputs.FILE)
+    differs = inputs.changed(stored["inputs"], found) if stored else []
+    if stored and not differs:
+        return RunFolder(path, own)
+    for other in sorted(path.parent.glob(f"{kind}-*/{inputs.FILE}")):
+        if (read_json(other) or {}).get("key") == key:
+            return RunFolder(other.parent, own)
+    if not differs:
+        return RunFolder(path, own)
+    return RunFolder(path.with_name(f"{path.name}-{key[:6]}"), own, differs)
 
 
 def sweep_cells(folder: Path) -> list[dict[str, Any]]:
@@ -198,11 +230,28 @@ def phases_so_far(run: Path) -> dict[str, float]:
     return times | (read_json(run / "phases.json") or {})
 
 
-class RunFolder:
-    """One folder of the layout above."""
+def refuse_changed(run: Path, cfg: DictConfig, *names: str) -> None:
+    """SetupError where a stored run read another content under these names, and is to be gone on
+    with."""
+    stored = (read_json(run / inputs.FILE) or {}).get("inputs", {})
+    own = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(own, dict)
+    sections = {name: own.get(name) for name in names if name in stored}
+    if differs := inputs.changed(stored, inputs.found(sections, lambda: _trained(cfg))):
+        raise SetupError(
+            f"{run} was made with other files: {'; '.join(differs)}. Put back what it was made "
+            "with, or start a run of its own with what is there now"
+        )
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+class RunFolder:
+    """One folder of the layout above. ``inputs`` is what ``inputs.json`` shall hold, ``differs``
+    says why it is not the folder that its settings alone would name."""
+
+    def __init__(
+        self, path: Path, inputs: Mapping[str, Any] | None = None, differs: Sequence[str] = ()
+    ) -> None:
+        self.path, self.inputs, self.differs = path, inputs, differs
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -215,15 +264,22 @@ class RunFolder:
         return RoundFolder(self.path / "evaluations" / name)
 
     def start(self, cfg: DictConfig) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        if self.differs and not (self.path / "config.yaml").exists():
+            log.warning("a new folder, %s: %s", self.path.name, "; ".join(self.differs))
+        self.remember()
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         path = self.path / "versions.json"
         write_json(path, versions.add(read_json(path)))
 
+    def remember(self) -> None:
+        """What was read at the first start. A run of an older version knows it from now on."""
+        if self.inputs and not (self.path / inputs.FILE).exists():
+            write_json(self.path / inputs.FILE, self.inputs)
+
     def link(self, own: Path, shared: Path) -> None:
         """``own`` becomes a relative link to ``shared``, so that runs/ can be moved as a whole."""
-        shared.mkdir(parents=True, exist_ok=True)
-        own.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(shared)
+        make_folder(own.parent)
         target = os.path.relpath(shared, own.parent)
         if own.is_symlink() and os.readlink(own) == target:
             return
@@ -233,8 +289,10 @@ class RunFolder:
     @contextlib.contextmanager
     def lock(self, wait: bool = False) -> Iterator[None]:
         """Only one process works in a folder. The kernel lets go of the lock when that one dies."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as file:
+        make_folder(self.path)
+        with room_for(self.path):
+            opened = (self.path / ".lock").open("a+")
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from algorithms.base import Algorithm
 from algorithms.engine.rounds import RoundFolder
-from experiments import precision, preflight, remaining, summary, sweeps
+from experiments import precision, preflight, remaining, summary, sweeps, values
 from experiments.analysis.measures import add_failures
 from experiments.build import Parts
 from experiments.evaluation import evaluate, refuse_in_a_run
@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig, display: Display) -> Path:
     """Returns the run folder, with everything in it."""
     refuse_in_a_run(cfg)
+    values.check_some(cfg, "tasks.train", "evaluation.tasks")
     folder = run_folder(cfg)
     if folder.summary is None:
         preflight.check(cfg)
@@ -66,6 +67,7 @@ def run(cfg: DictConfig, display: Display) -> Path:
                 page.unlink(missing_ok=True)  # of a run that was looked at before its end
     finished = folder.summary
     assert finished is not None
+    folder.remember()
     if not (folder.path / "report.html").exists():
         write_view(folder.path)
         write_report(folder.path)

@@ -35,11 +35,13 @@ from experiments.folders import (
     digest,
     read_json,
     run_folder,
+    runs,
     sweep_cells,
     write_json,
 )
 from experiments.interrupt import INTERRUPTED
 from experiments.statistics import Rate
+from swe_gym_env.disk import unwritable
 
 OF = "run"  # Hydra's name of the command whose cells are runs: experiments.run
 
@@ -50,21 +52,32 @@ class Sweep(Callback):
     """Hydra calls it before the first cell."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        _place(config)
         if config.hydra.job.name != OF:
             return
         try:
             cells = _cells(config)
         except (HydraException, OmegaConfBaseException):
             return  # Hydra tells before it starts any, or another sweeper than its basic one knows
-        runs = Path(cells[0].pop("runs"))
-        folder = runs / f"sweep-{digest(sorted(cell['run'] for cell in cells))}"
+        where = Path(cells[0].pop("runs"))
+        folder = where / f"sweep-{digest(sorted(cell['run'] for cell in cells))}"
         with _changing(folder) as data:
             data["command"] = shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]])
-            data["cells"] = [_standing(runs, cell) for cell in cells]
+            data["cells"] = [_standing(where, cell) for cell in cells]
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(folder)
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")  # for each cell
         _started.append(folder)
+
+
+def _place(config: DictConfig) -> None:
+    """Where Hydra writes, of any command: it would end in a traceback where it cannot."""
+    where = runs(config)
+    if said := unwritable(where):
+        print(f"\npaths.runs={config.paths.runs}: {said}; give another folder", file=sys.stderr)
+        raise SystemExit(2)
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = str(where / ".multirun")
 
 
 def _cells(config: DictConfig) -> list[dict[str, Any]]:
@@ -80,8 +93,10 @@ def _cells(config: DictConfig) -> list[dict[str, Any]]:
         own = list(cfg.hydra.overrides.task)
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
-        run = run_folder(cfg).path
-        found.setdefault(run.name, {"overrides": own, "run": run.name, "runs": str(run.parent)})
+        run = run_folder(cfg)
+        key = (run.inputs or {}).get("key", run.path.name)  # equal files in two places are one
+        place = {"run": run.path.name, "runs": str(run.path.parent)}
+        found.setdefault(key, {"overrides": own, **place})
     return list(found.values())
 
 
@@ -132,8 +147,9 @@ def cell(cfg: DictConfig) -> Iterator[bool]:
         yield True
         return
     run, cells, given = run_folder(cfg), sweep["cells"], list(hydra.overrides.task)
-    number = [c["run"] for c in cells].index(run.path.name)
-    if cells[number]["overrides"] != given or run.summary or run.busy:
+    names = [c["run"] for c in cells]
+    number = names.index(run.path.name) if run.path.name in names else None
+    if number is None or cells[number]["overrides"] != given or run.summary or run.busy:
         yield False
         return
     print(f"\ncell {number + 1} of {len(cells)}: {_swept(cells, cells[number])}", flush=True)

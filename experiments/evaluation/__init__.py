@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from algorithms.engine.rounds import RoundFolder
-from experiments import teachers
+from experiments import inputs, teachers
 from experiments.build import Parts
 from experiments.evaluation import measures, predictions
 from experiments.play import play
@@ -35,6 +35,8 @@ def evaluate(
     title: str,
 ) -> dict[str, Any]:
     """Does nothing where ``folder`` has been measured. Returns what stands in its metrics.json."""
+    if checkpoint is not None:
+        inputs.check_student(folder.path, checkpoint, "measured")
     if folder.is_done("evaluate"):
         return folder.metrics
     cfg, taught = parts.cfg, _is_teacher(parts.cfg)
@@ -72,8 +74,6 @@ def alone(cfg: DictConfig) -> DictConfig:
     """``cfg`` with what an evaluation has no use for taken out. Raises SetupError."""
     own, who = cfg.copy(), cfg.evaluation.who
     samples = cfg.evaluation.samples
-    if samples is not None and samples < 1:
-        raise SetupError(f"evaluation.samples={samples}: it is 1 or more, or null for greedy")
     if who == "teacher" and cfg.teacher.name == "trained":
         with open_dict(own):  # it is found by what it was made of, which the next lines change
             own.teacher.path = str(teachers.folder(cfg))

@@ -6,7 +6,6 @@ same run: the files are read as they grow, and nothing is asked of the process.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from algorithms.engine.rounds import parsed
 from experiments.folders import (
     evaluated_on,
     phases_so_far,
@@ -50,7 +50,7 @@ class Tail:
             return []
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        fresh = [json.loads(line) for line in whole.splitlines()]
+        fresh = [row for row in map(parsed, whole.split(b"\n")) if row and _is_episode(row)]
         for row in fresh:
             outcome = row["outcome"]
             self.rows[row["episode_id"]] = {
@@ -69,6 +69,10 @@ class Tail:
             return None
         (since, before), (_, last) = self._arrived[0], self._arrived[-1]
         return (last - before) / (now - since) if last - before >= 2 and now > since else None
+
+
+def _is_episode(row: Mapping[str, Any]) -> bool:
+    return {"episode_id", "outcome", "turns", "instance_id"} <= row.keys()
 
 
 @dataclass(frozen=True)
