@@ -7,8 +7,15 @@ nor a tokenizer takes it, so it must not get beyond the part that received it.
 from __future__ import annotations
 
 
+def joined(text: str) -> str:
+    """``text`` with two halves that belong together made one character."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
 def whole(text: str) -> str:
-    """``text`` with two halves that belong together joined, and U+FFFD for every other half."""
+    """``text`` joined, and U+FFFD for every half that is left."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

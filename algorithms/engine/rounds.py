@@ -17,15 +17,22 @@ kill loses at most the episodes in flight.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from algorithms.base import Round
 from swe_gym_env.agents.budget import Spent
 from swe_gym_env.disk import room_for
+from swe_gym_env.text import unusable
 from swe_gym_env.types import Annotation, Episode, Scores, from_dict, to_dict
+
+log = logging.getLogger(__name__)
+
+UNUSABLE = "format: the text holds"
 
 
 class RoundFolder:
@@ -52,7 +59,7 @@ class RoundFolder:
         finished = {episode.episode_id for episode in self.episodes()}
         found: dict[tuple[str, int, str], Annotation] = {}
         for row in _lines(self.path / "annotations.jsonl"):
-            label = from_dict(Annotation, row)
+            label = _usable(from_dict(Annotation, row))
             if label.episode_id in finished:
                 found[label.episode_id, label.turn, label.annotator] = label
         return [found[key] for key in sorted(found)]
@@ -83,7 +90,11 @@ class RoundFolder:
         return {str(row["episode_id"]) for row in _lines(self.path / "episodes.jsonl")}
 
     def read(self, index: int) -> Round:
-        return Round(index, self.episodes(), self.annotations(), self.scores())
+        """For training. Says how many labels of an old run cannot be learned."""
+        labels = self.annotations()
+        if broken := sum(label.error.startswith(UNUSABLE) for label in labels):
+            log.warning("%s: %d labels left out, for half a character or NUL", self.path, broken)
+        return Round(index, self.episodes(), labels, self.scores())
 
     def is_done(self, phase: str) -> bool:
         return (self.path / f"{phase}.done").exists()
@@ -109,6 +120,13 @@ class RoundFolder:
         with room_for(self.path / "metrics.json"):
             aside.write_text(json.dumps({**self.metrics, **values}, indent=1) + "\n")
             aside.replace(self.path / "metrics.json")
+
+
+def _usable(label: Annotation) -> Annotation:
+    """A label that an older version stored with half a character in it is none: no tokenizer reads
+    it. What a newer version refuses carries the same error."""
+    fault = unusable(label.text) if label.text else ""
+    return replace(label, text=None, error=f"format: {fault}") if fault else label
 
 
 def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:

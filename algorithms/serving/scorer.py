@@ -102,9 +102,7 @@ class ServedScorer:
                 ids = tree.token_ids[path].tolist()
                 body = {"model": self.model, "prompt": ids, "temperature": 0.0}
                 body["prompt_logprobs"] = top_k
-                found = within(
-                    partial(self._likely, body), 1, lambda n=len(ids): 0 < self._limit() <= n
-                )
+                found = within(partial(self._likely, body), 1, partial(self._is_full, len(ids)))
                 if len(found) != len(ids):
                     raise PolicyError(f"{len(found)} log-probs for a prompt of {len(ids)} tokens")
                 places |= dict(zip(path.tolist(), found, strict=True))
@@ -148,14 +146,13 @@ class ServedScorer:
             f"{self.base_url}/completions", {**body, "max_tokens": max_tokens}, _likely
         )
 
-    def _limit(self) -> int:
-        """How many tokens the server takes; 0 where it does not say."""
+    def _is_full(self, length: int) -> bool:
+        """Whether a prompt of ``length`` tokens is longer than the server says it takes."""
         try:
-            return limit(
-                self._client.get(f"{self.base_url}/models", timeout=10.0).json(), self.model
-            )
+            listing = self._client.get(f"{self.base_url}/models", timeout=10.0).json()
         except (httpx.HTTPError, ValueError):
-            return 0
+            return False
+        return 0 < limit(listing, self.model) <= length
 
     def _ask(self, url: str, body: Mapping[str, Any], read: Any) -> Any:
         return self._patience.ask(lambda: self._client.post(url, json=body), read, url)

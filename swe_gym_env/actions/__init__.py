@@ -13,6 +13,7 @@ from swe_gym_env.actions.speech import plain_lines
 from swe_gym_env.actions.xml import XML
 from swe_gym_env.errors import SetupError
 from swe_gym_env.tools import schema
+from swe_gym_env.tools.bash import plain_command
 from swe_gym_env.types import ToolCall
 
 __all__ = ["ActionFormat", "FormatError", "action_format", "read"]
@@ -41,5 +42,4 @@ def read(form: ActionFormat, text: str) -> ToolCall:
     command = call.arguments.get("command", "")
     if call.name != schema.BASH.name or "\r" not in command:
         return call
-    plain = command.replace("\r\n", "\n").rstrip("\r")
-    return replace(call, arguments={**call.arguments, "command": plain})
+    return replace(call, arguments={**call.arguments, "command": plain_command(command)})

@@ -53,10 +53,11 @@ _LIMITS = (
 class Refusal:
     """``status``: of HTTP, or as the body has it where a proxy wraps an error into a 200.
     ``named``: the fields that name the fault (code, type); ``parameter``: the one at fault, if it
-    is said; ``sizes``: numbers by name; ``text``: all that was said."""
+    is said; ``sizes``: numbers by name; ``message``: its sentences; ``text``: the whole body."""
 
     status: int
     text: str
+    message: str
     named: str
     parameter: str
     sizes: Mapping[str, int]
@@ -73,14 +74,16 @@ class Refusal:
             return None
         status = answer.status_code
         fields = list(_fields(body if error is None or status != 200 else error))
-        words = [(k, v) for k, v in fields if isinstance(v, str) and not re.search(r"\s", v)]
-        named = " ".join(v.lower() for k, v in words if k in _NAMED)
-        parameter = next((v.split(".")[0] for k, v in words if k == "param"), "")
+        said = [(k, v) for k, v in fields if isinstance(v, str)]
+        sentences = [v for _, v in said if re.search(r"\s", v)]
+        named = " ".join(v.lower() for k, v in said if k in _NAMED and v not in sentences)
+        parameter = next((v for k, v in said if k == "param"), "")
         sizes = {k: v for k, v in fields if type(v) is int}
         if status == 200:
             codes = [sizes.get("code", 0), *(int(n) for n in named.split() if n.isdecimal())]
             status = next((code for code in codes if 400 <= code < 600), 400)
-        return cls(status, answer.text[:4000], named, parameter, sizes)
+        text = answer.text[:4000]
+        return cls(status, text, " ".join(sentences)[:4000] or text, named, parameter, sizes)
 
     @property
     def passing(self) -> bool:
@@ -102,9 +105,10 @@ class Refusal:
             return True
         if self.status not in (400, 422, 500):
             return None
-        if self.parameter and self.parameter not in _PARAMETERS:
+        name = re.match(r"\w*", self.parameter)
+        if name and name[0] and name[0] not in _PARAMETERS:
             return False
-        words = self.text.lower()
+        words = self.message.lower()
         if max_tokens > 0 and _COMPUTED.search(words):
             return True
         said = all(kind.search(words) for kind in (_WHAT, _LENGTH, _OVER))
@@ -113,7 +117,7 @@ class Refusal:
     def room(self, max_tokens: int) -> int:
         """How many new tokens there is room for, where the numbers that were said tell: a prompt
         that is shorter than a limit, and with ``max_tokens`` longer. Else 0."""
-        said = {int(number) for number in re.findall(r"\d{1,9}", self.text)}
+        said = {int(number) for number in re.findall(r"\d{1,9}", self.message)}
         pairs = [
             (prompt + max_tokens in said, most - prompt)
             for prompt in said
@@ -124,7 +128,7 @@ class Refusal:
         return min(summed or [room for _, room in pairs], default=0)
 
 
-class Refused(PolicyError):
+class Refused(PolicyError):  # noqa: N818
     """A server will not answer, and asking again would not help."""
 
     def __init__(self, refusal: Refusal) -> None:
@@ -159,7 +163,7 @@ def within(
 
 
 def limit(listing: Any, model: str) -> int:
-    """The tokens that ``model`` takes, as a server's list of models has it; 0 where it is silent."""
+    """The tokens that ``model`` takes, as a server's list of models has it; 0: it does not say."""
     rows = listing.get("data") if isinstance(listing, dict) else None
     for row in rows if isinstance(rows, list) else ():
         if isinstance(row, dict) and row.get("id") == model:

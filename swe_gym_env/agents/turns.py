@@ -18,7 +18,7 @@ from swe_gym_env.agents.base import Policy, Reply
 from swe_gym_env.agents.live import Live
 from swe_gym_env.agents.mixers import Mixer
 from swe_gym_env.errors import SetupError
-from swe_gym_env.text import unusable, whole
+from swe_gym_env.text import joined, unusable, whole
 from swe_gym_env.types import Annotation, ToolCall, Turn
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def label(reply: Reply, form: ActionFormat, key: tuple[str, int, str]) -> Annota
     if reply.error:
         return replace(found, error=reply.error)
     try:
-        call = reply.action or read(form, reply.text or "")
+        call = reply.action or read(form, joined(reply.text or ""))
         text = form.render(call)
     except FormatError as error:
         return replace(found, error=f"format: {error}")
