@@ -136,7 +136,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         self._transcript.append(action)
         call: ToolCall | None = None
         try:
-            call = self.form.parse(action)
+            call = actions.read(self.form, action)
         except FormatError as error:
             self._format_errors += 1
             observation = prompts.format_mistake(str(error), self.form)

@@ -23,12 +23,14 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from algorithms.base import Round
 from swe_gym_env.agents.budget import Spent
 from swe_gym_env.disk import read_json, room_for, write_json
+from swe_gym_env.text import unusable
 from swe_gym_env.types import Annotation, Episode, Scores, from_dict, to_dict
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ Beside = TypeVar("Beside", Annotation, Scores)
 ATTEMPT = "attempt"  # key of a line: equal in an episode's and in those of what belongs to it
 FILES: dict[type, str] = {Annotation: "annotations.jsonl", Scores: "scores.jsonl"}
 PADDING = b"\0\xef\xbb\xbf \t\r\n"  # zeros that a crash left, a byte-order mark, blanks
+UNUSABLE = "format: the text holds"
 
 _reported: set[tuple[Path, int]] = set()  # damaged lines
 
@@ -66,7 +69,8 @@ class RoundFolder:
     def annotations(self) -> list[Annotation]:
         """Those of finished episodes, one for each (episode, turn, annotator); none of an attempt
         that was killed or replaced by a later one."""
-        found = {(a.episode_id, a.turn, a.annotator): a for a in self._of_last(Annotation)}
+        labels = map(_usable, self._of_last(Annotation))
+        found = {(a.episode_id, a.turn, a.annotator): a for a in labels}
         return [found[key] for key in sorted(found)]
 
     def add_scores(self, scores: Sequence[Scores]) -> None:
@@ -127,7 +131,11 @@ class RoundFolder:
         return set(self._last())
 
     def read(self, index: int) -> Round:
-        return Round(index, self.episodes(), self.annotations(), self.scores())
+        """For training. Says how many labels of an old run cannot be learned."""
+        labels = self.annotations()
+        if broken := sum(label.error.startswith(UNUSABLE) for label in labels):
+            log.warning("%s: %d labels left out, for half a character or NUL", self.path, broken)
+        return Round(index, self.episodes(), labels, self.scores())
 
     def is_done(self, phase: str) -> bool:
         return (self.path / f"{phase}.done").exists()
@@ -146,6 +154,13 @@ class RoundFolder:
 
     def add_metrics(self, **values: Any) -> None:
         write_json(self.path / "metrics.json", {**self.metrics, **values})
+
+
+def _usable(label: Annotation) -> Annotation:
+    """A label that an older version stored with half a character in it is none: no tokenizer reads
+    it. What a newer version refuses carries the same error."""
+    fault = unusable(label.text) if label.text else ""
+    return replace(label, text=None, error=f"format: {fault}") if fault else label
 
 
 def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
