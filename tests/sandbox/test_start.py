@@ -38,7 +38,7 @@ def test_a_commit_that_the_image_does_not_hold_is_refused(
     with pytest.raises(SetupError, match="toy-1: the image 'toy' does not hold its base_commit"):
         env.reset()
     assert env.sandbox is None
-    with pytest.raises(SetupError, match="holds no such commit.*Correct the row"):
+    with pytest.raises(SetupError, match=r"holds no such commit.*Correct the row"):
         grade(bad, task.gold_patch or "x", boxes)
 
 
@@ -54,7 +54,7 @@ def test_a_short_hash_is_found(task: TaskInstance, length: int) -> None:
 
 def test_a_hash_that_fits_two_commits_is_refused(task: TaskInstance) -> None:
     commit = "git -c user.name=a -c user.email=a@b commit-tree -m $n 'HEAD^{tree}' >>.git/made"
-    dates = "export GIT_AUTHOR_DATE='1 +0000' GIT_COMMITTER_DATE='1 +0000'"
+    dates = "export GIT_AUTHOR_DATE='1000000000 +0000' GIT_COMMITTER_DATE='1000000000 +0000'"
     in_tree(task, "bash", "-c", f"{dates}; for n in $(seq 500); do {commit}; done")
     made = (images.path_of(task.image) / "tree/.git/made").read_text().split()
     prefixes = [name[:4] for name in made]
