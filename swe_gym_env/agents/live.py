@@ -81,7 +81,7 @@ class Live:
         return self.env.stop(reason), None
 
     def episode(self, outcome: Outcome, stop_reason: str) -> Episode:
-        request = self.request
+        request, left_out = self.request, self.info.get("left_out")
         return Episode(
             episode_id=request.episode_id,
             instance_id=request.task.instance_id,
@@ -101,5 +101,6 @@ class Live:
                 "tokens": self.info.get("tokens", 0),
                 "costs": dict(self.env.costs),
                 **({"history": self.window} if self.window else {}),
+                **({"left_out": list(left_out)} if left_out else {}),
             },
         )
