@@ -206,7 +206,6 @@ class Learner:
             if progress and parallel.is_first():
                 progress(report.tokens, todo, report.line())
         self.model.eval()
-        self.model.zero_grad()  # float32 weights kept theirs
         return report
 
     def _accumulate(
