@@ -11,7 +11,6 @@ through the rounding of the logits (which is real in bfloat16, and nil in float3
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from algorithms.engine.adapters import plain
 from algorithms.engine.checkpoint import load_model, load_tokenizer
 from algorithms.engine.kv import PrefixStore, RowCache
 from algorithms.engine.rendering import Renderer, Thinking
+from algorithms.engine.tree import in_common
 from swe_gym_env.agents.base import CONTEXT_FULL, Key, Reply, State, keyed_rng
 
 OPENING = ("opening",)  # in the store: what the episodes begin with
@@ -139,8 +139,8 @@ class HFPolicy:
         fresh = [row for row in rows if _episode(row.key) not in self.store]
         if len(fresh) < 2 or self.store.match(OPENING, fresh[0].ids):
             return
-        common = os.path.commonprefix([row.ids for row in fresh])
-        if common:
+        ids = fresh[0].ids
+        if common := ids[: min(in_common(ids, row.ids) for row in fresh)]:
             cache = self._cache(1, len(common))
             self.prefilled_tokens += len(common)
             self._forward([common], 0, cache)

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from algorithms.engine.tree import in_common
+
 
 class RowCache:
     """Speaks the part of transformers' cache protocol that decoder attention uses.
@@ -110,9 +112,7 @@ class PrefixStore:
         item = self._items.get(key)
         if item is None:
             return 0
-        limit = min(len(item.token_ids), len(ids) - 1)
-        differ = (n for n in range(limit) if item.token_ids[n] != ids[n])
-        return next(differ, limit)
+        return min(in_common(item.token_ids, ids), len(ids) - 1)
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._items

@@ -175,6 +175,12 @@ def pack(samples: Sequence[TrainSample], multiple: int = 1) -> Packed:
     )
 
 
+def in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """With how many ids both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
 def _lay_out(samples: Sequence[TrainSample]) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
     """Where in the row each node of each tree stands, and in row order which part is new.
 
@@ -185,10 +191,9 @@ def _lay_out(samples: Sequence[TrainSample]) -> tuple[list[np.ndarray], list[tup
     trunks = [sample.token_ids[: sample.trunk].tolist() for sample in samples]
     places: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(samples)
     spans: list[tuple[int, int]] = []
-    length, before, above = 0, [], places[0]
+    length, before, above = 0, list[int](), places[0]
     for k in sorted(range(len(samples)), key=lambda k: trunks[k]):
-        pairs = enumerate(zip(before, trunks[k], strict=False))
-        common = next((n for n, (a, b) in pairs if a != b), min(len(before), len(trunks[k])))
+        common = in_common(before, trunks[k])
         own = np.arange(length, length + len(samples[k]) - common)
         places[k] = np.concatenate([above[:common], own])
         spans.append((length, length + len(own)))

@@ -33,15 +33,16 @@ def test_the_demo_and_the_fast_one_are_the_main_job_made_smaller() -> None:
         "iteration0": {"epochs": 1},
         "training": {"batch_size": 2},
         "episodes_per_round": 16,
-        "evaluation": {"untrained": 16},
+        "evaluation": {"untrained": 8},
     }
     demo = configuration("experiment=demo")
     assert demo == OmegaConf.merge(cfg, smaller)
     fewer = {
         "rounds": 1,
-        "episodes_per_round": 6,
+        "episodes_per_round": 4,
         "iteration0": {"episodes": 16},
-        "evaluation": {"tasks": 6, "untrained": 2},
+        "evaluation": {"tasks": 4, "untrained": 2},
+        "limits": {"max_turns": 5},
     }
     assert configuration("experiment=fast") == OmegaConf.merge(demo, fewer)
     text = (CONF.parent / "Makefile").read_text()
