@@ -214,7 +214,9 @@ def guessed(package: Package, tree: Path, archive: Path) -> Package:
 
 
 def environment(package: Package) -> Path:
-    folder = environment_for(package.name, (*PYTEST, *package.requires))
+    """Packages whose tests need nothing but pytest share one."""
+    name = package.name if package.requires else "pytest"
+    folder = environment_for(name, (*PYTEST, *package.requires))
     for source in package.sources:
         module = Path(source).stem
         for installed in folder.glob(f"lib/python3*/site-packages/{module}*"):
