@@ -168,6 +168,7 @@ def test_a_size_that_the_agent_chose_is_its_zero(task: TaskInstance, name: str) 
     outcome = info["outcome"]
     assert (outcome.status, outcome.reward, outcome.mask) == ("unresolved", 0.0, False), outcome
     assert "MiB" in outcome.reason and len(outcome.reason) < 500
+    assert outcome.reason in info["left_out"]
     assert len(info["patch"]) <= MAX_PATCH and info["stop_reason"] == "finished"
 
 
@@ -217,7 +218,7 @@ FOLDERS = {
     "mkdir -p node_modules/x; echo > node_modules/x/y": "node_modules/ (a folder of tools)",
     "mkdir -p .mypy_cache .tox/py; echo > .mypy_cache/x; echo > .tox/py/x": ".tox/ (a folder of",
     f"git init -q sub; cd sub; echo > x; git add x; {GIT} commit -qm x": "sub/ (a repository of",
-    "git clone -q . copy; echo more >> copy/calc.py": "copy/ (a repository of its own)",
+    "git clone -q --no-hardlinks . copy; echo more >> copy/calc.py": "copy/ (a repository of",
 }
 
 
