@@ -286,7 +286,7 @@ class SWEEnv(gymnasium.Env[str, str]):
             info |= {
                 "stop_reason": self._stop_reason,
                 "patch": self._extracted.patch,
-                "left_out": self._extracted.left_out,
+                "left_out": self._extracted.told,
                 "costs": dict(self.costs),
             }
             if self._outcome is not None:

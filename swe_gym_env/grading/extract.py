@@ -51,6 +51,11 @@ class Extracted:
     note: str = ""
     refused: str = ""
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """All that is not in the patch, and why."""
+        return (*self.left_out, self.refused) if self.refused else self.left_out
+
 
 class DiffError(SandboxError):
     """git could not make the diff in this sandbox; the message says why."""

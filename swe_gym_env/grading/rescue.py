@@ -28,6 +28,7 @@ from swe_gym_env.types import TaskInstance
 PAGE = 400_000  # bytes of a listing at once: less than a sandbox keeps of a command's output
 PAGES = 100
 BATCH = 2_000  # files hashed at once
+MOST_LISTED = 200_000  # files in a tree whose listing is given the time it takes
 MOST_FILES = 20_000  # changed ones
 LIST = (
     ENTER
@@ -37,6 +38,7 @@ find . -path ./.git -prune -o \( -type d ! -name .git \) -o -printf '%y/%m/%s/%P
   -name .git -prune | sort -z | tail -c +{first} | head -c {page}
 """
 )
+COUNT = ENTER + "find . -path ./.git -prune -o -print | head -n {most} | wc -l\n"
 HASH = ENTER + "xargs -0 -r sha1sum -bz -- 2>/dev/null || true\n"
 REMOVE = ENTER + "xargs -0 -r rm -rf --\n"
 EXECUTABLE = ENTER + "xargs -0 -r chmod a+x --\n"
@@ -93,14 +95,23 @@ def _listing(sandbox: Sandbox, task: TaskInstance) -> dict[str, Entry]:
     for page in range(PAGES):
         script = LIST.format(workdir=shlex.quote(task.workdir), first=page * PAGE + 1, page=PAGE)
         done = sandbox.exec(script, timeout=GIT_SECONDS, cwd="/")
+        if done.timed_out and not _huge(sandbox, task):
+            raise SandboxError(f"its files could not be listed within {GIT_SECONDS:.0f} s")
         if done.exit_code != 0 or done.dropped:
             said = done.output.decode("utf-8", "replace").strip()[-200:]
-            said = "it took too long" if done.timed_out else said or f"exit code {done.exit_code}"
+            said = f"more than {MOST_LISTED} files" if done.timed_out else said or "no folder"
             raise RefusedError(f"its files could not be listed: {said}")
         data += done.output
         if len(done.output) < PAGE:
             return dict(_entries(data))
     raise RefusedError(f"its list of files is longer than {PAGES * PAGE} bytes")
+
+
+def _huge(sandbox: Sandbox, task: TaskInstance) -> bool:
+    """Whether there are so many files that a slow listing is not the machine's fault."""
+    script = COUNT.format(workdir=shlex.quote(task.workdir), most=MOST_LISTED + 1)
+    done = sandbox.exec(script, timeout=GIT_SECONDS, cwd="/")
+    return done.output.strip() == b"%d" % (MOST_LISTED + 1)
 
 
 def _entries(data: bytes) -> Iterator[tuple[str, Entry]]:

@@ -3,6 +3,7 @@ scored, or the reason says what stood in the way."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from swe_gym_env.agents.live import Live, Request
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import SandboxError
-from swe_gym_env.grading.extract import MAX_PATCH, MOST_TOLD
+from swe_gym_env.grading.extract import MAX_PATCH, MOST_TOLD, Extracted, extract
 from swe_gym_env.sandbox import SandboxProvider
+from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.types import TaskInstance
 from tests.toybox import FINISH, real_provider, toy_task
 
@@ -84,28 +86,56 @@ HARMLESS = {
 }
 
 
+def extracted(task: TaskInstance, command: str, name: str = "local") -> Extracted:
+    """What comes out of a sandbox in which the bug was fixed and then this was done."""
+    boxes = real_provider(name)
+    box = start(boxes, task)
+    try:
+        base, began = base_commit(box, task), time.time()
+        box.exec(FIX, timeout=60)
+        box.exec(command, timeout=60)
+        return extract(box, task, boxes, base, began)
+    finally:
+        box.close()
+
+
 @pytest.mark.parametrize("name", REPOSITORY)
 def test_a_fix_is_not_lost_with_the_repository(task: TaskInstance, name: str) -> None:
     command, words = REPOSITORY[name]
-    info = play(task, command)
-    assert info["outcome"].status == "resolved", info["outcome"]
-    assert (
-        words in info["outcome"].reason and "compared with a fresh copy" in info["outcome"].reason
-    )
-    assert "+    return a + b" in info["patch"]
+    found = extracted(task, command)
+    assert "+    return a + b" in found.patch and not found.refused
+    assert words in found.note and "compared with a fresh copy" in found.note
 
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_does_not_concern_git_changes_nothing(task: TaskInstance, name: str) -> None:
-    info = play(task, HARMLESS[name])
-    assert (info["outcome"].status, info["patch"].count("+    return a + b")) == ("resolved", 1)
-    assert "note" not in info["outcome"].reason
+    found = extracted(task, HARMLESS[name])
+    assert found.patch.count("+    return a + b") == 1
+    assert (found.note, found.refused) == ("", "")
 
 
 @pytest.mark.parametrize("command", ["rm -rf .git", "rm -rf .git; mkdir .git", "mv .git sub.git"])
 def test_a_process_box_gives_the_change_too(task: TaskInstance, command: str) -> None:
-    info = play(task, command, provider=real_provider("process"))
-    assert info["outcome"].resolved and ".git" in info["outcome"].reason
+    found = extracted(task, command, "process")
+    assert "+    return a + b" in found.patch and ".git" in found.note
+
+
+def test_both_ways_give_the_same_patch(task: TaskInstance) -> None:
+    work = (
+        "touch $'new\\nline' $'l\\xe9' -- -x; mkdir sub 'ü b'; mv data.txt sub/; touch 'ü b/y'; "
+        "ln -s calc.py link; ln -s nowhere broken; chmod +x test_calc.py; rm .gitignore; "
+        "mkdir calc; head -c 3000 /dev/urandom > calc/bin"
+    )
+    box_work = f"mkdir -p .seed; {work}".replace("/dev/urandom", "calc.py")
+    assert extracted(task, box_work).patch == extracted(task, f"{box_work}; rm -rf .git").patch
+
+
+@pytest.mark.parametrize("name", ["removed", "disk full"])
+def test_the_fix_resolves_and_the_reason_tells(task: TaskInstance, name: str) -> None:
+    command, words = REPOSITORY[name]
+    info = play(task, command)
+    assert info["outcome"].status == "resolved", info["outcome"]
+    assert words in info["outcome"].reason and "+    return a + b" in info["patch"]
 
 
 def test_nothing_changed_but_the_repository_is_told(task: TaskInstance) -> None:
@@ -138,21 +168,22 @@ def test_a_size_that_the_agent_chose_is_its_zero(task: TaskInstance, name: str) 
     outcome = info["outcome"]
     assert (outcome.status, outcome.reward, outcome.mask) == ("unresolved", 0.0, False), outcome
     assert "MiB" in outcome.reason and len(outcome.reason) < 500
+    assert outcome.reason in info["left_out"]
     assert len(info["patch"]) <= MAX_PATCH and info["stop_reason"] == "finished"
 
 
 def test_a_change_below_the_limit_is_whole(task: TaskInstance) -> None:
-    info = play(task, "head -c 2000000 /dev/urandom > data.bin; seq 300000 > data.txt")
-    assert info["outcome"].resolved and len(info["patch"]) > 4_000_000
+    found = extracted(task, "head -c 2000000 /dev/urandom > data.bin; seq 300000 > data.txt")
+    assert not found.refused and len(found.patch) > 4_000_000
 
 
 def test_what_git_ignores_is_told(task: TaskInstance) -> None:
-    info = play(task, "mkdir build; touch build/new.py a.log; python -c 'import calc'")
-    assert info["outcome"].resolved
-    assert set(info["left_out"]) == {"build/ (ignored by git)", "a.log (ignored by git)"}
-    info = play(task, "git checkout -q calc.py; mkdir build; mv calc.py build/; git checkout -q .")
+    found = extracted(task, "mkdir build; touch build/new.py a.log; python -c 'import calc'")
+    assert set(found.left_out) == {"build/ (ignored by git)", "a.log (ignored by git)"}
+    info = play(task, "git checkout -q calc.py; mkdir build; cp calc.py build/")
     assert info["outcome"].status == "empty_patch"
     assert "no change; left out: build/ (ignored by git)" in info["outcome"].reason
+    assert info["left_out"] == ("build/ (ignored by git)",)
 
 
 def test_it_stands_in_the_stored_episode(task: TaskInstance) -> None:
@@ -166,8 +197,8 @@ def test_it_stands_in_the_stored_episode(task: TaskInstance) -> None:
 
 
 def test_the_list_of_what_is_left_out_is_bounded(task: TaskInstance) -> None:
-    info = play(task, "seq -f '%g.log' 3000 | xargs touch")
-    assert len(info["left_out"]) == MOST_TOLD + 1 and "more" in info["left_out"][-1]
+    told = extracted(task, "seq -f '%g.log' 3000 | xargs touch").left_out
+    assert len(told) == MOST_TOLD + 1 and "more" in told[-1]
 
 
 def test_what_the_image_brought_is_not_told(
@@ -177,7 +208,7 @@ def test_what_the_image_brought_is_not_told(
     task = toy_task(tmp_path, files={".gitignore": "*.so\n"})
     (tmp_path / "images/toy/tree/built.so").write_text("x")
     for name in ("local", "process"):
-        assert play(task, "true", provider=real_provider(name))["left_out"] == ()
+        assert extracted(task, "true", name).left_out == ()
 
 
 FOLDERS = {
@@ -187,38 +218,25 @@ FOLDERS = {
     "mkdir -p node_modules/x; echo > node_modules/x/y": "node_modules/ (a folder of tools)",
     "mkdir -p .mypy_cache .tox/py; echo > .mypy_cache/x; echo > .tox/py/x": ".tox/ (a folder of",
     f"git init -q sub; cd sub; echo > x; git add x; {GIT} commit -qm x": "sub/ (a repository of",
-    "git clone -q . copy; echo more >> copy/calc.py": "copy/ (a repository of its own)",
+    "git clone -q --no-hardlinks . copy; echo more >> copy/calc.py": "copy/ (a repository of",
 }
 
 
 @pytest.mark.parametrize("command", FOLDERS)
 def test_folders_of_tools_are_left_out_and_told(task: TaskInstance, command: str) -> None:
-    info = play(task, command)
-    assert info["outcome"].resolved and info["patch"].count("diff --git") == 1
-    assert any(said.startswith(FOLDERS[command]) for said in info["left_out"]), info["left_out"]
+    found = extracted(task, command)
+    assert found.patch.count("diff --git") == 1 and not found.note
+    assert any(said.startswith(FOLDERS[command]) for said in found.left_out), found.left_out
 
 
 def test_a_repository_around_tracked_files_hides_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SWE_GYM_HOME", str(tmp_path))
-    (tmp_path / "images/toy/tree/pkg").mkdir(parents=True)
-    (tmp_path / "images/toy/tree/pkg/a.py").write_text("x\n")
-    monkeypatch.setattr(Path, "mkdir", _mkdir)
-    task = toy_task(tmp_path)
-    env = SWEEnv([task], sandbox=real_provider("local"), grade="never")
-    env.reset(seed=0)
-    env.step("```bash\necho y > pkg/a.py; echo z > pkg/b.py; git init -q pkg\n```")
-    *_, info = env.step(FINISH)
-    assert "+y" in info["patch"] and "b/pkg/b.py" in info["patch"]
-    assert "Subproject" not in info["patch"]
-
-
-_made = Path.mkdir
-
-
-def _mkdir(self: Path, *words: Any, **options: Any) -> None:
-    _made(self, *words, **{**options, "exist_ok": True})
+    task = toy_task(tmp_path, files={"pkg/a.py": "x\n"})
+    found = extracted(task, "echo y > pkg/a.py; echo z > pkg/b.py; git init -q pkg")
+    assert "+y" in found.patch and "b/pkg/b.py" in found.patch
+    assert "Subproject" not in found.patch
 
 
 class Second:
@@ -247,5 +265,5 @@ def test_a_fault_of_the_machine_stays_one(task: TaskInstance) -> None:
 
 def test_a_short_hash_that_the_agent_makes_a_branch_is_the_commit(task: TaskInstance) -> None:
     short = replace(task, base_commit=task.base_commit[:7])
-    info = play(short, f"git add -A; {GIT} commit -qm x; git branch {task.base_commit[:7]}")
-    assert "+    return a + b" in info["patch"]
+    found = extracted(short, f"git add -A; {GIT} commit -qm x; git branch {task.base_commit[:7]}")
+    assert "+    return a + b" in found.patch
