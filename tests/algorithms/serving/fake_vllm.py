@@ -33,6 +33,7 @@ def number(folder: Path) -> int:
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        names = ("student", *State.adapters)
         routes: dict[str, Any] = {
             "/health": {},
             "/weight_info": {"weight_version": State.version},
