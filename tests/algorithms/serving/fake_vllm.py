@@ -37,9 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         routes: dict[str, Any] = {
             "/health": {},
             "/weight_info": {"weight_version": State.version},
-            "/v1/models": {
-                "data": [{"id": name, **LIMIT} for name in ("student", *State.adapters)]
-            },
+            "/v1/models": {"data": [{"id": name, **LIMIT} for name in names]},
             "/asked": State.bodies,
         }
         self._send(200, routes[self.path])
