@@ -142,9 +142,9 @@ class ServedScorer:
         return Scores(episode.episode_id, turn, self.name, tuple(logprobs), *told)
 
     def _likely(self, body: Mapping[str, Any], max_tokens: int) -> list[Likely]:
-        return self._ask(
-            f"{self.base_url}/completions", {**body, "max_tokens": max_tokens}, _likely
-        )
+        url, whole = f"{self.base_url}/completions", {**body, "max_tokens": max_tokens}
+        found: list[Likely] = self._ask(url, whole, _likely)
+        return found
 
     def _is_full(self, length: int) -> bool:
         """Whether a prompt of ``length`` tokens is longer than the server says it takes."""

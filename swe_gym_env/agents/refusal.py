@@ -67,7 +67,7 @@ class Refusal:
         """None where ``answer`` is no refusal, whatever else it may be."""
         try:
             body = answer.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         error = _error(body)
         if answer.status_code == 200 and error is None:
@@ -168,7 +168,7 @@ def limit(listing: Any, model: str) -> int:
     for row in rows if isinstance(rows, list) else ():
         if isinstance(row, dict) and row.get("id") == model:
             sizes = {k: v for k, v in _fields(row) if type(v) is int and v > 0}
-            return next((sizes[name] for name in _LIMITS if name in sizes), 0)
+            return int(next((sizes[name] for name in _LIMITS if name in sizes), 0))
     return 0
 
 
