@@ -135,6 +135,8 @@ def check(cfg: DictConfig) -> None:
     for section, rules in RULES.items():
         own = OmegaConf.select(cfg, section) if section else cfg
         if not isinstance(own, DictConfig):
+            if own is not None:
+                said.append(f"{section}={own}: it is a section of values: {section}.NAME=...")
             continue
         for name, rule in rules.items():
             if name not in own or OmegaConf.is_missing(own, name):
