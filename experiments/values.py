@@ -84,7 +84,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "evaluation": {
         "tasks": _whole(0, null=True),
         "every_round": _flag,
-        "untrained": _flag,
+        "untrained": lambda value: None if _flag(value) is None else _whole(0, null=True)(value),
         "ids": _names,
         "who": _one_of("student", "teacher"),
         "samples": _whole(1, null=True),
