@@ -234,6 +234,8 @@ def refuse_changed(run: Path, cfg: DictConfig, *names: str) -> None:
     """SetupError where a stored run read another content under these names, and is to be gone on
     with."""
     stored = (read_json(run / inputs.FILE) or {}).get("inputs", {})
+    if not stored:  # of an older version, or of what cannot change
+        return
     own = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(own, dict)
     sections = {name: own.get(name) for name in names if name in stored}

@@ -84,7 +84,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "evaluation": {
         "tasks": _whole(0, null=True),
         "every_round": _flag,
-        "untrained": _flag,
+        "untrained": lambda value: None if _flag(value) is None else _whole(0, null=True)(value),
         "ids": _names,
         "who": _one_of("student", "teacher"),
         "samples": _whole(1, null=True),
@@ -135,6 +135,8 @@ def check(cfg: DictConfig) -> None:
     for section, rules in RULES.items():
         own = OmegaConf.select(cfg, section) if section else cfg
         if not isinstance(own, DictConfig):
+            if own is not None:
+                said.append(f"{section}={own}: it is a section of values: {section}.NAME=...")
             continue
         for name, rule in rules.items():
             if name not in own or OmegaConf.is_missing(own, name):

@@ -78,9 +78,9 @@ def _in_the_way(path: Path) -> str | None:
     """What is wrong with the folders above ``path``, or with a link that it is."""
     whole = path.absolute()
     for one in [*reversed(whole.parents), whole]:
-        if one.is_symlink() and not os.path.exists(one):
+        if os.path.islink(one) and not os.path.exists(one):
             return f"{one} is a link to what is not there"
-        if one != whole and os.path.lexists(one) and not one.is_dir():
+        if one != whole and os.path.lexists(one) and not os.path.isdir(one):
             return f"{one} {FILE}"
     above = _standing(whole.parent)
     if os.access(above, os.W_OK | os.X_OK):
@@ -92,7 +92,7 @@ def _in_the_way(path: Path) -> str | None:
 def _standing(path: Path) -> Path:
     """It, or the nearest folder above that there is."""
     folder = path.absolute()
-    while not folder.is_dir():
+    while not os.path.isdir(folder):  # False too where we may not look
         folder = folder.parent
     return folder
 

@@ -75,8 +75,8 @@ def test_a_full_file_system(mounted: Callable[[str], Path]) -> None:
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
+from swe_gym_env import disk  # before: that user may not read this interpreter's files
 os.setgid(65534); os.setuid(65534)
-from swe_gym_env import disk
 place = Path(sys.argv[1]) / "runs"
 print(disk.unwritable(place))
 try:

@@ -57,6 +57,7 @@ from tests.experiments.test_configuration import configuration
         ("workers.concurrency=0", "workers.concurrency=0: it is"),
         ("workers.build=zero", "workers.build=zero: it is"),
         ("serving.cache_gb=-1", "serving.cache_gb=-1: it is"),
+        ("limits=3", "limits=3: it is a section of values: limits.NAME=..."),
         ("logging.level=loud", "logging.level=loud: it is one of DEBUG"),
     ],
 )
