@@ -40,7 +40,8 @@ def test_the_demo_and_the_fast_one_are_the_main_job_made_smaller() -> None:
     fewer = {
         "rounds": 1,
         "episodes_per_round": 4,
-        "iteration0": {"episodes": 16},
+        "iteration0": {"episodes": 20},
+        "training": {"warmup_steps": 2},
         "evaluation": {"tasks": 4, "untrained": 2},
         "limits": {"max_turns": 5},
     }
