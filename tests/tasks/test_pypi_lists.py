@@ -29,20 +29,33 @@ COUNTS = {"unseen": 6}
 Rows = list[dict[str, Any]]
 
 
-class Here:
-    """A package, what finding its bugs anew gives, the list of that, and what is tried since."""
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Package, Rows, Any]:
+    """A folder with the list of a small package, the package, and what finding anew gave."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWE_GYM_HOME", str(own_store(folder)))
+        patch.setattr(listed, "FOLDER", folder)
+        tiny = tiny_package(folder)
+        assert record(listed.path(), [tiny], [Wanted(COUNTS)]) > COUNTS["unseen"]
+        rows = build([tiny], counts=COUNTS, anew=True)
+        return folder, tiny, rows, Here.contents(rows)
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.store, self.tiny = own_store(folder), tiny_package(folder)
+
+class Here:
+    """A store of its own for each test, the list, and what is tried since."""
+
+    def __init__(self, folder: Path, recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        source, self.tiny, self.anew, self.trees = recorded
+        self.store = own_store(folder)
         monkeypatch.setenv("SWE_GYM_HOME", str(self.store))
+        monkeypatch.setattr(listed, "FOLDER", source)
+        text = listed.path().read_text()
         monkeypatch.setattr(listed, "FOLDER", folder)
-        assert record(listed.path(), [self.tiny], [Wanted(COUNTS)]) > len(COUNTS)
-        self.anew = build([self.tiny], counts=COUNTS, anew=True)
-        self.trees = self.contents(self.anew)
+        listed.path().write_text(text)
         self.tried: list[str] = []
         self.measured: list[str] = []
         self._spy(monkeypatch)
-        self.forget()
 
     def _spy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         try_out, measure = Validator.try_out, workshop.baseline
@@ -83,8 +96,8 @@ class Here:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
-    return Here(tmp_path, monkeypatch)
+def here(tmp_path: Path, recorded: Any, monkeypatch: pytest.MonkeyPatch) -> Here:
+    return Here(tmp_path, recorded, monkeypatch)
 
 
 def valid(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,9 +153,9 @@ def test_bugs_that_are_not_in_the_list_are_found_anew(
     ],
 )
 def test_a_list_of_another_package_is_not_looked_at(here: Here, column: str, value: object) -> None:
+    assert listed.find(here.tiny) is not None
     here.edit(lambda lines: lines[0]["package"].__setitem__(column, value))
-    assert build([here.tiny], counts=COUNTS) == here.anew
-    assert here.measured == ["tiny"] and len(here.tried) > len(here.anew)
+    assert listed.find(here.tiny) is None
 
 
 def other_tree(lines: list[dict[str, Any]]) -> None:
@@ -224,9 +237,14 @@ def test_a_store_whose_suite_was_measured_takes_the_list_if_they_agree(here: Her
 
 
 def test_a_suite_that_does_not_pass_here_is_refused_all_the_same(here: Here) -> None:
-    (Path(here.tiny.local) / "tests" / "test_tiny.py").write_text("import nothing_like_it\n")
-    with pytest.raises(SetupError, match=r"(?s)does not pass here.*nothing_like_it"):
-        build([here.tiny], counts=COUNTS)
+    suite = Path(here.tiny.local) / "tests" / "test_tiny.py"
+    text = suite.read_text()
+    suite.write_text("import nothing_like_it\n")
+    try:
+        with pytest.raises(SetupError, match=r"(?s)does not pass here.*nothing_like_it"):
+            build([here.tiny], counts=COUNTS)
+    finally:
+        suite.write_text(text)
 
 
 def test_another_python_has_no_list(
@@ -288,5 +306,6 @@ def test_the_list_is_in_the_wheel() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     patterns = tomllib.loads(text)["tool"]["setuptools"]["package-data"]
     folder = Path(listed.__file__).parent
-    shipped = {file for pattern in patterns["swe_gym_env.tasks.pypi"] for file in folder.glob(pattern)}
+    ours = patterns["swe_gym_env.tasks.pypi"]
+    shipped = {file for pattern in ours for file in folder.glob(pattern)}
     assert shipped == set(folder.glob("*.jsonl"))
