@@ -19,7 +19,8 @@ from experiments.analysis import files, measures
 from experiments.analysis.planted import MISTAKES
 from experiments.analysis.stored import Measure, NotMeasured, StoredRun, read_runs
 from experiments.cli import guarded
-from experiments.folders import digest, read_json, refuse_changed, sweep_cells
+from experiments.folders import digest, read_json, sweep_cells
+from experiments.inputs import refuse_changed
 from experiments.progress import Display
 from experiments.tables import Table
 from swe_gym_env.errors import SetupError

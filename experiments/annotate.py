@@ -25,7 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import CONF, guarded
-from experiments.folders import RunFolder, refuse_changed
+from experiments.folders import RunFolder
+from experiments.inputs import refuse_changed
 from experiments.progress import Display
 from swe_gym_env.errors import SetupError
 

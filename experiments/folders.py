@@ -230,22 +230,6 @@ def phases_so_far(run: Path) -> dict[str, float]:
     return times | (read_json(run / "phases.json") or {})
 
 
-def refuse_changed(run: Path, cfg: DictConfig, *names: str) -> None:
-    """SetupError where a stored run read another content under these names, and is to be gone on
-    with."""
-    stored = (read_json(run / inputs.FILE) or {}).get("inputs", {})
-    if not stored:  # of an older version, or of what cannot change
-        return
-    own = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(own, dict)
-    sections = {name: own.get(name) for name in names if name in stored}
-    if differs := inputs.changed(stored, inputs.found(sections, lambda: _trained(cfg))):
-        raise SetupError(
-            f"{run} was made with other files: {'; '.join(differs)}. Put back what it was made "
-            "with, or start a run of its own with what is there now"
-        )
-
-
 class RunFolder:
     """One folder of the layout above. ``inputs`` is what ``inputs.json`` shall hold, ``differs``
     says why it is not the folder that its settings alone would name."""

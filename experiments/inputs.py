@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from swe_gym_env.disk import read_json, write_json
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox.images import home
@@ -116,6 +118,22 @@ def changed(before: Inputs, now: Inputs) -> list[str]:
             where = "" if old["path"] == new["path"] else f" (it was {old['path']})"
             said.append(f"{name}: {new['path']} has another content{where}")
     return said
+
+
+def refuse_changed(run: Path, cfg: DictConfig, *names: str) -> None:
+    """SetupError where a stored run read another content under these names, and is to be gone on
+    with."""
+    stored = (read_json(run / FILE) or {}).get("inputs", {})
+    if not stored:  # of an older version, or of what cannot change
+        return
+    own = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(own, dict)
+    sections = {name: own.get(name) for name in names if name in stored}
+    if differs := changed(stored, found(sections, Path)):
+        raise SetupError(
+            f"{run} was made with other files: {'; '.join(differs)}. Put back what it was made "
+            "with, or start a run of its own with what is there now"
+        )
 
 
 def check_student(folder: Path, checkpoint: Path, what: str) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import guarded
-from experiments.folders import RunFolder, refuse_changed
+from experiments.folders import RunFolder
+from experiments.inputs import refuse_changed
 from experiments.launch import OF_RUN, Told, die_with_parent, is_first, tell
 from experiments.progress import Display
 from swe_gym_env.errors import SetupError

@@ -29,14 +29,16 @@ def show(console: Console, table: Table) -> None:
     if console.width < _width(lines) > _width(turned):
         lines = turned
     header, *rows = lines
-    grid = Grid(title=Text(table.title), title_justify="left", title_style="bold", box=box.SIMPLE)
+    grid = Grid(
+        title=Text(plain(table.title)), title_justify="left", title_style="bold", box=box.SIMPLE
+    )
     for number, column in enumerate(header):
         grid.add_column(Text(column), justify="right" if number else "left", overflow="fold")
     for row in rows:
         grid.add_row(*map(Text, row))
     console.print(grid)
     if table.note:
-        console.print(table.note, style="dim")
+        console.print(plain(table.note), style="dim")
 
 
 def _width(lines: list[list[str]]) -> int:

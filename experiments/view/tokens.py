@@ -148,7 +148,7 @@ def _parts(run: Path) -> Parts:
     from omegaconf import DictConfig, OmegaConf
 
     from experiments.build import Parts
-    from experiments.folders import refuse_changed
+    from experiments.inputs import refuse_changed
 
     cfg = OmegaConf.load(run / "config.yaml")
     if not isinstance(cfg, DictConfig) or "model" not in cfg:

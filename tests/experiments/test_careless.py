@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -169,7 +170,9 @@ def test_no_field_of_an_episode_reaches_the_pages_as_markup(tmp_path: Path) -> N
     write_lines(folder / "evaluations" / "round_001" / "episodes.jsonl", rows)
     write_lines(folder / "rounds" / "round_001" / "episodes.jsonl", rows)
     (folder / "config.yaml").write_text("seed: 0\n")
-    (folder / "versions.json").write_text('[{"command": "</script><script>", "commit": "<b>"}]')
+    version = dict.fromkeys(("command", "commit", "python", "machine"), "</script><script>")
+    version |= {"changed": False, "packages": {"<img src=x>": "1"}}
+    (folder / "versions.json").write_text(json.dumps([version]))
     for page in (write_report(folder), write_view(folder)):
         text = page.read_text("utf-8")
         assert "<img src=x" not in text and "<script>window.pwned" not in text

@@ -16,10 +16,10 @@ from experiments.evaluation.stored import Stored
 from experiments.folders import (
     RunFolder,
     iteration0_folder,
-    refuse_changed,
     run_folder,
     trained_folder,
 )
+from experiments.inputs import refuse_changed
 from swe_gym_env.errors import SetupError
 from tests.experiments.conftest import Job
 from tests.experiments.test_configuration import configuration
