@@ -19,8 +19,9 @@ from experiments.analysis import files, measures
 from experiments.analysis.planted import MISTAKES
 from experiments.analysis.stored import Measure, NotMeasured, StoredRun, read_runs
 from experiments.cli import guarded
-from experiments.folders import digest, read_json, sweep_cells
+from experiments.folders import read_json, sweep_cells
 from experiments.inputs import refuse_changed
+from experiments.naming import digest
 from experiments.progress import Display
 from experiments.tables import Table
 from swe_gym_env.errors import SetupError

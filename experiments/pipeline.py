@@ -25,17 +25,9 @@ from experiments import precision, preflight, remaining, summary, sweeps, values
 from experiments.analysis.measures import add_failures
 from experiments.build import Parts
 from experiments.evaluation import evaluate, refuse_in_a_run
-from experiments.folders import (
-    RunFolder,
-    evaluated_on,
-    iteration0_folder,
-    read_json,
-    run_folder,
-    untrained_folder,
-    untrained_tasks,
-    write_json,
-)
+from experiments.folders import RunFolder, iteration0_folder, read_json, run_folder, write_json
 from experiments.launch import training
+from experiments.naming import evaluated_on, untrained_folder, untrained_tasks
 from experiments.progress import Display
 from experiments.report import write_report
 from experiments.rounds import collect, score, train

@@ -30,16 +30,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.folders import (
-    RunFolder,
-    digest,
-    read_json,
-    run_folder,
-    runs,
-    sweep_cells,
-    write_json,
-)
+from experiments.folders import RunFolder, read_json, run_folder, runs, sweep_cells, write_json
 from experiments.interrupt import INTERRUPTED
+from experiments.naming import digest
 from experiments.statistics import Rate
 from swe_gym_env.disk import unwritable
 

@@ -25,7 +25,8 @@ from experiments.analysis.stored import (
     home_of,
 )
 from experiments.build import Parts
-from experiments.folders import RunFolder, digest, read_json
+from experiments.folders import RunFolder, read_json
+from experiments.naming import digest
 from experiments.play import play
 from experiments.progress import Display
 from experiments.statistics import mcnemar

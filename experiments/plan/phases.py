@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from algorithms.base import Algorithm, Collect
 from algorithms.engine.objective import Objective
 from experiments.build import algorithm as made
-from experiments.folders import untrained_tasks
+from experiments.naming import untrained_tasks
 from experiments.plan import known, memory, workload
 from experiments.plan.engine import Engine, Used
 from experiments.plan.epoch import epoch_seconds

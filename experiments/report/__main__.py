@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.folders import digest
+from experiments.naming import digest
 from experiments.progress import plain
 from experiments.report import write_comparison, write_evaluation, write_report
 from experiments.report.evaluation_page import is_evaluation

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.folders import VOLATILE, sweep_cells
+from experiments.folders import sweep_cells
+from experiments.naming import VOLATILE
 from experiments.report.data import RunData, read_run
 from swe_gym_env.errors import SetupError
 

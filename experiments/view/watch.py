@@ -15,13 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.engine.rounds import parsed
-from experiments.folders import (
-    evaluated_on,
-    phases_so_far,
-    read_json,
-    untrained_folder,
-    untrained_tasks,
-)
+from experiments.folders import phases_so_far, read_json
+from experiments.naming import evaluated_on, untrained_folder, untrained_tasks
 from experiments.summary import ITERATION0, UNTRAINED, label
 
 EPISODES = "episodes.jsonl"

@@ -16,7 +16,8 @@ from algorithms.engine.rounds import RoundFolder
 from experiments.analysis.measures import add_failures
 from experiments.evaluate import folder_of, translated
 from experiments.evaluation import alone, measures, predictions, refuse_in_a_run
-from experiments.folders import read_json, resolved
+from experiments.folders import read_json
+from experiments.naming import resolved
 from experiments.report import write_evaluation
 from experiments.report.__main__ import _write
 from experiments.statistics import rate
