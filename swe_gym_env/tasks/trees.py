@@ -29,7 +29,8 @@ GIT_ENV = {
 # As few processes as will do, since every task is made by this: settings are written, not set
 COMMIT = r"""
 git init -q --template= -b main . && mkdir -p .git/info && : > .git/info/exclude
-printf '[user]\n\tname = developer\n\temail = developer@example.org\n[gc]\n\tauto = 0\n' >> .git/config
+printf '[user]\n\tname = developer\n\temail = developer@example.org\n' >> .git/config
+printf '[gc]\n\tauto = 0\n' >> .git/config
 git add -A -f . && git commit -q -m 'Import'
 read -r commit < .git/refs/heads/main && echo "$commit"
 """

@@ -1,4 +1,4 @@
-"""Lists of bugs that were found before: they give what finding anew gives, and only where they fit."""
+"""Lists of known bugs: they give what finding anew gives, and are used only where they fit."""
 
 from __future__ import annotations
 
