@@ -208,6 +208,7 @@ def test_a_checkpoint_is_measured_as_its_run_was(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_is_killed_and_goes_on_as_on_another_machine(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +216,8 @@ def test_a_run_is_killed_and_goes_on_as_on_another_machine(
         return  # such a processor cannot be made to look like another
     for name, value in AVX2.items():
         monkeypatch.setenv(name, value)
-    job.interrupted("dagger-*/rounds/round_001/episodes.jsonl", 1, signal.SIGKILL, *AUTO)
+    until = "dagger-*/rounds/round_001/episodes.jsonl"
+    job.interrupted(until, 1, signal.SIGKILL, *AUTO, within=400)
     for name in AVX2:
         monkeypatch.delenv(name)
     said = job.run(*AUTO, "training.launch=[python]")
