@@ -76,7 +76,8 @@ def pytest_summary(log: str, wanted: Collection[str]) -> dict[str, str]:
                 lines[status] <= said.get(noun, 0) <= lines[status] + subtests[status]
                 for status, noun in _NOUNS.items()
             )
-            return found if agree else {}
+            if agree:  # else it is part of a failed test's message, which -vv prints whole
+                return found
     return {}
 
 

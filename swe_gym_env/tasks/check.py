@@ -27,14 +27,14 @@ TEXTS = (
     *("instance_id", "repo", "base_commit", "image", "problem_statement", "gold_patch"),
     *("test_patch", "eval_script", "log_parser", "eval_type", "workdir", "source", "split"),
 )
-FILLED = ("instance_id", "base_commit", "image", "problem_statement", "eval_script")
+FILLED = ("instance_id", "image", "problem_statement", "eval_script")
 ONE_LINE = ("instance_id", "repo", "base_commit", "image", "log_parser", "workdir", "split")
 PATCHES = ("gold_patch", "test_patch")
 EVAL_TYPES = get_args(EvalType)
 LONGEST_NAME = 200  # bytes of a file's name made of the id, with room for a suffix
 _VALUES = attrgetter(*TEXTS)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_HASH = re.compile(r"[0-9a-fA-F]{7,64}")
+_HASH = re.compile(r"[0-9a-fA-F]{4,64}")
 _REF = re.compile(r"\w[\w./+-]*")
 _WORKDIR = re.compile(r"(/[\w.@+,=-]+)+")
 _DIFF = re.compile(r"^(?:diff --git |--- .*\n\+\+\+ )", re.MULTILINE)
@@ -42,10 +42,11 @@ _DIFF = re.compile(r"^(?:diff --git |--- .*\n\+\+\+ )", re.MULTILINE)
 
 def check(task: TaskInstance, where: str = "") -> TaskInstance:
     """``task`` again. Raises SetupError with ``where`` (file and line), the column, and what is
-    allowed there."""
+    allowed there. Whether the image holds the base commit is seen when a sandbox starts; of a row,
+    which has a ``where``, its form is looked at before."""
     for part in (_texts, _objects, _fields, _tests):  # each may rely on those before it
         for name, why in part(task):
-            if why:
+            if why and (where or name != "base_commit"):
                 place = where or f"task {task.instance_id!r:.80}"
                 raise SetupError(f"{place}, column {COLUMNS.get(name, name)!r}: {why}")
     return task

@@ -44,7 +44,7 @@ def test_verdicts_report_and_the_list_of_valid_tasks(
         "toy-1": "valid",
         "wrong": "gold_fails",
         "idle": "empty_passes",
-        "lost": "infra_error",
+        "lost": "setup_error",
     }
     assert "1  valid" in done.stdout and "4/4" in done.stderr
     report = (tmp_path / "out" / "report.md").read_text()
