@@ -64,7 +64,7 @@ def mended(patch: str) -> str:
     header = re.search(r"^diff --git .*\r$|^--- .*\r$|^@@ .*@@.*\r$", patch, re.MULTILINE)
     if header and len(re.findall(r"(?<!\r)\n", patch)) == 0:  # a header never ends in CR by itself
         patch = patch.replace("\r\n", "\n").removesuffix("\r")
-    if not patch.strip():
+    if not re.search(r"^(?:diff --git |@@ )", patch, re.MULTILINE):
         return patch
     patch += "" if patch.endswith("\n") else "\n"
     return patch + " \n" * _missing(patch)

@@ -126,10 +126,12 @@ def read(ledger: Path) -> list[Verdict]:
 
 def behaved(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
     """What is known of each row that behaved whenever it was judged: the lines of
-    ``validated.jsonl``. ``repeats`` says how often that was."""
+    ``validated.jsonl``. ``repeats`` says how often that was. Where a row was corrected, the
+    verdicts on the row before count no more."""
     rows: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        rows.setdefault(verdict.instance_id, []).append(verdict)
+        same = [v for v in rows.get(verdict.instance_id, ()) if v.row == verdict.row]
+        rows[verdict.instance_id] = [*same, verdict]
     return [_facts(rows[name]) for name in sorted(rows) if not any(v.reason for v in rows[name])]
 
 
