@@ -82,12 +82,12 @@ def _apply(box: Sandbox, task: TaskInstance) -> str:
 
 def _leak(box: Sandbox, task: TaskInstance) -> str:
     """Both patches must still be to come, and nothing in the history may follow the base commit."""
-    for patch, what in ((task.gold_patch, "the fix"), (task.test_patch, "the hidden tests")):
+    for patch, what in ((task.gold_patch, "the fix is"), (task.test_patch, "the hidden tests are")):
         if patch.strip():
             _write(box, task, patch)
             done = box.exec(DONE, timeout=SECONDS, cwd=task.workdir)
             if done.exit_code == 0:
-                return f"{what} stands in the tree already"
+                return f"{what} in the tree already"
     named = shlex.quote(f"{task.base_commit}^{{commit}}")
     found = box.exec(f"git rev-parse {named}", timeout=SECONDS, cwd=task.workdir)
     base = found.output.decode("utf-8", "replace").strip()

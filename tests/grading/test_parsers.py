@@ -154,7 +154,10 @@ def test_counts_that_do_not_fit_the_lines_void_them(lines: tuple[str, ...]) -> N
 
 
 def test_of_a_test_that_passed_and_broke_the_worse_counts() -> None:
-    for lines in (("PASSED t.py::a", "ERROR t.py::a - x"), ("ERROR t.py::a - x", "PASSED t.py::a")):
+    for lines in (
+        ("PASSED t.py::a", "ERROR t.py::a - boom"),
+        ("ERROR t.py::a - boom", "PASSED t.py::a"),
+    ):
         assert closing("1 passed, 1 error in 1s", *lines) == {"t.py::a": "ERROR"}
 
 
