@@ -72,9 +72,7 @@ def mended(patch: str) -> str:
 
 def _missing(patch: str) -> int:
     """How many lines of context the last hunk lacks, on both sides alike: those that were blank."""
-    last = None
-    for last in _HUNK.finditer(patch):
-        pass
+    last = max(_HUNK.finditer(patch), key=re.Match.start, default=None)
     if last is None or "\n" not in patch[last.end() :]:
         return 0
     lines = patch[last.end() :].split("\n")[1:-1]

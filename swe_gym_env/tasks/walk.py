@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from swe_gym_env.errors import SandboxError
+from swe_gym_env.errors import SandboxError, SetupError
 from swe_gym_env.grading import diff, patches
 from swe_gym_env.sandbox.base import Sandbox, SandboxProvider
 from swe_gym_env.sandbox.history import CHECK
@@ -88,9 +88,18 @@ def _leak(box: Sandbox, task: TaskInstance) -> str:
             done = box.exec(DONE, timeout=SECONDS, cwd=task.workdir)
             if done.exit_code == 0:
                 return f"{what} in the tree already"
+    return _later(box, task)
+
+
+def _later(box: Sandbox, task: TaskInstance) -> str:
     named = shlex.quote(f"{task.base_commit}^{{commit}}")
-    found = box.exec(f"git rev-parse {named}", timeout=SECONDS, cwd=task.workdir)
+    found = box.exec(f"git rev-parse --verify -q {named}", timeout=SECONDS, cwd=task.workdir)
     base = found.output.decode("utf-8", "replace").strip()
+    if found.exit_code != 0:
+        raise SetupError(
+            f"the image {task.image!r} does not hold the base commit {task.base_commit!r}, or "
+            f"{task.workdir} is no git repository there"
+        )
     seen = box.exec(CHECK.format(base=base), timeout=SECONDS, cwd=task.workdir)
     left = seen.output.decode("utf-8", "replace").strip()
     return f"the history holds more than the base commit's past: {left}" if seen.exit_code else ""
