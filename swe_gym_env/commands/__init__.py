@@ -6,6 +6,7 @@ What a user can mend ends as one line on stderr and exit code 1, never as a trac
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -61,11 +62,9 @@ class _Plain(logging.Formatter):
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 something to mend, 2 wrong usage, 130 interrupted."""
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # names of files fit no encoding, and some terminals few
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for stream in (sys.stdout, sys.stderr):  # no encoding has all names, and some have few
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = arguments().parse_args(words)
     logging.basicConfig(level=logging.WARNING)
     logging.root.handlers[0].setFormatter(_Plain("%(levelname)s %(message)s"))

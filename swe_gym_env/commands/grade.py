@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
     todo = [task for task in chosen if not fits(task)]
     jobs.run(todo, job, results, options.workers, lambda result: result["status"])
-    found = {task.instance_id: results.found[key(task)] for task in chosen}
+    found = {task.instance_id: results.of(key(task), task.instance_id) for task in chosen}
     unknown = len(set(patches) - {task.instance_id for task in tasks})
     report(options.out, tasks, found, unknown)
     return 0

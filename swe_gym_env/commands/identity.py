@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
+import swe_gym_env
 from swe_gym_env.sandbox import images
 from swe_gym_env.sandbox.base import SandboxProvider
 from swe_gym_env.types import TaskInstance
 
 # Of a task: what its test run depends on, and what the verdict on its log does besides
 RUN = ("instance_id", "image", "base_commit", "test_patch", "eval_script", "workdir", "env")
+SET_UP = ("sandbox/start.py", "sandbox/history.py", "tasks/walk.py")
 JUDGED = ("gold_patch", "fail_to_pass", "pass_to_pass", "log_parser", "eval_type", "source")
 
 
@@ -48,9 +50,9 @@ def of_verdict(
 
 @cache
 def rules() -> str:
-    """The code that grades: a change there may change verdicts."""
-    package = resources.files("swe_gym_env.grading")
-    files = sorted((f for f in package.iterdir() if f.name.endswith(".py")), key=lambda f: f.name)
+    """The code that makes sandboxes of tasks and grades: a change there may change verdicts."""
+    package = Path(swe_gym_env.__file__).parent
+    files = [*sorted((package / "grading").glob("*.py")), *(package / name for name in SET_UP)]
     return digest([[file.name, file.read_text(encoding="utf-8")] for file in files])
 
 

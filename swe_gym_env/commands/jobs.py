@@ -55,6 +55,11 @@ class Results:
     def _remember(self, result: Result) -> None:
         self.found[result["key"]] = self.last[result["instance_id"]] = result
 
+    def of(self, key: str, instance_id: str) -> Result:
+        """The result that fits. Where an image came while others were at work its key has changed:
+        then the last one."""
+        return self.found.get(key) or self.last[instance_id]
+
     def add(self, result: Result) -> None:
         with self._lock:
             self._remember(result)

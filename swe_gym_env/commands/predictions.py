@@ -39,10 +39,8 @@ def _rows(path: Path) -> Iterable[files.Row]:
         return files.read_file(path)
     try:
         found = files.read_json(path)
-    except SetupError:
-        return files.read_file(
-            path
-        )  # as many .json files are, an object a line; or it says why not
+    except SetupError:  # many .json files hold an object a line; what this one is, is said there
+        found = None
     if not isinstance(found, Mapping):
         return files.read_file(path)
     if {"instance_id", "model_patch"} <= found.keys():  # one prediction, and no mapping of them

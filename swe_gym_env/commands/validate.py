@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
     missing = [task for task in tasks if not _finished(results.found.get(key(task)), options)]
     jobs.run(missing, job, results, options.workers, lambda result: result["verdict"])
-    found = [results.found[key(task)] for task in tasks]
+    found = [results.of(key(task), task.instance_id) for task in tasks]
     _write(options.out, tasks, found)
     for verdict, count in Counter(result["verdict"] for result in found).most_common():
         print(f"{count:6}  {verdict:13} {VERDICTS[verdict]}")
