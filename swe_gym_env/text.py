@@ -1,8 +1,9 @@
-"""Text that leaves one part and enters the next: into bytes, and onto a terminal.
+"""Text at the edges: as it comes from a model or a server, into bytes, and onto a terminal.
 
 Bytes of a repository that are not UTF-8 stand in a text as U+DC80 to U+DCFF ("surrogateescape") and
-become the same bytes again. Any other lone surrogate (half an emoji, from ``\\ud83d`` in JSON)
-stands for no bytes at all: it is refused where it comes in.
+become the same bytes again. JSON can also say half a character (a lone surrogate, as in an emoji
+that was cut in two), which stands for no bytes at all. Neither UTF-8 nor a tokenizer takes it, so
+it must not get beyond the part that received it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,29 @@ _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+
+def joined(text: str) -> str:
+    """``text`` with two halves that belong together made one character."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+def whole(text: str) -> str:
+    """``text`` joined, and U+FFFD for every half that is left."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def unusable(text: str) -> str:
+    """Why ``text`` cannot be learned as it was meant; "" where nothing is wrong with it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "the text holds half a character (a lone surrogate)"
+    return "the text holds a NUL character, which no command can hold" if "\0" in text else ""
 
 
 def half_character(text: str) -> str:

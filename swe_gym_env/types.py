@@ -50,6 +50,25 @@ class TaskInstance:
 
 
 @dataclass(frozen=True)
+class TaskView:
+    """What a policy may know of a task: what its prompt says, and where the repository is. Neither
+    the gold patch nor anything of the hidden tests is in it."""
+
+    instance_id: str
+    repo: str
+    base_commit: str
+    image: str
+    problem_statement: str
+    workdir: str = "/testbed"
+    source: str = ""
+    split: str = ""
+
+    @classmethod
+    def of(cls, task: TaskInstance) -> TaskView:
+        return cls(**{spec.name: getattr(task, spec.name) for spec in dataclasses.fields(cls)})
+
+
+@dataclass(frozen=True)
 class ToolCall:
     """The canonical action between any two formats: which tool, with which arguments, and why.
 

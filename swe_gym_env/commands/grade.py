@@ -12,16 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from swe_gym_env.commands import identity, jobs, predictions, selection
 from swe_gym_env.errors import SetupError
-from swe_gym_env.sandbox.base import SandboxProvider
-from swe_gym_env.text import half_character
-from swe_gym_env.types import Outcome, TaskInstance, to_dict
+from swe_gym_env.types import TaskInstance, to_dict
 
 STATUSES = ("resolved", "unresolved", "empty_patch", "timeout", "tampered", "infra_error")
 
@@ -53,12 +51,12 @@ def run(options: argparse.Namespace) -> int:
         name = task.instance_id
         run = identity.of_run(task, hashes[name])
         logs.remove(name)  # a run that leaves none must not find that of another patch
-        outcome = _graded(
+        outcome = jobs.graded(
             task,
             patches[name],
             boxes,
-            options.timeout,
-            lambda text, nonce: logs.write(name, text, nonce, run),
+            timeout=options.timeout,
+            on_log=lambda text, nonce: logs.write(name, text, nonce, run),
         )
         about = {"patch_sha256": hashes[name], "run": run, "key": key(task)}
         about |= {"sandbox": boxes.name, "timeout": options.timeout}
@@ -75,19 +73,6 @@ def run(options: argparse.Namespace) -> int:
     unknown = len(set(patches) - {task.instance_id for task in tasks})
     report(options.out, tasks, found, unknown)
     return 0
-
-
-def _graded(
-    task: TaskInstance,
-    patch: str,
-    boxes: SandboxProvider,
-    timeout: float,
-    on_log: Callable[[str, str], None],
-) -> Outcome:
-    if half := half_character(patch):
-        reason = f"the patch holds half a character, {half}: no file can hold it"
-        return Outcome("unresolved", reason=reason)
-    return jobs.graded(task, patch, boxes, timeout=timeout, on_log=on_log)
 
 
 class Logs:

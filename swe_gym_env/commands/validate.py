@@ -106,7 +106,7 @@ def _seen(walked: Walk) -> tuple[str, str]:
     if walked.leak:
         return "leaks", walked.leak
     if walked.refused:
-        return "gold_fails", f"git does not apply it in the agent's sandbox: {walked.refused}"
+        return "gold_fails", f"not applied in the agent's sandbox: {walked.refused}"
     if not walked.gold.strip():
         return "gold_fails", f"the agent's diff is empty after it{_left_out(walked)}"
     return "", ""

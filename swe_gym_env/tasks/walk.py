@@ -8,13 +8,15 @@ gold patch is applied in the agent's sandbox, and what the diff makes of it is w
 from __future__ import annotations
 
 import shlex
+import time
 from dataclasses import dataclass
 
-from swe_gym_env.errors import SandboxError, SetupError
-from swe_gym_env.grading import diff, patches
+from swe_gym_env.errors import SandboxError
+from swe_gym_env.grading import patches
+from swe_gym_env.grading.extract import Extracted, extract
 from swe_gym_env.sandbox.base import Sandbox, SandboxProvider
 from swe_gym_env.sandbox.history import CHECK
-from swe_gym_env.sandbox.start import start
+from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.types import TaskInstance
 
 SECONDS = 300.0
@@ -41,7 +43,7 @@ rm -f {PATCH}
 @dataclass(frozen=True)
 class Walk:
     """``gold`` and ``nothing``: the diffs of an agent that made the gold change, and of one that
-    did nothing. ``refused``: why git does not apply the gold patch there. ``leak``: what the agent
+    did nothing. ``refused``: why the gold change cannot be made or submitted there. ``leak``: what the agent
     can see there that it must not. ``missing``: paths of the gold patch that the diff leaves out.
     Each empty where there is none."""
 
@@ -55,17 +57,21 @@ class Walk:
 def walk(task: TaskInstance, boxes: SandboxProvider) -> Walk:
     """Raises SandboxError where the sandbox failed, SetupError where the row does not fit it."""
     box = start(boxes, task)
+    began, found = time.time(), Extracted()
     try:
+        base = base_commit(box, task)
         leak = _leak(box, task)
-        nothing = diff(box, task)
+        nothing = extract(box, task, boxes, base, began).patch
         refused = _apply(box, task) if task.gold_patch.strip() else "the row has no gold patch"
-        gold = "" if refused else diff(box, task)
+        if not refused:
+            found = extract(box, task, boxes, base, began)
     except OSError as error:
         raise SandboxError(f"the sandbox refused a file: {error}") from error
     finally:
         box.close()
-    left_out = patches.named(task.gold_patch) - patches.named(gold)
-    return Walk(gold, nothing, refused, leak, () if refused else tuple(sorted(left_out)))
+    left_out = () if refused else patches.named(task.gold_patch) - patches.named(found.patch)
+    refused = refused or found.refused
+    return Walk(found.patch, nothing, refused, leak, tuple(sorted(left_out)))
 
 
 def _apply(box: Sandbox, task: TaskInstance) -> str:
@@ -92,15 +98,8 @@ def _leak(box: Sandbox, task: TaskInstance) -> str:
 
 
 def _later(box: Sandbox, task: TaskInstance) -> str:
-    named = shlex.quote(f"{task.base_commit}^{{commit}}")
-    found = box.exec(f"git rev-parse --verify -q {named}", timeout=SECONDS, cwd=task.workdir)
-    base = found.output.decode("utf-8", "replace").strip()
-    if found.exit_code != 0:
-        raise SetupError(
-            f"the image {task.image!r} does not hold the base commit {task.base_commit!r}, or "
-            f"{task.workdir} is no git repository there"
-        )
-    seen = box.exec(CHECK.format(base=base), timeout=SECONDS, cwd=task.workdir)
+    check = CHECK.format(base=base_commit(box, task))
+    seen = box.exec(check, timeout=SECONDS, cwd=task.workdir)
     left = seen.output.decode("utf-8", "replace").strip()
     return f"the history holds more than the base commit's past: {left}" if seen.exit_code else ""
 

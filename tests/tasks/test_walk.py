@@ -101,7 +101,7 @@ def unstarted(task: TaskInstance) -> TaskInstance:
     ("change", "verdict", "reason"),
     [
         (ignored, "gold_fails", "out/new.py is not in its diff"),
-        (mixed, "gold_fails", "git does not apply it in the agent's sandbox"),
+        (mixed, "gold_fails", "not applied in the agent's sandbox"),
         (lambda t: replace(t, gold_patch=""), "gold_fails", "the row has no gold patch"),
         (mended, "leaks", "the fix is in the tree already"),
         (shown, "leaks", "the hidden tests are in the tree already"),
