@@ -24,6 +24,7 @@ from swe_gym_env.grading.extract import Extracted, extract
 from swe_gym_env.sandbox.base import Sandbox, SandboxProvider
 from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.spaces import AnyText, outgoing
+from swe_gym_env.tasks.check import check
 from swe_gym_env.tools import FINISH, Toolbox
 from swe_gym_env.types import Outcome, TaskInstance, ToolCall
 
@@ -207,10 +208,10 @@ class SWEEnv(gymnasium.Env[str, str]):
         if not self._tasks:
             raise SetupError("there are no tasks to choose from")
         if instance_id is None:
-            return self._tasks[int(self.np_random.integers(len(self._tasks)))]
+            return check(self._tasks[int(self.np_random.integers(len(self._tasks)))])
         for task in self._tasks:
             if task.instance_id == instance_id:
-                return task
+                return check(task)
         some = ", ".join(task.instance_id for task in self._tasks[:3])
         raise SetupError(f"no task {instance_id!r} among {len(self._tasks)}: {some}, ...")
 

@@ -78,7 +78,7 @@ def _said(task: TaskInstance, text: str, nonce: str, trailer: Trailer) -> Outcom
 
 def _judged(task: TaskInstance, output: str, trailer: Trailer) -> Outcome:
     wanted = (*task.fail_to_pass, *task.pass_to_pass)
-    parse = parsers.parser(task.log_parser)
+    parse = parsers.several(parsers.parser(task.log_parser), len(trailer.records))
     said = parse(output, frozenset(wanted))
     ours = [test for test in said if trailer.canary and test.endswith(f"::{trailer.canary}")]
     canaries = [said.pop(test) for test in ours]
@@ -97,7 +97,7 @@ def _judged(task: TaskInstance, output: str, trailer: Trailer) -> Outcome:
         return Outcome("unresolved", reason=reason, tests=tests)
     if any(status not in FAILED for status in canaries):
         reason = "a test that must fail passed: the test framework was changed"
-    elif trailer.canary and task.eval_type == "pass_and_fail":
+    elif trailer.canary and not _failures_only(task):
         passed = [test for test, status in tests.items() if status in PASSED]
         reason = contradiction(trailer.records, trailer.canary, passed, parse)
     if reason:
