@@ -58,7 +58,7 @@ def _alone(cfg: DictConfig, display: Display) -> None:
     if "pass_at" not in played.metrics:  # never measured, or by an older version
         played.reopen("evaluate")
     if not played.is_done("evaluate"):
-        preflight.check(own)
+        preflight.check(own, trains=False)
         with folder.lock():
             folder.start(cfg)
             saved = read_json(folder.path / "tasks.json")

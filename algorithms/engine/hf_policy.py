@@ -22,8 +22,11 @@ import torch
 
 from algorithms.engine.adapters import plain
 from algorithms.engine.checkpoint import load_model, load_tokenizer
-from algorithms.engine.kv import PrefixStore, RowCache
+from algorithms.engine.forward import check_model
+from algorithms.engine.head import logits_of
+from algorithms.engine.kv import PrefixStore, RowCache, masks
 from algorithms.engine.rendering import Renderer, Thinking
+from algorithms.engine.supported import layer_windows
 from swe_gym_env.agents.base import CONTEXT_FULL, Key, Reply, State, keyed_rng
 
 PREFILL_TOKENS = 1024  # slots of one prefill pass: enough to keep the matrix units busy
@@ -67,6 +70,8 @@ class HFPolicy:
         if temperature < 0 or not 0 < top_p <= 1:
             raise ValueError("temperature must be >= 0 and top_p in (0, 1]")
         self.model, self.renderer = plain(model).eval(), Renderer(tokenizer, thinking)
+        check_model(self.model)
+        self._windows = layer_windows(self.model.config.get_text_config(decoder=True))
         self.temperature, self.top_p = temperature, top_p
         self.max_new_tokens, self.max_context, self.wave = max_new_tokens, max_context, wave
         self.version, self.name = version, name
@@ -165,13 +170,13 @@ class HFPolicy:
         hidden = self.model.base_model(
             input_ids=ids.to(device),
             position_ids=positions,
-            attention_mask=mask,
+            attention_mask=masks(mask, positions, self._windows),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
         cache.advance(counts.to(device))
         last = hidden[torch.arange(len(news), device=device), counts.to(device) - 1]
-        return self.model.get_output_embeddings()(last).float()
+        return logits_of(self.model, last)
 
     def _sample(self, rows: list[_Row], logits: torch.Tensor) -> None:
         uniform = [row.rng.random() if self.temperature else 0.0 for row in rows]

@@ -25,6 +25,7 @@ from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import Sums, denominator, total
 from algorithms.engine.objective import Objective
 from algorithms.engine.optimizer import MasterAdamW
+from algorithms.engine.supported import check_student
 from algorithms.engine.tree import TrainSample
 
 Progress = Callable[[int, int, str], None]
@@ -165,6 +166,7 @@ class Learner:
         """``epochs`` passes in seeded order, each optimiser batch with its own denominator. Every
         ``save_every`` steps all is kept in the folder ``kept``; what lies there is gone on from."""
         config, report = self.config, TrainReport()
+        check_student(self.model.config.get_text_config().to_dict(), type(self.model).__name__)
         usable = [s for s in samples if len(s) <= config.max_tree_tokens and len(s.scored)]
         report.trees, report.dropped = len(usable), len(samples) - len(usable)
         if not usable:
