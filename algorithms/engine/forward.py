@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from algorithms.engine.adapters import plain
 from algorithms.engine.attention import FLEX_BLOCK, TreeMask
 from algorithms.engine.head import check_head, logits_of
 from algorithms.engine.losses import Predicted, predict
@@ -27,6 +28,7 @@ DOOR = "tree_pass"  # the attribute by which a sharded model is entered
 def check_model(model: Any) -> None:
     """SetupError unless the sampler, the scorer and the trainer give equal log-probs of ``model``:
     one check for all of them, asked when any of them takes it."""
+    model = plain(model)
     config, name = model.config.get_text_config(), type(model).__name__
     check_config(config.to_dict(), name)
     if model._is_stateful:
