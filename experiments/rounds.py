@@ -168,7 +168,7 @@ def train(
     from algorithms.engine import parallel, resume
     from algorithms.engine.checkpoint import load_model
     from algorithms.engine.learner import Learner
-    from algorithms.engine.lessons import lesson_trees, prefix_breaks
+    from algorithms.engine.lessons import labels_as_executed, lesson_trees, prefix_breaks
 
     parts.make_room()
     start, renderer = checkpoint or parts.start, parts.renderer
@@ -207,6 +207,7 @@ def train(
     learner.save(own.checkpoint)
     if not parallel.is_first():
         return
+    as_executed, in_other_tokens = labels_as_executed(lessons, renderer)
     own.add_metrics(
         losses=report.loss,
         grad_norms=report.grad_norm,
@@ -215,6 +216,8 @@ def train(
             accuracies=report.accuracy, clipped=report.clipped, divergences=report.divergence
         ),
         prefix_breaks=sum(prefix_breaks(lesson.episode, renderer) for lesson in lessons),
+        labels_as_executed=as_executed,
+        labels_as_executed_in_other_tokens=in_other_tokens,
         trees=report.trees,
         trained_samples=report.trees * epochs,
         trees_dropped=report.dropped,
