@@ -66,7 +66,8 @@ class Target:
     text, also the executed turn's own, is learned in the tokens that the tokenizer gives it, and
     the student's end-of-turn token after it. ``weight`` is of the cross-entropy, ``pg_weight`` of
     the policy gradient with ``advantage`` (one number, or one per sampled token), ``kl_weight`` of
-    the divergence from ``scores``; the latter two need ``text`` None.
+    the divergence from ``scores``, which a policy gradient may ask for too
+    (``Objective.advantage``); the latter two need ``text`` None.
     """
 
     turn: int

@@ -13,7 +13,7 @@ from typing import Literal
 
 from algorithms.base import Collect, Lesson, Round, Target
 from algorithms.engine.objective import Kind, Objective, Ratio
-from algorithms.selection import at_least_one, kept, one_of
+from algorithms.selection import at_least_one, kept, one_distribution, one_of
 from swe_gym_env.agents.mixers import StudentOnly
 from swe_gym_env.types import Episode, Scores
 
@@ -34,7 +34,8 @@ class GRPO:
     are all equal have no advantage, but may count in the denominator and in the divergence.
     ``most_tasks``: play up to so many tasks more until as many groups as planned differ (DAPO's
     dynamic sampling). ``kl`` is the coefficient of the divergence from the student as it was before
-    the first round.
+    the first round. ``temperature``: of the student while it collects; ratios, gradients and that
+    divergence are of the distribution that it samples from, softmax(logits / temperature).
     """
 
     repeats: int = 8
@@ -60,6 +61,7 @@ class GRPO:
         one_of(Truncated, truncated=self.truncated)
         one_of(ZeroVariance, zero_variance=self.zero_variance)
         at_least_one(constant=self.constant)
+        one_distribution(self.temperature, self.top_p)
         if self.repeats < 2:
             raise ValueError("algorithm.repeats is at least 2: a group of one says nothing")
         _ = self.objective
@@ -74,6 +76,7 @@ class GRPO:
             divergence=self.kl_kind,
             coefficient=self.kl,
             denominator="weights" if self.aggregation == "token" else "sequences",
+            temperature=self.temperature,
         )
 
     def collect(self, round: int) -> Collect:

@@ -126,7 +126,8 @@ def score(
     parts.make_room()
     scorer = parts.scorer(folders[0].checkpoint if plan.score == "start" else None)
     account = parts.account(folders)
-    given = scorer.score(missing, plan.top_k)  # as far as they are taken
+    # as far as they are taken
+    given = scorer.score(missing, plan.top_k, algorithm.objective.temperature)
     with display.phase(f"round {index}: score", len(missing)) as advance, contextlib.closing(given):
         for episode in missing:
             if plan.score == "teacher" and account.over():

@@ -202,7 +202,12 @@ def _streams(target: Target, reply: Reply, episode: Episode) -> list[dict[str, A
     rows: list[dict[str, Any]] = [{} for _ in reply.token_ids]
     where = f"{episode.episode_id}, turn {target.turn}"
     if target.text is not None and (target.pg_weight or target.kl_weight):
-        raise ValueError(f"{where}: a policy gradient or a divergence is of the executed turn alone")
+        raise ValueError(
+            f"{where}: a policy gradient or a divergence is of the executed turn alone"
+        )
+    scores = target.scores
+    if scores is not None and len(scores.logprobs) != len(reply.token_ids):
+        raise ValueError(f"{where}: {len(scores.logprobs)} scores of {len(reply.token_ids)} tokens")
     if target.weight:
         for row in rows[:count]:
             row["ce_weight"] = target.weight
@@ -218,9 +223,10 @@ def _streams(target: Target, reply: Reply, episode: Episode) -> list[dict[str, A
             raise ValueError(f"{where}: {len(advantages)} advantages for {count} sampled tokens")
         for row, advantage, behaviour in zip(rows, advantages, turn.logprobs, strict=False):
             row |= {"pg_weight": target.pg_weight, "advantage": advantage, "behaviour": behaviour}
+        for row, score in zip(rows[:count], scores.logprobs if scores else (), strict=False):
+            row["score"] = score
     if target.kl_weight:
-        scores = target.scores
-        if scores is None or len(scores.logprobs) != len(reply.token_ids):
+        if scores is None:
             raise ValueError(f"{where}: a divergence needs a score of every token of the turn")
         for place, row in enumerate(rows[:count]):
             row |= {"kl_weight": target.kl_weight, "score": scores.logprobs[place]}
