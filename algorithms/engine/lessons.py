@@ -202,9 +202,7 @@ def _streams(target: Target, reply: Reply, episode: Episode) -> list[dict[str, A
     rows: list[dict[str, Any]] = [{} for _ in reply.token_ids]
     where = f"{episode.episode_id}, turn {target.turn}"
     if target.text is not None and (target.pg_weight or target.kl_weight):
-        raise ValueError(
-            f"{where}: a policy gradient or a divergence is of the executed turn alone"
-        )
+        raise ValueError(f"{where}: policy gradients and divergences are of executed turns alone")
     scores = target.scores
     if scores is not None and len(scores.logprobs) != len(reply.token_ids):
         raise ValueError(f"{where}: {len(scores.logprobs)} scores of {len(reply.token_ids)} tokens")

@@ -69,8 +69,6 @@ class Objective:
             if isinstance(value, (int, float)) and value < 0:
                 raise ValueError(f"{field.name}={value} must not be negative")
         if self.temperature == 0:
-            raise ValueError(
-                "temperature=0 must be positive: what is drawn greedily has no gradient"
-            )
+            raise ValueError("temperature=0 must be positive: a greedy draw has no gradient")
         if not 0 <= self.jsd_beta <= 1:
             raise ValueError(f"jsd_beta={self.jsd_beta} lies in [0, 1]")

@@ -1,6 +1,6 @@
 """A label whose text is that of the executed turn is a label all the same: the student's tokens for
-it, and the student's end of turn, with loss. What was executed stays as it was sampled. Every mask is
-read as the text that it covers."""
+it, and the student's end of turn, with loss. What was executed stays as it was sampled. Every mask
+is read as the text that it covers."""
 
 from __future__ import annotations
 
@@ -148,5 +148,5 @@ def test_a_turn_of_the_teacher_is_its_own_label_and_has_an_end(renderer) -> None
 @pytest.mark.parametrize("weights", [{"pg_weight": 1.0}, {"kl_weight": 1.0}])
 def test_a_label_carries_cross_entropy_alone(renderer, weights) -> None:
     turn = sampled(renderer, "whole")
-    with pytest.raises(ValueError, match="executed turn alone"):
+    with pytest.raises(ValueError, match="executed turns alone"):
         lesson_tree(Lesson(make_episode([turn]), (Target(0, TEXT, **weights),)), renderer)

@@ -65,7 +65,7 @@ def trained(objective: Objective, updates: int, seed: int = 0) -> float:
 @pytest.mark.parametrize("seed", range(4))
 def test_the_fixed_point_is_the_teacher_and_of_a_frozen_advantage_it_is_not(seed) -> None:
     before = reverse(*categorical(seed))
-    assert before > 0.5
+    assert before > 0.2
     ours = [trained(OPD().objective, n, seed) for n in (96, 300, 1000)]
     assert ours[0] < before / 5 and ours[1] < 0.02 and ours[2] < 1e-4
     assert trained(FROZEN, 1000, seed) > 0.3, "else the test would see no difference"

@@ -70,30 +70,23 @@ def test_the_recorded_log_prob_is_how_often_the_token_is_drawn(temperature, top_
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_the_trainers_log_probs_are_those_of_trl(tokenizer, temperature) -> None:
-    from trl import GRPOTrainer
+    add_fused_lm_head = pytest.importorskip("trl.trainer.grpo_trainer").add_fused_lm_head
 
-    model = tiny_model(len(tokenizer))
+    model, theirs = tiny_model(len(tokenizer)), tiny_model(len(tokenizer))
+    add_fused_lm_head(theirs, temperature=temperature)  # as GRPOTrainer does
     renderer, episodes = played(model, tokenizer, 1, temperature=temperature, top_p=1.0)
     for item in episodes:
-        turn = item.turns[0]
-        ids = torch.tensor(
-            [[*renderer.prompt(item.system_prompt, (), turn.observation), *turn.token_ids]]
-        )
-        stub = SimpleNamespace(
-            temperature=temperature,
-            model_kwarg_keys=set(),
-            accelerator=SimpleNamespace(unwrap_model=lambda m: m),
-            args=SimpleNamespace(cast_lm_head_to_fp32=False),
-        )
+        turn, count = item.turns[0], len(item.turns[0].token_ids)
+        prompt = renderer.prompt(item.system_prompt, (), turn.observation)
+        ids = torch.tensor([[*prompt, *turn.token_ids]])
+        labels = ids.clone()
+        labels[:, : len(prompt)] = -100
         with torch.no_grad():
-            theirs = GRPOTrainer._get_per_token_logps_and_entropies.__wrapped__(  # unprofiled
-                stub, model, ids, torch.ones_like(ids), len(turn.token_ids)
-            )[0]
-        assert turn.logprobs == pytest.approx(theirs[0].tolist(), abs=1e-4)
+            told = theirs(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
+        wanted = told[0, -count:].tolist()
+        assert turn.logprobs == pytest.approx(wanted, abs=1e-4)
         fresh = tiny_model(len(tokenizer))
-        assert of_trainer(fresh, renderer, item, temperature) == pytest.approx(
-            theirs[0].tolist(), abs=1e-4
-        )
+        assert of_trainer(fresh, renderer, item, temperature) == pytest.approx(wanted, abs=1e-4)
 
 
 def gradient_on_all_tokens(logits, rewards, objective, drawn_at: float):
