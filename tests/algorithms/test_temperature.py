@@ -70,7 +70,7 @@ def test_the_recorded_log_prob_is_how_often_the_token_is_drawn(temperature, top_
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_the_trainers_log_probs_are_those_of_trl(tokenizer, temperature) -> None:
-    add_fused_lm_head = pytest.importorskip("trl.trainer.grpo_trainer").add_fused_lm_head
+    from trl.trainer.utils import add_fused_lm_head
 
     model, theirs = tiny_model(len(tokenizer)), tiny_model(len(tokenizer))
     add_fused_lm_head(theirs, temperature=temperature)  # as GRPOTrainer does
