@@ -47,13 +47,12 @@ class OPD(Plain):
 
     @property
     def objective(self) -> Objective:  # type: ignore[override]
-        gradient = self.estimator == "advantage"
         return Objective(
             clip_low=self.clip,
             clip_high=self.clip,
             truncation=self.truncation,
             divergence="k3" if self.estimator == "advantage" else self.estimator,
-            advantage="log_ratio" if gradient else "given",
+            advantage="log_ratio" if self.estimator == "advantage" else "given",
             temperature=self.temperature,
         )
 
