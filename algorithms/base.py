@@ -62,10 +62,12 @@ class Round:
 class Target:
     """Text to learn in the state before turn ``turn`` of ``episode``; all weights are per token.
 
-    ``text`` None means the executed turn itself: its own tokens, as they were sampled. ``weight``
-    is of the cross-entropy, ``pg_weight`` of the policy gradient with ``advantage`` (one number, or
-    one per sampled token), ``kl_weight`` of the divergence from ``scores``; the latter two are for
-    executed turns only.
+    ``text`` None means the executed turn itself: its own tokens, as they were sampled. Any other
+    text, also the executed turn's own, is learned in the tokens that the tokenizer gives it, and
+    the student's end-of-turn token after it. ``weight`` is of the cross-entropy, ``pg_weight`` of
+    the policy gradient with ``advantage`` (one number, or one per sampled token), ``kl_weight`` of
+    the divergence from ``scores``, which a policy gradient may ask for too
+    (``Objective.advantage``); the latter two need ``text`` None.
     """
 
     turn: int

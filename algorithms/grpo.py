@@ -13,7 +13,7 @@ from typing import Literal
 
 from algorithms.base import Collect, Lesson, Round, Target
 from algorithms.engine.objective import Kind, Objective, Ratio
-from algorithms.selection import at_least_one, kept, one_of
+from algorithms.selection import at_least_one, kept, one_distribution, one_of
 from swe_gym_env.agents.mixers import StudentOnly
 from swe_gym_env.types import Episode, Scores
 
@@ -33,8 +33,8 @@ class GRPO:
     count in the group's mean, and are trained on or not. ``zero_variance``: groups whose rewards
     are all equal have no advantage, but may count in the denominator and in the divergence.
     ``most_tasks``: play up to so many tasks more until as many groups as planned differ (DAPO's
-    dynamic sampling). ``kl`` is the coefficient of the divergence from the student as it was before
-    the first round.
+    dynamic sampling). ``kl`` is of the divergence from the student before the first round. Ratios,
+    gradients and divergence are of softmax(logits / ``temperature``), at which it samples.
     """
 
     repeats: int = 8
@@ -60,6 +60,7 @@ class GRPO:
         one_of(Truncated, truncated=self.truncated)
         one_of(ZeroVariance, zero_variance=self.zero_variance)
         at_least_one(constant=self.constant)
+        one_distribution(self.temperature, self.top_p)
         if self.repeats < 2:
             raise ValueError("algorithm.repeats is at least 2: a group of one says nothing")
         _ = self.objective
@@ -74,6 +75,7 @@ class GRPO:
             divergence=self.kl_kind,
             coefficient=self.kl,
             denominator="weights" if self.aggregation == "token" else "sequences",
+            temperature=self.temperature,
         )
 
     def collect(self, round: int) -> Collect:
@@ -87,8 +89,9 @@ class GRPO:
         )
 
     def more(self, planned: int, episodes: Sequence[Episode]) -> int:
-        groups = self._groups(episodes).values()
-        useful = sum(len({e.outcome.reward for e in group}) > 1 for group in groups)
+        useful = sum(
+            len({e.outcome.reward for e in g}) > 1 for g in self._groups(episodes).values()
+        )
         tried = {(e.instance_id, e.repeat // self.repeats) for e in episodes}
         left = self.most_tasks - (len(tried) - planned)
         return max(0, min(planned - useful, left)) if self.most_tasks else 0
@@ -116,9 +119,8 @@ class GRPO:
     def _targets(
         self, episode: Episode, advantage: float, scores: dict[int, Scores]
     ) -> tuple[Target, ...]:
-        lengths = [len(turn.token_ids) for turn in episode.turns]
-        weight = {"token": 1.0, "sequence": 1 / max(1, sum(lengths)), "constant": 1 / self.constant}
-        each = weight[self.aggregation]
+        tokens = max(1, sum(len(turn.token_ids) for turn in episode.turns))
+        each = 1 / {"token": 1, "sequence": tokens, "constant": self.constant}[self.aggregation]
         return tuple(
             Target(
                 turn,

@@ -13,7 +13,7 @@ from typing import Literal
 from algorithms.base import Collect, Lesson, Plain, Round, Target
 from algorithms.engine.objective import Objective
 from algorithms.schedules import Schedule
-from algorithms.selection import Keep, check, chosen, one_of
+from algorithms.selection import Keep, check, chosen, one_distribution, one_of
 from swe_gym_env.agents.mixers import PerTurnBeta
 
 Estimator = Literal["k1", "k2", "k3"]
@@ -24,18 +24,25 @@ class Mixed(Plain):
     """Who acts: per-turn mixture. Label: the executed turn. Weight: 1 on the teacher's turns,
     ``coefficient`` times the divergence from the teacher on the student's.
 
-    The published K3 has the forward KL's expected gradient; ``k2`` has the reverse KL's.
+    The published K3 has the forward KL's expected gradient; ``k2`` has the reverse KL's: on tokens
+    that the student draws from the distribution whose log-probs are learned. Cross-entropy is
+    learned at temperature 1, so that it is the only ``temperature`` here, and ``top_p`` is 1.
     """
 
     beta: Schedule
     estimator: Estimator = "k3"
     coefficient: float = 1.0
     keep: Keep = "all"
+    temperature: float = 1.0
+    top_p: float = 1.0
     name: str = "mixed"
 
     def __post_init__(self) -> None:
         check(self.keep, "latest")
         one_of(Estimator, estimator=self.estimator)
+        one_distribution(self.temperature, self.top_p)
+        if self.temperature != 1:
+            raise ValueError(f"algorithm.temperature={self.temperature}: here it can only be 1")
         _ = self.objective
 
     @property
@@ -44,7 +51,14 @@ class Mixed(Plain):
 
     def collect(self, round: int) -> Collect:
         mixer = PerTurnBeta(self.beta(round - 1) if round else 1.0)
-        return Collect(mixer, annotate="nothing", score="teacher", score_turns="student")
+        return Collect(
+            mixer,
+            annotate="nothing",
+            score="teacher",
+            score_turns="student",
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
         for round, episode in chosen(rounds, self.keep, "latest"):

@@ -1,8 +1,10 @@
 """On-policy distillation: the student acts, and the teacher says of every token how likely it is.
 
 Descends the reverse KL to the teacher on the student's own tokens. As published by Thinking
-Machines (2025) the log-ratio teacher / student is each token's advantage; ``k2`` as a loss has the
-same expected gradient, ``k3`` that of the forward KL, ``k1`` none (``engine/objective.py``).
+Machines (2025) the log-ratio teacher / student is each token's advantage. They take one update per
+batch of samples; where a round has more, an advantage that stayed that of the first student would
+lead past the teacher, so it is computed again before each (``Objective.advantage``). ``k2`` as a
+loss has the same expected gradient in the first update, ``k3`` that of the forward KL, ``k1`` none.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Literal
 
 from algorithms.base import Collect, Lesson, Plain, Round, Target
 from algorithms.engine.objective import Objective
-from algorithms.selection import at_least_one, chosen, one_of
+from algorithms.selection import at_least_one, chosen, one_distribution, one_of
 from swe_gym_env.agents.mixers import StudentOnly
 from swe_gym_env.types import Episode, Scores
 
@@ -25,6 +27,8 @@ class OPD(Plain):
     """Who acts: student. Label: the executed turn. Weight: the teacher's reverse KL, per token.
 
     ``clip``: of the ratio, on both sides; None for none. ``truncation``: see ``Objective``.
+    ``temperature``: of the student while it collects; the log-probs of both, student and teacher,
+    are of softmax(logits / temperature).
     """
 
     estimator: Estimator = "advantage"
@@ -38,13 +42,18 @@ class OPD(Plain):
     def __post_init__(self) -> None:
         one_of(Estimator, estimator=self.estimator)
         at_least_one(repeats=self.repeats)
+        one_distribution(self.temperature, self.top_p)
         _ = self.objective
 
     @property
     def objective(self) -> Objective:  # type: ignore[override]
-        kind = "k3" if self.estimator == "advantage" else self.estimator
         return Objective(
-            clip_low=self.clip, clip_high=self.clip, truncation=self.truncation, divergence=kind
+            clip_low=self.clip,
+            clip_high=self.clip,
+            truncation=self.truncation,
+            divergence="k3" if self.estimator == "advantage" else self.estimator,
+            advantage="log_ratio" if self.estimator == "advantage" else "given",
+            temperature=self.temperature,
         )
 
     def collect(self, round: int) -> Collect:
@@ -66,5 +75,5 @@ class OPD(Plain):
         if self.estimator != "advantage":
             return Target(index, None, weight=0.0, kl_weight=1.0, scores=scores)
         own = episode.turns[index].logprobs
-        gap = tuple(t - s for t, s in zip(scores.logprobs, own, strict=False))
-        return Target(index, None, weight=0.0, pg_weight=1.0, advantage=gap)
+        first = tuple(t - s for t, s in zip(scores.logprobs, own, strict=False))
+        return Target(index, None, weight=0.0, pg_weight=1.0, advantage=first, scores=scores)

@@ -26,6 +26,19 @@ def at_least_one(**options: int) -> None:
             raise ValueError(f"algorithm.{name}={value} must be at least 1")
 
 
+def one_distribution(temperature: float, top_p: float) -> None:
+    """A ratio or a gradient on sampled tokens is of the distribution that they were drawn from,
+    softmax(logits / temperature) over all tokens. What top-p cuts away has no probability there,
+    and greedy tokens have no distribution."""
+    if temperature <= 0:
+        raise ValueError(f"algorithm.temperature={temperature} must be positive")
+    if top_p != 1:
+        raise ValueError(
+            f"algorithm.top_p={top_p}: this method learns from the log-probs of sampled tokens, so "
+            "they must be drawn from all tokens: algorithm.top_p=1"
+        )
+
+
 def check(keep: str, aggregation: str, window: int = 1) -> None:
     one_of(Keep, keep=keep)
     one_of(Aggregation, aggregation=aggregation)

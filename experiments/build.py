@@ -156,7 +156,7 @@ class Parts:
             return
         name = self.cfg.teacher.name
         if teachers.scores_served(self.cfg):
-            teachers.served_scorer(self).check()
+            teachers.served_scorer(self).check(self.algorithm.objective.temperature)
             return
         if name not in teachers.IN_PROCESS:
             raise SetupError(

@@ -52,7 +52,7 @@ def _alone(cfg: DictConfig, display: Display) -> None:
     if "pass_at" not in played.metrics:  # never measured, or by an older version
         played.reopen("evaluate")
     if not played.is_done("evaluate"):
-        preflight.check(own)
+        preflight.check(own, trains=False)
         parts = Parts(own)
         with folder.lock(), contextlib.closing(parts):
             if own.evaluation.who == "student" or own.teacher.name in teachers.IN_PROCESS:

@@ -13,10 +13,12 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from algorithms.engine.supported import check_folder
 from experiments import precision, serving, values
 from experiments.folders import runs
 from swe_gym_env.disk import unwritable
@@ -32,10 +34,12 @@ HUB_URL = "https://huggingface.co"
 EMBEDDED = "smollm2"  # as in algorithms/engine/models.py, which imports torch
 
 
-def check(cfg: DictConfig) -> None:
-    """Raises SetupError with everything that is missing."""
+def check(cfg: DictConfig, trains: bool = True) -> None:
+    """Raises SetupError with everything that is missing. ``trains``: the student is not only
+    measured, so its model must be one that can be trained here, whoever serves it."""
     _check_values(cfg)
-    asked = (_folders, _gpus, _tasks, _sandbox, _teacher, _model, serving.missing)
+    student = partial(_model, trained=trains)
+    asked = (_folders, _gpus, _tasks, _sandbox, _teacher, student, serving.missing)
     found = [missing for ask in asked if (missing := ask(cfg))]
     if found:
         lines = "\n".join(f"  - {one}" for one in found)
@@ -143,9 +147,9 @@ def _teacher(cfg: DictConfig) -> str | None:
 
     if cfg.teacher.name in teachers.IN_PROCESS:
         try:
-            teachers.folder(cfg)
+            check_folder(teachers.folder(cfg))
         except SetupError as error:
-            return str(error)
+            return f"teacher: {error}"
     if cfg.teacher.name != "server":
         return None
     url = f"{cfg.teacher.base_url.rstrip('/')}/models"
@@ -161,7 +165,7 @@ def _teacher(cfg: DictConfig) -> str | None:
     return None
 
 
-def _model(cfg: DictConfig) -> str | None:
+def _model(cfg: DictConfig, trained: bool) -> str | None:
     for module in ("torch", "transformers"):
         if importlib.util.find_spec(module) is None:
             return f"{module} is not installed: pip install -e '.[train]'"
@@ -173,4 +177,10 @@ def _model(cfg: DictConfig) -> str | None:
             f"model: {path} is no local Hugging Face folder; fetch it "
             f"(hf download {path} --local-dir FOLDER) and give model.path=FOLDER"
         )
+    if path == EMBEDDED or not (trained or cfg.serving.name == "hf"):
+        return None
+    try:
+        check_folder(path, trained)
+    except SetupError as error:
+        return f"model: {error}"
     return None

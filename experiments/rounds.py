@@ -128,7 +128,8 @@ def score(
     parts.make_room()
     scorer = parts.scorer(folders[0].checkpoint if plan.score == "start" else None)
     account = parts.account(folders)
-    given = scorer.score(missing, plan.top_k)  # as far as they are taken
+    # as far as they are taken
+    given = scorer.score(missing, plan.top_k, algorithm.objective.temperature)
     with display.phase(f"round {index}: score", len(missing)) as advance, contextlib.closing(given):
         for episode in missing:
             if plan.score == "teacher" and account.over():
@@ -170,7 +171,7 @@ def train(
     from algorithms.engine import parallel, resume
     from algorithms.engine.checkpoint import load_model
     from algorithms.engine.learner import Learner
-    from algorithms.engine.lessons import lesson_trees, prefix_breaks
+    from algorithms.engine.lessons import labels_as_executed, lesson_trees, prefix_breaks
 
     parts.make_room()
     start, renderer = checkpoint or parts.start, parts.renderer
@@ -209,6 +210,7 @@ def train(
     learner.save(own.checkpoint)
     if not parallel.is_first():
         return
+    as_executed, in_other_tokens = labels_as_executed(lessons, renderer)
     own.add_metrics(
         losses=report.loss,
         grad_norms=report.grad_norm,
@@ -217,6 +219,8 @@ def train(
             accuracies=report.accuracy, clipped=report.clipped, divergences=report.divergence
         ),
         prefix_breaks=sum(prefix_breaks(lesson.episode, renderer) for lesson in lessons),
+        labels_as_executed=as_executed,
+        labels_as_executed_in_other_tokens=in_other_tokens,
         trees=report.trees,
         trained_samples=report.trees * epochs,
         trees_dropped=report.dropped,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Ranks that vLLM has memory laid out for
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+PROCESSED = "processed_logprobs"
 ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "1",  # the routes that change weights
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -60,7 +61,9 @@ def missing(cfg: DictConfig) -> str | None:
         return None
     if cfg.serving.urls:
         silent = [url for url in cfg.serving.urls if not _answers(url)]
-        return f"serving: no model server answers at {', '.join(silent)}" if silent else None
+        if silent:
+            return f"serving: no model server answers at {', '.join(silent)}"
+        return _untempered(cfg)
     python = cfg.serving.server.python
     if python and _imports_vllm(str(python)):
         return None
@@ -79,6 +82,34 @@ def _answers(url: str) -> bool:
         return httpx.get(f"{url.rstrip('/').removesuffix('/v1')}/health", timeout=3.0).is_success
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
+
+
+def _untempered(cfg: DictConfig) -> str | None:
+    """Whether a method whose log-probs must be those at its own temperature would get others."""
+    if cfg.algorithm.get("temperature", 1.0) == 1:
+        return None
+    raw = [url for url in cfg.serving.urls if _logprobs_mode(url) not in (None, PROCESSED)]
+    if not raw:
+        return None
+    return (
+        f"serving: {', '.join(raw)} gives log-probs at temperature 1, and algorithm="
+        f"{cfg.algorithm.name} needs those of algorithm.temperature={cfg.algorithm.temperature}: "
+        f"start it with --logprobs-mode {PROCESSED}"
+    )
+
+
+def _logprobs_mode(url: str) -> str | None:
+    """None where the server does not tell (it does with VLLM_SERVER_DEV_MODE=1)."""
+    import httpx
+
+    where = f"{url.rstrip('/').removesuffix('/v1')}/server_info"
+    try:
+        answer = httpx.get(where, params={"config_format": "json"}, timeout=3.0)
+        if not answer.is_success:
+            return None
+        return str(answer.json()["vllm_config"]["model_config"]["logprobs_mode"])
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
+        return None
 
 
 def _imports_vllm(python: str) -> bool:
@@ -122,7 +153,7 @@ def arguments(parts: Parts) -> list[str]:
         "tensor_parallel_size": own.tensor_parallel,
         "gpu_memory_utilization": own.memory_share,
         "enable_prefix_caching": True,
-        "logprobs_mode": "raw_logprobs",
+        "logprobs_mode": PROCESSED,  # of the distribution that tokens are drawn from
         "generation_config": "vllm",  # no sampling settings but those of each request
         "disable_uvicorn_access_log": True,
     }

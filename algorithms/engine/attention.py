@@ -154,6 +154,18 @@ def _probabilities(
     return F.softmax(scores, -1), query, keys
 
 
+def _refuse_more(others: dict[str, Any], dropout: float) -> None:
+    """SetupError where attention is more than a softmax over what a row sees."""
+    more = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    if dropout:
+        more.append("attention_dropout")
+    if more:
+        raise SetupError(
+            f"This model's attention uses {', '.join(more)}, which token trees do not support: "
+            "training would go wrong without a word. Take a model without it."
+        )
+
+
 @cache
 def _compiled() -> Any:
     """Uncompiled, FlexAttention holds t x t; with ``fullgraph`` it can never fall back to that."""
@@ -177,14 +189,7 @@ def packed_tree_attention(
 
     SetupError where the model's attention is more than a softmax over what a row sees.
     """
-    more = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
-    if dropout:
-        more.append("attention_dropout")
-    if more:
-        raise SetupError(
-            f"This model's attention uses {', '.join(more)}, which token trees do not support: "
-            "training would go wrong without a word. Take a model without it."
-        )
+    _refuse_more(others, dropout)
     tree_mask.asked.append(sliding_window)
     _one, heads, length, dim = query.shape
     kv = key.shape[1]
@@ -200,4 +205,25 @@ def packed_tree_attention(
     return out.transpose(1, 2).contiguous(), None
 
 
+def probe_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    *,
+    asked: list[int | None],
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Computes nothing: notes the window of each layer in ``asked`` and refuses as above."""
+    _refuse_more(others, dropout)
+    asked.append(sliding_window)
+    one, heads, length, _ = query.shape
+    return query.new_zeros(one, length, heads, value.shape[-1]), None
+
+
 AttentionInterface.register("packed_tree", packed_tree_attention)
+AttentionInterface.register("probe", probe_attention)

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from algorithms.engine.adapters import base_of, is_adapter, saved_alone, with_adapter
+from algorithms.engine.supported import check_folder
 from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
@@ -32,10 +33,12 @@ def load_model(
     folder: str | Path, dtype: torch.dtype | str = torch.bfloat16, place: str | None = None
 ) -> Any:
     """A causal language model from a local folder, on ``place``, by default :func:`device`; nothing
-    is ever fetched. An adapter comes as PEFT's model around its base, ready to be trained on."""
+    is ever fetched. An adapter comes as PEFT's model around its base, ready to be trained on.
+    SetupError where its log-probs would not be the same everywhere (``supported.py``)."""
     from transformers import AutoModelForCausalLM
 
     _check(folder)
+    check_folder(base_of(folder))
     for part in (folder, base_of(folder)):
         _check_weights(Path(part))
     try:

@@ -15,6 +15,7 @@ from torch.nn.functional import kl_div
 
 from algorithms.engine.attention import FLEX_BLOCK, TreeMask
 from algorithms.engine.forward import hidden_states, use_trees
+from algorithms.engine.head import logits_of
 from algorithms.engine.lessons import executed_tree
 from algorithms.engine.losses import CHUNK
 from algorithms.engine.rendering import Renderer
@@ -94,5 +95,5 @@ def _logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(m, vocabulary) and the tokens that stand there (m,), on the CPU."""
     part = slice(low, low + CHUNK)
-    logits = model.get_output_embeddings()(hidden[packed.source[part]])
-    return logits.float().log_softmax(-1).cpu(), packed.target[part].cpu()
+    logits = logits_of(model, hidden[packed.source[part]])
+    return logits.log_softmax(-1).cpu(), packed.target[part].cpu()

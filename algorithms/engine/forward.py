@@ -7,96 +7,103 @@ here would be trained on something else. Both are refused, and neither can pass 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
+from algorithms.engine.adapters import plain
 from algorithms.engine.attention import FLEX_BLOCK, TreeMask
+from algorithms.engine.head import check_head, logits_of
 from algorithms.engine.losses import Predicted, predict
+from algorithms.engine.supported import check_config, layer_windows
 from algorithms.engine.tree import Packed, TrainSample, pack
 from swe_gym_env.errors import SetupError
 
 DOOR = "tree_pass"  # the attribute by which a sharded model is entered
 
 
+def check_model(model: Any) -> None:
+    """SetupError unless the sampler, the scorer and the trainer give equal log-probs of ``model``:
+    one check for all of them, asked when any of them takes it."""
+    model = plain(model)
+    config, name = model.config.get_text_config(), type(model).__name__
+    check_config(config.to_dict(), name)
+    if model._is_stateful:
+        raise SetupError(f"{name} has recurrent states, which a token tree would mix up.")
+    check_head(model)
+    asked: list[int | None] = []
+    with _attention(model, "probe"), torch.no_grad():
+        model.base_model(
+            input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device),
+            attention_mask=None,
+            use_cache=False,
+            asked=asked,
+        )
+    _check_windows(model, asked)
+
+
+@contextmanager
+def _attention(model: Any, kind: str) -> Iterator[None]:
+    before = model.config._attn_implementation
+    _set_attention(model, kind)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _set_attention(model: Any, kind: str) -> None:
+    model.set_attn_implementation(kind)
+    if model.config._attn_implementation != kind:
+        raise SetupError(
+            f"{type(model).__name__} does not let its attention be replaced, which token trees "
+            "need. Take a model that supports the attention interface of transformers."
+        )
+
+
+def _check_windows(model: Any, asked: list[int | None]) -> None:
+    """Whether the layers asked to see what the configuration says."""
+    expected = layer_windows(model.config.get_text_config())
+    if asked != expected:
+        raise SetupError(
+            f"{type(model).__name__}: {len(asked)} of {len(expected)} layers asked what they may "
+            f"see, {sum(w is not None for w in asked)} of them with a sliding window; by the "
+            f"configuration {sum(w is not None for w in expected)} have one. Its layers do "
+            "something else than that says, so it cannot be trained on token trees."
+        )
+
+
 def use_trees(model: Any) -> None:
     """Set the model's attention to ``packed_tree``. SetupError if trees would be wrong in it."""
-    if model.config._attn_implementation == "packed_tree":
-        return
-    config, name = model.config.get_text_config(), type(model).__name__
-    strange = set(_layer_types(config)) - {"full_attention", "sliding_attention"}
-    if strange or model._is_stateful:
-        raise SetupError(
-            f"{name} has layers that are no plain attention "
-            f"({', '.join(sorted(strange)) or 'recurrent states'}): they carry one branch of a "
-            "token tree into the next. Train a model whose layers are all attention, full or with "
-            "a sliding window (Llama, Qwen3, Mistral and their like)."
-        )
-    if not _head_gives_logits(model):
-        raise SetupError(
-            f"{name} changes its logits after the output layer (scaling, soft caps), which the "
-            "losses here would leave out. Take a model that does not."
-        )
-    model.set_attn_implementation("packed_tree")
     if model.config._attn_implementation != "packed_tree":
-        raise SetupError(
-            f"{name} does not let its attention be replaced, which token trees need. Take a model "
-            "that supports the attention interface of transformers."
-        )
-    two = np.zeros(2, dtype=np.int64)
-    with torch.no_grad():  # what only a pass can tell is told now
-        forward(model, [TrainSample(two, two - [1, 0], two.astype(np.float32) + 1, two)])
+        check_model(model)
+        _set_attention(model, "packed_tree")
 
 
-def _layer_types(config: Any) -> list[str]:
-    """As the configuration says, or as follows from there being a window or none."""
-    plain = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
-    return list(getattr(config, "layer_types", None) or [plain] * config.num_hidden_layers)
-
-
-@torch.no_grad()
-def _head_gives_logits(model: Any) -> bool:
-    """Whether what is planted as the output layer's answer comes out as the logits, bit by bit."""
-    planted: list[torch.Tensor] = []
-
-    def plant(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
-        planted.append(torch.linspace(1, 100, output.numel()).to(output).view_as(output))
-        return planted[-1]
-
-    hook = model.get_output_embeddings().register_forward_hook(plant)
-    try:
-        logits = model(torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits
-    finally:
-        hook.remove()
-    return len(planted) == 1 and torch.equal(planted[0].float(), logits.float())
-
-
-def forward(model: Any, row: Sequence[TrainSample], best: int = 0) -> tuple[Predicted, Packed]:
-    """What ``model``, made ready by :func:`use_trees`, predicts for the pairs of the row."""
+def forward(
+    model: Any, row: Sequence[TrainSample], best: int = 0, temperature: float = 1.0
+) -> tuple[Predicted, Packed]:
+    """What ``model``, made ready by :func:`use_trees`, predicts for the pairs of the row: log-probs
+    of its logits divided by ``temperature``."""
     body = getattr(model, "get_base_model", lambda: model)()
     multiple = FLEX_BLOCK if body.device.type == "cuda" else 1
     packed = pack(row, multiple).to(body.device)
     mask = TreeMask(packed)
-    predicted = getattr(body, DOOR, partial(tree_pass, body))(packed, mask, best)
-    told = [window is not None for window in mask.asked]
-    kinds = _layer_types(body.config.get_text_config())
-    if told != [kind == "sliding_attention" for kind in kinds]:
-        raise SetupError(
-            f"{type(body).__name__}: {len(told)} of {len(kinds)} layers asked what they may see, "
-            f"{sum(told)} of them with a sliding window; by the configuration "
-            f"{kinds.count('sliding_attention')} have one. Its layers do something else than that "
-            "says, so it cannot be trained on token trees."
-        )
+    predicted = getattr(body, DOOR, partial(tree_pass, body))(packed, mask, best, temperature)
+    _check_windows(body, mask.asked)
     return predicted, packed
 
 
-def tree_pass(body: Any, packed: Packed, mask: TreeMask, best: int) -> Predicted:
+def tree_pass(
+    body: Any, packed: Packed, mask: TreeMask, best: int, temperature: float
+) -> Predicted:
     """Body and head. Where weights are sharded, this is what they are gathered for."""
     hidden = hidden_states(body, packed, mask)
-    return predict(body.get_output_embeddings(), hidden, packed, best)
+    head = partial(logits_of, body, temperature=temperature)
+    return predict(head, hidden, packed, best)
 
 
 def hidden_states(body: Any, packed: Packed, mask: TreeMask) -> torch.Tensor:

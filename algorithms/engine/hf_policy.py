@@ -22,8 +22,11 @@ import torch
 
 from algorithms.engine.adapters import plain
 from algorithms.engine.checkpoint import load_model, load_tokenizer
-from algorithms.engine.kv import PrefixStore, RowCache
+from algorithms.engine.forward import check_model
+from algorithms.engine.head import logits_of
+from algorithms.engine.kv import PrefixStore, RowCache, masks
 from algorithms.engine.rendering import Renderer, Thinking
+from algorithms.engine.supported import layer_windows
 from algorithms.engine.tree import in_common
 from swe_gym_env.agents.base import CONTEXT_FULL, Key, Reply, State, keyed_rng
 
@@ -46,8 +49,9 @@ class _Row:
 
 
 class HFPolicy:
-    """Samples whole turns. ``logprobs`` are those of the model's own distribution: at temperature 1
-    and without top-p, whatever was used to sample, which is what an importance ratio needs."""
+    """Samples whole turns. ``logprobs`` are of the distribution that the tokens were drawn from,
+    at this temperature and with what top-p left, which is what an importance ratio needs; greedy
+    ones are of the model's own, at temperature 1."""
 
     needs_box = False
 
@@ -69,6 +73,8 @@ class HFPolicy:
         if temperature < 0 or not 0 < top_p <= 1:
             raise ValueError("temperature must be >= 0 and top_p in (0, 1]")
         self.model, self.renderer = plain(model).eval(), Renderer(tokenizer, thinking)
+        check_model(self.model)
+        self._windows = layer_windows(self.model.config.get_text_config(decoder=True))
         self.temperature, self.top_p = temperature, top_p
         self.max_new_tokens, self.max_context, self.wave = max_new_tokens, max_context, wave
         self.version, self.name = version, name
@@ -190,20 +196,20 @@ class HFPolicy:
         hidden = self.model.base_model(
             input_ids=ids.to(device),
             position_ids=positions,
-            attention_mask=mask,
+            attention_mask=masks(mask, positions, self._windows),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
         cache.advance(counts.to(device))
         last = hidden[torch.arange(len(news), device=device), counts.to(device) - 1]
-        return self.model.get_output_embeddings()(last).float()
+        return logits_of(self.model, last)
 
     def _sample(self, rows: list[_Row], logits: torch.Tensor) -> None:
         uniform = [row.rng.random() if self.temperature else 0.0 for row in rows]
         tokens = pick(logits, uniform, self.temperature, self.top_p)
-        logprobs = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
+        logprobs = drawn_logprobs(logits, tokens, self.temperature, self.top_p)
         self.sampled_tokens += len(rows)
-        for row, token, logprob in zip(rows, tokens.tolist(), logprobs, strict=True):
+        for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             row.ids.append(token)
             row.logprobs.append(logprob)
             row.done = token in self.stop_ids or len(row.ids) - row.prompt >= row.limit
@@ -233,15 +239,32 @@ def pick(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    probs = (logits / temperature).softmax(-1)
-    order = None
+    probs, order = (logits / temperature).softmax(-1), None
     if top_p < 1:
-        probs, order = probs.topk(min(256, probs.shape[-1]))
-        if bool((probs.sum(-1) < top_p).any()) and probs.shape[-1] < logits.shape[-1]:
-            probs, order = (logits / temperature).softmax(-1).sort(descending=True)
-        before = probs.cumsum(-1) - probs
-        probs = probs.masked_fill(before >= top_p, 0.0)
+        probs, order = _nucleus(probs, top_p)
     mass = probs.double().cumsum(-1)
     aim = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None] * mass[:, -1:]
     found = torch.searchsorted(mass, aim, right=True).clamp_(max=mass.shape[-1] - 1)
     return (found if order is None else order.gather(1, found))[:, 0]
+
+
+def drawn_logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, temperature: float, top_p: float
+) -> torch.Tensor:
+    """Of ``tokens`` (rows,) in the distribution that :func:`pick` draws them from; at temperature 0
+    in that of temperature 1."""
+    logprobs = (logits / (temperature or 1.0)).log_softmax(-1)
+    found = logprobs.gather(1, tokens[:, None])[:, 0]
+    if temperature and top_p < 1:
+        found = found - _nucleus(logprobs.exp(), top_p)[0].double().sum(-1).log().float()
+    return found
+
+
+def _nucleus(probs: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The probabilities that top-p keeps, largest first, 0 for those that it does not, and whose
+    they are."""
+    kept, order = probs.topk(min(256, probs.shape[-1]))
+    if bool((kept.sum(-1) < top_p).any()) and kept.shape[-1] < probs.shape[-1]:
+        kept, order = probs.sort(descending=True)
+    before = kept.cumsum(-1) - kept
+    return kept.masked_fill(before >= top_p, 0.0), order

@@ -31,7 +31,7 @@ class RowCache:
         self, config: Any, rows: int, capacity: int, dtype: torch.dtype, device: Any
     ) -> None:
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        heads = config.num_key_value_heads
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         # One slot more than any row can fill: what a short row gets as filling may land there.
         self._spill = capacity
         shape = (config.num_hidden_layers, rows, heads, capacity + 1, dim)
@@ -78,6 +78,21 @@ class RowCache:
         self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
         self.values[:, target, :, :length] = self.values[:, source, :, :length]
         self.lengths[target] = length
+
+
+def masks(
+    mask: torch.Tensor, positions: torch.Tensor, windows: Sequence[int | None]
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """``mask`` as transformers wants it for layers that see as far as ``windows`` say: one mask
+    where they are alike, else one for each type of layer. ``mask`` (rows, 1, new, slots) and
+    ``positions`` (rows, new) are those of :meth:`RowCache.window`, where a slot is a position."""
+    limits = [window for window in set(windows) if window is not None]
+    if not limits:
+        return mask
+    slots = torch.arange(mask.shape[-1], device=mask.device)
+    far = slots <= positions[:, None, :, None] - limits[0]
+    near = mask.masked_fill(far, float("-inf"))
+    return {"full_attention": mask, "sliding_attention": near} if None in windows else near
 
 
 @dataclass

@@ -26,6 +26,7 @@ from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import Sums, denominator, total
 from algorithms.engine.objective import Objective
 from algorithms.engine.optimizer import MasterAdamW
+from algorithms.engine.supported import check_student
 from algorithms.engine.tree import TrainSample
 
 Progress = Callable[[int, int, str], None]
@@ -166,6 +167,7 @@ class Learner:
         """``epochs`` passes in seeded order, each optimiser batch with its own denominator. Every
         ``save_every`` steps all is kept in the folder ``kept``; what lies there is gone on from."""
         config, report = self.config, TrainReport()
+        check_student(self.model.config.get_text_config().to_dict(), type(self.model).__name__)
         usable = [s for s in samples if len(s) <= config.max_tree_tokens and len(s.scored)]
         report.trees, report.dropped = len(usable), len(samples) - len(usable)
         if not usable:
@@ -231,11 +233,12 @@ class Learner:
         report.loss.append(loss / whole)
         report.accuracy.append(right / weights["ce_weight"])
         report.clipped.append(clipped / weights["pg_weight"])
-        report.divergence.append(divergence / weights["kl_weight"])
+        own = "pg_weight" if self.objective.advantage == "log_ratio" else "kl_weight"
+        report.divergence.append(divergence / weights[own])
 
     def loss(self, row: Sequence[TrainSample]) -> Sums:
         """Weighted sums over one packed row, not yet divided by anything."""
-        predicted, packed = forward(self.model, row)
+        predicted, packed = forward(self.model, row, temperature=self.objective.temperature)
         if self._old:
             old = torch.cat([self._old[id(s)] for s in row if len(s.scored)] or [torch.zeros(0)])
             packed.streams["old"] = old.to(packed.target.device)
@@ -248,7 +251,7 @@ class Learner:
         mine: dict[int, torch.Tensor] = {}
         rows = list(micro_batches(samples, self.config.micro_batch_tokens))
         for row in parallel.share(rows, FILLER):
-            predicted, _ = forward(self.model, row)
+            predicted, _ = forward(self.model, row, temperature=self.objective.temperature)
             parts = predicted.logprobs.split([len(s.scored) for s in row])
             mine |= {
                 place[id(s)]: part.cpu() for s, part in zip(row, parts, strict=True) if len(part)

@@ -1,7 +1,9 @@
 """From an episode and what is to be learned of it to a token tree.
 
-The executed trajectory is the trunk, each label a branch. Where two labels begin alike they share
-nodes and their weights add up; a token that carries more than cross-entropy keeps its own node.
+The executed trajectory is the trunk, each label a branch, laid out as the student would have to say
+it: also one whose text is that of the executed turn, which may have been cut, may have ended with
+another stop token, or may have been sampled in other tokens. Where two of them begin alike they
+share nodes and their weights add up; a token that carries more than cross-entropy keeps its own.
 """
 
 from __future__ import annotations
@@ -154,9 +156,9 @@ def _plant(trie: _Trie, lesson: Lesson, renderer: Renderer, sequence: int) -> No
         header = trie.add(at, _prompt(renderer, episode, index, turn.observation), index, sequence)
         at = trie.add(header, renderer.ready, index, sequence) if here else header
         executed, after = renderer.reply(turn), None
-        for target in sorted(here, key=lambda target: _own(target, episode)):
-            own = _own(target, episode)
-            reply = executed if own else renderer.label(str(target.text))
+        for target in sorted(here, key=lambda target: target.text is None):
+            own = target.text is None
+            reply = executed if target.text is None else renderer.label(target.text)
             streams = _streams(target, reply, episode)
             node = trie.add(at, reply.token_ids, index, sequence, streams)
             after = node if own else after
@@ -180,8 +182,18 @@ def prefix_breaks(episode: Episode, renderer: Renderer) -> int:
     )
 
 
-def _own(target: Target, episode: Episode) -> bool:
-    return target.text is None or target.text == episode.turns[target.turn].text
+def labels_as_executed(lessons: Iterable[Lesson], renderer: Renderer) -> tuple[int, int]:
+    """How many labels have the very text of the turn that the student executed in their state, and
+    how many of these are learned in other tokens than it sampled: it was cut before its end, it
+    ended with another stop token, or it spelled the text otherwise."""
+    same = other = 0
+    for lesson in lessons:
+        for target in lesson.targets:
+            turn = lesson.episode.turns[target.turn]
+            if target.text == turn.text and turn.token_ids:
+                same += 1
+                other += renderer.label(turn.text).token_ids != turn.token_ids
+    return same, other
 
 
 def _streams(target: Target, reply: Reply, episode: Episode) -> list[dict[str, Any]]:
@@ -189,6 +201,11 @@ def _streams(target: Target, reply: Reply, episode: Episode) -> list[dict[str, A
     count = len(reply.token_ids) - reply.unsampled
     rows: list[dict[str, Any]] = [{} for _ in reply.token_ids]
     where = f"{episode.episode_id}, turn {target.turn}"
+    if target.text is not None and (target.pg_weight or target.kl_weight):
+        raise ValueError(f"{where}: policy gradients and divergences are of executed turns alone")
+    scores = target.scores
+    if scores is not None and len(scores.logprobs) != len(reply.token_ids):
+        raise ValueError(f"{where}: {len(scores.logprobs)} scores of {len(reply.token_ids)} tokens")
     if target.weight:
         for row in rows[:count]:
             row["ce_weight"] = target.weight
@@ -204,9 +221,10 @@ def _streams(target: Target, reply: Reply, episode: Episode) -> list[dict[str, A
             raise ValueError(f"{where}: {len(advantages)} advantages for {count} sampled tokens")
         for row, advantage, behaviour in zip(rows, advantages, turn.logprobs, strict=False):
             row |= {"pg_weight": target.pg_weight, "advantage": advantage, "behaviour": behaviour}
+        for row, score in zip(rows[:count], scores.logprobs if scores else (), strict=False):
+            row["score"] = score
     if target.kl_weight:
-        scores = target.scores
-        if scores is None or len(scores.logprobs) != len(reply.token_ids):
+        if scores is None:
             raise ValueError(f"{where}: a divergence needs a score of every token of the turn")
         for place, row in enumerate(rows[:count]):
             row |= {"kl_weight": target.kl_weight, "score": scores.logprobs[place]}

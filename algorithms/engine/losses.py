@@ -70,7 +70,7 @@ def predict(head: Head, hidden: torch.Tensor, packed: Packed, best: int = 0) -> 
 @dataclass(frozen=True)
 class Sums:
     """Weighted sums over one row: ``right`` by the weight of CE, ``clipped`` by the policy
-    gradient's, ``divergence`` by its own."""
+    gradient's, ``divergence`` by its own, or by the policy gradient's where that descends one."""
 
     loss: torch.Tensor
     right: float
@@ -81,25 +81,33 @@ class Sums:
 def total(objective: Objective, predicted: Predicted, packed: Packed) -> Sums:
     """All three streams; one that no token carries costs nothing."""
     streams, logprobs = packed.streams, predicted.logprobs
+    if objective.temperature != 1 and bool(streams["ce_weight"].any()):
+        raise ValueError(
+            f"cross-entropy is learned at temperature 1, and these log-probs are of temperature "
+            f"{objective.temperature:g}"
+        )
     learned = torch.where(streams["ce_weight"] != 0, logprobs, 0.0)
     loss = -(streams["ce_weight"] * learned).sum()
     clipped = divergence = 0.0
     if bool(streams["pg_weight"].any()):
-        each, cut = policy_gradient(objective, logprobs, packed)
+        each, cut, away = policy_gradient(objective, logprobs, packed)
         loss = loss + (streams["pg_weight"] * each).sum()
         clipped = float((streams["pg_weight"] * cut).sum())
+        divergence = float((streams["pg_weight"] * away).sum())
     if bool(streams["kl_weight"].any()):
         each = per_token_divergence(objective, predicted, streams)
         loss = loss + objective.coefficient * (streams["kl_weight"] * each).sum()
-        divergence = float((streams["kl_weight"] * each.detach()).sum())
+        divergence += float((streams["kl_weight"] * each.detach()).sum())
     right = float((streams["ce_weight"] * predicted.right).sum())
     return Sums(loss, right, clipped, divergence)
 
 
 def policy_gradient(
     objective: Objective, logprobs: torch.Tensor, packed: Packed
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """PPO's clipped surrogate (arXiv 1707.06347), negated, per token; and where the clip binds.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """PPO's clipped surrogate (arXiv 1707.06347), negated, per token; where the clip binds; and,
+    where the advantage is the log-ratio to a scorer, how far the student is from it: K3 weighted by
+    the policies' ratio, whose mean estimates the reverse KL of the student as it is now.
 
     The stream ``old`` holds the trainer's log-probs before the first update where the objective
     wants truncation; else the behaviour's serve.
@@ -107,18 +115,27 @@ def policy_gradient(
     streams = packed.streams
     taken = streams["pg_weight"] != 0
     behaviour, advantage = streams["behaviour"], streams["advantage"]
+    away = torch.zeros_like(logprobs)
     old = streams.get("old", behaviour)
     log_ratio = torch.where(taken, logprobs - old, 0.0).clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO)
     if objective.ratio == "sequence":
         log_ratio = _mean_of_sequence(log_ratio, taken, packed.sequence)
     ratio = log_ratio.exp()
+    if objective.advantage == "log_ratio":
+        advantage = torch.where(taken, _to_scorer(streams, logprobs.detach()), 0.0)
+        away = ratio.detach() * (advantage.expm1() - advantage)
     low = None if objective.clip_low is None else 1 - objective.clip_low
     high = None if objective.clip_high is None else 1 + objective.clip_high
     clamped = ratio if low is high is None else ratio.clamp(low, high)
     each = -torch.minimum(ratio * advantage, clamped * advantage)
     if objective.truncation is not None:
         each = each * (old - behaviour).exp().clamp(max=objective.truncation)
-    return each, (clamped * advantage < ratio * advantage) & taken
+    return each, (clamped * advantage < ratio * advantage) & taken, away
+
+
+def _to_scorer(streams: dict[str, torch.Tensor], logprobs: torch.Tensor) -> torch.Tensor:
+    """log(scored / student) of each token, within bounds that exp() bears."""
+    return (streams["score"].clamp(min=LEAST_LOGPROB) - logprobs).clamp(max=MOST_LOG_RATIO)
 
 
 def _mean_of_sequence(
@@ -138,8 +155,7 @@ def per_token_divergence(
     if objective.divergence == "jsd":
         scored = torch.where(taken[:, None], streams["top_logprobs"], -torch.inf)
         return torch.where(taken, jsd(predicted.top, scored, objective.jsd_beta), 0.0)
-    r = streams["score"].clamp(min=LEAST_LOGPROB) - predicted.logprobs
-    r = torch.where(taken, r, 0.0).clamp(max=MOST_LOG_RATIO)
+    r = torch.where(taken, _to_scorer(streams, predicted.logprobs), 0.0)
     if objective.divergence == "k1":
         return -r
     return r.square() / 2 if objective.divergence == "k2" else r.expm1() - r

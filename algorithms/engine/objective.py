@@ -17,12 +17,20 @@ from typing import Literal, get_args
 Ratio = Literal["token", "sequence"]
 Denominator = Literal["weights", "sequences"]
 Kind = Literal["k1", "k2", "k3", "jsd"]
+Advantage = Literal["given", "log_ratio"]
 
 
 @dataclass(frozen=True)
 class Objective:
     """``ratio``: of the policies, per token (PPO) or the geometric mean over a sequence's tokens
     (GSPO, arXiv 2507.18071). It is clipped to [1 - clip_low, 1 + clip_high]; null is no clip.
+
+    ``advantage``: of the policy gradient: that of the target, or the log-ratio scored / student, of
+    the student as it is before each update. Weighted by the policies' ratio, the latter descends
+    the reverse KL to the scorer at every update, not only at the first.
+
+    ``temperature``: all log-probs of the student are of softmax(logits / temperature), which must
+    be what the tokens were drawn from (and the scorer asked for); cross-entropy is learned at 1.
 
     ``truncation``: the trainer's own log-probs before the first update are the old policy, and each
     token is weighted by min(old / behaviour, truncation) against the mismatch between sampler and
@@ -47,9 +55,12 @@ class Objective:
     coefficient: float = 1.0
     jsd_beta: float = 0.5
     denominator: Denominator = "weights"
+    advantage: Advantage = "given"
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, kind in (("ratio", Ratio), ("divergence", Kind), ("denominator", Denominator)):
+        kinds = {"ratio": Ratio, "divergence": Kind, "denominator": Denominator}
+        for name, kind in {**kinds, "advantage": Advantage}.items():
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise ValueError(f"{name}={getattr(self, name)}: it is one of {known}")
@@ -57,5 +68,7 @@ class Objective:
             value = getattr(self, field.name)
             if isinstance(value, (int, float)) and value < 0:
                 raise ValueError(f"{field.name}={value} must not be negative")
+        if self.temperature == 0:
+            raise ValueError("temperature=0 must be positive: a greedy draw has no gradient")
         if not 0 <= self.jsd_beta <= 1:
             raise ValueError(f"jsd_beta={self.jsd_beta} lies in [0, 1]")

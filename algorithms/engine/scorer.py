@@ -55,15 +55,16 @@ class HFScorer:
         return cls(load_model(folder, dtype), student_tokenizer, name, thinking)
 
     @torch.inference_mode()
-    def score(self, episodes: Sequence[Episode], top_k: int = 0) -> Given:
-        """The scores of all turns of one episode after another, in order."""
+    def score(self, episodes: Sequence[Episode], top_k: int = 0, temperature: float = 1.0) -> Given:
+        """The scores of all turns of one episode after another, in order: log-probs of
+        softmax(logits / temperature)."""
         for episode in episodes:
             tree = executed_tree(episode, self.renderer)
-            yield [] if tree is None else self._score(episode, tree, top_k)
+            yield [] if tree is None else self._score(episode, tree, top_k, temperature)
 
-    def _score(self, episode: Episode, tree: Any, top_k: int) -> list[Scores]:
+    def _score(self, episode: Episode, tree: Any, top_k: int, temperature: float) -> list[Scores]:
         """A turn whose last token nobody sampled gets 0 for it: no weight ever falls on it."""
-        predicted, _ = forward(self.model, [tree], top_k)
+        predicted, _ = forward(self.model, [tree], top_k, temperature)
         segment = tree.segment[tree.scored]
         found = []
         for turn, executed in enumerate(episode.turns):

@@ -30,6 +30,10 @@ from swe_gym_env.types import Episode, Scores
 
 log = logging.getLogger(__name__)
 
+UNTEMPERED = (
+    "A server gives the log-probs of a prompt at temperature 1, and this method wants them at {}: "
+    "algorithm.temperature=1, or a teacher in this process (teacher=hf, teacher=trained)."
+)
 PROBED = 1000  # ids by which two tokenizers are told apart
 
 Likely = Mapping[str, Mapping[str, Any]]  # of one place: token id to {"logprob", "rank"}
@@ -38,9 +42,9 @@ Likely = Mapping[str, Mapping[str, Any]]  # of one place: token id to {"logprob"
 class ServedScorer:
     """Asks ``model`` at ``base_url`` (ends in ``/v1``), ``concurrency`` episodes at once.
 
-    ``renderer`` is of the student; ``timeout`` in seconds is for one request. The server must give
-    log-probs of the model itself, as vLLM does by default (``--logprobs-mode raw_logprobs``), and
-    allow as many as the method wants at each place (``--max-logprobs``).
+    ``renderer`` is of the student; ``timeout`` in seconds is for one request. Those of a prompt are
+    always of the model itself, at temperature 1; the server must allow as many as the method wants
+    at each place (``--max-logprobs``).
     """
 
     def __init__(
@@ -62,8 +66,11 @@ class ServedScorer:
         self._client = connect(os.environ.get(api_key_env, ""), timeout, concurrency)
         self._patience = Patience(retries, pause)
 
-    def check(self) -> None:
-        """SetupError where the server does not answer as vLLM does, or reads other tokens."""
+    def check(self, temperature: float = 1.0) -> None:
+        """SetupError where the server does not answer as vLLM does, or reads other tokens, or
+        cannot score at ``temperature``."""
+        if temperature != 1:
+            raise SetupError(UNTEMPERED.format(temperature))
         vocabulary = len(self.renderer.tokenizer)
         ids = list(range(0, vocabulary, max(1, vocabulary // PROBED)))
         body = {"model": self.model, "tokens": ids}
@@ -81,9 +88,12 @@ class ServedScorer:
                 "method that needs only the teacher's words: its label is a turn."
             )
 
-    def score(self, episodes: Sequence[Episode], top_k: int = 0) -> Given:
+    def score(self, episodes: Sequence[Episode], top_k: int = 0, temperature: float = 1.0) -> Given:
         """The scores of all turns of one episode after another, in order. One that is too long for
-        the server has none. SetupError where the server cannot be asked any more."""
+        the server has none. SetupError where the server cannot be asked any more, and for another
+        ``temperature`` than 1, since it gives the log-probs of a prompt at no other."""
+        if temperature != 1:
+            raise SetupError(UNTEMPERED.format(temperature))
         pool = ThreadPoolExecutor(self._concurrency, "score")
         try:
             asked = [pool.submit(self._score, episode, top_k) for episode in episodes]

@@ -1,9 +1,9 @@
 """A student served by vLLM as a policy: token ids in, token ids and their log-probs out.
 
 It renders and reads as :class:`~algorithms.engine.hf_policy.HFPolicy` does, so an episode does not
-tell which of them played it, but for the random numbers. Log-probs are of the model's own
-distribution, at temperature 1 and without top-p, whatever was used to sample: servers are started
-with ``--logprobs-mode raw_logprobs``.
+tell which of them played it, but for the random numbers. Log-probs are of the distribution that the
+tokens were drawn from, at this temperature and with what top-p left: servers are started with
+``--logprobs-mode processed_logprobs``.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def measure(run: StoredRun, plan: Plan, display: Display) -> list[Pair]:
 
     tasks = held_out(run, plan.limit)
     cfg = completed(run.cfg)
-    preflight.check(cfg)
+    preflight.check(cfg, trains=False)
     pairs: list[Pair] = []
     with contextlib.closing(Parts(cfg)) as parts:
         for name in plan.checkpoints:

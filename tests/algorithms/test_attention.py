@@ -186,9 +186,7 @@ REFUSED = {
     "Mamba": ({"state_size": 4}, "recurrent|linear_attention"),
     "Qwen3Next": ({"num_experts": 0}, "linear_attention"),
     "Lfm2": ({"full_attn_idxs": [0]}, "conv"),
-    "Gemma2": ({}, "logits after the output layer"),
-    "Cohere": ({}, "logits after the output layer"),
-    "Granite": ({"logits_scaling": 4.0}, "logits after the output layer"),
+    "Gemma2": ({}, "softcap"),
     "Bloom": ({"n_head": 4}, "does not let its attention be replaced"),
     "GptOss": ({"num_local_experts": 2, "num_experts_per_tok": 1}, "s_aux"),
 }

@@ -147,6 +147,11 @@ EXTREMES = [
     for cut in (None, 2.0)
     for kind in ("k1", "k2", "k3", "jsd")
 ] + [Objective(divergence="jsd", jsd_beta=beta) for beta in (0.0, 1.0)]
+EXTREMES += [
+    Objective(clip_low=clip, clip_high=clip, truncation=cut, advantage="log_ratio")
+    for clip in (None, 0.2)
+    for cut in (None, 2.0)
+]
 
 
 @pytest.mark.parametrize("objective", EXTREMES, ids=str)

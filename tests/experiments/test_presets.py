@@ -48,7 +48,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "dagger": {"algorithm.keep": "finished", "beta.start": 1.0, "beta.slope": 0.2},
     "aggrevate": {"algorithm.start": 0, "algorithm.step": 20, "algorithm.cap": 100},
     "sft": {"algorithm.keep": "finished"},
-    "opd": {"algorithm.temperature": 0.7, "algorithm.top_p": 0.9},
+    # its gradient is of the distribution that it samples from, at a served teacher's temperature
+    "opd": {"algorithm.temperature": 1.0, "algorithm.top_p": 1.0},
     "grpo": {"training.lr": 1e-6, "algorithm.kl": 1e-3, "algorithm.temperature": 0.7},
 }
 STUDENTS = {"4b": "Qwen/Qwen3-4B-Instruct-2507", "8b": "Qwen/Qwen3-8B"}

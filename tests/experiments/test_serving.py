@@ -38,7 +38,7 @@ def test_the_command_line_follows_from_the_configuration() -> None:
     plain = serving.arguments(own("model.dtype=float32", "serving.max_context=512"))
     pairs = dict(itertools.pairwise(plain))
     assert (pairs["--dtype"], pairs["--max-model-len"]) == ("float32", "512")
-    assert pairs["--logprobs-mode"] == "raw_logprobs" and "--enable-lora" not in plain
+    assert pairs["--logprobs-mode"] == "processed_logprobs" and "--enable-lora" not in plain
     given = ("serving.server.arguments={block_size: 32, enforce_eager: true}",)
     lora = serving.arguments(own("training=lora", "training.lora_rank=20", *given))
     pairs = dict(itertools.pairwise(lora))
