@@ -38,8 +38,8 @@ NODES = (1, 2, 4)
 
 @dataclass(frozen=True)
 class Waiting:
-    """A scripted agent that needs ``seconds`` for each turn. ``answers``: each task by its id, since
-    a policy is not shown the gold patch."""
+    """A scripted agent that needs ``seconds`` for each turn. ``answers`` holds each task by its id,
+    since a policy is not shown the gold patch."""
 
     seconds: float
     answers: Mapping[str, TaskInstance]
