@@ -43,9 +43,9 @@ rm -f {PATCH}
 @dataclass(frozen=True)
 class Walk:
     """``gold`` and ``nothing``: the diffs of an agent that made the gold change, and of one that
-    did nothing. ``refused``: why the gold change cannot be made or submitted there. ``leak``: what the agent
-    can see there that it must not. ``missing``: paths of the gold patch that the diff leaves out.
-    Each empty where there is none."""
+    did nothing. ``refused``: why the gold change cannot be made or submitted there. ``leak``: what
+    the agent can see there that it must not. ``missing``: paths of the gold patch that the diff
+    leaves out. Each empty where there is none."""
 
     gold: str
     nothing: str
