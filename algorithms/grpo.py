@@ -89,22 +89,20 @@ class GRPO:
         )
 
     def more(self, planned: int, episodes: Sequence[Episode]) -> int:
-        useful = sum(
-            len({e.outcome.reward for e in g}) > 1 for g in self._groups(episodes).values()
-        )
+        groups = self._groups(episodes).values()
+        useful = sum(len({e.outcome.reward for e in group}) > 1 for group in groups)
         tried = {(e.instance_id, e.repeat // self.repeats) for e in episodes}
         left = self.most_tasks - (len(tried) - planned)
         return max(0, min(planned - useful, left)) if self.most_tasks else 0
 
     def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
-        newest = rounds[-1]
-        for name, group in self._groups(newest.episodes).items():
+        for name, group in self._groups(rounds[-1].episodes).items():
             rewards = [episode.outcome.reward for episode in group]
             if self.zero_variance == "drop" and len(set(rewards)) == 1:
                 continue
             for episode, advantage in zip(group, advantages(rewards, self.advantage), strict=True):
                 if self.truncated == "keep" or episode.stop_reason == "finished":
-                    scores = newest.scores_of(episode)
+                    scores = rounds[-1].scores_of(episode)
                     yield Lesson(episode, self._targets(episode, advantage, scores), name)
 
     def _groups(self, episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
