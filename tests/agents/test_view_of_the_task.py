@@ -25,6 +25,13 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, TaskInstance, TaskView, ToolCall
 from tests.toybox import FINISH, GOLD, LOOK, real_provider, toy_task
 
+HIDDEN_TEST = """diff --git a/test_hidden.py b/test_hidden.py
+new file mode 100644
+--- /dev/null
++++ b/test_hidden.py
+@@ -0,0 +1 @@
++def test_of_the_secret(): ...
+"""
 SECRETS = ("return a + b", "hidden_name", "SECRET_SCRIPT", "secret_note", "test_of_the_secret")
 
 
@@ -34,7 +41,7 @@ def task(tmp_path, monkeypatch) -> TaskInstance:
     return replace(
         toy_task(tmp_path),
         gold_patch=GOLD,
-        test_patch="+def test_of_the_secret(): ...",
+        test_patch=HIDDEN_TEST,
         fail_to_pass=("test_calc.py::hidden_name",),
         eval_script="SECRET_SCRIPT",
         metadata={"hint": "secret_note"},

@@ -100,7 +100,7 @@ def test_tries_of_one_task_compute_its_prompt_once(tiny, tokenizer):
 
 
 def test_a_store_too_small_for_the_beginning_only_costs_time(tiny, tokenizer):
-    policy, replies = replies_of(tiny, tokenizer, states(), cache_bytes=10)
+    policy, replies = replies_of(tiny, tokenizer, states(), temperature=1.0, cache_bytes=10)
     check_against_plain_forward(policy, tiny, states(), replies)
     assert len(policy.store) == 0
 
