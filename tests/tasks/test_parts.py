@@ -79,6 +79,8 @@ def test_statements_are_short_and_name_no_place_on_the_builder() -> None:
 def test_addresses_are_left_out_whole_or_cut() -> None:
     text = statement.symptom("pkg", failure(error="<f at 0x7f1ae1> == <filter o...x7f4c2be7a5c0>"))
     assert text.endswith("gives\n    <f> == <filter o...>")
+    text = statement.symptom("pkg", failure(params={"word": "<function f at 0x7ff784f64180>"}))
+    assert "with word = <function f>\n" in text
 
 
 def test_the_clearest_failure_is_told() -> None:

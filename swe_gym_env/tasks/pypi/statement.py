@@ -37,6 +37,7 @@ def symptom(module: str, failure: Mapping[str, Any], roots: Sequence[str] = ()) 
     came = _clean(failure["error"], roots)
     params = failure.get("params") or {}
     used = [f"{k} = {v}" for k, v in params.items() if re.search(rf"\b{k}\b", called)]
+    used = [_without_addresses(text) for text in used]
     lines = [f"`{module}` misbehaves:"]
     lines += [f"    {line}" for line in _short(called)]
     if used:
@@ -48,10 +49,15 @@ def symptom(module: str, failure: Mapping[str, Any], roots: Sequence[str] = ()) 
 def _clean(text: str, roots: Sequence[str]) -> str:
     for root in roots:
         text = text.replace(root + "/", "").replace(root, ".")
-    text = re.sub(r" at 0x[0-9a-f]+", "", text)
-    text = re.sub(r"\.\.\.x?[0-9a-f]{6,}>", "...>", text)  # an address that pytest cut in two
+    text = _without_addresses(text)
     text = re.sub(r"^(AssertionError: )+(?=assert )", "", text)
     return re.sub(r"/(?:[\w.-]+/){2,}(?=[\w.-])", "", text)
+
+
+def _without_addresses(text: str) -> str:
+    """They are others in each run, and a task's statement is always the same."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    return re.sub(r"\.\.\.x?[0-9a-f]{6,}>", "...>", text)  # an address that pytest cut in two
 
 
 def _short(text: str) -> list[str]:
