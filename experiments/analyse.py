@@ -19,7 +19,9 @@ from experiments.analysis import files, measures
 from experiments.analysis.planted import MISTAKES
 from experiments.analysis.stored import Measure, NotMeasured, StoredRun, read_runs
 from experiments.cli import guarded
-from experiments.folders import digest, read_json, sweep_cells
+from experiments.folders import read_json, sweep_cells
+from experiments.inputs import refuse_changed
+from experiments.naming import digest
 from experiments.progress import Display
 from experiments.tables import Table
 from swe_gym_env.errors import SetupError
@@ -130,6 +132,7 @@ def _tasks(run: StoredRun, known: Tasks, display: Display) -> dict[str, TaskInst
 
     if "tasks" not in run.cfg:
         raise SetupError("config.yaml names no tasks")
+    refuse_changed(run.folder, run.cfg, "tasks")
     saved = read_json(run.folder / "tasks.json")
     cfg = OmegaConf.to_container(run.cfg, resolve=True)
     assert isinstance(cfg, dict)

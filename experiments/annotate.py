@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import CONF, guarded
 from experiments.folders import RunFolder
+from experiments.inputs import refuse_changed
 from experiments.progress import Display
 from swe_gym_env.errors import SetupError
 
@@ -44,6 +45,7 @@ def annotate(cfg: DictConfig, display: Display) -> None:
     own = folders[-1].path.resolve()  # iteration 0 is a link into the folder that runs share
     if not folders[-1].is_done("collect"):
         raise SetupError(f"round={cfg.relabel.round}: {own} holds no collected round")
+    refuse_changed(run.path, cfg, "tasks", "model")
     preflight.check_teacher(cfg)
     parts = Parts(cfg)
     tasks = select(cfg, None, display).train if parts.teacher.needs_box else []

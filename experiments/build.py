@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from algorithms.base import Algorithm
 from algorithms.engine.rounds import RoundFolder
-from experiments import serving, teachers
+from experiments import precision, serving, teachers
 from swe_gym_env import actions
 from swe_gym_env.actions import ActionFormat
 from swe_gym_env.agents.base import Policy
@@ -99,13 +99,20 @@ class Parts:
         except ValueError as error:
             raise SetupError(str(error)) from None
 
+    @property
+    def precision(self) -> str:
+        """The name of :attr:`dtype`; decided now where nobody has yet."""
+        precision.settle(self)
+        return self.cfg.decided.dtype
+
     @cached_property
     def dtype(self) -> torch.dtype:
+        """In which the student computes. Whoever asks has the number of threads set, too."""
         import torch
 
-        if self.cfg.workers.threads:
-            torch.set_num_threads(self.cfg.workers.threads)
-        return getattr(torch, self.cfg.model.dtype)
+        name = self.precision
+        torch.set_num_threads(precision.threads(self.cfg))
+        return getattr(torch, name)
 
     @cached_property
     def renderer(self) -> Renderer:

@@ -23,9 +23,10 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.interrupt import stoppable
+from experiments import values
+from experiments.interrupt import INTERRUPTED, stoppable
 from experiments.launch import refuse_many
-from experiments.progress import Display
+from experiments.progress import Display, plain
 from swe_gym_env import disk
 from swe_gym_env.errors import SetupError
 
@@ -40,9 +41,10 @@ def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: 
     cell of a sweep ends without stopping the others; the sweep names it when all have ended."""
     global _composed
     _composed = True
-    display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
     command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     try:
+        values.check(cfg)
+        display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
         if module != "experiments.train":
             refuse_many()
         with stoppable(f"Stopped. What is done is kept; go on with: {command}"):
@@ -50,13 +52,15 @@ def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: 
     except SetupError as error:
         _end(str(error))
     except OSError as error:
-        if not disk.is_full(error):
+        said = disk.message(error, error.filename or cfg.paths.runs)
+        if said is None:
             raise
-        _end(disk.message(error.filename or cfg.paths.runs))
+        _end(said)
 
 
 def _end(said: str) -> NoReturn:
     """Of a sweep, only this cell ends."""
+    said = plain(said)
     print(f"\n{said}", file=sys.stderr)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise CompactHydraException(said) from None  # which Hydra prints without a traceback
@@ -70,6 +74,8 @@ def explain_unknown() -> Iterator[None]:
         raise SystemExit("\n".join(said))
     try:
         yield
+    except KeyboardInterrupt:  # before there was anything to stop
+        raise SystemExit(INTERRUPTED) from None
     except SystemExit as end:
         if end.code == 1 and not _composed:
             for line in unknown(sys.argv[1:]):

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from experiments import progress
 from experiments.evaluation import comparison, outcomes, terminal
 from experiments.evaluation.comparison import Group
 from experiments.evaluation.outcomes import Outcomes
 from experiments.evaluation.stored import Stored
 from experiments.tables import Table
+from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
 
@@ -101,19 +103,25 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the tables as CSV files too")
     args = parser.parse_args()
-    console = Console(highlight=False, soft_wrap=True)
+    console = progress.console()
     try:
-        found = groups(args.folders, args.group, tuple(args.only), args.against, args.who)
-        made = tables(found)
+        with room_for(args.out or Path()):
+            _compare(args, console)
     except SetupError as error:
-        print(error, file=sys.stderr)
+        print(progress.plain(str(error)), file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _compare(args: argparse.Namespace, console: Console) -> None:
+    found = groups(args.folders, args.group, tuple(args.only), args.against, args.who)
+    made = tables(found)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)  # before anything is said
     for warning in comparison.warnings(found):
-        console.print(f"Warning: {warning}", style="yellow")
+        console.print(progress.plain(f"Warning: {warning}"), style="yellow")
     for table in made:
         terminal.show(console, table)
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
         for table in (*made, outcomes.table(found)):
             console.print(str(table.write_csv(args.out)))
 

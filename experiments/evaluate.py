@@ -19,18 +19,17 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from algorithms.engine.rounds import RoundFolder
-from experiments import preflight
+from experiments import precision, preflight, teachers, values
 from experiments.analysis.measures import add_failures
 from experiments.build import Parts
 from experiments.cli import HYDRA, explain_unknown, guarded
 from experiments.evaluation import alone, evaluate, measures, terminal
-from experiments.folders import RunFolder, digest, read_json, resolved, write_json
+from experiments.folders import RunFolder, evaluation_folder, read_json, write_json
 from experiments.progress import Display
 from experiments.report import write_evaluation
 from experiments.selection import select
@@ -40,26 +39,26 @@ log = logging.getLogger(__name__)
 # What only training looks at
 NOT_MEASURED = ("algorithm", "rounds", "episodes_per_round", "iteration0", "training", "overlap")
 SWEBENCH_TOKENS = 16_384  # below that many a bug report leaves no room for turns
-WHERE_ASKED = ("base_url", "api_key_env", "timeout", "concurrency", "budget", "prices")
 
 
 def folder_of(cfg: DictConfig) -> RunFolder:
-    data = resolved(cfg, NOT_MEASURED)
-    name = cfg.model.name
-    if cfg.evaluation.who == "teacher":
-        name = cfg.teacher.name
-        data["teacher"] = {k: v for k, v in data["teacher"].items() if k not in WHERE_ASKED}
-    return RunFolder(Path(cfg.paths.runs).absolute() / f"evaluation-{name}-{digest(data)}")
+    return evaluation_folder(cfg, NOT_MEASURED)
 
 
 def _alone(cfg: DictConfig, display: Display) -> None:
+    values.check_some(cfg, "evaluation.tasks")
     own, folder = alone(cfg), folder_of(cfg)
     played = RoundFolder(folder.path)
     if "pass_at" not in played.metrics:  # never measured, or by an older version
         played.reopen("evaluate")
     if not played.is_done("evaluate"):
         preflight.check(own, trains=False)
-        with folder.lock():
+        parts = Parts(own)
+        with folder.lock(), contextlib.closing(parts):
+            if own.evaluation.who == "student" or own.teacher.name in teachers.IN_PROCESS:
+                precision.settle(parts, folder.path, precision.of_checkpoint(cfg.model.path))
+                with open_dict(cfg):
+                    cfg.decided = own.decided
             folder.start(cfg)
             saved = read_json(folder.path / "tasks.json")
             tasks = select(own, saved and {"heldout": saved["heldout"]}, display)
@@ -71,10 +70,10 @@ def _alone(cfg: DictConfig, display: Display) -> None:
                     *(len(tasks.heldout), cfg.limits.max_turns, cfg.limits.max_tokens),
                 )
             requests = tasks.evaluation(cfg.evaluation.samples)
-            with contextlib.closing(Parts(own)) as parts:
-                evaluate(parts, played, requests, None, display, "evaluate")
+            evaluate(parts, played, requests, None, display, "evaluate")
             add_failures(folder.path, tasks.heldout)
             write_evaluation(folder.path)
+    folder.remember()
     for table in measures.tables(played.metrics):
         terminal.show(display.console, table)
     display.console.print(f"episodes, tables, metrics.json and predictions: {folder.path}")

@@ -2,6 +2,7 @@
 
     runs/<algorithm>-<hash>/        one resolved configuration
       config.yaml                   that configuration
+      inputs.json                   digests of the files that it reads (experiments/inputs.py)
       versions.json                 of each start: command, commit, packages, machine
       tasks.json                    the task ids of each split, fixed when the run began
       rounds/round_000 -> ...       iteration 0, a link into the shared folder
@@ -18,103 +19,53 @@
     runs/teacher-<hash>/            what python -m experiments.teacher made, keyed likewise
     runs/sweep-<hash>/              which runs a sweep is made of (experiments/sweeps.py)
 
-The hash leaves out what cannot change the result (``VOLATILE``).
+``experiments/naming.py`` says what the hash depends on. The hash holds the paths of files, not
+their content: where a file was edited since its run began, the run with the new content gets a
+folder of its own, with a second hash; where a file was only moved, its run goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import json
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.engine.rounds import RoundFolder
-from experiments import versions
-from swe_gym_env.disk import room_for
+from experiments import inputs, versions
+from experiments.naming import (
+    AFTER_ITERATION0,
+    MADE_FROM,
+    MAKES_TEACHER,
+    WHERE_ASKED,
+    digest,
+    resolved,
+)
+from swe_gym_env.disk import make_folder, room_for, write_text
+from swe_gym_env.disk import read_json as read_json
+from swe_gym_env.disk import write_json as write_json
 from swe_gym_env.errors import SetupError
 
-# (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
-VOLATILE = ("beta", "cluster", "logging", "paths", "plan", "tracking", "workers")
-# Of the section training: on what and how safely, not what comes of it
-HOW_TRAINED = ("launch", "sharding", "save_every")
-# What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
-AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation", "overlap")
-
-# Settings that came later, by section: at these values it is as if they were not there, so that
-# older runs keep their names
-AS_BEFORE: dict[str, dict[str, Any]] = {
-    "evaluation": {"untrained": True, "ids": None, "who": "student", "samples": None},
-    "teacher": {"scores": False, "tests": True, "rounds": 0, "verdict": True},
-}
-# Of the section serving: how it is done, not what is answered
-WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")
-
-# What the making of teacher=trained depends on, and of its own section
-MAKES_TEACHER = ("model", "tasks", "actions", "limits", "history")
-MADE_FROM = ("seed", "tests", "episodes", "rounds", "episodes_per_round", "training")
-
-
-def digest(data: Any) -> str:
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The configuration without what cannot change a result, and without ``without``."""
-    data = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(data, dict)
-    if data.get("history") is None:  # off is as if it were not there: older runs keep their names
-        data.pop("history", None)
-    if not data.get("overlap"):
-        data.pop("overlap", None)
-    for section, settings in AS_BEFORE.items():
-        for key, value in settings.items():
-            if data[section].get(key) == value:
-                data[section].pop(key, None)
-    if "rounds" not in data["teacher"]:
-        data["teacher"].pop("episodes_per_round", None)
-    for key in HOW_TRAINED:
-        data["training"].pop(key, None)
-    _drop_unlimited(data["teacher"])
-    for name in WHERE_SERVED:
-        data["serving"].pop(name, None)
-    return {str(key): value for key, value in data.items() if key not in VOLATILE + without}
-
-
-def _drop_unlimited(teacher: dict[str, Any]) -> None:
-    """A budget without limits is none, and prices matter only where money is limited."""
-    budget = teacher.get("budget") or {}
-    if budget.get("money") is None:
-        teacher.pop("prices", None)
-    if all(limit is None for limit in budget.values()):
-        teacher.pop("budget", None)
+log = logging.getLogger(__name__)
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
-    name = f"{cfg.algorithm.name}-{digest(resolved(cfg))}"
-    return RunFolder(Path(cfg.paths.runs).absolute() / name)
+    return named(cfg, str(cfg.algorithm.name), resolved(cfg))
 
 
 def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
     depends = resolved(cfg, AFTER_ITERATION0)
     for key in ("lr", "epochs"):  # it has its own
         depends["training"].pop(key)
-    name = f"iteration0-{digest([depends, task_ids])}"
-    return RunFolder(Path(cfg.paths.runs).absolute() / name)
-
-
-def evaluated_on(cfg: DictConfig) -> str:
-    """Names the tasks of an evaluation, in the folder that runs with others share."""
-    if cfg.evaluation.get("ids"):
-        return f"{cfg.evaluation.split}-{digest(list(cfg.evaluation.ids))}"
-    return f"{cfg.evaluation.split}-{cfg.evaluation.tasks}"
+    if cfg.get("decided"):  # runs share it that compute alike
+        depends["model"]["dtype"] = cfg.decided.dtype
+    return named(cfg, "iteration0", depends, task_ids)
 
 
 def trained_folder(cfg: DictConfig) -> RunFolder:
@@ -124,24 +75,74 @@ def trained_folder(cfg: DictConfig) -> RunFolder:
     depends = {name: data.get(name) for name in MAKES_TEACHER}
     own = data["teacher"]
     depends |= {name: own[name] for name in MADE_FROM if name in own}
-    return RunFolder(Path(cfg.paths.runs).absolute() / f"teacher-{digest(depends)}")
+    return named(cfg, "teacher", depends)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Aside and renamed: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    with room_for(path):
-        aside.write_text(json.dumps(data, indent=1) + "\n")
-        aside.replace(path)
+def _trained(cfg: DictConfig) -> Path:
+    return trained_folder(cfg).round(cfg.teacher.rounds).checkpoint
 
 
-def read_json(path: Path) -> Any:
-    """None where there is no such file."""
+def evaluation_folder(cfg: DictConfig, without: tuple[str, ...]) -> RunFolder:
+    """Of an evaluation by itself, which does not depend on the sections ``without``."""
+    data, name = resolved(cfg, without), cfg.model.name
+    if cfg.evaluation.who == "teacher":
+        name = cfg.teacher.name
+        data["teacher"] = {k: v for k, v in data["teacher"].items() if k not in WHERE_ASKED}
+    return named(cfg, f"evaluation-{name}", data)
+
+
+def runs(cfg: DictConfig) -> Path:
+    return Path(cfg.paths.runs).expanduser().absolute()
+
+
+def named(
+    cfg: DictConfig, kind: str, data: dict[str, Any], more: Sequence[str] | None = None
+) -> RunFolder:
+    """The folder in ``paths.runs`` of what depends on ``data`` and ``more``.
+
+    Its name holds the precision that was asked for. What an older version began, whose default was
+    bfloat16, is found under its name and goes on in bfloat16.
+    """
+    if data["model"]["dtype"] == "auto":
+        before = {**data, "model": {**data["model"], "dtype": "bfloat16"}}
+        if _is_older(_path(cfg, kind, before, more)):
+            data = before
+    return _of_contents(cfg, _path(cfg, kind, data, more), kind, data, more)
+
+
+def _path(cfg: DictConfig, kind: str, data: Mapping[str, Any], more: Sequence[str] | None) -> Path:
+    return runs(cfg) / f"{kind}-{digest(data if more is None else [data, more])}"
+
+
+def _is_older(folder: Path) -> bool:
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
+        lines = (folder / "config.yaml").read_text().splitlines()
+    except OSError:
+        return False
+    return not any(line.startswith("decided:") for line in lines)
+
+
+def _of_contents(
+    cfg: DictConfig, path: Path, kind: str, data: Mapping[str, Any], more: Sequence[str] | None
+) -> RunFolder:
+    """``path`` where it was not begun with other contents, else the folder that was begun with
+    these, or is to be."""
+    found = inputs.found(data, lambda: _trained(cfg))
+    if not found:
+        return RunFolder(path)
+    contents = {name: one["content"] for name, one in found.items()}
+    key = digest([inputs.without_paths(data, contents), contents, more])
+    own = {"key": key, "inputs": found}
+    stored = read_json(path / inputs.FILE)
+    differs = inputs.changed(stored["inputs"], found) if stored else []
+    if stored and not differs:
+        return RunFolder(path, own)
+    for other in sorted(path.parent.glob(f"{kind}-*/{inputs.FILE}")):
+        if (read_json(other) or {}).get("key") == key:
+            return RunFolder(other.parent, own)
+    if not differs:
+        return RunFolder(path, own)
+    return RunFolder(path.with_name(f"{path.name}-{key[:6]}"), own, differs)
 
 
 def sweep_cells(folder: Path) -> list[dict[str, Any]]:
@@ -158,10 +159,13 @@ def phases_so_far(run: Path) -> dict[str, float]:
 
 
 class RunFolder:
-    """One folder of the layout above."""
+    """One folder of the layout above. ``inputs`` is what ``inputs.json`` shall hold, ``differs``
+    says why it is not the folder that its settings alone would name."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, inputs: Mapping[str, Any] | None = None, differs: Sequence[str] = ()
+    ) -> None:
+        self.path, self.inputs, self.differs = path, inputs, differs
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -174,15 +178,22 @@ class RunFolder:
         return RoundFolder(self.path / "evaluations" / name)
 
     def start(self, cfg: DictConfig) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        if self.differs and not (self.path / "config.yaml").exists():
+            log.warning("a new folder, %s: %s", self.path.name, "; ".join(self.differs))
+        self.remember()
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         path = self.path / "versions.json"
         write_json(path, versions.add(read_json(path)))
 
+    def remember(self) -> None:
+        """What was read at the first start. A run of an older version knows it from now on."""
+        if self.inputs and not (self.path / inputs.FILE).exists():
+            write_json(self.path / inputs.FILE, self.inputs)
+
     def link(self, own: Path, shared: Path) -> None:
         """``own`` becomes a relative link to ``shared``, so that runs/ can be moved as a whole."""
-        shared.mkdir(parents=True, exist_ok=True)
-        own.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(shared)
+        make_folder(own.parent)
         target = os.path.relpath(shared, own.parent)
         if own.is_symlink() and os.readlink(own) == target:
             return
@@ -192,8 +203,10 @@ class RunFolder:
     @contextlib.contextmanager
     def lock(self, wait: bool = False) -> Iterator[None]:
         """Only one process works in a folder. The kernel lets go of the lock when that one dies."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as file:
+        make_folder(self.path)
+        with room_for(self.path):
+            opened = (self.path / ".lock").open("a+")
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

@@ -21,19 +21,13 @@ from omegaconf import DictConfig
 
 from algorithms.base import Algorithm
 from algorithms.engine.rounds import RoundFolder
-from experiments import preflight, remaining, summary
+from experiments import precision, preflight, remaining, summary, sweeps, values
 from experiments.analysis.measures import add_failures
 from experiments.build import Parts
 from experiments.evaluation import evaluate, refuse_in_a_run
-from experiments.folders import (
-    RunFolder,
-    evaluated_on,
-    iteration0_folder,
-    read_json,
-    run_folder,
-    write_json,
-)
+from experiments.folders import RunFolder, iteration0_folder, read_json, run_folder, write_json
 from experiments.launch import training
+from experiments.naming import evaluated_on, untrained_folder, untrained_tasks
 from experiments.progress import Display
 from experiments.report import write_report
 from experiments.rounds import collect, score, train
@@ -48,6 +42,7 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig, display: Display) -> Path:
     """Returns the run folder, with everything in it."""
     refuse_in_a_run(cfg)
+    values.check_some(cfg, "tasks.train", "evaluation.tasks")
     folder = run_folder(cfg)
     if folder.summary is None:
         preflight.check(cfg)
@@ -55,13 +50,16 @@ def run(cfg: DictConfig, display: Display) -> Path:
         parts.check()
         display.console.print(f"run folder: {folder.path}")
         with folder.lock(), contextlib.closing(parts):
-            folder.start(cfg)
+            with sweeps.siblings() as runs:
+                precision.settle(parts, folder.path, precision.of_sweep(runs, cfg))
+                folder.start(cfg)
             with contextlib.closing(tracker(cfg, folder)) as tracked:
                 _phases(parts, folder, display, tracked)
             for page in (folder.path / name for name in ("report.html", "episodes.html")):
                 page.unlink(missing_ok=True)  # of a run that was looked at before its end
     finished = folder.summary
     assert finished is not None
+    folder.remember()
     if not (folder.path / "report.html").exists():
         write_view(folder.path)
         write_report(folder.path)
@@ -121,13 +119,13 @@ class _Job:
         first = {request.task.instance_id for request in self.tasks.requests(0)}
         shared = self.shared = iteration0_folder(cfg, sorted(first))
         measured = evaluated_on(cfg)
-        untrained = shared.evaluation(f"{measured}/{UNTRAINED}")
+        count, untrained = untrained_tasks(cfg), shared.evaluation(untrained_folder(cfg))
         trained = shared.evaluation(f"{measured}/{ITERATION0}")
         with shared.lock(wait=True):
             shared.start(cfg)
             own.link(own.round(0).path, shared.round(0).path)
-            if cfg.evaluation.untrained:
-                self._evaluate(shared, UNTRAINED, untrained, None)
+            if count != 0:
+                self._evaluate(shared, UNTRAINED, untrained, None, count)
                 own.link(own.evaluation(UNTRAINED).path, untrained.path)
             self.collect(0, shared)
             with self.training(0, shared):
@@ -180,12 +178,18 @@ class _Job:
             self._evaluate(self.folder, name, self.folder.evaluation(name), own.checkpoint)
 
     def _evaluate(
-        self, timed: RunFolder, name: str, where: RoundFolder, checkpoint: Path | None
+        self,
+        timed: RunFolder,
+        name: str,
+        where: RoundFolder,
+        checkpoint: Path | None,
+        count: int | None = None,
     ) -> None:
+        """On the first ``count`` of the tasks; None: on all."""
         self.evaluations.append(name)
-        title = f"evaluate {summary.label(name)}"
+        title, requests = f"evaluate {summary.label(name)}", self.tasks.evaluation()[:count]
         with self._phase(timed, f"evaluate {name}"):
-            evaluate(self.parts, where, self.tasks.evaluation(), checkpoint, self.display, title)
+            evaluate(self.parts, where, requests, checkpoint, self.display, title)
 
     def close(self) -> None:
         """The claim, from what lies on disk."""

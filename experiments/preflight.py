@@ -19,19 +19,16 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.engine.supported import check_folder
-from experiments import serving
+from experiments import precision, serving, values
+from experiments.folders import runs
+from swe_gym_env.disk import unwritable
 from swe_gym_env.errors import SetupError
+from swe_gym_env.sandbox.images import home
 
 NEAREST = (
     "The nearest thing that runs here: python -m experiments.run\n"
     "(SmolLM2-135M, the built-in expert as teacher, bugs put into PyPI packages, no GPU, no Docker)"
 )
-
-# What counts something, with its least value
-WHOLE = {"seed": 0, "rounds": 0, "episodes_per_round": 1, "overlap": 0, "evaluation.tasks": 0}
-WHOLE |= {"tasks.train": 0, "iteration0.episodes": 1, "iteration0.epochs": 1}
-WHOLE |= {"limits.max_turns": 1, "limits.max_tokens": 1, "sampling.max_new_tokens": 1}
-WHOLE |= {"training.batch_size": 1, "training.epochs": 1, "workers.concurrency": 1}
 
 HUB_URL = "https://huggingface.co"
 EMBEDDED = "smollm2"  # as in algorithms/engine/models.py, which imports torch
@@ -42,7 +39,7 @@ def check(cfg: DictConfig, trains: bool = True) -> None:
     measured, so its model must be one that can be trained here, whoever serves it."""
     _check_values(cfg)
     student = partial(_model, trained=trains)
-    asked = (_gpus, _tasks, _sandbox, _teacher, student, serving.missing)
+    asked = (_folders, _gpus, _tasks, _sandbox, _teacher, student, serving.missing)
     found = [missing for ask in asked if (missing := ask(cfg))]
     if found:
         lines = "\n".join(f"  - {one}" for one in found)
@@ -51,19 +48,27 @@ def check(cfg: DictConfig, trains: bool = True) -> None:
 
 
 def _check_values(cfg: DictConfig) -> None:
-    """SetupError where a value has not been given, or is no whole number where it must be one."""
+    """SetupError where a value has not been given, or is one that cannot be."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise SetupError(f"give {', '.join(f'{key}=...' for key in missing)}: there is no default")
-    for key, least in WHOLE.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and (type(value) is not int or value < least):
-            raise SetupError(f"{key}={value}: it is a whole number, {least} or more")
+    values.check(cfg)
+    precision.check(cfg)
 
 
 def check_teacher(cfg: DictConfig) -> None:
     """Raises SetupError where the teacher cannot be asked."""
+    precision.check(cfg)
     if missing := _teacher(cfg):
         raise SetupError(missing)
+
+
+def _folders(cfg: DictConfig) -> str | None:
+    """Where the run is kept, and where what can be made again is."""
+    if said := unwritable(runs(cfg)):
+        return f"paths.runs={cfg.paths.runs}: {said}; give another folder"
+    if not home().is_dir() and (said := unwritable(home())):
+        return f"SWE_GYM_HOME={home()}: {said}; give another folder"
+    return None
 
 
 def _gpus(cfg: DictConfig) -> str | None:

@@ -6,7 +6,9 @@ Without a terminal (a log file, CI) the same facts come as plain lines every few
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -53,19 +55,41 @@ def _per(speed: float) -> str:
     return f"{speed:.1f}/s" if speed >= 1 else f"{speed * 60:.1f}/min"
 
 
+class _Plain(logging.Formatter):
+    """Messages may quote what a model or a test wrote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
+def plain(text: str) -> str:
+    """Without what would steer the terminal."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)
+
+
+def console() -> Console:
+    """For text that is not ours: a bracket in a name is no markup, and what the terminal's encoding
+    lacks is replaced."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
 class Display:
     """One console for bars, log lines and tables."""
 
     def __init__(self, level: str = "INFO", seconds_between_lines: float = 15) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = console()
         self._between = seconds_between_lines
         self._bars: Progress | None = None
         handler: logging.Handler
         if self.console.is_terminal:
             handler = RichHandler(console=self.console, show_path=False, log_time_format="%H:%M:%S")
+            handler.setFormatter(_Plain("%(message)s"))
         else:
             handler = logging.StreamHandler()
-            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+            handler.setFormatter(_Plain("%(asctime)s %(message)s", "%H:%M:%S"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
         for name in ("experiments", "algorithms", "swe_gym_env"):
             logging.getLogger(name).setLevel(level)
@@ -80,13 +104,13 @@ class Display:
     @contextlib.contextmanager
     def _bar(self, title: str, total: int, done: int) -> Iterator[Advance]:
         columns = (
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<28}", markup=False),
             BarColumn(bar_width=14),
             MofNCompleteColumn(),
             _Rate(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
         around = self._bars  # of a phase that goes on beside this one: a terminal shows one table
         fresh = Progress(*columns, console=self.console, speed_estimate_period=120)

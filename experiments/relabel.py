@@ -16,7 +16,7 @@ from algorithms.engine.rounds import RoundFolder
 from experiments.build import Parts
 from experiments.progress import Display
 from swe_gym_env.actions import ActionFormat
-from swe_gym_env.agents.base import Policy, Reply, State
+from swe_gym_env.agents.base import Policy, Reply, State, shown
 from swe_gym_env.agents.history import windowed
 from swe_gym_env.agents.live import Request
 from swe_gym_env.agents.turns import label
@@ -38,12 +38,12 @@ class _Replay:
     env: SWEEnv | None
     lost: str = ""
 
-    def state(self, turn: int) -> State:
+    def state(self, turn: int, teacher: Policy) -> State:
         episode = self.episode
         request = Request(self.task, episode.seed, episode.round, episode.repeat)
         return State(
             key=request.key(turn, "teacher"),
-            task=self.task,
+            task=shown(self.task, teacher),
             system_prompt=episode.system_prompt,
             turns=windowed(episode.turns[:turn], episode.metadata.get("history")),
             observation=episode.turns[turn].observation,
@@ -134,7 +134,9 @@ def _ask(
     teacher: Policy, replays: Sequence[_Replay], turn: int, form: ActionFormat
 ) -> list[Annotation]:
     able = [replay for replay in replays if not replay.lost]
-    replies = dict(zip(able, teacher.act([replay.state(turn) for replay in able]), strict=True))
+    replies = dict(
+        zip(able, teacher.act([replay.state(turn, teacher) for replay in able]), strict=True)
+    )
     return [
         label(
             replies.get(replay) or Reply(error=replay.lost),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from algorithms.base import Algorithm
 from algorithms.engine.rounds import RoundFolder
-from experiments import metrics
+from experiments import inputs, metrics
 from experiments.build import Parts
 from experiments.play import play
 from experiments.progress import Display
@@ -42,6 +42,8 @@ def collect(
     """Leaves episodes.jsonl, annotations.jsonl and metrics.json in the last of ``folders``, which
     are those of the rounds so far. ``staleness`` counts the rounds that ``checkpoint`` lacks."""
     folder, index = folders[-1], len(folders) - 1
+    if checkpoint is not None:
+        inputs.check_student(folder.path, checkpoint, "was played by")
     if folder.is_done("collect"):
         return
     plan = algorithm.collect(index)

@@ -148,7 +148,7 @@ def arguments(parts: Parts) -> list[str]:
     cfg, own = parts.cfg, parts.cfg.serving.server
     options: dict[str, Any] = {
         "served_model_name": BASE,
-        "dtype": cfg.model.dtype,
+        "dtype": parts.precision,
         "max_model_len": cfg.serving.max_context,
         "tensor_parallel_size": own.tensor_parallel,
         "gpu_memory_utilization": own.memory_share,

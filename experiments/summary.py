@@ -5,7 +5,7 @@ Computed from the files of the run folder alone, so that a finished run can be p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -72,6 +72,8 @@ def show(console: Console, folder: RunFolder, summary: Mapping[str, Any]) -> Non
             f"{metrics.get('mean_turns', 0):.1f}",
         )
     console.print(table)
+    if some := _of_fewer_tasks(summary["evaluations"]):
+        console.print(some)
     for test in summary["tests"]:
         console.print(
             f"{label(test['after'])} against {label(test['before'])}, same {test['n']} tasks: "
@@ -87,6 +89,13 @@ def show(console: Console, folder: RunFolder, summary: Mapping[str, Any]) -> Non
     console.print(f"wall time {time_of(sum(summary['phases'].values()))}: {times}")
     console.print(f"run folder: {folder.path}")
     console.print(f"report: {folder.path / 'report.html'}", style="bold")
+
+
+def _of_fewer_tasks(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence where not all were measured on the same number of tasks."""
+    most = max(row["n"] for row in rows)
+    fewer = [f"{row['label']} on {row['n']}" for row in rows if row["n"] < most]
+    return f"measured on fewer than {most} tasks: {', '.join(fewer)}" if fewer else ""
 
 
 def _percent(share: float | None) -> str:

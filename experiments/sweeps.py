@@ -30,9 +30,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.folders import RunFolder, digest, read_json, run_folder, write_json
+from experiments.folders import RunFolder, read_json, run_folder, runs, sweep_cells, write_json
 from experiments.interrupt import INTERRUPTED
+from experiments.naming import digest
 from experiments.statistics import Rate
+from swe_gym_env.disk import unwritable
 
 OF = "run"  # Hydra's name of the command whose cells are runs: experiments.run
 
@@ -43,21 +45,32 @@ class Sweep(Callback):
     """Hydra calls it before the first cell."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        _place(config)
         if config.hydra.job.name != OF:
             return
         try:
             cells = _cells(config)
         except (HydraException, OmegaConfBaseException):
             return  # Hydra tells before it starts any, or another sweeper than its basic one knows
-        runs = Path(cells[0].pop("runs"))
-        folder = runs / f"sweep-{digest(sorted(cell['run'] for cell in cells))}"
+        where = Path(cells[0].pop("runs"))
+        folder = where / f"sweep-{digest(sorted(cell['run'] for cell in cells))}"
         with _changing(folder) as data:
             data["command"] = shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]])
-            data["cells"] = [_standing(runs, cell) for cell in cells]
+            data["cells"] = [_standing(where, cell) for cell in cells]
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(folder)
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")  # for each cell
         _started.append(folder)
+
+
+def _place(config: DictConfig) -> None:
+    """Where Hydra writes, of any command: it would end in a traceback where it cannot."""
+    where = runs(config)
+    if said := unwritable(where):
+        print(f"\npaths.runs={config.paths.runs}: {said}; give another folder", file=sys.stderr)
+        raise SystemExit(2)
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = str(where / ".multirun")
 
 
 def _cells(config: DictConfig) -> list[dict[str, Any]]:
@@ -73,8 +86,10 @@ def _cells(config: DictConfig) -> list[dict[str, Any]]:
         own = list(cfg.hydra.overrides.task)
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
-        run = run_folder(cfg).path
-        found.setdefault(run.name, {"overrides": own, "run": run.name, "runs": str(run.parent)})
+        run = run_folder(cfg)
+        key = (run.inputs or {}).get("key", run.path.name)  # equal files in two places are one
+        place = {"run": run.path.name, "runs": str(run.path.parent)}
+        found.setdefault(key, {"overrides": own, **place})
     return list(found.values())
 
 
@@ -102,6 +117,19 @@ def _note(folder: Path, run: str, status: str, error: str = "") -> None:
 
 
 @contextlib.contextmanager
+def siblings() -> Iterator[list[Path]]:
+    """The folders of the runs of the sweep that this process works on, of which no other begins
+    meanwhile; [] of a single run."""
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    folder = Path(hydra.sweep.dir) if hydra and hydra.mode == RunMode.MULTIRUN else None
+    if folder is None or not (folder / "sweep.json").is_file():
+        yield []
+        return
+    with RunFolder(folder).lock(wait=True):
+        yield [folder.parent / one["run"] for one in sweep_cells(folder)]
+
+
+@contextlib.contextmanager
 def cell(cfg: DictConfig) -> Iterator[bool]:
     """Around the work of a cell, whose errors end here; a single run is not touched. False: there
     is nothing to do, for it is finished, another process does it, or another cell is the same."""
@@ -112,8 +140,9 @@ def cell(cfg: DictConfig) -> Iterator[bool]:
         yield True
         return
     run, cells, given = run_folder(cfg), sweep["cells"], list(hydra.overrides.task)
-    number = [c["run"] for c in cells].index(run.path.name)
-    if cells[number]["overrides"] != given or run.summary or run.busy:
+    names = [c["run"] for c in cells]
+    number = names.index(run.path.name) if run.path.name in names else None
+    if number is None or cells[number]["overrides"] != given or run.summary or run.busy:
         yield False
         return
     print(f"\ncell {number + 1} of {len(cells)}: {_swept(cells, cells[number])}", flush=True)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from swe_gym_env.disk import room_for
+
 Cell = str | int | float | None
 
 
@@ -42,7 +44,7 @@ class Table:
     def write_csv(self, folder: Path) -> Path:
         """``name``.csv in ``folder``; an unmeasured cell is empty."""
         path = folder / f"{self.name}.csv"
-        with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
+        with room_for(path), path.open("w", newline="", encoding="utf-8", errors="replace") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             writer.writerows(self.rows)

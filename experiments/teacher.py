@@ -15,7 +15,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import preflight
+from experiments import precision, preflight
 from experiments.cli import HYDRA, explain_unknown, guarded
 from experiments.folders import read_json, trained_folder, write_json
 from experiments.progress import Display
@@ -45,8 +45,9 @@ def make(cfg: DictConfig, display: Display) -> Path:
     preflight.check(cfg)
     display.console.print(f"teacher folder: {folder.path}")
     with folder.lock():
-        folder.start(cfg)
         parts, alone = Parts(cfg), DAgger(Schedule("constant", start=0.0))
+        precision.settle(parts, folder.path)
+        folder.start(cfg)
         saved = read_json(folder.path / "tasks.json")
         tasks = select(cfg, saved and {"train": saved["train"]}, display)
         write_json(folder.path / "tasks.json", tasks.ids)

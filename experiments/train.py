@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import guarded
 from experiments.folders import RunFolder
+from experiments.inputs import refuse_changed
 from experiments.launch import OF_RUN, Told, die_with_parent, is_first, tell
 from experiments.progress import Display
 from swe_gym_env.errors import SetupError
@@ -38,6 +39,7 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
     run, index, of_run = RunFolder(Path(cfg.stored.run)), cfg.stored.round, cfg.stored.of_run
     folders = [run.round(i) for i in range(index + 1)]
     own, newest = folders[-1], folders[-2].checkpoint if index else None
+    refuse_changed(run.path, cfg, "model")
     parts = Parts(cfg)
     algorithm, settings = parts.algorithm, cfg.training
     if index == 0:

@@ -19,9 +19,12 @@ from swe_gym_env import actions
 from swe_gym_env.actions import ActionFormat, FormatError
 from swe_gym_env.agents import prompts
 from swe_gym_env.errors import InfraError, SetupError
+from swe_gym_env.grading import score
+from swe_gym_env.grading.extract import Extracted, extract
 from swe_gym_env.sandbox.base import Sandbox, SandboxProvider
-from swe_gym_env.sandbox.start import start
+from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.spaces import AnyText, outgoing
+from swe_gym_env.tasks.check import check
 from swe_gym_env.tools import FINISH, Toolbox
 from swe_gym_env.types import Outcome, TaskInstance, ToolCall
 
@@ -99,7 +102,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         self.costs: dict[str, float] = {}
         self._last_call: tuple[str, dict[str, str]] | None = None
         self._stop_reason = ""
-        self._patch = ""
+        self._extracted = Extracted()
         self._outcome: Outcome | None = None
         self._transcript: list[str] = []
 
@@ -118,6 +121,8 @@ class SWEEnv(gymnasium.Env[str, str]):
         task = self.task = self._choose((options or {}).get("instance_id"))
         started = time.monotonic()
         self.sandbox = start(self.provider, task)
+        self._base = base_commit(self.sandbox, task)
+        self._began = time.time()
         self._spend("start", started)
         self._toolbox = Toolbox(
             self.sandbox, self.form.tools, self._command_timeout, self._output_limit
@@ -136,7 +141,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         self._transcript.append(action)
         call: ToolCall | None = None
         try:
-            call = self.form.parse(action)
+            call = actions.read(self.form, action)
         except FormatError as error:
             self._format_errors += 1
             observation = prompts.format_mistake(str(error), self.form)
@@ -162,19 +167,14 @@ class SWEEnv(gymnasium.Env[str, str]):
 
     def grade(self) -> Outcome:
         """Score the ended episode in a fresh box (where ``grade="deferred"``, or once more)."""
-        from swe_gym_env.grading import grade
-
         if not self._stop_reason or self.task is None:
             raise ResetNeeded("only an ended episode can be graded")
         if self._stop_reason == "infra_error" and self._outcome is not None:
             return self._outcome
         started = time.monotonic()
-        try:
-            self._outcome = grade(
-                self.task, self._patch, self.provider, timeout=self._grade_timeout
-            )
-        except InfraError as error:
-            self._outcome = _infra(error)
+        self._outcome = score(
+            self.task, self._extracted, self.provider, timeout=self._grade_timeout
+        )
         self._spend("grade", started)
         return self._outcome
 
@@ -208,10 +208,10 @@ class SWEEnv(gymnasium.Env[str, str]):
         if not self._tasks:
             raise SetupError("there are no tasks to choose from")
         if instance_id is None:
-            return self._tasks[int(self.np_random.integers(len(self._tasks)))]
+            return check(self._tasks[int(self.np_random.integers(len(self._tasks)))])
         for task in self._tasks:
             if task.instance_id == instance_id:
-                return task
+                return check(task)
         some = ", ".join(task.instance_id for task in self._tasks[:3])
         raise SetupError(f"no task {instance_id!r} among {len(self._tasks)}: {some}, ...")
 
@@ -238,12 +238,12 @@ class SWEEnv(gymnasium.Env[str, str]):
         self, observation: str, reason: str, call: ToolCall | None, said: bool = False
     ) -> Step:
         """Take the patch, give the box back, and score."""
-        from swe_gym_env.grading import diff
-
         assert self.sandbox is not None and self.task is not None
         started = time.monotonic()
         try:
-            self._patch = diff(self.sandbox, self.task)
+            self._extracted = extract(
+                self.sandbox, self.task, self.provider, self._base, self._began
+            )
         except InfraError as error:
             return self._fail(error, call)
         self._spend("diff", started)
@@ -286,7 +286,8 @@ class SWEEnv(gymnasium.Env[str, str]):
         if self._stop_reason:
             info |= {
                 "stop_reason": self._stop_reason,
-                "patch": self._patch,
+                "patch": self._extracted.patch,
+                "left_out": self._extracted.told,
                 "costs": dict(self.costs),
             }
             if self._outcome is not None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from swe_gym_env.text import shown
+
 Executor = Literal["student", "teacher"]
 Status = Literal["resolved", "unresolved", "empty_patch", "timeout", "infra_error", "tampered"]
 EvalType = Literal["pass_and_fail", "fail_only"]
@@ -48,6 +50,25 @@ class TaskInstance:
 
 
 @dataclass(frozen=True)
+class TaskView:
+    """What a policy may know of a task: what its prompt says, and where the repository is. Neither
+    the gold patch nor anything of the hidden tests is in it."""
+
+    instance_id: str
+    repo: str
+    base_commit: str
+    image: str
+    problem_statement: str
+    workdir: str = "/testbed"
+    source: str = ""
+    split: str = ""
+
+    @classmethod
+    def of(cls, task: TaskInstance) -> TaskView:
+        return cls(**{spec.name: getattr(task, spec.name) for spec in dataclasses.fields(cls)})
+
+
+@dataclass(frozen=True)
 class ToolCall:
     """The canonical action between any two formats: which tool, with which arguments, and why.
 
@@ -64,7 +85,8 @@ class Outcome:
     """The verdict on an episode. ``reward`` is always finite.
 
     ``mask`` is True where the verdict says nothing about the agent (``infra_error``): such an
-    episode trains nothing and counts in no mean.
+    episode trains nothing and counts in no mean. ``reason`` may quote a log or a file's name, so
+    control characters in it become escapes (``\\x1b``): no terminal or page needs to fear it.
     """
 
     status: Status
@@ -73,6 +95,9 @@ class Outcome:
     reason: str = ""
     tests: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", shown(self.reason))
 
     @property
     def resolved(self) -> bool:

@@ -49,6 +49,7 @@ def toy_task(
     (tree / "calc.py").write_text(BUG)
     (tree / "test_calc.py").write_text(TEST + TEST_KEPT)
     for path, text in files.items():
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_text(text)
     git = ["git", "-c", "user.name=toy", "-c", "user.email=toy@example.org"]
     for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "start"]):

@@ -47,20 +47,20 @@ class TreeMask:
         self._flex: dict[int | None, BlockMask] = {}
 
     def blocks(self, window: int | None) -> list[Block]:
-        """For the CPU. No block reaches over two trees."""
+        """For the CPU. No block reaches over two trees, but for what they have in common."""
         if window not in self._blocks:
             self._blocks[window] = [
-                self._block(start, low, min(low + BLOCK, stop), window or len(self.end))
+                self._block(low, min(low + BLOCK, stop), window or len(self.end))
                 for start, stop in self.spans
                 for low in range(start, stop, BLOCK)
             ]
         return self._blocks[window]
 
-    def _block(self, start: int, low: int, high: int, window: int) -> Block:
+    def _block(self, low: int, high: int, window: int) -> Block:
         end, depth, device = self.end, self.depth, self.end.device
         horizon = depth[low:high] - window  # a row sees only what is deeper
-        seen = (end[start:high] > low) & (depth[start:high] > horizon.min())
-        nodes = torch.arange(start, high, device=device)[seen]
+        seen = (end[:high] > low) & (depth[:high] > horizon.min())
+        nodes = torch.arange(high, device=device)[seen]
         by_all = (nodes <= low) & (end[nodes] >= high) & (depth[nodes] > horizon.max())
         some = nodes[~by_all]
         rows = torch.arange(low, high, device=device)[:, None]

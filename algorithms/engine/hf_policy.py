@@ -27,8 +27,10 @@ from algorithms.engine.head import logits_of
 from algorithms.engine.kv import PrefixStore, RowCache, masks
 from algorithms.engine.rendering import Renderer, Thinking
 from algorithms.engine.supported import layer_windows
+from algorithms.engine.tree import in_common
 from swe_gym_env.agents.base import CONTEXT_FULL, Key, Reply, State, keyed_rng
 
+OPENING = ("opening",)  # in the store: what the episodes begin with
 PREFILL_TOKENS = 1024  # slots of one prefill pass: enough to keep the matrix units busy
 
 
@@ -127,6 +129,7 @@ class HFPolicy:
 
     @torch.inference_mode()
     def _generate(self, rows: list[_Row]) -> None:
+        self._compute_opening(rows)
         active, cache = self._load(rows)
         logits = self._prefill(active, cache)
         while True:
@@ -136,16 +139,38 @@ class HFPolicy:
                 return
             logits = self._forward([row.ids[-1:] for row in active], 0, cache)
 
+    def _compute_opening(self, rows: list[_Row]) -> None:
+        """Episodes begin alike, at least with the system prompt: what the new ones have in common
+        is computed once, and stays in the store for those that come later."""
+        fresh = [row for row in rows if _episode(row.key) not in self.store]
+        if len(fresh) < 2 or self.store.match(OPENING, fresh[0].ids):
+            return
+        ids = fresh[0].ids
+        if common := ids[: min(in_common(ids, row.ids) for row in fresh)]:
+            cache = self._cache(1, len(common))
+            self.prefilled_tokens += len(common)
+            self._forward([common], 0, cache)
+            self.store.save(OPENING, common, cache, 0)
+
     def _load(self, rows: list[_Row]) -> tuple[list[_Row], RowCache]:
         """Bring back what earlier turns computed; rows with alike amounts of news lie together."""
-        kept = {row.place: self.store.match(_episode(row.key), row.ids) for row in rows}
+        source = {row.place: self._source(row) for row in rows}
+        kept = {row.place: self.store.match(source[row.place], row.ids) for row in rows}
         rows = sorted(rows, key=lambda row: row.prompt - kept[row.place])
-        config = self.model.config.get_text_config(decoder=True)
-        capacity = max(row.prompt + row.limit for row in rows)
-        cache = RowCache(config, len(rows), capacity, self.model.dtype, self.model.device)
+        cache = self._cache(len(rows), max(row.prompt + row.limit for row in rows))
         for index, row in enumerate(rows):
-            self.store.load(_episode(row.key), kept[row.place], cache, index)
+            self.store.load(source[row.place], kept[row.place], cache, index)
+            if source[row.place] is not OPENING:
+                self.store.drop(source[row.place])
         return rows, cache
+
+    def _source(self, row: _Row) -> tuple[object, ...]:
+        episode = _episode(row.key)
+        return episode if episode in self.store else OPENING
+
+    def _cache(self, rows: int, capacity: int) -> RowCache:
+        config = self.model.config.get_text_config(decoder=True)
+        return RowCache(config, rows, capacity, self.model.dtype, self.model.device)
 
     def _prefill(self, rows: list[_Row], cache: RowCache) -> torch.Tensor:
         """Compute the news of all rows, as many at once as fit; logits after each row's last id."""

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from algorithms.engine.tree import in_common
+
 
 class RowCache:
     """Speaks the part of transformers' cache protocol that decoder attention uses.
@@ -125,14 +127,16 @@ class PrefixStore:
         item = self._items.get(key)
         if item is None:
             return 0
-        limit = min(len(item.token_ids), len(ids) - 1)
-        differ = (n for n in range(limit) if item.token_ids[n] != ids[n])
-        return next(differ, limit)
+        return min(in_common(item.token_ids, ids), len(ids) - 1)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._items
 
     def load(self, key: Hashable, length: int, cache: RowCache, row: int) -> None:
-        """Take the episode out of the store and lay its first ``length`` tokens into ``row``."""
-        item = self._items.pop(key, None)
+        """Lay the first ``length`` tokens of what is stored, if anything is, into ``row``."""
+        item = self._items.get(key)
         if item is not None:
+            self._items.move_to_end(key)
             cache.keys[:, row, :, :length] = item.keys[:, :, :length]
             cache.values[:, row, :, :length] = item.values[:, :, :length]
             cache.lengths[row] = length
@@ -147,6 +151,9 @@ class PrefixStore:
         used = self.bytes
         while used > self.max_bytes and self._items:
             used -= self._items.popitem(last=False)[1].bytes
+
+    def drop(self, key: Hashable) -> None:
+        self._items.pop(key, None)
 
     def clear(self) -> None:
         self._items.clear()

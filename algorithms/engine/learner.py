@@ -1,8 +1,9 @@
 """From token trees to the next checkpoint. Knows weights on tokens, and no algorithm.
 
-All trees of a micro-batch lie in one packed row: no padding, and attention costs what each tree
-costs alone. The optimiser starts fresh in every round (its state is not saved): rounds
-then depend on nothing but the checkpoint before them, and a short warm-up replaces the moments.
+All trees of a micro-batch lie in one packed row: no padding, what they begin with alike is computed
+once, and attention costs what each tree costs alone. The optimiser starts fresh in every round (its
+state is not saved): rounds then depend on nothing but the checkpoint before them, and a short
+warm-up replaces the moments.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class TrainReport:
     lr: list[float] = field(default_factory=list)
     trees: int = 0
     dropped: int = 0  # trees longer than max_tree_tokens, or without a weighted token
-    tokens: int = 0  # nodes computed, over all epochs
+    tokens: int = 0  # nodes of the trees, over all epochs; shared ones count in each tree
     label_tokens: int = 0
     seconds: float = 0.0
 
@@ -207,7 +208,6 @@ class Learner:
             if progress and parallel.is_first():
                 progress(report.tokens, todo, report.line())
         self.model.eval()
-        self.model.zero_grad()  # float32 weights kept theirs
         return report
 
     def _accumulate(

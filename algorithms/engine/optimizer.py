@@ -33,8 +33,9 @@ class MasterAdamW:
         self.masters = [
             p if p.dtype == torch.float32 else p.detach().float() for p in self.parameters
         ]
-        for master in self.masters:
-            master.grad = torch.zeros_like(master)
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            if parameter is not master:
+                master.grad = torch.zeros_like(master)
         self.lr, self.warmup_steps, self.max_grad_norm = lr, warmup_steps, max_grad_norm
         self.total_steps, self.lr_end = total_steps, lr_end
         self.adam = torch.optim.AdamW(
@@ -55,17 +56,22 @@ class MasterAdamW:
     @torch.no_grad()
     def step(self) -> float:
         """One update with the gradients of all processes; returns their norm before clipping."""
-        parallel.add_up(m.grad for m in self.masters if m.grad is not None)
+        for master in self.masters:
+            if master.grad is None:  # of a float32 weight that nothing has used
+                master.grad = torch.zeros_like(master)
         gradients = [m.grad for m in self.masters if m.grad is not None]
+        parallel.add_up(gradients)
         norm = parallel.full(torch.nn.utils.get_total_norm(gradients))
         torch.nn.utils.clip_grads_with_norm_(self.masters, self.max_grad_norm, norm)
         self.steps += 1
         for group in self.adam.param_groups:
             group["lr"] = self.rate()
         self.adam.step()
-        self.adam.zero_grad(set_to_none=False)
         for parameter, master in zip(self.parameters, self.masters, strict=True):
-            if parameter is not master:
+            if parameter is master:
+                master.grad = None  # autograd then gives its own, and need not add it to zeros
+            elif master.grad is not None:
+                master.grad.zero_()
                 parameter.copy_(master)
         return float(norm)
 

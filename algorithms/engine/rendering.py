@@ -22,6 +22,7 @@ from itertools import groupby
 from typing import Any, Literal, get_args
 
 from swe_gym_env.errors import SetupError
+from swe_gym_env.text import whole
 from swe_gym_env.types import Turn
 
 Thinking = Literal["kept", "stripped", "empty"]
@@ -29,6 +30,12 @@ ROLES = ("system", "user", "assistant", "user", "assistant", "user")
 # Some templates (Llama 3.2) write today's date into the system prompt. An episode may be trained on
 # another day than it was played, so the date is fixed: the one that those templates fall back to.
 DATE = "26 Jul 2024"
+FORCED = (
+    "it begins each reply with {} and cannot be told not to, so labels would be learned as "
+    "thoughts; in a copy of the model's folder, take these words out of what chat_template.jinja "
+    "(or tokenizer_config.json) writes where add_generation_prompt is true, and give that folder "
+    "as model.path"
+)
 
 
 def fingerprint(tokenizer: Any) -> str:
@@ -77,10 +84,7 @@ class Renderer:
         self.end_id, self._after = after[0], after[1:]
         self.ready = self._ids(self._trusted(cut[6][len(cut[2]) :]))
         if self.ready and thinking != "empty":
-            raise self._refused(
-                "it begins each reply with a thought, as which labels would be learned; take "
-                "model.thinking=empty"
-            )
+            raise self._refused(self._thought())
         if thinking == "empty" and not self.ready:
             raise self._refused("it cannot be told not to think; take model.thinking=kept")
         padded = [f" \n{word} \n" for word in plain]
@@ -101,8 +105,21 @@ class Renderer:
             raise self._refused(
                 "its ids are not those of its parts"
                 if self.thinking == "kept"
+                else FORCED.format(repr(self.decode(self.ready)))
+                if self.ready
                 else f"it does not know model.thinking={self.thinking}; take kept"
             )
+
+    def _thought(self) -> str:
+        """What to do about a template that begins each reply with a thought."""
+        try:
+            Renderer(self.tokenizer, "empty")
+        except SetupError:
+            return FORCED.format(repr(self.decode(self.ready)))
+        return (
+            "it begins each reply with a thought, as which labels would be learned; take "
+            "model.thinking=empty"
+        )
 
     def _template(self, contents: Sequence[str], tokenize: bool) -> Any:
         if not self.tokenizer.chat_template:
@@ -151,9 +168,10 @@ class Renderer:
         return text.strip() if role in self._trimmed else text
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; a special token spelt in it is not one."""
+        """Ids of plain text; a special token spelt in it is not one, and half a character, as old
+        runs have stored it, is U+FFFD."""
         return list(
-            self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            self.tokenizer.encode(whole(text), add_special_tokens=False, split_special_tokens=True)
         )
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -92,6 +91,11 @@ class TrainSample:
         return np.max(np.abs(streams), axis=0)
 
     @property
+    def trunk(self) -> int:
+        """How many nodes, from a lone root down, have all that follow below them."""
+        return int((self.end == len(self)).cumprod().sum())
+
+    @property
     def visible(self) -> np.ndarray:
         """(n, n) bool: row attends to column. For tests and explanations."""
         rows, columns = np.arange(len(self))[:, None], np.arange(len(self))[None]
@@ -100,7 +104,9 @@ class TrainSample:
 
 @dataclass(frozen=True)
 class Packed:
-    """Several trees in one row at ``spans``. The m loss pairs come with their streams."""
+    """Several trees in one row of t nodes. What they begin with alike stands there once: ``spans``
+    are the nodes of each tree that no tree before it has. The m loss pairs come with their streams,
+    tree by tree in the order in which the trees were given."""
 
     input_ids: torch.Tensor  # (1, t)
     position_ids: torch.Tensor  # (1, t)
@@ -135,29 +141,64 @@ STREAMS = (
 
 
 def pack(samples: Sequence[TrainSample], multiple: int = 1) -> Packed:
-    """Lay trees side by side; each sees itself alone, so the result does not depend on company.
+    """Lay trees into one row. A common beginning (all episodes of a run have the system prompt in
+    common) is computed once, for a token's states depend on nothing but its ancestors. Apart from
+    that each tree sees itself alone, so the result does not depend on what else is in the row.
     Roots without a weight fill the row up to a length that is a multiple of ``multiple``."""
-    if missing := -sum(map(len, samples)) % multiple:
+    places, spans = _lay_out(samples)
+    length = spans[-1][1]
+    if missing := -length % multiple:
         blank = np.zeros(missing, dtype=np.int64)
         samples = [*samples, TrainSample(blank, blank - 1, blank.astype(np.float32), blank)]
-    starts = np.cumsum([0, *map(len, samples)])
-    placed = list(zip(samples, starts[:-1], strict=True))
+        places.append(np.arange(length, length + missing))
+        spans.append((length, length + missing))
+    token_ids, depth, end = (np.zeros(length + missing, dtype=np.int64) for _ in range(3))
+    for sample, place in zip(samples, places, strict=True):
+        token_ids[place], depth[place] = sample.token_ids, sample.depth
+        end[place] = np.maximum(end[place], place[sample.end - 1] + 1)
+    placed = list(zip(samples, places, strict=True))
     firsts = np.cumsum([0, *(int(s.sequence.max(initial=0)) + 1 for s in samples)])
 
     def joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(arrays))
 
     return Packed(
-        joined([s.token_ids for s in samples])[None],
-        joined([s.depth for s in samples])[None],
-        joined([s.end + start for s, start in placed]),
-        tuple((int(a), int(b)) for a, b in pairwise(starts)),
-        joined([s.parent[s.scored] + start for s, start in placed]),
-        joined([s.scored + start for s, start in placed]),
+        torch.from_numpy(token_ids)[None],
+        torch.from_numpy(depth)[None],
+        torch.from_numpy(end),
+        tuple(spans),
+        joined([place[s.parent[s.scored]] for s, place in placed]),
+        joined([place[s.scored] for s, place in placed]),
         joined([s.token_ids[s.scored] for s in samples]),
         joined([s.sequence[s.scored] + n for s, n in zip(samples, firsts[:-1], strict=True)]),
         {name: joined(_padded(samples, name)) for name in STREAMS},
     )
+
+
+def in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """With how many ids both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _lay_out(samples: Sequence[TrainSample]) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+    """Where in the row each node of each tree stands, and in row order which part is new.
+
+    In lexicographic order of their trunks no tree has more in common with any before it than with
+    the one just before it; what they have in common is then an interval's beginning, so that the
+    row is in depth-first order again.
+    """
+    trunks = [sample.token_ids[: sample.trunk].tolist() for sample in samples]
+    places: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(samples)
+    spans: list[tuple[int, int]] = []
+    length, before, above = 0, list[int](), places[0]
+    for k in sorted(range(len(samples)), key=lambda k: trunks[k]):
+        common = in_common(before, trunks[k])
+        own = np.arange(length, length + len(samples[k]) - common)
+        places[k] = np.concatenate([above[:common], own])
+        spans.append((length, length + len(own)))
+        length, before, above = length + len(own), trunks[k], places[k]
+    return places, spans
 
 
 def _padded(samples: Sequence[TrainSample], name: str) -> list[np.ndarray]:

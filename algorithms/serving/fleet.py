@@ -20,6 +20,7 @@ import httpx
 from algorithms.engine.adapters import is_adapter
 from algorithms.serving.server import Server
 from algorithms.serving.weights import Routes, Version
+from swe_gym_env.agents import refusal
 from swe_gym_env.agents.base import Key, keyed_rng
 from swe_gym_env.agents.patience import Patience
 from swe_gym_env.errors import PolicyError, SetupError
@@ -89,6 +90,14 @@ class Fleet:
                 return answer
 
             return self._patience.ask(send, read, server.url, lambda: self._revive(server, seen))
+
+    def limit(self, version: Version, key: Key) -> int:
+        """How many tokens the server of ``key`` takes, turn included; 0 where it does not say."""
+        try:
+            answer = self._client.get(f"{self._server(key).url}/v1/models", timeout=10.0)
+            return refusal.limit(answer.json(), version.model)
+        except (httpx.HTTPError, ValueError):
+            return 0
 
     def check(self, version: Version) -> None:
         """That all servers hold ``version``, before and after turns are asked of it: one that was

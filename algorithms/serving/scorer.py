@@ -12,8 +12,10 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
+import httpx
 import numpy as np
 
 from algorithms.engine.lessons import executed_tree
@@ -22,6 +24,7 @@ from algorithms.engine.scorer import Given
 from algorithms.engine.tree import TrainSample
 from swe_gym_env.agents.base import CONTEXT_FULL
 from swe_gym_env.agents.patience import Patience, connect
+from swe_gym_env.agents.refusal import limit, within
 from swe_gym_env.errors import PolicyError, SetupError
 from swe_gym_env.types import Episode, Scores
 
@@ -107,9 +110,9 @@ class ServedScorer:
         try:
             for path in paths(tree):
                 ids = tree.token_ids[path].tolist()
-                body = {"model": self.model, "prompt": ids, "max_tokens": 1, "temperature": 0.0}
+                body = {"model": self.model, "prompt": ids, "temperature": 0.0}
                 body["prompt_logprobs"] = top_k
-                found = self._ask(f"{self.base_url}/completions", body, _likely)
+                found = within(partial(self._likely, body), 1, partial(self._is_full, len(ids)))
                 if len(found) != len(ids):
                     raise PolicyError(f"{len(found)} log-probs for a prompt of {len(ids)} tokens")
                 places |= dict(zip(path.tolist(), found, strict=True))
@@ -147,6 +150,19 @@ class ServedScorer:
         most = tuple(tuple(logprob for _, logprob in one) for one in best)
         told = (ids, most) if top_k else ((), ())
         return Scores(episode.episode_id, turn, self.name, tuple(logprobs), *told)
+
+    def _likely(self, body: Mapping[str, Any], max_tokens: int) -> list[Likely]:
+        url, whole = f"{self.base_url}/completions", {**body, "max_tokens": max_tokens}
+        found: list[Likely] = self._ask(url, whole, _likely)
+        return found
+
+    def _is_full(self, length: int) -> bool:
+        """Whether a prompt of ``length`` tokens is longer than the server says it takes."""
+        try:
+            listing = self._client.get(f"{self.base_url}/models", timeout=10.0).json()
+        except (httpx.HTTPError, ValueError):
+            return False
+        return 0 < limit(listing, self.model) <= length
 
     def _ask(self, url: str, body: Mapping[str, Any], read: Any) -> Any:
         return self._patience.ask(lambda: self._client.post(url, json=body), read, url)

@@ -17,6 +17,7 @@ from algorithms.engine.rendering import Renderer
 from algorithms.serving.fleet import Fleet
 from algorithms.serving.weights import Version
 from swe_gym_env.agents.base import CONTEXT_FULL, Reply, State, keyed_rng
+from swe_gym_env.agents.refusal import within
 from swe_gym_env.errors import PolicyError
 
 
@@ -83,11 +84,16 @@ class VLLMPolicy:
         body = {
             **self._request,
             "prompt": ids,
-            "max_tokens": min(self.max_new_tokens, room),
             "seed": int(keyed_rng(state.key).integers(2**31)),
         }
         try:
-            sampled, logprobs = self.fleet.ask(self.version, state.key, body, _sampled)
+            sampled, logprobs = within(
+                lambda tokens: self.fleet.ask(
+                    self.version, state.key, {**body, "max_tokens": tokens}, _sampled
+                ),
+                min(self.max_new_tokens, room),
+                lambda: 0 < self.fleet.limit(self.version, state.key) <= len(ids),
+            )
         except PolicyError as error:
             return self._failed(str(error))
         words = sampled[:-1] if sampled[-1] in self.stop_ids else sampled

@@ -26,7 +26,8 @@ from experiments.analysis.stored import (
     drawn,
     home_of,
 )
-from experiments.folders import digest, read_json, write_json
+from experiments.folders import read_json, write_json
+from experiments.naming import digest
 from experiments.progress import Display
 from experiments.tables import Curve, Table
 from swe_gym_env.types import Episode

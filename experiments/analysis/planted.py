@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from swe_gym_env.agents.base import Key, Policy, Reply, State
+from swe_gym_env.agents.base import Key, Policy, Reply, State, shown
 from swe_gym_env.agents.expert.gold import Block, parse_patch
-from swe_gym_env.types import Executor, TaskInstance, ToolCall
+from swe_gym_env.types import Executor, TaskInstance, TaskView, ToolCall
 
 
 def place(task: TaskInstance) -> tuple[str, Block] | None:
@@ -78,6 +78,7 @@ class WithMistake:
     def __init__(self, mistake: str, turn: int, lead: Policy | None) -> None:
         self.name = f"{mistake} at turn {turn}"
         self.needs_box = lead is not None and lead.needs_box
+        self.needs_answer = True  # the mistake is made where the gold patch changes something
         self._say, self._turn, self._lead = MISTAKES[mistake], turn, lead
 
     def act(self, states: Sequence[State]) -> list[Reply]:
@@ -86,12 +87,19 @@ class WithMistake:
         said = {id(state): self._reply(state.task) for state in now}
         if others:
             assert self._lead is not None
-            replies = self._lead.act(others)
+            replies = self._lead.act([_seen_by(self._lead, state) for state in others])
             said |= {id(state): reply for state, reply in zip(others, replies, strict=True)}
         return [said[id(state)] for state in states]
 
-    def _reply(self, task: TaskInstance) -> Reply:
-        found = place(task)
+    def _reply(self, task: TaskView | TaskInstance) -> Reply:
+        found = place(task) if isinstance(task, TaskInstance) else None
         if found is None:
             return Reply(error="the gold patch changes no file that is there")
         return Reply(action=self._say(*found), policy_version=self.name)
+
+
+def _seen_by(policy: Policy, state: State) -> State:
+    """The state without the gold patch, unless ``policy``, too, needs it."""
+    if isinstance(state.task, TaskInstance):
+        return replace(state, task=shown(state.task, policy))
+    return state

@@ -25,7 +25,8 @@ from experiments.analysis.stored import (
     home_of,
 )
 from experiments.build import Parts
-from experiments.folders import RunFolder, digest, read_json
+from experiments.folders import RunFolder, read_json
+from experiments.naming import digest
 from experiments.play import play
 from experiments.progress import Display
 from experiments.statistics import mcnemar
@@ -122,7 +123,7 @@ def _of_student(
     lead = _lead(parts, plan.lead)
     who: Executor = "student" if lead is None else "teacher"
     requests = [Request(task, parts.cfg.seed) for task in tasks]
-    limits = (parts.cfg.limits, parts.cfg.actions.name, parts.cfg.model.dtype)
+    limits = (parts.cfg.limits, parts.cfg.actions.name, parts.precision)
     key = digest([str(one) for one in (student and student.resolve(), *limits)])
 
     def played(what: str, mixer: HandOver, teacher: Policy | None) -> dict[str, Episode]:

@@ -28,9 +28,8 @@ from swe_gym_env.sandbox.warm import WarmProvider
 from swe_gym_env.types import Annotation, Episode, TaskInstance
 
 
-def script(state: State) -> str:
+def script(task: TaskInstance, turn: int) -> str:
     """The turns that a quick agent with perfect knowledge would take."""
-    task = state.task
     tests = " ".join(shlex.quote(test) for test in task.fail_to_pass[:5])
     commands = [
         "git status --short; ls",
@@ -40,7 +39,7 @@ def script(state: State) -> str:
         "git diff --stat",
         "finish",
     ]
-    return f"```bash\n{commands[min(len(state.turns), len(commands) - 1)]}\n```"
+    return f"```bash\n{commands[min(turn, len(commands) - 1)]}\n```"
 
 
 def play(boxes: SandboxProvider, chosen: list[TaskInstance], live: int, episodes: int) -> None:
@@ -52,6 +51,11 @@ def play(boxes: SandboxProvider, chosen: list[TaskInstance], live: int, episodes
     def keep(episode: Episode, _: list[Annotation]) -> None:
         ended.append(episode)
 
+    answers = {task.instance_id: task for task in chosen}  # a policy is not shown the gold patch
+
+    def say(state: State) -> str:
+        return script(answers[state.task.instance_id], len(state.turns))
+
     requests = [
         Request(chosen[number % len(chosen)], repeat=number // len(chosen))
         for number in range(episodes)
@@ -60,7 +64,7 @@ def play(boxes: SandboxProvider, chosen: list[TaskInstance], live: int, episodes
     rollout(
         requests,
         make_env=make_env,
-        student=ScriptedPolicy(script),
+        student=ScriptedPolicy(say),
         mixer=StudentOnly(),
         annotate=False,
         on_episode=keep,

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from algorithms.engine.rounds import RoundFolder
-from experiments import teachers
+from experiments import inputs, teachers
 from experiments.build import Parts
 from experiments.evaluation import measures, predictions
 from experiments.play import play
@@ -35,6 +35,8 @@ def evaluate(
     title: str,
 ) -> dict[str, Any]:
     """Does nothing where ``folder`` has been measured. Returns what stands in its metrics.json."""
+    if checkpoint is not None:
+        inputs.check_student(folder.path, checkpoint, "measured")
     if folder.is_done("evaluate"):
         return folder.metrics
     cfg, taught = parts.cfg, _is_teacher(parts.cfg)
@@ -72,8 +74,6 @@ def alone(cfg: DictConfig) -> DictConfig:
     """``cfg`` with what an evaluation has no use for taken out. Raises SetupError."""
     own, who = cfg.copy(), cfg.evaluation.who
     samples = cfg.evaluation.samples
-    if samples is not None and samples < 1:
-        raise SetupError(f"evaluation.samples={samples}: it is 1 or more, or null for greedy")
     if who == "teacher" and cfg.teacher.name == "trained":
         with open_dict(own):  # it is found by what it was made of, which the next lines change
             own.teacher.path = str(teachers.folder(cfg))
@@ -92,7 +92,14 @@ def alone(cfg: DictConfig) -> DictConfig:
 
 
 def refuse_in_a_run(cfg: DictConfig) -> None:
-    """SetupError where a training run is told what only an evaluation by itself can do."""
+    """SetupError where a training run is told what only an evaluation by itself can do, or what
+    no evaluation can."""
+    untrained = cfg.evaluation.get("untrained", True)
+    if not isinstance(untrained, bool) and not (isinstance(untrained, int) and untrained >= 0):
+        raise SetupError(
+            f"evaluation.untrained={untrained}: it is true (all tasks), false (none), or on how "
+            "many of the tasks the untrained student is measured"
+        )
     if _is_teacher(cfg) or cfg.evaluation.get("samples"):
         raise SetupError(
             "A run measures its student, greedily. evaluation.who and evaluation.samples are for "

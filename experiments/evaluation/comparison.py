@@ -15,7 +15,7 @@ import numpy as np
 from experiments import metrics
 from experiments.evaluation.measures import SHARES
 from experiments.evaluation.outcomes import Outcomes
-from experiments.evaluation.stored import Stored
+from experiments.evaluation.stored import DTYPE, ROWS, Stored
 from experiments.statistics import (
     Interval,
     bootstrap_difference,
@@ -192,8 +192,10 @@ def _differing(first: Group, group: Group, one: Stored) -> list[str]:
     here, there = one.settings, next((other.settings for other in first.stored), {})
     if not (here and there):
         return [f"{group.name}: no config.yaml, so that limits could not be compared"]
+    unknown = {ROWS} - (here.keys() & there.keys())  # of an older version
     return [
         f"{key} is {here.get(key)} for {group.name}, {there.get(key)} for {first.name}"
-        for key in sorted(here.keys() | there.keys())
+        for key in sorted((here.keys() | there.keys()) - unknown)
         if here.get(key) != there.get(key)
+        and not (key == DTYPE and None in (here.get(key), there.get(key)))
     ]

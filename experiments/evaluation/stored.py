@@ -11,13 +11,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from algorithms.engine.rounds import RoundFolder
+from experiments import inputs
 from experiments.evaluation import predictions
 from experiments.evaluation.outcomes import wanted
 from experiments.folders import read_json
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode
 
+ROWS = "the digest of the file of tasks"  # where the run remembers it
 # Sections of the configuration whose values must agree for a fair comparison
+DTYPE = "model.dtype"  # in which a model computed: of an endpoint or the expert nobody knows it
 MATTERS = ("limits", "actions", "history", "tasks.name", "tasks.build", "evaluation.split")
 
 
@@ -94,7 +97,9 @@ class Stored:
         place = self.path.resolve()
         for folder in (place, *place.parents[:3]):
             if (folder / "config.yaml").is_file():
-                return _chosen(OmegaConf.load(folder / "config.yaml"))
+                found = _chosen(OmegaConf.load(folder / "config.yaml"))
+                rows = (read_json(folder / inputs.FILE) or {}).get("inputs", {}).get("tasks")
+                return found | ({ROWS: rows["content"][:10]} if rows else {})
         return {}
 
 
@@ -109,4 +114,7 @@ def _chosen(cfg: Any) -> dict[str, Any]:
             found |= {f"{key}.{name}": one for name, one in value.items()}
         else:
             found[key] = value
+    if OmegaConf.select(cfg, "evaluation.who") != "teacher":
+        asked = OmegaConf.select(cfg, DTYPE)
+        found[DTYPE] = OmegaConf.select(cfg, "decided.dtype") or asked
     return {**found, "evaluation.samples": samples}

@@ -11,7 +11,9 @@ from itertools import compress
 from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
+from experiments.progress import plain
 from experiments.tables import Cell, Table
 
 PADDING = 3  # characters between two columns
@@ -22,19 +24,21 @@ def show(console: Console, table: Table) -> None:
         return
     lines = [[str(column) for column in table.columns], *map(list, _cells(table))]
     measured = [any(row[k] is not None for row in table.rows) for k in range(len(table.columns))]
-    lines = [list(compress(line, measured)) for line in lines]
+    lines = [[plain(cell) for cell in compress(line, measured)] for line in lines]
     turned = [list(column) for column in zip(*lines, strict=True)]
     if console.width < _width(lines) > _width(turned):
         lines = turned
     header, *rows = lines
-    grid = Grid(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    grid = Grid(
+        title=Text(plain(table.title)), title_justify="left", title_style="bold", box=box.SIMPLE
+    )
     for number, column in enumerate(header):
-        grid.add_column(column, justify="right" if number else "left", overflow="fold")
+        grid.add_column(Text(column), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(Text, row))
     console.print(grid)
     if table.note:
-        console.print(table.note, style="dim")
+        console.print(plain(table.note), style="dim")
 
 
 def _width(lines: list[list[str]]) -> int:

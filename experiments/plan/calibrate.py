@@ -1,7 +1,8 @@
 """Measures this machine: how fast the student answers and learns, and what boxes cost.
 
 Real parts only: the model in the policy that plays, the trainer that trains, episodes of the
-built-in expert. Wall time, so other programs should not run beside it.
+built-in expert. Wall time, so other programs should not run beside it. Precision and threads are
+those that a run would take (``experiments/precision.py``), and stand beside the figures.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from experiments import precision
 from experiments.build import Parts
 from experiments.folders import write_json
 from experiments.plan.hardware import calibration_file
@@ -29,16 +32,23 @@ from swe_gym_env.agents.mixers import TeacherOnly
 from swe_gym_env.agents.rollout import Request, rollout
 from swe_gym_env.types import Episode, Outcome, TaskInstance, Turn
 
+if TYPE_CHECKING:
+    import torch
+
+    from algorithms.engine.learner import TrainingConfig
+    from algorithms.engine.rendering import Renderer
+    from algorithms.engine.tree import TrainSample
+
 BATCHES = (1, 8, 32)
 STEPS = 7  # decoding steps of one measurement
 EPISODES = 5
 WORDS = "The function returns the wrong value when its argument is negative; see the report. "
 
 
-def timed(call: Callable[[], Any]) -> float:
-    began = time.monotonic()
+def timed(call: Callable[[], Any], clock: Callable[[], float] = time.monotonic) -> float:
+    began = clock()
     call()
-    return time.monotonic() - began
+    return clock() - began
 
 
 def calibrate(cfg: DictConfig, display: Display) -> Path:
@@ -60,17 +70,27 @@ def calibrate(cfg: DictConfig, display: Display) -> Path:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_shown(one)}" for key, one in value.items())
-    return f"{value:.3g}"
+    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 def _answers(parts: Parts, _: Display) -> dict[str, Any]:
-    """Libraries, load, prefill and a decoding step by batch."""
+    """Libraries, and what :func:`answering` finds, in the precision and on the threads of a run."""
     start = timed(lambda: importlib.import_module("algorithms.engine.learner"))
+    dtype = parts.dtype  # sets the number of threads
+    decided = {"dtype": parts.precision, "threads": precision.threads(parts.cfg)}
+    return {**decided, "start": start, **answering(parts.start, dtype)}
+
+
+def answering(
+    model: Path, dtype: torch.dtype, clock: Callable[[], float] = time.monotonic
+) -> dict[str, Any]:
+    """Seconds to load the model, prefilled tokens a second, and the seconds of one decoding step by
+    the number of rows."""
     from algorithms.engine.hf_policy import HFPolicy
 
     made: list[HFPolicy] = []
-    dtype = parts.dtype  # sets the number of threads
-    load = timed(lambda: made.append(HFPolicy.from_folder(parts.start, dtype, wave=max(BATCHES))))
+    whole = max(BATCHES)
+    load = timed(lambda: made.append(HFPolicy.from_folder(model, dtype, wave=whole)), clock)
     policy = made[0]
     policy.stop_ids = set()  # so that every answer has the length asked for
     decode: dict[str, float] = {}
@@ -79,7 +99,7 @@ def _answers(parts: Parts, _: Display) -> dict[str, Any]:
     def answer(batch: int, tokens: int) -> float:
         policy.max_new_tokens = tokens
         states = [_state(WORDS * 6, number, batch) for number in range(batch)]
-        return timed(lambda: policy.act(states))
+        return timed(lambda: policy.act(states), clock)
 
     answer(2, 2)
     for batch in BATCHES:
@@ -89,8 +109,7 @@ def _answers(parts: Parts, _: Display) -> dict[str, Any]:
             prefill.append((policy.prefilled_tokens - before) / first)
         more = answer(batch, 1 + STEPS)  # its prompts are in the prefix store by now
         decode[str(batch)] = more / (1 + STEPS)
-    speed = statistics.median(prefill)
-    return {"start": start, "load": load, "prefill": speed, "decode": decode}
+    return {"load": load, "prefill": statistics.median(prefill), "decode": decode}
 
 
 def _state(words: str, number: int, salt: int) -> State:
@@ -100,18 +119,43 @@ def _state(words: str, number: int, salt: int) -> State:
 
 
 def _learning(parts: Parts, _: Display) -> dict[str, Any]:
-    """Tokens a second, a step of the optimiser, and saving."""
-    from dataclasses import replace
+    return learning(parts.start, parts.dtype, parts.renderer, parts.training)
 
-    from algorithms.base import Lesson, Target
+
+def learning(
+    model: Path,
+    dtype: torch.dtype,
+    renderer: Renderer,
+    training: TrainingConfig,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Any]:
+    """Trained tokens a second, and the seconds of a step of the optimizer and of saving."""
     from algorithms.engine.checkpoint import load_model
     from algorithms.engine.learner import Learner
-    from algorithms.engine.lessons import lesson_trees
     from algorithms.engine.optimizer import MasterAdamW
 
-    config = replace(parts.training, epochs=1)
+    config = replace(training, epochs=1)
+    trees = _trees(renderer, 2 * config.batch_size, config.max_tree_tokens)
+    learner = Learner(load_model(model, dtype), renderer.tokenizer, config)
+    optimizer = MasterAdamW(learner.model.parameters(), 0.0)
+    optimizer.step()
+    update = timed(optimizer.step, clock)
+    del optimizer
+    learner.train(trees[:1])
+    took = timed(lambda: learner.train(trees), clock)
+    with tempfile.TemporaryDirectory() as folder:
+        save = timed(lambda: learner.save(Path(folder) / "model"), clock)
+    tokens, steps = sum(map(len, trees)), math.ceil(len(trees) / config.batch_size)
+    rest = max(0.2 * took, took - steps * update)
+    return {"train": tokens / rest, "update": update, "save": save}
+
+
+def _trees(renderer: Renderer, count: int, most: int) -> list[TrainSample]:
+    from algorithms.base import Lesson, Target
+    from algorithms.engine.lessons import lesson_trees
+
     lessons = []
-    for number in range(2 * config.batch_size):
+    for number in range(count):
         turns = tuple(
             Turn(f"{number} {WORDS * (8 if turn == 0 else 1)}", "teacher", WORDS)
             for turn in range(4)
@@ -119,19 +163,7 @@ def _learning(parts: Parts, _: Display) -> dict[str, Any]:
         outcome = Outcome("resolved", 1.0)
         episode = Episode(str(number), "t", 0, 0, 0, WORDS, turns, outcome, "finished")
         lessons.append(Lesson(episode, tuple(Target(turn, None) for turn in range(4))))
-    trees = list(lesson_trees(lessons, parts.renderer, config.max_tree_tokens))
-    learner = Learner(load_model(parts.start, parts.dtype), parts.renderer.tokenizer, config)
-    optimizer = MasterAdamW(learner.model.parameters(), 0.0)
-    optimizer.step()
-    update = timed(optimizer.step)
-    del optimizer
-    learner.train(trees[:1])
-    took = timed(lambda: learner.train(trees))
-    with tempfile.TemporaryDirectory() as folder:
-        save = timed(lambda: learner.save(Path(folder) / "model"))
-    tokens, steps = sum(map(len, trees)), math.ceil(len(trees) / config.batch_size)
-    rest = max(0.2 * took, took - steps * update)
-    return {"train": tokens / rest, "update": update, "save": save}
+    return list(lesson_trees(lessons, renderer, most))
 
 
 def _boxes(parts: Parts, display: Display) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -155,11 +155,43 @@ def calibration_file(plan: DictConfig) -> Path:
     return Path(plan.calibration) if plan.calibration else home() / "plan.json"
 
 
+def calibrated(plan: DictConfig) -> dict[str, Any]:
+    """What ``plan.calibrate`` measured here, with the ``dtype`` and ``threads`` it was measured in;
+    {} where it never was. SetupError where the file cannot be read."""
+    file = calibration_file(plan)
+    try:
+        return dict(json.loads(file.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise SetupError(
+            f"{file} is no calibration ({error}): delete it, or give plan.calibration=FILE"
+        ) from None
+
+
 def this_cpu(plan: DictConfig) -> CPU:
     """The defaults, under what was calibrated here, under what the configuration says."""
-    found: dict[str, Any] = {}
-    if calibration_file(plan).is_file():
-        found = json.loads(calibration_file(plan).read_text())
+    known = {field.name for field in fields(CPU)}
+    found = {key: value for key, value in calibrated(plan).items() if key in known}
     for section in (plan.cpu, plan.boxes):
         found |= {str(key): value for key, value in section.items() if value is not None}
     return replace(CPU(), **found)
+
+
+def measured_with(cfg: DictConfig) -> str:
+    """One line: in which precision the CPU's figures were measured, and whether a run takes it."""
+    found = calibrated(cfg.plan)
+    again = "python -m experiments.plan plan.calibrate=true"
+    if not found:
+        return (
+            "CPU: the figures of a machine with bfloat16 units (docs/benchmarks.md); one without "
+            f"them trains more slowly. {again} measures this one"
+        )
+    dtype, threads = found.get("dtype", "bfloat16"), found.get("threads")
+    on = f", {threads} thread{'s' * (threads != 1)}" if threads else ""
+    if cfg.model.dtype in ("auto", dtype):
+        return f"CPU: as calibrated here ({dtype}{on})"
+    return (
+        f"CPU: as calibrated here in {dtype}{on}, but model.dtype={cfg.model.dtype}: "
+        f"{again} model.dtype={cfg.model.dtype} measures that"
+    )

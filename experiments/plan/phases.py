@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from algorithms.base import Algorithm, Collect
 from algorithms.engine.objective import Objective
 from experiments.build import algorithm as made
+from experiments.naming import untrained_tasks
 from experiments.plan import known, memory, workload
 from experiments.plan.engine import Engine, Used
 from experiments.plan.epoch import epoch_seconds
@@ -93,7 +94,8 @@ class Planner:
 
     def first(self) -> Phase:
         """The untrained student; the libraries are loaded on the way."""
-        phase = self.evaluation("untrained", self.given.untrained)
+        count = untrained_tasks(self.cfg)
+        phase = self.evaluation("untrained", self.given.untrained, count)
         return replace(phase, bounds={**phase.bounds, "start": self.cpu.start})
 
     def _tasks(self) -> list[Phase]:
@@ -112,11 +114,12 @@ class Planner:
         wanted = cfg.iteration0.episodes + cfg.rounds * cfg.episodes_per_round
         return min(wanted, cfg.tasks.train or wanted) + cfg.evaluation.tasks
 
-    def evaluation(self, name: str, student: Agent) -> Phase:
+    def evaluation(self, name: str, student: Agent, count: int | None = None) -> Phase:
         name = f"evaluate {name}"
         key = (student, self.facts.seen.get(name))
         if key not in self._evaluated:
-            _, phase = self._play(name, StudentOnly(), 99, self.cfg.evaluation.tasks, student)
+            count = count or self.cfg.evaluation.tasks
+            _, phase = self._play(name, StudentOnly(), 99, count, student)
             self._evaluated[key] = phase
         return replace(self._evaluated[key], name=name)
 

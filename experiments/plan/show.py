@@ -12,7 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from experiments import precision
 from experiments.plan import memory
+from experiments.plan.hardware import measured_with
 from experiments.plan.known import Facts
 from experiments.plan.phases import Phase, Planner
 from experiments.plan.shapes import BF16
@@ -32,6 +34,7 @@ def plan(cfg: DictConfig, display: Display) -> None:
     """Prints the plan; with ``plan.calibrate`` measures this machine instead. SetupError, at once,
     where the run cannot fit."""
     console = display.console
+    precision.check(cfg)
     if cfg.plan.calibrate:
         from experiments.plan.calibrate import calibrate
 
@@ -51,6 +54,8 @@ def plan(cfg: DictConfig, display: Display) -> None:
     token_table(console, phases)
     teacher_cost(console, planner, phases)
     disk(console, planner)
+    if not gpus:
+        console.print(measured_with(cfg))
     if cfg.model.requires.gpus or gpus:
         points = scaling(cfg, gpus, facts, phases)
         scaling_table(console, cfg, points)

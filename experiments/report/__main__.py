@@ -9,10 +9,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.folders import digest
+from experiments.naming import digest
+from experiments.progress import plain
 from experiments.report import write_comparison, write_evaluation, write_report
 from experiments.report.evaluation_page import is_evaluation
 from experiments.report.groups import is_sweep
+from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
 MADE = ("config.yaml", "rounds", "evaluations")  # of a run, also one that was killed
@@ -30,9 +32,10 @@ def main() -> None:
         if not folder.is_dir():
             parser.error(f"{folder} is not a folder; runs lie in runs/")
     try:
-        print(_write(given.folders, given.out, given.baseline))
+        with room_for(given.out or given.folders[0]):
+            print(_write(given.folders, given.out, given.baseline))
     except SetupError as error:
-        sys.exit(f"\n{error}")
+        sys.exit(plain(f"\n{error}"))
 
 
 def _write(folders: list[Path], out: Path | None, baseline: str | None) -> Path:

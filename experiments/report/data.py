@@ -6,9 +6,8 @@ Rates and p values come from ``experiments/statistics.py``, as those that a run 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from algorithms.engine.rounds import RoundFolder
 from experiments import metrics
 from experiments.analysis.files import read as read_tables
-from experiments.folders import phases_so_far
+from experiments.folders import phases_so_far, read_json
 from experiments.statistics import Rate, rate
 from experiments.summary import ITERATION0, UNTRAINED, label, verdicts_of
 from experiments.tables import Table
-from swe_gym_env.types import Annotation, Episode, from_dict
+from swe_gym_env.types import Annotation, Episode, Turn
 
 FIRST = (UNTRAINED, ITERATION0)
 PLACE = {UNTRAINED: -1, ITERATION0: 0}  # on an axis of rounds
@@ -37,24 +37,30 @@ class RoundData:
     episodes: tuple[Episode, ...]
     annotations: tuple[Annotation, ...]
 
+    @property
+    def turns(self) -> Iterator[Turn]:
+        """Of episodes without a fault of the machinery, as metrics.json counts them."""
+        return (turn for e in self.episodes if not e.outcome.mask for turn in e.turns)
+
     @cached_property
     def teacher_share(self) -> float | None:
         """Realised: executed turns that the teacher took. None where nothing was collected."""
-        taken = [turn.executor == "teacher" for e in self.episodes for turn in e.turns]
+        taken = [turn.executor == "teacher" for turn in self.turns]
         return sum(taken) / len(taken) if taken else None
 
     @cached_property
     def teacher_text(self) -> float | None:
         """The same of what was written: the share of characters, since not all tokens are kept."""
         sizes = Counter[str]()
-        for turn in (turn for e in self.episodes for turn in e.turns):
+        for turn in self.turns:
             sizes[turn.executor] += len(turn.text)
         return sizes["teacher"] / sizes.total() if sizes.total() else None
 
     @cached_property
     def agreement(self) -> tuple[int, float | None]:
         """Labels beside a student's turn, and the share of them that are that turn, to the word."""
-        own = {(e.episode_id, k): t.text for e in self.episodes for k, t in enumerate(e.turns)}
+        counted = [e for e in self.episodes if not e.outcome.mask]
+        own = {(e.episode_id, k): t.text for e in counted for k, t in enumerate(e.turns)}
         beside = {
             (a.episode_id, a.turn): a.text
             for a in self.annotations
@@ -107,25 +113,26 @@ class RunData:
 def read_run(folder: Path) -> RunData:
     """Whatever of a run stands in ``folder``."""
     config, finished = folder / "config.yaml", (folder / "summary.json").exists()
-    versions = _json(folder / "versions.json", [])
+    versions = read_json(folder / "versions.json") or ()
     return RunData(
         folder=folder,
         config=config.read_text("utf-8", "replace") if config.exists() else "",
         finished=finished,
         versions=tuple(versions),
-        phases=_json(folder / "phases.json", {}) if finished else phases_so_far(folder),
-        rounds=tuple(_round(path) for path in sorted((folder / "rounds").glob("round_*"))),
+        phases=(read_json(folder / "phases.json") or {}) if finished else phases_so_far(folder),
+        rounds=tuple(_round(path) for path in sorted((folder / "rounds").glob("round_*[0-9]"))),
         evaluations=_evaluations(folder / "evaluations"),
         analysis=tuple(read_tables(folder / "analysis")),
     )
 
 
 def _round(folder: Path) -> RoundData:
+    stored = RoundFolder(folder)
     return RoundData(
         index=int(folder.name.removeprefix("round_")),
-        metrics=_json(folder / "metrics.json", {}),
-        episodes=_episodes(folder),
-        annotations=tuple(from_dict(Annotation, r) for r in _lines(folder / "annotations.jsonl")),
+        metrics=stored.metrics,
+        episodes=tuple(stored.episodes()),
+        annotations=tuple(stored.annotations()),
     )
 
 
@@ -136,7 +143,7 @@ def _evaluations(folder: Path) -> tuple[Evaluation, ...]:
     rows: list[Evaluation] = []
     paths = [p for p in folder.glob("[!.]*") if p.name in FIRST or p.name.startswith("round_")]
     for path in sorted(paths, key=order):
-        episodes = _episodes(path)
+        episodes = tuple(RoundFolder(path).episodes())
         verdicts = verdicts_of(episodes)
         if not verdicts:
             continue
@@ -145,25 +152,3 @@ def _evaluations(folder: Path) -> tuple[Evaluation, ...]:
         measured = rate(sum(verdicts.values()), len(verdicts))
         rows.append(Evaluation(path.name, name, index, episodes, verdicts, measured))
     return tuple(rows)
-
-
-def _episodes(folder: Path) -> tuple[Episode, ...]:
-    return tuple(from_dict(Episode, row) for row in _lines(folder / "episodes.jsonl"))
-
-
-def _json(path: Path, missing: Any) -> Any:
-    return json.loads(path.read_text("utf-8")) if path.exists() else missing
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that a killed run may have left with half a last line."""
-    rows: list[dict[str, Any]] = []
-    if not path.exists():
-        return rows
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.folders import VOLATILE, sweep_cells
+from experiments.folders import sweep_cells
+from experiments.naming import VOLATILE
 from experiments.report.data import RunData, read_run
 from swe_gym_env.errors import SetupError
 
@@ -108,7 +109,10 @@ def _with_seed(cell: Cell) -> Cell:
 
 
 def _telling(keys: Mapping[str, str]) -> dict[str, str]:
-    """Without what cannot change a result; beta matters to the algorithms that hold it."""
+    """Without what cannot change a result; beta matters to the algorithms that hold it. The
+    precision is the one that a run computed in, whether it was asked for or decided."""
+    if "decided.dtype" in keys:
+        keys = {**keys, "model.dtype": keys["decided.dtype"]}
     dull = set(VOLATILE) - {"beta"} | {"hydra"}
     return {k: v for k, v in keys.items() if k.split(".")[0].split("/")[0] not in dull}
 

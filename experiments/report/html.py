@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from experiments.report.axes import shown
 from experiments.tables import Cell, Table
+from swe_gym_env.disk import write_text
 
 HERE = Path(__file__).parent
 THIN = "\u202f"  # between thousands
@@ -62,12 +63,12 @@ def write(page: Page, path: Path) -> None:
         grid=grid,
         bars=bars,
         svg=Markup,
-        css=Markup("".join((HERE / f"{part}.css").read_text() for part in ("palette", "page"))),
+        css=Markup(
+            "".join((HERE / f"{part}.css").read_text("utf-8") for part in ("palette", "page"))
+        ),
         js=Markup((HERE / "page.js").read_text("utf-8")),
     )
-    aside = path.with_name(f".{path.name}")
-    aside.write_bytes(html.encode("utf-8", "replace"))
-    aside.replace(path)
+    write_text(path, html)
 
 
 def grid(table: Table) -> Markup:

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from experiments.view.data import EpisodeSet, body, episode_sets, row
 from experiments.view.tokens import RunTokens
+from swe_gym_env.disk import write_text
 from swe_gym_env.errors import SetupError
 
 __all__ = ["write_view"]
@@ -50,9 +51,7 @@ def write_view(run_folder: Path, tokens: bool = False) -> Path:
         js=Markup("\n".join((HERE / f"{name}.js").read_text("utf-8") for name in SCRIPTS)),
     )
     path = folder / "episodes.html"
-    aside = path.with_name(".episodes.html")
-    aside.write_text(html, "utf-8")
-    aside.replace(path)
+    write_text(path, html)
     return path
 
 

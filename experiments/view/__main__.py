@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 from experiments.view import write_view
+from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
 
@@ -35,13 +36,16 @@ def main() -> None:
     if given.follow:
         from experiments.view.follow import follow, refuse_sweep
 
+        if given.folder.exists() and not given.folder.is_dir():
+            parser.error(f"{given.folder} is not a folder; runs lie in runs/")
         if said := refuse_sweep(given.folder):
             parser.error(said)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` has it ignored
         follow(given.folder)
         return
     try:
-        print(write_view(given.folder, given.tokens))
+        with room_for(given.folder):
+            print(write_view(given.folder, given.tokens))
     except SetupError as error:
         parser.error(str(error))
 

@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.folders import sweep_cells
-from experiments.progress import _per
+from experiments.progress import _per, plain
+from experiments.progress import console as own_console
 from experiments.statistics import rate
 from experiments.view.watch import Phase, Watch
 
@@ -30,7 +31,7 @@ STYLE = {"student": "blue", "teacher": "dark_orange3"}
 
 def follow(folder: Path, console: Console | None = None, seconds: float = 1.0) -> None:
     """Shows the run in ``folder`` until it has ended, or until Ctrl-C."""
-    console = console or Console()
+    console = console or own_console()
     watch = Watch(Path(folder).absolute())
     try:
         if console.is_terminal:
@@ -139,7 +140,7 @@ def _episode(row: Mapping[str, Any]) -> Text:
     return Text.assemble(
         ("● " if good else "○ ", "green" if good else "red"),
         f"{plain(row['instance_id']):<34} ",
-        (f"{status.replace('_', ' ')}{why}", "" if good else "dim"),
+        (plain(f"{status.replace('_', ' ')}{why}"), "" if good else "dim"),
         (f"  {told}", "dim"),
     )
 
@@ -157,11 +158,6 @@ def _words(row: Mapping[str, Any]) -> Panel:
     title = Text(f"{turn['executor']}, turn {number} of {len(turns)}, {plain(row['instance_id'])}")
     style = STYLE.get(turn["executor"], "")
     return Panel(Text(text), title=title, title_align="left", box=box.ROUNDED, border_style=style)
-
-
-def plain(text: str) -> str:
-    """Without what would steer the terminal."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)
 
 
 def _clock(seconds: float | None) -> str:

@@ -148,10 +148,12 @@ def _parts(run: Path) -> Parts:
     from omegaconf import DictConfig, OmegaConf
 
     from experiments.build import Parts
+    from experiments.inputs import refuse_changed
 
     cfg = OmegaConf.load(run / "config.yaml")
     if not isinstance(cfg, DictConfig) or "model" not in cfg:
         raise SetupError(f"{run}/config.yaml names no model")
+    refuse_changed(run, cfg, "model")
     return Parts(cfg)
 
 

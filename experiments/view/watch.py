@@ -6,7 +6,6 @@ same run: the files are read as they grow, and nothing is asked of the process.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import deque
@@ -15,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.folders import evaluated_on, phases_so_far, read_json
+from algorithms.engine.rounds import parsed
+from experiments.folders import phases_so_far, read_json
+from experiments.naming import evaluated_on, untrained_folder, untrained_tasks
 from experiments.summary import ITERATION0, UNTRAINED, label
 
 EPISODES = "episodes.jsonl"
@@ -44,7 +45,7 @@ class Tail:
             return []
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        fresh = [json.loads(line) for line in whole.splitlines()]
+        fresh = [row for row in map(parsed, whole.split(b"\n")) if row and _is_episode(row)]
         for row in fresh:
             outcome = row["outcome"]
             self.rows[row["episode_id"]] = {
@@ -63,6 +64,10 @@ class Tail:
             return None
         (since, before), (_, last) = self._arrived[0], self._arrived[-1]
         return (last - before) / (now - since) if last - before >= 2 and now > since else None
+
+
+def _is_episode(row: Mapping[str, Any]) -> bool:
+    return {"episode_id", "outcome", "turns", "instance_id"} <= row.keys()
 
 
 @dataclass(frozen=True)
@@ -104,17 +109,18 @@ def phases(run: Path) -> list[Phase]:
     if alone(run):
         samples = int(cfg.evaluation.get("samples") or 1)
         return [Phase(run.name, run, "evaluate", heldout * samples)]
-    measured = evaluated_on(cfg)
     shared = (run / "rounds" / "round_000").resolve().parents[1]
+    places = {UNTRAINED: untrained_folder(cfg), ITERATION0: f"{evaluated_on(cfg)}/{ITERATION0}"}
     first = {
         name: run / "evaluations" / name
         if (run / "evaluations" / name).exists()
-        else shared / "evaluations" / measured / name
-        for name in (UNTRAINED, ITERATION0)
+        else shared / "evaluations" / where
+        for name, where in places.items()
     }
     found = []
-    if cfg.evaluation.get("untrained", True):
-        found.append(Phase("evaluate untrained", first[UNTRAINED], "evaluate", heldout))
+    if (count := untrained_tasks(cfg)) != 0:
+        total = heldout if count is None else min(count, heldout)
+        found.append(Phase("evaluate untrained", first[UNTRAINED], "evaluate", total))
     repeats = int(cfg.algorithm.get("repeats") or 1)
     for index in range(int(cfg.rounds) + 1):
         folder = run / "rounds" / f"round_{index:03d}"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from swe_gym_env.actions.base import ActionFormat, FormatError
 from swe_gym_env.actions.bash_block import BashBlock
 from swe_gym_env.actions.hermes_json import HermesJSON
 from swe_gym_env.actions.openai_tools import OpenAITools
+from swe_gym_env.actions.speech import plain_lines
 from swe_gym_env.actions.xml import XML
 from swe_gym_env.errors import SetupError
 from swe_gym_env.tools import schema
+from swe_gym_env.tools.bash import plain_command
+from swe_gym_env.types import ToolCall
 
-__all__ = ["ActionFormat", "FormatError", "action_format"]
+__all__ = ["ActionFormat", "FormatError", "action_format", "read"]
 
 _FORMATS: dict[str, Callable[..., ActionFormat]] = {
     "bash_block": BashBlock,
@@ -28,3 +32,14 @@ def action_format(name: str, tools: Sequence[str] | None = None) -> ActionFormat
     if name not in _FORMATS:
         raise SetupError(f"no action format {name!r}; there are: {', '.join(sorted(_FORMATS))}")
     return _FORMATS[name]() if tools is None else _FORMATS[name](schema.offered(tools))
+
+
+def read(form: ActionFormat, text: str) -> ToolCall:
+    """The call in a turn as it was sent, whatever its line ends. Bash takes a carriage return for a
+    letter, so a shell command has none at the end of a line; text for the editor keeps its own
+    where not all of the turn is written so. Raises FormatError."""
+    call = form.parse(plain_lines(text))
+    command = call.arguments.get("command", "")
+    if call.name != schema.BASH.name or "\r" not in command:
+        return call
+    return replace(call, arguments={**call.arguments, "command": plain_command(command)})

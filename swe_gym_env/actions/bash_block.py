@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 from swe_gym_env.actions.base import FormatError
+from swe_gym_env.actions.speech import Span, escaped, spoken, unescaped
 from swe_gym_env.errors import SetupError
 from swe_gym_env.tools.schema import BASH, FINISH, Tool
 from swe_gym_env.types import ToolCall
@@ -49,12 +50,12 @@ class BashBlock:
         )
 
     def parse(self, text: str) -> ToolCall:
-        lines = text.split("\n")
+        lines = spoken(text, _no_other_call).split("\n")
         found = [block for block in _blocks(lines) if block.language in _LANGUAGES]
         if len(found) != 1:
             raise FormatError("no ```bash block" if not found else "more than one ```bash block")
         command = "\n".join(found[0].body)
-        reasoning = "\n".join(lines[: found[0].before]).strip()
+        reasoning = unescaped("\n".join(lines[: found[0].before]).strip())
         if not command.strip():
             raise FormatError("the ```bash block is empty")
         if command.strip() == _FINISH:
@@ -74,8 +75,13 @@ class BashBlock:
         longest = max((len(run) for run in re.findall(r"`{3,}", command)), default=2)
         fence = "`" * (longest + 1)
         # a fence in the reasoning would be taken for the command
-        reasoning = call.reasoning.strip().replace("```", "'''")
+        reasoning = escaped(call.reasoning.strip().replace("```", "'''"))
         return f"{reasoning}\n{fence}bash\n{command}\n{fence}".lstrip("\n")
+
+
+def _no_other_call(text: str, at: int) -> Span | None:
+    """A call is a fenced block, and of those :func:`spoken` knows."""
+    return None
 
 
 def _blocks(lines: list[str]) -> list[_Block]:
@@ -83,7 +89,7 @@ def _blocks(lines: list[str]) -> list[_Block]:
     blocks: list[_Block] = []
     current: _Block | None = None
     for index, line in enumerate(lines):
-        bare = line.strip(" \t\r")
+        bare = line.strip(" \t\r\ufeff")
         if current is not None:
             if set(bare) == {"`"} and len(bare) >= len(current.fence):
                 blocks.append(current)

@@ -6,12 +6,17 @@ own matter, so arguments may hold the closing tag.
 
 from __future__ import annotations
 
+import contextlib
+import re
+
 from swe_gym_env.actions.base import FormatError
 from swe_gym_env.actions.json_call import decode, dump, to_call, to_json
+from swe_gym_env.actions.speech import Span, escaped, spoken, unescaped
 from swe_gym_env.tools.schema import ALL, Tool
 from swe_gym_env.types import ToolCall
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_JSON = re.compile(r"\s*(?=\S)")
 
 
 class HermesJSON:
@@ -32,7 +37,7 @@ class HermesJSON:
         )
 
     def parse(self, text: str) -> ToolCall:
-        before, tag, rest = text.partition(_OPEN)
+        before, tag, rest = spoken(text, _next_call).partition(_OPEN)
         if not tag:
             raise FormatError(f"no {_OPEN}")
         rest = rest.lstrip()
@@ -42,12 +47,22 @@ class HermesJSON:
             raise FormatError(f"no {_CLOSE} after the JSON")
         if _OPEN in after:
             raise FormatError(f"more than one {_OPEN}")
-        return to_call(value, before.strip())
+        return to_call(value, unescaped(before.strip()))
 
     def render(self, call: ToolCall) -> str:
         # an opening tag in the reasoning would be taken for the call
-        reasoning = call.reasoning.strip().replace(_OPEN, "<tool call>")
+        reasoning = escaped(call.reasoning.strip().replace(_OPEN, "<tool call>"))
         value = dump({"name": call.name, "arguments": to_json(call)})
         # for readers that look for the closing tag first; the same string in JSON
         value = value.replace("</tool", "<\\/tool")
         return f"{reasoning}\n{_OPEN}\n{value}\n{_CLOSE}".lstrip("\n")
+
+
+def _next_call(text: str, at: int) -> Span | None:
+    """The first opening tag with JSON after it, and where that JSON ends."""
+    while (start := text.find(_OPEN, at)) >= 0:
+        at = start + len(_OPEN)
+        if value := _JSON.match(text, at):
+            with contextlib.suppress(FormatError):
+                return start, decode(text, value.end())[1]
+    return None

@@ -6,12 +6,19 @@ turns with other programs; small models get the double quoting wrong.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import re
 from typing import Any
 
 from swe_gym_env.actions.base import FormatError
-from swe_gym_env.actions.json_call import dump, to_call, to_json, whole
+from swe_gym_env.actions.json_call import decode, dump, to_call, to_json, whole
+from swe_gym_env.actions.speech import Span, escaped, spoken, unescaped
 from swe_gym_env.tools.schema import ALL, Tool
 from swe_gym_env.types import ToolCall
+
+_BEGIN = re.compile(r"(?:^|(?<=[\s>\]▷\ufeff]))\{")
+MOST_OBJECTS = 50  # looked at in search of the message, among what a model thinks
 
 
 class OpenAITools:
@@ -36,7 +43,7 @@ class OpenAITools:
         )
 
     def parse(self, text: str) -> ToolCall:
-        message = whole(text)
+        message = whole(spoken(text, _next_call).lstrip("\ufeff"))
         if not isinstance(message, dict):
             raise FormatError("the reply is not a JSON object")
         content, calls = message.get("content"), message.get("tool_calls")
@@ -48,10 +55,26 @@ class OpenAITools:
             raise FormatError("more than one call")
         if not isinstance(calls[0], dict):
             raise FormatError("the call is not a JSON object")
-        return to_call(calls[0].get("function"), content or "")
+        said = unescaped(spoken(content or "", _no_call))
+        return to_call(calls[0].get("function"), said)
 
     def render(self, call: ToolCall) -> str:
         function = {"name": call.name, "arguments": dump(to_json(call))}
-        message: dict[str, Any] = {"content": call.reasoning} if call.reasoning else {}
+        message: dict[str, Any] = {"content": escaped(call.reasoning)} if call.reasoning else {}
         message["tool_calls"] = [{"type": "function", "function": function}]
         return dump(message)
+
+
+def _next_call(text: str, at: int) -> Span | None:
+    """The first JSON object that is a message with calls."""
+    for begin in itertools.islice(_BEGIN.finditer(text, at), MOST_OBJECTS):
+        with contextlib.suppress(FormatError):
+            value, end = decode(text, begin.end() - 1)
+            if "tool_calls" in value:
+                return begin.end() - 1, end
+    return None
+
+
+def _no_call(text: str, at: int) -> Span | None:
+    """The content of a message holds none."""
+    return None

@@ -7,9 +7,12 @@ already there.
 
 from __future__ import annotations
 
+import contextlib
 import re
+from dataclasses import replace
 
 from swe_gym_env.actions.base import FormatError
+from swe_gym_env.actions.speech import Span, escaped, spoken, unescaped
 from swe_gym_env.tools.schema import ALL, Tool
 from swe_gym_env.types import ToolCall
 
@@ -39,27 +42,15 @@ class XML:
         )
 
     def parse(self, text: str) -> ToolCall:
+        text = spoken(text, _next_call)
         start = text.find(_CALL)
         if start < 0:
             raise FormatError(f"no {_CALL}NAME>")
-        name, at = _tag_name(text, start + len(_CALL), _CALL)
-        arguments: dict[str, str] = {}
-        while text.startswith(_ARGUMENT, at := _skip_blanks(text, at)):
-            key, at = _tag_name(text, at + len(_ARGUMENT), _ARGUMENT)
-            end = text.find(_END_ARGUMENT, at)
-            if end < 0:
-                raise FormatError(f"{_ARGUMENT}{key[:40]}> is not closed")
-            if key in arguments:
-                raise FormatError(f"{_ARGUMENT}{key[:40]}> stands there twice")
-            arguments[key] = _value(text[at:end])
-            at = end + len(_END_ARGUMENT)
-        if not text.startswith(_END_CALL, at):
-            inside = arguments and at < len(text)  # a value may have held the tag that ends it
-            hint = r"; inside a value write <\/parameter>" if inside else ""
-            raise FormatError(f"{_ARGUMENT}...> or {_END_CALL} expected{_near(text, at)}{hint}")
-        if _CALL in text[at:]:
+        call, end = _call(text, start)
+        if _CALL in text[end:]:
             raise FormatError(f"more than one {_CALL}...>")
-        return ToolCall(name, arguments, text[:start].partition(_WRAPPER)[0].strip())
+        reasoning = text[:start].partition(_WRAPPER)[0].strip()
+        return replace(call, reasoning=unescaped(reasoning))
 
     def render(self, call: ToolCall) -> str:
         for name in (call.name, *call.arguments):
@@ -67,11 +58,40 @@ class XML:
                 raise FormatError(f"{name[:40]!r} cannot be the name in a tag")
         # an opening tag in the reasoning would be taken for the call
         reasoning = call.reasoning.replace(_CALL, "<function ").replace(_WRAPPER, "<tool call>")
-        lines = [reasoning.strip(), f"{_CALL}{call.name}>"]
+        lines = [escaped(reasoning.strip()), f"{_CALL}{call.name}>"]
         for name, value in call.arguments.items():
-            escaped = _TO_ESCAPE.sub(r"<\\\1", value)
-            lines += [f"{_ARGUMENT}{name}>", escaped, _END_ARGUMENT]
+            inner = _TO_ESCAPE.sub(r"<\\\1", value)
+            lines += [f"{_ARGUMENT}{name}>", inner, _END_ARGUMENT]
         return "\n".join([*lines, _END_CALL]).lstrip("\n")
+
+
+def _call(text: str, start: int) -> tuple[ToolCall, int]:
+    """The call whose tag begins at ``start``, and where it ends."""
+    name, at = _tag_name(text, start + len(_CALL), _CALL)
+    arguments: dict[str, str] = {}
+    while text.startswith(_ARGUMENT, at := _skip_blanks(text, at)):
+        key, at = _tag_name(text, at + len(_ARGUMENT), _ARGUMENT)
+        end = text.find(_END_ARGUMENT, at)
+        if end < 0:
+            raise FormatError(f"{_ARGUMENT}{key[:40]}> is not closed")
+        if key in arguments:
+            raise FormatError(f"{_ARGUMENT}{key[:40]}> stands there twice")
+        arguments[key] = _value(text[at:end])
+        at = end + len(_END_ARGUMENT)
+    if not text.startswith(_END_CALL, at):
+        inside = arguments and at < len(text)  # a value may have held the tag that ends it
+        hint = r"; inside a value write <\/parameter>" if inside else ""
+        raise FormatError(f"{_ARGUMENT}...> or {_END_CALL} expected{_near(text, at)}{hint}")
+    return ToolCall(name, arguments), at + len(_END_CALL)
+
+
+def _next_call(text: str, at: int) -> Span | None:
+    """The first call that is complete."""
+    while (start := text.find(_CALL, at)) >= 0:
+        at = start + len(_CALL)
+        with contextlib.suppress(FormatError):
+            return start, _call(text, start)[1]
+    return None
 
 
 def _listing(tool: Tool) -> str:

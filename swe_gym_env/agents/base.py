@@ -15,8 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
+from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox.base import Sandbox
-from swe_gym_env.types import TaskInstance, ToolCall, Turn
+from swe_gym_env.types import TaskInstance, TaskView, ToolCall, Turn
 
 # (seed, round, instance_id, repeat, turn, role): everything that randomness may depend on
 Key = tuple[int, int, str, int, int, str]
@@ -35,10 +36,12 @@ CONTEXT_FULL = "context full"
 
 @dataclass(frozen=True)
 class State:
-    """What a policy may look at. ``sandbox`` is set only for a policy with ``needs_box``."""
+    """What a policy may look at. ``sandbox`` is set only for a policy with ``needs_box``. ``task``
+    is the whole task, with its gold patch and its hidden tests, only for one with ``needs_answer``;
+    everybody else gets a view without them."""
 
     key: Key
-    task: TaskInstance
+    task: TaskView | TaskInstance
     system_prompt: str
     turns: tuple[Turn, ...]
     observation: str
@@ -73,10 +76,28 @@ class Reply:
 
 
 class Policy(Protocol):
-    """Whoever answers states with turns: a model, a server, a script, the expert."""
+    """Whoever answers states with turns: a model, a server, a script, the expert.
+
+    A policy that must know the task's gold patch, as the expert does, has ``needs_answer = True``
+    besides; every other one is shown no more than an agent may see (:func:`needs_answer`).
+    """
 
     name: str
     needs_box: bool
 
     def act(self, states: Sequence[State]) -> list[Reply]:
         """One reply per state, in order. A failure is a Reply with ``error``, not an exception."""
+
+
+def needs_answer(policy: Policy) -> bool:
+    """Whether ``policy`` declares that it must see the gold patch. SetupError unless it says so
+    plainly, with a bool: a value that only looks true would hand out the answer by mistake."""
+    wanted = getattr(policy, "needs_answer", False)
+    if not isinstance(wanted, bool):
+        raise SetupError(f"{policy.name}: needs_answer={wanted!r}, but it is True or False")
+    return wanted
+
+
+def shown(task: TaskInstance, policy: Policy) -> TaskView | TaskInstance:
+    """``task`` as ``policy`` may see it."""
+    return task if needs_answer(policy) else TaskView.of(task)

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
-from swe_gym_env.agents.base import Policy, Reply, State
+from swe_gym_env.agents.base import Policy, Reply, State, needs_answer
 from swe_gym_env.errors import SetupError
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,7 @@ class Budgeted:
     def __init__(self, policy: Policy, account: Account, count: Callable[[str], int]) -> None:
         self.policy, self.account, self._count = policy, account, count
         self.name, self.needs_box = policy.name, policy.needs_box
+        self.needs_answer = needs_answer(policy)
 
     def act(self, states: Sequence[State]) -> list[Reply]:
         asked = states[: self.account.affordable(len(states))]

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from swe_gym_env.agents.base import Key, State
+from swe_gym_env.agents.base import Key, Policy, State, shown
 from swe_gym_env.agents.changes import UNKNOWN, changes
 from swe_gym_env.agents.history import windowed
 from swe_gym_env.env import Step, SWEEnv
@@ -56,14 +56,15 @@ class Live:
     def key(self, role: str) -> Key:
         return self.request.key(len(self.turns), role)
 
-    def state(self, role: str, needs_box: bool) -> State:
+    def state(self, role: str, policy: Policy) -> State:
+        """What ``policy`` is shown of the episode as it stands."""
         return State(
             key=self.key(role),
-            task=self.request.task,
+            task=shown(self.request.task, policy),
             system_prompt=self.system_prompt,
             turns=windowed(self.turns, self.window),
             observation=self.observation,
-            sandbox=self.env.sandbox if needs_box else None,
+            sandbox=self.env.sandbox if policy.needs_box else None,
         )
 
     def step(self, text: str) -> tuple[Step, str | None]:
@@ -80,7 +81,7 @@ class Live:
         return self.env.stop(reason), None
 
     def episode(self, outcome: Outcome, stop_reason: str) -> Episode:
-        request = self.request
+        request, left_out = self.request, self.info.get("left_out")
         return Episode(
             episode_id=request.episode_id,
             instance_id=request.task.instance_id,
@@ -100,5 +101,6 @@ class Live:
                 "tokens": self.info.get("tokens", 0),
                 "costs": dict(self.env.costs),
                 **({"history": self.window} if self.window else {}),
+                **({"left_out": list(left_out)} if left_out else {}),
             },
         )

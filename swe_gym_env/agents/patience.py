@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 
 import httpx
 
-from swe_gym_env.agents.base import CONTEXT_FULL
+from swe_gym_env.agents.refusal import Refusal, Refused
 from swe_gym_env.errors import PolicyError
 
-_PASSING = {408, 409, 425, 429}  # and every 5xx
 _LONGEST_PAUSE = 30.0
 
 T = TypeVar("T")
@@ -41,8 +40,8 @@ class Patience:
         mend: Callable[[], None] = lambda: None,
     ) -> T:
         """What ``read`` makes of the first good answer; its None, or a plain exception, is a bad
-        one. ``mend`` is called before each further try. PolicyError when the tries are used up or
-        would not help."""
+        one. ``mend`` is called before each further try. PolicyError when the tries are used up,
+        Refused when they would not help."""
         trouble, wish = "", 0.0
         for attempt in range(self._retries + 1):
             if attempt:
@@ -56,12 +55,12 @@ class Patience:
             except httpx.HTTPError as error:
                 trouble = f"{type(error).__name__}: {error}"
                 continue
-            if answer.status_code in _PASSING or answer.status_code >= 500:
-                trouble = f"HTTP {answer.status_code}: {answer.text[:200]}"
+            if refusal := Refusal.of(answer):
+                if not refusal.passing:
+                    raise Refused(refusal)
+                trouble = f"HTTP {refusal.status}: {answer.text[:200]}"
                 wish = _retry_after(answer)
                 continue
-            if answer.status_code != 200:
-                raise _refusal(answer)
             try:
                 said = read(answer.json())
             except (ValueError, KeyError, IndexError, TypeError):
@@ -85,16 +84,3 @@ def _retry_after(answer: httpx.Response) -> float:
     """Seconds that the server asks to be left alone; 0 where it says nothing, or a date."""
     said = answer.headers.get("Retry-After", "")
     return float(said) if said.isascii() and said.isdigit() else 0.0
-
-
-def _refusal(answer: httpx.Response) -> PolicyError:
-    """Why the server will not answer; a history that is too long is told from the rest."""
-    said = answer.text[:300]
-    words = said.lower()
-    if (
-        answer.status_code in (400, 413, 422)
-        and "context" in words
-        and ("length" in words or "exceed" in words)
-    ):
-        return PolicyError(f"{CONTEXT_FULL}: {said}")
-    return PolicyError(f"HTTP {answer.status_code}: {said}")

@@ -1,7 +1,8 @@
 """A policy behind any OpenAI-compatible endpoint: vLLM, SGLang, llama.cpp, or a paid service.
 
 Only text travels. What can pass by itself (429, 5xx, a time-out, a torn connection) is tried again
-with growing pauses; what remains is the error of one reply, never an exception in mid-run.
+with growing pauses; what remains is the error of one reply, never an exception in mid-run. Whether
+a history is too long is decided in ``refusal.py``, and here where a refusal does not say.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from typing import Any
 import httpx
 
 from swe_gym_env.agents.base import Reply, State, keyed_rng
+from swe_gym_env.agents.completion import Completion, completion, count
 from swe_gym_env.agents.patience import Patience, connect
+from swe_gym_env.agents.refusal import limit, within
 from swe_gym_env.errors import PolicyError, SetupError
 
 log = logging.getLogger(__name__)
+
+_MOST = ("max_tokens", "max_completion_tokens")  # what servers call the limit of a turn
+PROBED = 4  # a refused history is sent again with this part of it
 
 
 class ServerPolicy:
@@ -62,6 +68,9 @@ class ServerPolicy:
         self._timeout = timeout
         self._key, self._key_env = os.environ.get(api_key_env, ""), api_key_env
         self._checked = False
+        self._limit = 0  # tokens, as the server states it; 0: it does not
+        self._longest = 0  # characters of the longest history that was taken
+        self._rate = 0.0  # tokens for one character, in the newest answer that tells
         self._connect()
 
     def _connect(self) -> None:
@@ -88,10 +97,12 @@ class ServerPolicy:
             raise SetupError(f"{self.base_url} wants a key: set {self._key_env}")
         self._checked = True
         try:
-            served = [str(row["id"]) for row in answer.raise_for_status().json()["data"]]
+            listing = answer.raise_for_status().json()
+            served = [str(row["id"]) for row in listing["data"]]
         except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):
             log.info("%s does not list its models", self.base_url)  # not all servers do
             return
+        self._limit = limit(listing, self.model)
         if served and self.model not in served:
             raise SetupError(f"{self.base_url} serves {', '.join(served)}, not {self.model!r}")
 
@@ -118,36 +129,58 @@ class ServerPolicy:
             "messages": state.messages,
             "seed": int(keyed_rng(state.key).integers(2**31)),
         }
+        most = next((body[name] for name in _MOST if type(body.get(name)) is int), 0)
         try:
-            text, usage = self._ask(body)
+            said = within(
+                lambda tokens: self._ask(body, tokens), most, lambda: self._is_full(body, most)
+            )
         except PolicyError as error:
             return Reply(error=str(error), seconds=time.monotonic() - began)
+        prompt = count(said.usage, "prompt_tokens")
+        self._longest = max(self._longest, _size(body))
+        self._rate = prompt / max(1, _size(body)) if prompt else self._rate
         return Reply(
-            text=text,
+            text=said.text,
+            action=said.call,
             policy_version=self.model,
             seconds=time.monotonic() - began,
-            prompt_tokens=_count(usage, "prompt_tokens"),
-            generated_tokens=_count(usage, "completion_tokens"),
+            prompt_tokens=prompt,
+            generated_tokens=count(said.usage, "completion_tokens"),
         )
 
-    def _ask(self, body: Mapping[str, Any]) -> tuple[str, Any]:
-        """The model's text, and what the server says of its size. Raises PolicyError when the
-        retries are used up or would not help."""
-        content = json.dumps(body)  # ASCII: a history may hold what UTF-8 cannot say
+    def _ask(self, body: Mapping[str, Any], max_tokens: int) -> Completion:
+        """Raises PolicyError when the retries are used up, Refused where they would not help."""
+        fewer = {name: max_tokens for name in _MOST if type(body.get(name)) is int}
+        content = json.dumps({**body, **fewer})  # ASCII: a history may hold what UTF-8 cannot say
 
         def send() -> httpx.Response:
             url, headers = f"{self.base_url}/chat/completions", {"Content-Type": "application/json"}
             return self._client.post(url, content=content, headers=headers)
 
-        return self._patience.ask(send, _text, self.base_url)
+        return self._patience.ask(send, completion, self.base_url)
+
+    def _is_full(self, body: Mapping[str, Any], max_tokens: int) -> bool:
+        """Whether a refused history is too long, where the refusal does not say. It is, if it has
+        more tokens than the server states; or if it is about as long as the longest that was ever
+        taken, or longer, and a short part of it is taken."""
+        size = _size(body)
+        if self._limit and size * (self._rate or 1 / 5) + max_tokens > self._limit:
+            return True
+        if not self._longest or size < self._longest / 2:
+            return False
+        share = min(1 / PROBED, self._longest / size / 2)
+        short = [{**m, "content": _start(m["content"], share)} for m in body["messages"]]
+        try:
+            self._ask({**body, "messages": short}, 1)
+        except PolicyError:
+            return False
+        return True
 
 
-def _text(said: Any) -> tuple[str, Any] | None:
-    text = said["choices"][0]["message"]["content"]
-    return (text, said.get("usage")) if isinstance(text, str) else None
+def _size(body: Mapping[str, Any]) -> int:
+    return sum(len(message["content"]) for message in body["messages"])
 
 
-def _count(usage: Any, name: str) -> int | None:
-    """Not every server counts, and a proxy may put anything there."""
-    found = usage.get(name) if isinstance(usage, dict) else None
-    return found if type(found) is int and found >= 0 else None
+def _start(text: str, share: float) -> str:
+    """The first part of a message; never nothing of something, which some servers refuse."""
+    return text[: max(1, int(len(text) * share))]

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from swe_gym_env.actions import ActionFormat, FormatError
+from swe_gym_env.actions import ActionFormat, FormatError, read
 from swe_gym_env.agents import prompts
-from swe_gym_env.agents.base import Policy, Reply, State
+from swe_gym_env.agents.base import Policy, Reply, State, needs_answer
 from swe_gym_env.types import Turn
 
 
@@ -23,6 +23,7 @@ class Translated:
     def __init__(self, policy: Policy, form: ActionFormat) -> None:
         self.policy, self.form = policy, form
         self.name, self.needs_box = policy.name, policy.needs_box
+        self.needs_answer = needs_answer(policy)
 
     def act(self, states: Sequence[State]) -> list[Reply]:
         replies = self.policy.act([in_form(state, self.form) for state in states])
@@ -32,7 +33,7 @@ class Translated:
         if reply.error or reply.text is None:
             return reply
         try:
-            return replace(reply, text=None, action=self.form.parse(reply.text))
+            return replace(reply, text=None, action=read(self.form, reply.text))
         except FormatError as error:
             return replace(reply, text=None, error=f"format: {error}")
 

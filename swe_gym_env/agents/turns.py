@@ -7,17 +7,19 @@ carries the error, and a turn that was the teacher's falls to the student, and i
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
-from swe_gym_env.actions import ActionFormat, FormatError
+from swe_gym_env.actions import ActionFormat, FormatError, read
 from swe_gym_env.agents.base import Policy, Reply
 from swe_gym_env.agents.live import Live
 from swe_gym_env.agents.mixers import Mixer
 from swe_gym_env.errors import SetupError
-from swe_gym_env.types import Annotation, Turn
+from swe_gym_env.text import joined, unusable, whole
+from swe_gym_env.types import Annotation, ToolCall, Turn
 
 log = logging.getLogger(__name__)
 
@@ -96,12 +98,12 @@ class TurnTaker:
     def _ask_student(self, episodes: Sequence[Live]) -> dict[Live, Reply]:
         if not episodes:
             return {}
-        states = [live.state("student", self.student.needs_box) for live in episodes]
+        states = [live.state("student", self.student) for live in episodes]
         return dict(zip(episodes, self.student.act(states), strict=True))
 
     @staticmethod
     def _ask_teacher(teacher: Policy, episodes: Sequence[Live]) -> dict[Live, Reply]:
-        states = [live.state("teacher", teacher.needs_box) for live in episodes]
+        states = [live.state("teacher", teacher) for live in episodes]
         try:
             return dict(zip(episodes, teacher.act(states), strict=True))
         except SetupError:
@@ -118,28 +120,40 @@ def label(reply: Reply, form: ActionFormat, key: tuple[str, int, str]) -> Annota
     if reply.error:
         return replace(found, error=reply.error)
     try:
-        call = reply.action or form.parse(reply.text or "")
-        return replace(found, text=form.render(call), action=call)
+        call = reply.action or read(form, joined(reply.text or ""))
+        text = form.render(call)
     except FormatError as error:
         return replace(found, error=f"format: {error}")
+    if fault := unusable(text):
+        return replace(found, error=f"format: {fault}")
+    return replace(found, text=text, action=call)
 
 
 def _student_turn(live: Live, reply: Reply) -> Turn | str:
     """The student's own words, parsed or not; its error where it has none."""
     text = reply.text
     if text is None and reply.action is not None:
-        text = live.env.form.render(reply.action)
+        text = _written(reply.action, live.env.form)
     if reply.error or text is None:
         return reply.error or "an empty reply"
     return Turn(
         observation=live.observation,
         executor="student",
-        text=text,
+        text=whole(text),
         token_ids=reply.token_ids,
         logprobs=reply.logprobs,
         policy_version=reply.policy_version,
         act_seconds=reply.seconds,
     )
+
+
+def _written(call: ToolCall, form: ActionFormat) -> str:
+    """A call that a server read out of the student's words, put into words again. One that ``form``
+    cannot say is a malformed turn."""
+    try:
+        return form.render(call)
+    except FormatError:
+        return json.dumps({"name": call.name, "arguments": dict(call.arguments)})
 
 
 def _teacher_turn(live: Live, label: Annotation, reply: Reply) -> Turn:

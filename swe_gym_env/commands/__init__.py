@@ -6,6 +6,7 @@ What a user can mend ends as one line on stderr and exit code 1, never as a trac
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 from swe_gym_env.commands import clean, grade, prepull, regrade, validate
 from swe_gym_env.errors import SWEGymError
+from swe_gym_env.text import shown
 
 COMMANDS = (validate, grade, regrade, prepull, clean)
 EPILOG = """\
@@ -51,14 +53,25 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+class _Plain(logging.Formatter):
+    """A record may quote what a sandbox or a data set said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 something to mend, 2 wrong usage, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):  # no encoding has all names, and some have few
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = arguments().parse_args(words)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING)
+    logging.root.handlers[0].setFormatter(_Plain("%(levelname)s %(message)s"))
     try:
         return options.run(options)
     except SWEGymError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,13 +3,13 @@
 PREDICTIONS: {instance_id, model_name_or_path, model_patch}, as .jsonl, or .json with a list or a
 mapping. Writes OUT/results.jsonl (one line a finished task), OUT/logs/INSTANCE.log with its marker
 beside it, and OUT/report.json. Killed or interrupted, the same command goes on with what is
-missing; a changed patch and a task whose boxes failed are graded again.
+missing. A task is graded again if its row, its patch, the kind of sandbox, the time limit or the
+code that grades has changed since, or if its boxes failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from swe_gym_env.commands import jobs, predictions, selection
+from swe_gym_env.commands import identity, jobs, predictions, selection
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import TaskInstance, to_dict
 
@@ -40,28 +40,36 @@ def run(options: argparse.Namespace) -> int:
         raise SetupError(f"no prediction in {options.predictions} is for one of these tasks")
     results = jobs.Results(options.out)
     logs = Logs(options.out)
-    keys = {name: hashlib.sha256(patch.encode()).hexdigest() for name, patch in patches.items()}
+    hashes = {name: identity.of_patch(patch) for name, patch in patches.items()}
+
+    def key(task: TaskInstance) -> str:
+        image = identity.of_image(task.image, boxes)
+        patch = hashes[task.instance_id]
+        return identity.of_verdict(task, patch, boxes.name, options.timeout, image)
 
     def job(task: TaskInstance) -> jobs.Result:
         name = task.instance_id
+        run = identity.of_run(task, hashes[name])
         logs.remove(name)  # a run that leaves none must not find that of another patch
         outcome = jobs.graded(
             task,
             patches[name],
             boxes,
             timeout=options.timeout,
-            on_log=lambda text, nonce: logs.write(name, text, nonce),
+            on_log=lambda text, nonce: logs.write(name, text, nonce, run),
         )
-        return {"instance_id": name, "patch_sha256": keys[name], **to_dict(outcome)}
+        about = {"patch_sha256": hashes[name], "run": run, "key": key(task)}
+        about |= {"sandbox": boxes.name, "timeout": options.timeout}
+        about["image"] = identity.of_image(task.image, boxes)
+        return {"instance_id": name, **about, **to_dict(outcome)}
 
-    def missing(task: TaskInstance) -> bool:
-        result = results.found.get(task.instance_id, {"status": "infra_error"})
-        same = result.get("patch_sha256") == keys[task.instance_id]
-        return not same or result["status"] == "infra_error"
+    def fits(task: TaskInstance) -> bool:
+        result = results.found.get(key(task), {"status": "infra_error"})
+        return result["status"] != "infra_error"
 
-    todo = [task for task in chosen if missing(task)]
+    todo = [task for task in chosen if not fits(task)]
     jobs.run(todo, job, results, options.workers, lambda result: result["status"])
-    found = {task.instance_id: results.found[task.instance_id] for task in chosen}
+    found = {task.instance_id: results.of(key(task), task.instance_id) for task in chosen}
     unknown = len(set(patches) - {task.instance_id for task in tasks})
     report(options.out, tasks, found, unknown)
     return 0
@@ -78,18 +86,22 @@ class Logs:
         name = quote(instance_id, safe="")
         return self._folder / f"{name}.log", self._folder / f"{name}.json"
 
-    def write(self, instance_id: str, text: str, nonce: str) -> None:
+    def write(self, instance_id: str, text: str, nonce: str, run: str) -> None:
         log, marker = self._paths(instance_id)
-        log.write_text(text, encoding="utf-8", errors="surrogateescape")
-        marker.write_text(json.dumps({"nonce": nonce}))
+        log.write_bytes(text.encode("utf-8", "surrogateescape"))
+        marker.write_text(json.dumps({"nonce": nonce, "run": run}))
 
-    def read(self, instance_id: str) -> tuple[str, str] | None:
-        """Log and nonce; None where the tests were not run to their end."""
+    def read(self, instance_id: str, run: str) -> tuple[str, str] | None:
+        """Log and nonce; None where there is no log of this ``run``: the tests were not run to
+        their end, or the log there is another patch's."""
         log, marker = self._paths(instance_id)
-        if not (log.exists() and marker.exists()):
+        try:
+            about = json.loads(marker.read_text())
+            if about.get("run", run) != run:
+                return None
+            return log.read_bytes().decode("utf-8", "surrogateescape"), about["nonce"]
+        except (OSError, ValueError, KeyError, AttributeError):
             return None
-        text = log.read_bytes().decode("utf-8", "surrogateescape")
-        return text, json.loads(marker.read_text())["nonce"]
 
     def remove(self, instance_id: str) -> None:
         for path in self._paths(instance_id):

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox.base import SandboxProvider
+from swe_gym_env.text import shown
 from swe_gym_env.types import Outcome, TaskInstance
 
 Result = dict[str, Any]
@@ -27,31 +28,41 @@ EVERY = 5.0  # seconds between two lines of progress where no terminal listens
 
 
 class Results:
-    """The last whole line of each id. Used by several threads."""
+    """The last whole line of each ``key`` (what a result depends on, as a digest), and of each id.
+    A line of an older version has no key and fits nothing. Used by several threads."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "results.jsonl"
         self._lock = threading.Lock()
         self.found: dict[str, Result] = {}
+        self.last: dict[str, Result] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            text = self.path.read_text() if self.path.exists() else ""
-            self._file = self.path.open("a")
+            text = self.path.read_bytes().decode(errors="replace") if self.path.exists() else ""
+            self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
             raise SetupError(f"cannot write to {folder}: {error.strerror}") from None
         if text and not text.endswith("\n"):  # killed in the middle of a line
             self._file.write("\n")
-        for line in text.splitlines():
+        for line in text.split("\n"):
             try:
                 result = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(result, dict) and "instance_id" in result:
-                self.found[result["instance_id"]] = result
+            if isinstance(result, dict) and {"instance_id", "key"} <= result.keys():
+                self._remember(result)
+
+    def _remember(self, result: Result) -> None:
+        self.found[result["key"]] = self.last[result["instance_id"]] = result
+
+    def of(self, key: str, instance_id: str) -> Result:
+        """The result that fits. Where an image came while others were at work its key has changed:
+        then the last one."""
+        return self.found.get(key) or self.last[instance_id]
 
     def add(self, result: Result) -> None:
         with self._lock:
-            self.found[result["instance_id"]] = result
+            self._remember(result)
             self._file.write(json.dumps(result) + "\n")
             self._file.flush()
 
@@ -114,7 +125,7 @@ class Progress:
         left = (now - self._started) / self.done * (self.total - self.done)
         parts = ", ".join(f"{count} {word}" for word, count in self.counts.most_common())
         text = f"{self.done}/{self.total}  {parts}" + ("" if last else f"  ~{_span(left)} left")
-        text += f"  {name}"
+        text = shown(f"{text}  {name}")
         if self._live:
             print(f"\r\x1b[K{text[:150]}", end="\n" if last else "", file=sys.stderr, flush=True)
         else:

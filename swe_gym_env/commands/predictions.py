@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from swe_gym_env.errors import SetupError
 from swe_gym_env.tasks import files
 
+_HUNK = re.compile(r"^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@", re.MULTILINE)
+
 
 def read(path: Path) -> dict[str, str]:
     """Patch by instance id, from a list or a mapping as .json, or .jsonl. Raises SetupError."""
+    if path.is_dir():
+        inside = next(iter(sorted(path.glob("*preds*.json*"))), "the file of predictions in it")
+        raise SetupError(f"{str(path)!r} is a folder: give {str(inside)!r}")
     if not path.is_file():
         raise SetupError(f"no predictions at {str(path)!r}")
-    if path.suffix == ".json":
-        found = files.parse_json(path.read_text(), str(path), 1)
-        rows = list(_from_mapping(found) if isinstance(found, Mapping) else found)
-        rows = files.placed(rows, f"{path}, prediction")
-    else:
-        rows = files.read_file(path)
     patches: dict[str, str] = {}
-    for row in rows:
-        name, patch = row.column("instance_id"), row.column("model_patch")
+    for row in _rows(path):
+        name = row.text("instance_id")
+        patch = row.column("model_patch")
         if not isinstance(patch, str | None):
             raise SetupError(f"{row.where}, column 'model_patch': not a text: {patch!r:.80}")
         if name in patches:
             raise SetupError(f"{row.where}: a second prediction for {name}; one model a file")
-        patches[name] = patch or ""
+        patches[name] = mended(patch or "")
+    if not patches:
+        raise SetupError(f"{path} holds no predictions")
     return patches
+
+
+def _rows(path: Path) -> Iterable[files.Row]:
+    if path.suffix != ".json":
+        return files.read_file(path)
+    try:
+        found = files.read_json(path)
+    except SetupError:  # many .json files hold an object a line; what this one is, is said there
+        found = None
+    if not isinstance(found, Mapping):
+        return files.read_file(path)
+    if {"instance_id", "model_patch"} <= found.keys():  # one prediction, and no mapping of them
+        return files.placed([found], f"{path}, prediction")
+    return files.placed(_from_mapping(found), f"{path}, prediction")
 
 
 def _from_mapping(found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -37,3 +54,28 @@ def _from_mapping(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"instance_id": name, **(value if isinstance(value, Mapping) else {"model_patch": value})}
         for name, value in found.items()
     ]
+
+
+def mended(patch: str) -> str:
+    """``patch`` with what storing it as text often takes away: its last newline, blank lines at its
+    end that its last hunk counts, and LF as the end of a line. What a diff says is not changed."""
+    header = re.search(r"^diff --git .*\r$|^--- .*\r$|^@@ .*@@.*\r$", patch, re.MULTILINE)
+    if header and len(re.findall(r"(?<!\r)\n", patch)) == 0:  # a header never ends in CR by itself
+        patch = patch.replace("\r\n", "\n").removesuffix("\r")
+    if not re.search(r"^(?:diff --git |@@ )", patch, re.MULTILINE):
+        return patch
+    patch += "" if patch.endswith("\n") else "\n"
+    return patch + " \n" * _missing(patch)
+
+
+def _missing(patch: str) -> int:
+    """How many lines of context the last hunk lacks, on both sides alike: those that were blank."""
+    last = max(_HUNK.finditer(patch), key=re.Match.start, default=None)
+    if last is None or "\n" not in patch[last.end() :]:
+        return 0
+    lines = patch[last.end() :].split("\n")[1:-1]
+    if any(line[:1] not in (" ", "+", "-", "\\", "") for line in lines):
+        return 0
+    old = int(last[1] or 1) - sum(line[:1] in (" ", "-", "") for line in lines)
+    new = int(last[2] or 1) - sum(line[:1] in (" ", "+", "") for line in lines)
+    return old if old == new and 0 < old <= 3 else 0

@@ -17,6 +17,7 @@ from typing import Any
 from swe_gym_env.commands import selection
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox import images
+from swe_gym_env.text import shown
 
 WAITS = (30, 60, 120, 240, 480, 900, 900, 900)  # seconds, at a rate limit or a registry in trouble
 LATER = re.compile(
@@ -117,7 +118,7 @@ def _there(api: Any, name: str) -> bool:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 def size(text: str) -> int:

@@ -1,8 +1,9 @@
 """Verdicts from the logs that `grade` stored, without running anything.
 
 For a changed parser or changed lists of tests. Where a task left no log (nothing was submitted,
-the patch did not apply, time ran out) its verdict stays. Adds to OUT/results.jsonl and writes
-OUT/report.json anew.
+the patch did not apply, time ran out) its verdict stays. A row whose tests are run otherwise now
+(its image, commit, eval script, environment) is left to `grade`. Adds to OUT/results.jsonl and
+writes OUT/report.json anew.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from swe_gym_env.commands import jobs, selection
+from swe_gym_env.commands import identity, jobs, selection
 from swe_gym_env.commands.grade import Logs, report
 from swe_gym_env.errors import GradingError, SetupError
+from swe_gym_env.text import shown
 from swe_gym_env.types import Outcome, TaskInstance, to_dict
 
 
@@ -27,20 +29,34 @@ def run(options: argparse.Namespace) -> int:
     tasks = selection.load(options)
     results = jobs.Results(options.out)
     logs = Logs(options.out)
-    changed = 0
+    changed, other, found = 0, [], {}
     for task in tasks:
-        old = results.found.get(task.instance_id)
-        stored = logs.read(task.instance_id) if old else None
-        if old is None or stored is None:
+        old = results.last.get(task.instance_id)
+        if old is None:
+            continue
+        if "run" not in old or old["run"] != identity.of_run(task, old["patch_sha256"]):
+            other.append(task.instance_id)
+            continue
+        found[task.instance_id] = old
+        stored = logs.read(task.instance_id, old["run"])
+        if stored is None:
             continue
         outcome = to_dict(_again(task, *stored))
         if outcome["status"] != old["status"]:
-            print(f"{task.instance_id}: {old['status']} -> {outcome['status']} {outcome['reason']}")
+            said = f"{old['status']} -> {outcome['status']} {outcome['reason']}"
+            print(shown(f"{task.instance_id}: {said}"))
             changed += 1
-        results.add({**old, **outcome, "seconds": old["seconds"]})
-    known = [task.instance_id for task in tasks]
-    report(options.out, tasks, {n: results.found[n] for n in known if n in results.found})
+        image = old["image"]
+        key = identity.of_verdict(task, old["patch_sha256"], old["sandbox"], old["timeout"], image)
+        found[task.instance_id] = {**old, **outcome, "seconds": old["seconds"], "key": key}
+        results.add(found[task.instance_id])
+    report(options.out, tasks, found)
     print(f"{changed} verdicts changed")
+    if other:
+        print(
+            f"{len(other)} not judged again: their rows run other tests now than when they were "
+            f"graded ({shown(other[0])} is the first). Give `grade` again for these."
+        )
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import Any
 
 from swe_gym_env.errors import SetupError
@@ -34,7 +35,7 @@ def add_boxes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sandbox", default="auto", help="auto, local, docker or process")
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="tasks at once")
     parser.add_argument(
-        "--timeout", type=float, default=900.0, metavar="SECONDS", help="of one run of the tests"
+        "--timeout", type=seconds, default=900.0, metavar="SECONDS", help="of one run of the tests"
     )
 
 
@@ -82,4 +83,11 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:  # false for nan as well
+        raise argparse.ArgumentTypeError("more than 0, and finite")
     return number

@@ -1,8 +1,11 @@
-"""Check tasks: the gold patch resolves, no change does not, and both every time.
+"""Check tasks: what an agent would submit that made the gold change resolves; no change does not.
 
-Writes OUT/results.jsonl (one line a finished task), OUT/valid.jsonl (the tasks that hold, to be
-used as tasks=jsonl tasks.options.path=OUT/valid.jsonl) and OUT/report.md. Killed or interrupted,
-the same command goes on with the tasks that are missing; those whose boxes failed are tried again.
+The gold patch is applied in the agent's sandbox, and the diff that is taken there is graded, every
+time with the same result. Writes OUT/results.jsonl (one line a finished task), OUT/valid.jsonl (the
+tasks that hold, to be used as tasks=jsonl tasks.options.path=OUT/valid.jsonl) and OUT/report.md.
+Killed or interrupted, the same command goes on with the tasks that are missing. A task is judged
+again if its row, the kind of sandbox, the time limit or the code that grades has changed since, or
+if nothing could be known of it.
 """
 
 from __future__ import annotations
@@ -14,17 +17,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swe_gym_env.commands import jobs, selection
+from swe_gym_env.commands import identity, jobs, selection
+from swe_gym_env.errors import GradingError, InfraError, SandboxError, SetupError
+from swe_gym_env.grading import grade, patches
 from swe_gym_env.sandbox.base import SandboxProvider
+from swe_gym_env.tasks.walk import Walk, walk
+from swe_gym_env.text import shown
 from swe_gym_env.types import Outcome, TaskInstance
 
 VERDICTS = {
     "valid": "gold resolves, no change does not",
     "gold_fails": "the gold patch does not resolve",
     "empty_passes": "the tests pass without any change",
+    "leaks": "the agent's sandbox holds the fix, the hidden tests or later history",
     "flaky": "runs of the same patch differ",
-    "infra_error": "the boxes failed: nothing is known, the next run tries again",
+    "setup_error": "the row, its image and this machine do not fit: correct what the reason says",
+    "infra_error": "the sandboxes failed: nothing is known, the next run tries again",
 }
+AGAIN = ("setup_error", "infra_error")  # says nothing about the row alone: tried again next time
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +50,18 @@ def run(options: argparse.Namespace) -> int:
     tasks = selection.load(options)
     boxes = selection.provider(options)
     results = jobs.Results(options.out)
-    missing = [task for task in tasks if not _finished(results, task, options.repeats)]
+
+    def key(task: TaskInstance) -> str:
+        image = identity.of_image(task.image, boxes)
+        patch = identity.of_patch(task.gold_patch)
+        return identity.of_verdict(task, patch, boxes.name, options.timeout, image)
 
     def job(task: TaskInstance) -> jobs.Result:
-        return validate(task, boxes, options.repeats, options.timeout)
+        return validate(task, boxes, options.repeats, options.timeout) | {"key": key(task)}
 
+    missing = [task for task in tasks if not _finished(results.found.get(key(task)), options)]
     jobs.run(missing, job, results, options.workers, lambda result: result["verdict"])
-    found = [results.found[task.instance_id] for task in tasks]
+    found = [results.of(key(task), task.instance_id) for task in tasks]
     _write(options.out, tasks, found)
     for verdict, count in Counter(result["verdict"] for result in found).most_common():
         print(f"{count:6}  {verdict:13} {VERDICTS[verdict]}")
@@ -60,43 +75,75 @@ def validate(
     """The result of one task, as it stands in results.jsonl. Stops at the first fault."""
     started = time.monotonic()
     runs: dict[str, list[Outcome]] = {"gold": [], "empty": []}
-    patches = {"gold": task.gold_patch, "empty": ""}
-    for _ in range(repeats):
-        for kind, patch in patches.items():
-            one = jobs.graded(task, patch, boxes, timeout=timeout, allow_empty=True)
-            runs[kind].append(one)
-            if one.mask:
-                return _result(task, runs, repeats, started)
-    return _result(task, runs, repeats, started)
-
-
-def _result(
-    task: TaskInstance, runs: Mapping[str, Sequence[Outcome]], repeats: int, started: float
-) -> jobs.Result:
-    verdict, reason = _judge(task, runs)
+    walked: Walk | None = None
+    try:
+        walked = walk(task, boxes)
+        verdict, reason = _seen(walked)
+        if not verdict:
+            _grade(task, walked, boxes, repeats, timeout, runs)
+            verdict, reason = _judge(walked, runs)
+    except SetupError as error:
+        verdict, reason = "setup_error", str(error)
+    except InfraError as error:
+        verdict = "setup_error" if isinstance(error, GradingError) else "infra_error"
+        reason = f"{error.cause}: {error}"
     return {
         "instance_id": task.instance_id,
         "verdict": verdict,
-        "reason": reason,
+        "reason": shown(reason),
         "repeats": repeats,
         "statuses": {kind: [one.status for one in found] for kind, found in runs.items()},
         "already_passing": _already(task, runs["empty"]),
         "flaky_tests": sorted({test for found in runs.values() for test in _differ(found)}),
+        "left_out": list(walked.missing) if walked else [],
+        "differs_from_base": sorted(patches.named(walked.nothing)) if walked else [],
         "seconds": round(time.monotonic() - started, 2),
     }
 
 
-def _judge(task: TaskInstance, runs: Mapping[str, Sequence[Outcome]]) -> tuple[str, str]:
-    for one in (*runs["gold"], *runs["empty"]):
-        if one.mask:
-            return "infra_error", one.reason
+def _seen(walked: Walk) -> tuple[str, str]:
+    """The verdict where the walk alone gives one; both empty where the tests have to be run."""
+    if walked.leak:
+        return "leaks", walked.leak
+    if walked.refused:
+        return "gold_fails", f"not applied in the agent's sandbox: {walked.refused}"
+    if not walked.gold.strip():
+        return "gold_fails", f"the agent's diff is empty after it{_left_out(walked)}"
+    return "", ""
+
+
+def _left_out(walked: Walk) -> str:
+    few = ", ".join(walked.missing[:3])
+    return f"; what an agent changes in {few} is not in its diff (ignored by git?)" if few else ""
+
+
+def _grade(
+    task: TaskInstance,
+    walked: Walk,
+    boxes: SandboxProvider,
+    repeats: int,
+    timeout: float,
+    runs: Mapping[str, list[Outcome]],
+) -> None:
+    """Adds to ``runs``. Raises SetupError, and InfraError where a run was masked."""
+    for _ in range(repeats):
+        for kind, patch in {"gold": walked.gold, "empty": walked.nothing}.items():
+            one = grade(task, patch, boxes, timeout=timeout, allow_empty=True)
+            runs[kind].append(one)
+            if one.mask:
+                cause, _, said = one.reason.partition(": ")
+                raise (GradingError if cause == GradingError.cause else SandboxError)(said)
+
+
+def _judge(walked: Walk, runs: Mapping[str, Sequence[Outcome]]) -> tuple[str, str]:
     for kind, found in runs.items():
         if unlike := next((one for one in found if one.status != found[0].status), None):
             return "flaky", f"{kind}: {found[0].status}, then {unlike.status} ({unlike.reason})"
         if tests := _differ(found):
             return "flaky", f"{kind}: {tests[0]} and {len(tests) - 1} more differ between runs"
-    if not runs["gold"][0].resolved:
-        return "gold_fails", f"{runs['gold'][0].status}: {runs['gold'][0].reason}"
+    gold = runs["gold"][0]
+    if not gold.resolved:
+        return "gold_fails", f"{gold.status}: {gold.reason}{_left_out(walked)}"
     if runs["empty"][0].resolved:
         return "empty_passes", "all tests pass without a change"
     return "valid", ""
@@ -112,9 +159,10 @@ def _differ(found: Sequence[Outcome]) -> list[str]:
     return sorted(test for test in names if len({one.tests.get(test) for one in found}) > 1)
 
 
-def _finished(results: jobs.Results, task: TaskInstance, repeats: int) -> bool:
-    result = results.found.get(task.instance_id, {})
-    return result.get("repeats", 0) >= repeats and result["verdict"] != "infra_error"
+def _finished(result: Mapping[str, Any] | None, options: argparse.Namespace) -> bool:
+    if result is None or result["verdict"] in AGAIN:
+        return False
+    return result["repeats"] >= options.repeats
 
 
 def _write(folder: Path, tasks: Sequence[TaskInstance], found: Sequence[jobs.Result]) -> None:
@@ -138,4 +186,4 @@ def _write(folder: Path, tasks: Sequence[TaskInstance], found: Sequence[jobs.Res
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")[:200]
+    return " ".join(text.split()).replace("|", "\\|")[:300]

@@ -9,70 +9,27 @@ from __future__ import annotations
 
 import logging
 import secrets
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import PurePosixPath
 
-from swe_gym_env.errors import GradingError, InfraError, SandboxError
+from swe_gym_env.errors import GradingError, InfraError
 from swe_gym_env.grading import patches, script
-from swe_gym_env.grading.apply import GIT_SECONDS, apply
-from swe_gym_env.grading.verdict import Trailer, sealed, verdict
+from swe_gym_env.grading.apply import Applied, apply
+from swe_gym_env.grading.extract import MAX_PATCH, Extracted, diff, too_large
+from swe_gym_env.grading.verdict import Trailer, noted, sealed, verdict
 from swe_gym_env.grading.witness import Witness, witness
 from swe_gym_env.sandbox.base import ExecResult, Limits, Sandbox, SandboxProvider
 from swe_gym_env.sandbox.start import start
 from swe_gym_env.types import Outcome, TaskInstance
 
-__all__ = ["diff", "grade", "verdict"]
+__all__ = ["MAX_PATCH", "diff", "grade", "score", "verdict"]
 
 log = logging.getLogger(__name__)
 
 LONGEST = 100_000  # bytes; the kernel takes no longer single argument than 128 KiB
 # Not in /tmp, which boxes without isolation share; under .git a diff does not see it
 SCRIPT = ".git/swe_gym_eval.sh"
-# A scratch repository over the same objects: the diff changes nothing in the box's own, and the
-# agent's git settings (hooks, filters, monitors, external diffs, line ends) have no say in it.
-DIFF = """
-set -e
-scratch=$(mktemp -d)
-base=$(git --no-replace-objects rev-parse --verify -q "{base}^{{tree}}")
-export GIT_CONFIG_GLOBAL=/dev/null
-git init -q --bare --template= "$scratch/git"
-mkdir -p "$scratch/git/info"
-cp .git/info/exclude "$scratch/git/info" 2>/dev/null || true
-export GIT_DIR="$scratch/git" GIT_WORK_TREE="$PWD"
-export GIT_ALTERNATE_OBJECT_DIRECTORIES="$PWD/.git/objects"
-plain="git -c core.autocrlf=false -c core.fileMode=true -c core.attributesFile=/dev/null"
-$plain read-tree $base
-$plain add -A --ignore-errors . || true
-$plain diff --cached --binary --no-color --no-ext-diff --no-textconv --no-renames $base -- . \\
-  ':(exclude,glob)**/__pycache__/**' ':(exclude,glob)**/.pytest_cache/**' ':(exclude)*.pyc' \\
-  > "$scratch/patch"
-rm -rf "$scratch/git"
-echo; echo "$scratch/patch"
-"""
-
-
-def diff(sandbox: Sandbox, task: TaskInstance) -> str:
-    """What the agent changed since ``task.base_commit``, new files included, caches left out.
-
-    Commits, staging and branches of the agent's make no difference. Empty where nothing changed or
-    the repository is gone. Bytes that are not UTF-8 stand as surrogate escapes.
-    Raises SandboxError.
-    """
-    script = DIFF.format(base=task.base_commit)
-    done = sandbox.exec(script, timeout=GIT_SECONDS, cwd=task.workdir)
-    if done.exit_code != 0:
-        log.info("%s: no diff: %s", task.instance_id, _tail(done))
-        return ""
-    path = done.output.decode("utf-8", "replace").split("\n")[-2]
-    try:
-        data = sandbox.read(path)
-    except OSError as error:
-        raise SandboxError(f"the diff cannot be read: {error}") from error
-    sandbox.exec(f"rm -rf {shlex.quote(str(PurePosixPath(path).parent))}", timeout=GIT_SECONDS)
-    return data.decode("utf-8", "surrogateescape")
 
 
 def grade(
@@ -93,6 +50,8 @@ def grade(
     started = time.monotonic()
     if not patch.strip() and not allow_empty:
         return Outcome("empty_patch", reason="no change")
+    if reason := _unfit(patch):
+        return Outcome("unresolved", reason=reason)
     fault = ""
     for _ in range(retries + 1):
         try:
@@ -108,6 +67,31 @@ def grade(
     return Outcome("infra_error", mask=True, reason=fault, seconds=seconds)
 
 
+def score(
+    task: TaskInstance, found: Extracted, provider: SandboxProvider, *, timeout: float = 300.0
+) -> Outcome:
+    """As :func:`grade`, for what was taken from an agent's sandbox. The reason says what the agent
+    did to its repository, and, if nothing is left, what is not in the patch."""
+    if found.refused:
+        return Outcome("unresolved", reason=found.refused)
+    outcome = grade(task, found.patch, provider, timeout=timeout)
+    if outcome.status == "infra_error":
+        return outcome
+    if outcome.status == "empty_patch":
+        outcome = noted(outcome, "left out", found.left_out)
+    return noted(outcome, "note", [found.note] if found.note else [])
+
+
+def _unfit(patch: str) -> str:
+    """Why a patch is not even tried; empty if it is."""
+    try:
+        size = len(patch.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(patch[error.start]):04X}"
+        return f"the patch holds half of a character ({half} at {error.start}), as no file can"
+    return too_large(f"{size} bytes, more than ") if size > MAX_PATCH else ""
+
+
 def _run(
     task: TaskInstance, patch: str, provider: SandboxProvider, timeout: float, nonce: str
 ) -> str:
@@ -115,16 +99,18 @@ def _run(
     limits = Limits(output=16 << 20)
     box = start(provider, task, limits, for_agent=False)
     try:
+        applied = Applied()
         if patch.strip():
-            said, tampered = apply(box, task, patch)
-            if said or tampered:
-                return sealed(said, nonce, Trailer(tampered=tampered))
+            applied = apply(box, task, patch)
+            if applied.failed or applied.tampered:
+                return sealed(applied.failed, nonce, Trailer(tampered=applied.tampered))
         hidden = sorted(patches.hidden(task))
         spy = witness(script.test_commands(task.eval_script), f"{task.workdir}/.git", hidden)
         run = _execute(box, task, spy, nonce, timeout)
         trailer = Trailer(
             exit=run.exit_code,
             timeout=timeout if run.timed_out else 0.0,
+            left_out=applied.left_out,
             canary=spy.canary if spy else "",
             records=spy.read(_record(box, spy)) if spy and not run.timed_out else (),
         )
@@ -154,7 +140,3 @@ def _record(box: Sandbox, spy: Witness) -> bytes:
         return box.read(spy.record)
     except OSError:
         return b""
-
-
-def _tail(result: ExecResult) -> str:
-    return result.output.decode("utf-8", "replace").strip()[-300:]

@@ -5,8 +5,11 @@ A test that the log does not name has not passed; the caller treats it so.
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
 
 from swe_gym_env.errors import SetupError
 
@@ -26,11 +29,22 @@ FAILURES_ONLY = frozenset(
 )
 
 _SUMMARY = re.compile(r"=+ short test summary info =+")
-_LINE = re.compile(r"(PASSED|FAILED|ERROR|XFAIL|XPASS) (\S.*)")
-_COUNTS = re.compile(r"(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s.*")
+# A folded line ("SKIPPED [2] t.py:5: why") names no test
+_LINE = re.compile(r"(PASSED|FAILED|ERROR|XFAIL|XPASS|SKIPPED) (?!\[\d+\] )(\S.*)")
+# Of pytest 9 ("SUBFAILED[message] (i=1) t.py::test - why") and of pytest-subtests, which had the
+# word before and after the description
+_SUBTEST = re.compile(
+    r"(?:\[.*?\] )?(?:\(.*?\) )?SUB(PASS|FAIL|SKIP|XFAIL|XPASS)(?:ED)?"
+    r"(?:\[.*?\])?(?: ?\(.*?\))?,? (\S+::.*)"
+)
+_SUBTEST_STATUS = {"PASS": "PASSED", "FAIL": "FAILED", "SKIP": "SKIPPED"}
+# Any words may be counted, since plugins have their own; before pytest 5 it was "in 0.12 seconds"
+_COUNTS = re.compile(r"(?:=+ )?(\d+ [^,]+?(?:, \d+ [^,]+?)*) in [\d.]+ ?s(?:econds)?\b.*")
 _NOUNS = {"PASSED": "passed", "FAILED": "failed", "XFAIL": "xfailed", "XPASS": "xpassed"}
+# Of several lines about one test the first of these counts: what passed may fail in its teardown
+_WORST = ("ERROR", "FAILED", "XPASS", "SKIPPED", "PASSED", "XFAIL")
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m|\r")
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*[A-Za-z]|\r")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|[uU]([0-9a-f]{8}|[0-9a-f]{4}))")
 
 Parser = Callable[[str, Collection[str]], dict[str, str]]
@@ -39,25 +53,65 @@ Parser = Callable[[str, Collection[str]], dict[str, str]]
 def pytest_summary(log: str, wanted: Collection[str]) -> dict[str, str]:
     """Statuses from the ``-rA`` summary of a pytest run that came to its end.
 
-    Only lines between the last summary header and the closing counts are read, and they must be as
-    many as the counts say: what a test printed, or a run that was cut short, counts for nothing.
+    Only lines between the last summary header and the closing counts are read, and there must be as
+    many tests that passed, failed, xfailed and xpassed as the counts say: what a test printed, or a
+    run that was cut short, counts for nothing. A test one of whose subtests failed has failed.
     """
-    lines = log.splitlines()
-    headers = [number for number, line in enumerate(lines) if _SUMMARY.fullmatch(line.strip())]
-    if not headers:
-        return {}
     found: dict[str, str] = {}
-    seen: dict[str, int] = {}
-    for line in lines[headers[-1] + 1 :]:
+    lines, subtests = Counter[str](), Counter[str]()
+    for line in _closing(_COLOUR.sub("", log).split("\n")):
         if match := _LINE.fullmatch(line):
-            status, rest = match.groups()
-            seen[status] = seen.get(status, 0) + 1
-            found[_name(rest, wanted)] = status
+            lines[match[1]] += 1
+            _add(found, _name(match[2], wanted), match[1])
+        elif match := _SUBTEST.fullmatch(line):
+            status = _SUBTEST_STATUS.get(match[1], match[1])
+            subtests[status] += 1
+            if status == "FAILED":  # any other says nothing about the whole test
+                _add(found, _name(match[2], wanted), status)
         elif counts := _COUNTS.fullmatch(line.strip(" =")):
-            said = {noun: int(number) for number, noun in re.findall(r"(\d+) ([a-z]+)", counts[1])}
-            agree = all(said.get(noun, 0) == seen.get(s, 0) for s, noun in _NOUNS.items())
-            return found if agree else {}
+            pairs = (part.split(" ", 1) for part in counts[1].split(", "))
+            said = {noun: int(number) for number, noun in pairs}
+            # a subtest counts as a test of its status, or under a noun of its own
+            agree = all(
+                lines[status] <= said.get(noun, 0) <= lines[status] + subtests[status]
+                for status, noun in _NOUNS.items()
+            )
+            if agree:  # else it is part of a failed test's message, which -vv prints whole
+                return found
     return {}
+
+
+def _closing(lines: Sequence[str]) -> Sequence[str]:
+    """What follows the last summary header."""
+    headers = [number for number, line in enumerate(lines) if _SUMMARY.fullmatch(line.strip())]
+    return lines[headers[-1] + 1 :] if headers else ()
+
+
+def several(parse: Parser, runs: int) -> Parser:
+    """``parse``, for the log of so many runs of pytest one after the other: of the last ``runs``
+    summaries each is read by itself, and of a test that ran twice the last status counts."""
+    if runs < 2 or parse not in (pytest_summary, pytest_words):
+        return parse
+
+    def each(log: str, wanted: Collection[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for part in _runs(log)[-runs:]:
+            found |= parse(part, wanted)
+        return found
+
+    return each
+
+
+def _runs(log: str) -> list[str]:
+    """The log, cut before the second and every later summary header."""
+    lines = log.split("\n")
+    headers = [n for n, line in enumerate(lines) if _SUMMARY.fullmatch(_plain(line))]
+    ends = [*headers[1:], len(lines)]
+    return ["\n".join(lines[start:end]) for start, end in zip(headers, ends, strict=True)]
+
+
+def _plain(line: str) -> str:
+    return _COLOUR.sub("", line).strip()
 
 
 def _name(rest: str, wanted: Collection[str]) -> str:
@@ -73,7 +127,7 @@ def pytest_words(log: str, wanted: Collection[str]) -> dict[str, str]:
     """As :func:`pytest_summary`, for rows whose ids end at the first space and are not escaped, as
     swebench's ``parse_log_pytest`` leaves them. Of several tests with one id the worst counts."""
     found: dict[str, str] = {}
-    for name, status in pytest_summary(_COLOUR.sub("", log), ()).items():
+    for name, status in pytest_summary(log, ()).items():
         word = name.split()[0]
         if word not in wanted:
             word = _ESCAPE.sub(lambda match: chr(int(match[1] or match[2], 16)), word).split()[0]
@@ -84,11 +138,9 @@ def pytest_words(log: str, wanted: Collection[str]) -> dict[str, str]:
 def r2e_gym(log: str, wanted: Collection[str]) -> dict[str, str]:
     """Statuses as R2E-Gym's rows have them: ids without the file, joined by dots, of tests that
     passed, failed or broke. A file that cannot be collected has the empty id."""
-    lines = [line.strip() for line in _COLOUR.sub("", log).splitlines()]
-    headers = [number for number, line in enumerate(lines) if _SUMMARY.fullmatch(line)]
     found: dict[str, str] = {}
-    for line in lines[headers[-1] + 1 :] if headers else ():
-        match = _LINE.fullmatch(line)
+    for line in _closing(_COLOUR.sub("", log).split("\n")):
+        match = _LINE.fullmatch(line.strip())
         if match and match[1] in ("PASSED", "FAILED", "ERROR"):
             name = ".".join(match[2].split("::")[1:]).split(" - ")[0]
             found[name] = match[1]
@@ -96,8 +148,7 @@ def r2e_gym(log: str, wanted: Collection[str]) -> dict[str, str]:
 
 
 def _add(found: dict[str, str], name: str, status: str) -> None:
-    if found.get(name, "PASSED") in ("PASSED", "XFAIL"):
-        found[name] = status
+    found[name] = min(found.get(name, status), status, key=_WORST.index)
 
 
 PARSERS: dict[str, Parser] = {
@@ -107,6 +158,7 @@ PARSERS: dict[str, Parser] = {
 }
 
 
+@cache
 def parser(name: str) -> Parser:
     """Ours, or one of swebench's by its name there (``parse_log_django``, say)."""
     if name in PARSERS:
@@ -119,10 +171,11 @@ def parser(name: str) -> Parser:
             "swebench need `pip install -e '.[swebench]'`"
         ) from None
     if name not in PARSER_REGISTRY:
-        known = ", ".join(sorted({*PARSERS, *PARSER_REGISTRY}))
-        raise SetupError(f"unknown log parser {name!r}: there are {known}")
+        known = sorted({*PARSERS, *PARSER_REGISTRY})
+        near = "".join(f" {one}?" for one in difflib.get_close_matches(name, known, 1))
+        raise SetupError(f"unknown log parser {name!r}:{near} there are {', '.join(known)}")
     parse = PARSER_REGISTRY[name]
-    return lambda log, wanted: dict(parse(log, None))
+    return lambda log, wanted: dict(parse(_COLOUR.sub("", log), None))
 
 
 def test_output(log: str, word: str) -> str | None:

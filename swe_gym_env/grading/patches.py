@@ -10,7 +10,7 @@ import codecs
 import configparser
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 from swe_gym_env.types import TaskInstance
@@ -21,21 +21,61 @@ SHARED_CONFIG = ("setup.cfg", "pyproject.toml")
 STARTUP = ("sitecustomize", "usercustomize")
 FRAMEWORK = ("pytest", "_pytest", "pluggy", "iniconfig", "unittest")
 ROOTS = ("", "src", "lib", "test", "tests")
-_HEADER = re.compile(r"^(?:--- |\+\+\+ |rename from |rename to |diff --git )(.+)$", re.MULTILINE)
+TEST_ROOTS = ("test", "tests")
 _ODD = re.compile(r"^(?:diff --git |---|\+\+\+|rename|copy)\s.*(?:^|[\s\"/])(?:\.git|\.\.)/", re.M)
 _REFUSED = re.compile(r"invalid path|beyond a symbolic link|affected file .* beyond")
+_HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+_MOVED = ("rename from ", "rename to ", "copy from ", "copy to ")
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
 
 
 def named(patch: str) -> frozenset[str]:
-    """Paths that a well-made patch names, old and new."""
-    names = set()
-    for line in _HEADER.findall(patch):
-        for word in re.findall(r'"(?:[^"\\]|\\.)*"|\S+', line.partition("\t")[0]):
-            if word.startswith('"'):
-                raw = codecs.escape_decode(word[1:-1].encode())[0]  # type: ignore[attr-defined]
-                word = raw.decode("utf-8", "surrogateescape")
-            names.add(re.sub(r"^[ab]/", "", word))
-    return frozenset(names - {"/dev/null", "dev/null"})
+    """Paths that a patch names, on both sides, whatever its prefixes (a/, i/, none, ...)."""
+    names = set[str]()
+    header, old, new = "", 0, 0  # the line of the file; lines of the hunk still to come
+    for line in patch.split("\n"):
+        line = line.removesuffix("\r")
+        if old > 0 or new > 0:
+            old -= line[:1] in ("-", " ", "")
+            new -= line[:1] in ("+", " ", "")
+        elif match := _HUNK.match(line):
+            old, new = (int(count) if count else 1 for count in match.groups())
+        elif line.startswith("diff --git "):
+            names |= _both(header)
+            header = line[len("diff --git ") :]
+        elif line.startswith(("--- ", "+++ ")):
+            header = ""  # these lines are clearer than that
+            names.add(_bare(_unquoted(line[4:].partition("\t")[0])))
+        elif line.startswith(_MOVED):
+            header = ""
+            names.add(_unquoted(line.split(" ", 2)[2]))
+    names |= _both(header)
+    return frozenset(names - {"", "/dev/null", "dev/null"})
+
+
+def _both(header: str) -> set[str]:
+    """The name in ``a/NAME b/NAME``, where no other line has it: a change of mode alone, say."""
+    if words := re.fullmatch(rf"({_QUOTED}|\S+) ({_QUOTED}|\S+)", header):
+        return {_bare(_unquoted(word)) for word in words.groups()}
+    middle = len(header) // 2  # both sides are the same name, perhaps with spaces in it
+    return {_bare(header[:middle]), _bare(header[middle + 1 :])} if header else set()
+
+
+def _unquoted(word: str) -> str:
+    if not re.fullmatch(_QUOTED, word):
+        return word
+    raw = codecs.escape_decode(word[1:-1].encode("utf-8", "surrogateescape"))[0]  # type: ignore[attr-defined]
+    return str(raw, "utf-8", "surrogateescape")
+
+
+def _bare(name: str) -> str:
+    """Without the prefix of its side: git's usual ones, and those of diff.mnemonicPrefix."""
+    return re.sub(r"^[abciow]/", "", name)
+
+
+def unpacked(patch: str) -> int:
+    """Bytes that a patch may write: its own, and those of binary files packed in it."""
+    return len(patch) + sum(map(int, re.findall(r"^literal (\d{1,18})$", patch, re.M)))
 
 
 def hidden(task: TaskInstance) -> frozenset[str]:
@@ -75,12 +115,45 @@ def top_module(path: str) -> str:
     return parts[0] if parts else ""
 
 
-def overlaps(path: str, others: Iterable[str]) -> bool:
-    """Whether ``path`` is one of them, lies in one, or one lies in it."""
-    return any(
-        path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/")
-        for other in others
-    )
+def above(path: str) -> list[str]:
+    """The folders that ``path`` lies in, the nearest first."""
+    return [str(folder) for folder in PurePosixPath(path).parents][:-1]
+
+
+def overlapping(paths: Iterable[str], others: Iterable[str]) -> set[str]:
+    """Those of ``paths`` that are one of ``others``, lie in one, or have one in them."""
+    there = set(others)
+    holding = {folder for path in there for folder in above(path)}
+    return {p for p in paths if p in there or p in holding or not there.isdisjoint(above(p))}
+
+
+def inside(target: str, root: str) -> bool:
+    """Whether an absolute path lies in the repository, and not in its ``.git``."""
+    git = f"{root}/.git"
+    return target.startswith(f"{root}/") and target != git and not target.startswith(f"{git}/")
+
+
+def reaches_git(target: str, root: str) -> bool:
+    """Whether ``.git`` can be reached through a link there, beside the way that is guarded."""
+    return target.startswith(f"{root}/.git") or root.startswith(f"{target.rstrip('/')}/")
+
+
+def virtual_environments(new: Iterable[str], base: Iterable[str]) -> dict[str, str]:
+    """Folders among the ``new`` paths that are virtual environments, and a sentence for each."""
+    found = [name.rpartition("/")[0] for name in new if name.endswith("/pyvenv.cfg")]
+    old = {folder for name in base for folder in above(name)} if found else set()
+    return {name: f"{name} is a virtual environment" for name in found if name not in old}
+
+
+def shadows_nothing(path: str, there: Mapping[str, str]) -> bool:
+    """Whether a path that has the name of a part of the test framework cannot be imported in its
+    place: it is among the tests, or in a folder that is no package."""
+    top = top_module(path)
+    if PurePosixPath(top).name.removesuffix(".py") not in FRAMEWORK:
+        return False
+    if len(PurePosixPath(top).parts) > 1 and top.startswith(tuple(f"{r}/" for r in TEST_ROOTS)):
+        return True
+    return path != top and not any(f"{top}/{name}.py" in there for name in ("__init__", "__main__"))
 
 
 def is_config(path: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from swe_gym_env.errors import GradingError
@@ -20,16 +20,19 @@ from swe_gym_env.types import Outcome, TaskInstance
 TRAILER = ">>>>> Grading"
 PASSED = ("PASSED", "XFAIL")  # for a test that must begin to pass
 FAILED = ("FAILED", "ERROR")
+MOST_NOTES = 5  # in a reason
 
 
 @dataclass(frozen=True)
 class Trailer:
     """``exit``: of the test command. ``canary``: the test that must fail; empty without a witness.
-    ``timeout``: in seconds, where the run was cut at it. ``tampered``: why nothing was run."""
+    ``timeout``: in seconds, where the run was cut at it. ``tampered``: why nothing was run.
+    ``left_out``: what of the patch was not applied, one sentence each."""
 
     exit: int | None = None
     timeout: float = 0.0
     tampered: str = ""
+    left_out: Sequence[str] = ()
     canary: str = ""
     records: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
@@ -45,6 +48,18 @@ def verdict(task: TaskInstance, log: str, nonce: str) -> Outcome:
     if not found:
         raise GradingError("the log has no trailer: it is not one of ours, or was cut")
     trailer = Trailer(**json.loads(last))
+    return noted(_said(task, text, nonce, trailer), "left out", trailer.left_out)
+
+
+def noted(outcome: Outcome, what: str, notes: Sequence[str]) -> Outcome:
+    """``outcome`` with remarks in its reason, the first few of them."""
+    if not notes:
+        return outcome
+    few = "; ".join([*notes[:MOST_NOTES], *(["..."] if len(notes) > MOST_NOTES else [])])
+    return replace(outcome, reason="; ".join(filter(None, [outcome.reason, f"{what}: {few}"])))
+
+
+def _said(task: TaskInstance, text: str, nonce: str, trailer: Trailer) -> Outcome:
     if trailer.tampered:
         return Outcome("tampered", reason=trailer.tampered)
     if trailer.timeout:
@@ -63,7 +78,7 @@ def verdict(task: TaskInstance, log: str, nonce: str) -> Outcome:
 
 def _judged(task: TaskInstance, output: str, trailer: Trailer) -> Outcome:
     wanted = (*task.fail_to_pass, *task.pass_to_pass)
-    parse = parsers.parser(task.log_parser)
+    parse = parsers.several(parsers.parser(task.log_parser), len(trailer.records))
     said = parse(output, frozenset(wanted))
     ours = [test for test in said if trailer.canary and test.endswith(f"::{trailer.canary}")]
     canaries = [said.pop(test) for test in ours]
@@ -82,7 +97,7 @@ def _judged(task: TaskInstance, output: str, trailer: Trailer) -> Outcome:
         return Outcome("unresolved", reason=reason, tests=tests)
     if any(status not in FAILED for status in canaries):
         reason = "a test that must fail passed: the test framework was changed"
-    elif trailer.canary and task.eval_type == "pass_and_fail":
+    elif trailer.canary and not _failures_only(task):
         passed = [test for test, status in tests.items() if status in PASSED]
         reason = contradiction(trailer.records, trailer.canary, passed, parse)
     if reason:

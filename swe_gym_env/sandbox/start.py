@@ -9,13 +9,32 @@ the other.
 
 from __future__ import annotations
 
-from swe_gym_env.errors import SandboxError
+import shlex
+from dataclasses import replace
+
+from swe_gym_env.errors import SandboxError, SetupError
 from swe_gym_env.sandbox.base import Limits, Sandbox, SandboxProvider, SandboxSpec
 from swe_gym_env.sandbox.history import scrub
 from swe_gym_env.types import TaskInstance
 
 SECONDS = 300.0  # a history of gigabytes takes a while to be left behind
 SCRIPT = ".git/swe_gym_setup.sh"
+BASE_SECONDS = 60.0
+WRONG_IMAGE = 3  # exit code of BASE: only the user can mend what was found
+BASE = """
+export LC_ALL=C GIT_NO_REPLACE_OBJECTS=1
+refuse() { printf '%s' "$1"; exit 3; }
+command -v git >/dev/null || refuse 'git is not installed in it'
+[ -e .git ] || refuse 'its working folder is no git repository'
+[ -d .git ] || refuse 'its .git is a file; make it from a clone, not a worktree or a submodule'
+full=$(git rev-parse --verify BASE 2>&1) && printf '%s' "${full##*$'\\n'}" && exit 0
+case $full in
+  *'is ambiguous'*) refuse 'several of its commits begin like this; write the whole hash' ;;
+  *dubious*|*'not a git repo'*|*'bad config'*) refuse "git cannot use its repository: $full" ;;
+esac
+refuse 'its repository holds no such commit'
+"""
+_bases: dict[tuple[str, str, str], str] = {}  # (image, folder, base commit as written): full hash
 
 
 def start(
@@ -24,18 +43,49 @@ def start(
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     for_agent: bool = True,
 ) -> Sandbox:
-    """Raises SandboxError for a fault, a set-up that fails included; SetupError as ``create``."""
+    """Raises SandboxError for a fault, a set-up that fails included; SetupError as ``create``, and
+    where the image does not hold the task's base commit."""
     box = provider.create(SandboxSpec.of(task, limits))
     try:
         for name in ("setup", "hide") if for_agent else ("setup",):
             if script := task.metadata.get(name):
                 _run(box, task, name, script)
+        task = replace(task, base_commit=base_commit(box, task))
         if for_agent and "hide" not in task.metadata:
             scrub(box, task)
     except BaseException:
         box.close()
         raise
     return box
+
+
+def base_commit(box: Sandbox, task: TaskInstance) -> str:
+    """The full hash of ``task.base_commit``, which may be short or a tag, in a box of the task.
+
+    An image is asked once in a process, unless a tag is given.
+    Raises SetupError where the image holds no such commit, no repository, no git or no such folder;
+    SandboxError where the box did not answer.
+    """
+    key = (task.image, task.workdir, task.base_commit)
+    if key in _bases:
+        return _bases[key]
+    named = shlex.quote(f"{task.base_commit}^{{commit}}")
+    done = box.exec(BASE.replace("BASE", named), timeout=BASE_SECONDS, cwd=task.workdir)
+    said = done.output.decode("utf-8", "replace").strip()
+    if done.exit_code == 126 and said.startswith("bash: cd: "):
+        said = f"its folder {task.workdir} cannot be entered ({said.rpartition(': ')[2]})"
+    elif done.exit_code not in (0, WRONG_IMAGE):
+        why = "it took too long" if done.timed_out else said[-300:] or f"exit {done.exit_code}"
+        raise SandboxError(f"{task.instance_id}: the base commit could not be looked up: {why}")
+    if done.exit_code != 0:
+        raise SetupError(
+            f"{task.instance_id}: the image {task.image!r} does not hold its base_commit "
+            f"{task.base_commit!r}: {said}. Correct the row, or use the image that its task was "
+            "made from."
+        )
+    if said.startswith(task.base_commit.lower()):  # not a tag, which each box may have made anew
+        _bases[key] = said
+    return said
 
 
 def _run(box: Sandbox, task: TaskInstance, name: str, script: str) -> None:

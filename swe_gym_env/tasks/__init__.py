@@ -9,8 +9,8 @@ Each source is a module of its own, imported when it is asked for.
 from __future__ import annotations
 
 import importlib
-import inspect
-from typing import Any
+import os
+from typing import Any, get_args, get_type_hints
 
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import TaskInstance
@@ -18,6 +18,9 @@ from swe_gym_env.types import TaskInstance
 FAMILIES = ("pypi", "jsonl", "swe_gym", "swe_smith", "r2e_gym", "swe_rebench", "swebench")
 SOURCES = {name: f"swe_gym_env.tasks.{name}" for name in FAMILIES}
 SOURCES |= {f"swebench_{part}": SOURCES["swebench"] for part in ("lite", "verified")}
+WORDS: dict[type, str] = {int: "a whole number", str: "a text", bool: "true or false"}
+WORDS[type(None)] = "null"
+LEAST = {"limit": 0, "heldout": 0, "workers": 1, "window": 1}
 GIVEN: dict[str, dict[str, Any]] = {
     "swebench_lite": {"dataset": "lite"},
     "swebench_verified": {"dataset": "verified"},
@@ -29,9 +32,26 @@ def load(name: str, **options: Any) -> list[TaskInstance]:
     if name not in SOURCES:
         raise SetupError(f"unknown task source {name!r}: there are {', '.join(sorted(SOURCES))}")
     function = importlib.import_module(SOURCES[name]).load
-    known = inspect.signature(function).parameters
+    known = get_type_hints(function)
+    del known["return"]
     if unknown := sorted(set(options) - set(known)):
         raise SetupError(
             f"task source {name!r} has no option {', '.join(unknown)}: there are {', '.join(known)}"
         )
+    options = {key: _checked(name, key, value, known[key]) for key, value in options.items()}
     return function(**{**GIVEN.get(name, {}), **options})
+
+
+def _checked(source: str, name: str, value: Any, hint: Any) -> Any:
+    """``value``, if it is what the option's annotation says; containers and choices are left to the
+    source. SetupError."""
+    kinds = get_args(hint) or (hint,)
+    if isinstance(value, os.PathLike) and str in kinds:
+        value = os.fspath(value)
+    if not set(kinds) <= WORDS.keys():
+        return value
+    if type(value) not in kinds or (type(value) is int and value < LEAST.get(name, value)):
+        least = f" of at least {LEAST[name]}" if name in LEAST else ""
+        wanted = " or ".join(WORDS[kind] for kind in kinds) + least
+        raise SetupError(f"task source {source!r}: {name}={value!r} is not {wanted}")
+    return value

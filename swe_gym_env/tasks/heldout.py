@@ -6,36 +6,47 @@ Which tasks are held out depends on the seed and the ids alone, not on the order
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
+from typing import TypeVar
 
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import TaskInstance
 
 SPLITS = ("train", "heldout", "all")
+Item = TypeVar("Item")
 
 
 def split_tasks(
-    tasks: Sequence[TaskInstance], split: str, count: int, seed: int, limit: int | None
+    items: Sequence[Item],
+    split: str,
+    count: int,
+    seed: int,
+    limit: int | None,
+    task: Callable[[Item], TaskInstance] = lambda item: item,  # type: ignore[assignment,return-value]
+    name: Callable[[Item], str] = attrgetter("instance_id"),
 ) -> list[TaskInstance]:
-    """The tasks of ``split``, each marked with its own.
+    """The tasks of ``split``, each marked with its own. ``items`` are tasks, or rows that ``task``
+    makes tasks of and whose ids ``name`` gives: tasks are made of the chosen ones only.
 
     Held out are the ``count`` ids with the smallest sha256 of "SEED:ID", over all repositories
     alike. Raises SetupError for an unknown split, an id that comes twice, or too few tasks.
     """
     if split not in SPLITS:
         raise SetupError(f"unknown split {split!r}: there are {', '.join(SPLITS)}")
-    ids = [task.instance_id for task in tasks]
+    ids = [name(item) for item in items]
     if len(set(ids)) < len(ids):
-        twice = next(one for one in ids if ids.count(one) > 1)
+        twice = Counter(ids).most_common(1)[0][0]
         raise SetupError(f"task {twice} comes more than once")
     if split != "all" and count >= len(ids):
         raise SetupError(f"heldout={count} leaves nothing of {len(ids)} tasks: choose fewer")
     held = set(sorted(ids, key=lambda one: _key(seed, one))[:count])
-    marked = [
-        replace(task, split="heldout" if task.instance_id in held else "train") for task in tasks
-    ]
-    return [task for task in marked if split in ("all", task.split)][:limit]
+    parts = ("heldout" if one in held else "train" for one in ids)
+    both = zip(items, parts, strict=True)
+    chosen = [(item, part) for item, part in both if split in ("all", part)]
+    return [replace(task(item), split=part) for item, part in chosen[:limit]]
 
 
 def _key(seed: int, instance_id: str) -> str:

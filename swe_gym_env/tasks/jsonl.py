@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.tasks.files import read_rows
+from swe_gym_env.tasks.files import read_rows, unique
 from swe_gym_env.tasks.rows import from_row, to_row
 from swe_gym_env.types import TaskInstance
 
@@ -15,22 +16,30 @@ from swe_gym_env.types import TaskInstance
 def load(path: str = "", split: str = "", limit: int | None = None) -> list[TaskInstance]:
     """``path``: a .jsonl, .json or .parquet file, a folder of them, or a hub id.
 
-    ``split``: rows whose column of that name says so; "" and "all": every row.
-    Raises SetupError that names the file, the line and the column.
+    ``split``: rows whose column of that name says so; "" and "all": every row. With ``limit`` rows
+    are read, and checked, until there are so many; without it every row is, those of other splits
+    too. Raises SetupError that names the file, the line and the column.
     """
     if not path:
         raise SetupError("no file at path='': give the path of a file of task rows")
-    everything = split in ("", "all")
-    places: dict[str, str] = {}
-    tasks = []
-    for row in read_rows(path, "train" if everything else split):
+    wanted = "" if split == "all" else split
+    tasks: list[TaskInstance] = []
+    splits: Counter[str] = Counter()
+    if limit == 0:
+        return tasks
+    for row in unique(read_rows(path, wanted)):
         task = from_row(row, "jsonl")
-        if task.instance_id in places:
-            here, first = row.where, places[task.instance_id]
-            raise SetupError(f"{here}: task {task.instance_id} stands at {first} already")
-        places[task.instance_id] = row.where
-        tasks.append(task)
-    return [task for task in tasks if everything or task.split == split][:limit]
+        splits[task.split] += 1
+        if wanted in ("", task.split):
+            tasks.append(task)
+        if len(tasks) == limit:
+            break
+    if not splits:
+        raise SetupError(f"{path} holds no rows")
+    if not tasks:
+        known = ", ".join(f"{name or 'no split'} ({count})" for name, count in splits.items())
+        raise SetupError(f"no row of {path} is in the split {split!r}: there are {known}")
+    return tasks
 
 
 def save(tasks: Iterable[TaskInstance], path: str | Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from swe_gym_env.errors import SetupError
 from swe_gym_env.grading.parsers import r2e_gym
 from swe_gym_env.tasks import recipe
+from swe_gym_env.tasks.check import check
 from swe_gym_env.tasks.files import Row, read_rows
 from swe_gym_env.tasks.heldout import split_tasks
 from swe_gym_env.types import TaskInstance
@@ -63,22 +64,30 @@ def load(
     ``split``: train, heldout (``heldout`` tasks, drawn by ``seed``) or all. ``image``: in place of
     the rows' own. ``search_path``: PATH in the images; "" leaves the image's. Raises SetupError.
     """
-    tasks = [_task(row, image, search_path) for row in read_rows(path or HUB, "train")]
-    return split_tasks(tasks, split, heldout, seed, limit)
+    rows = list(read_rows(path or HUB, "train"))
+
+    def task(row: Row) -> TaskInstance:
+        return check(_task(row, image, search_path), row.where)
+
+    return split_tasks(rows, split, heldout, seed, limit, task, _name)
+
+
+def _name(row: Row) -> str:
+    return f"{row.text('repo_name')}-{row.text('commit_hash')}"
 
 
 def _task(row: Row, image: str, search_path: str) -> TaskInstance:
-    repo, commit = row.column("repo_name"), row.column("commit_hash")
+    repo, commit = row.text("repo_name"), row.text("commit_hash")
     expected = {_plain(test): status for test, status in _json(row, "expected_output_json").items()}
     before = _before(row)
     passing = [test for test, status in expected.items() if status == "PASSED"]
-    issue = row.column("problem_statement")
+    issue = row.text("problem_statement")
     inner = re.search(r"\[ISSUE\](.*)\[/ISSUE\]", issue, re.DOTALL)
     return TaskInstance(
-        instance_id=f"{repo}-{commit}",
+        instance_id=_name(row),
         repo=repo,
         base_commit=recipe.BASE,
-        image=image or row.column("docker_image"),
+        image=image or row.text("docker_image"),
         problem_statement=(inner[1] if inner else issue).strip() + "\n",
         gold_patch=_gold(_json(row, "parsed_commit_content")),
         test_patch="",

@@ -6,43 +6,45 @@ from collections.abc import Mapping
 from typing import Any
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.tasks.files import Row
+from swe_gym_env.tasks.check import check
+from swe_gym_env.tasks.files import as_row
 from swe_gym_env.types import TaskInstance
 
 TEXTS = ("instance_id", "repo", "base_commit", "image", "problem_statement", "eval_script")
+OPTIONAL = {
+    "log_parser": "pytest",
+    "eval_type": "pass_and_fail",
+    "workdir": "/testbed",
+    "source": "",
+    "split": "",
+}
+KNOWN = {*TEXTS, *OPTIONAL, *("patch", "test_patch", "FAIL_TO_PASS", "PASS_TO_PASS")}
+KNOWN |= {"env", "metadata", "difficulty"}
 
 
 def from_row(row: Mapping[str, Any], source: str = "") -> TaskInstance:
-    """Raises SetupError if a column is missing or of the wrong kind."""
-    if not isinstance(row, Row):
-        row = Row(row)
-    where = row.where or f"row {row.get('instance_id', '?')}"
-    row.where = where
-    texts = {name: row.column(name) for name in (*TEXTS, "patch", "test_patch")}
-    if wrong := [name for name, value in texts.items() if not isinstance(value, str)]:
-        raise SetupError(f"{where}, column {wrong[0]!r}: not a text: {texts[wrong[0]]!r:.80}")
-    for name in ("env", "metadata"):
-        if not isinstance(row.get(name) or {}, Mapping):
-            raise SetupError(f"{where}, column {name!r}: not an object: {row[name]!r:.80}")
-    return TaskInstance(
-        **{name: texts[name] for name in TEXTS},
-        gold_patch=texts["patch"],
-        test_patch=texts["test_patch"],
+    """Raises SetupError with the place if a column is missing or holds what no task can have."""
+    row = as_row(row)
+    for other in row.keys() - KNOWN:  # any others are allowed, but not one of ours misspelled
+        if (name := other.lower()) in KNOWN and name not in row:
+            raise SetupError(f"{row.where}, column {name!r}: {row.other_case(name)}")
+    optional = {name: row.text(name, value) for name, value in OPTIONAL.items()}
+    fields: dict[str, Any] = {name: row.text(name) for name in TEXTS}
+    task = TaskInstance(
+        **fields,
+        gold_patch=row.text("patch"),
+        test_patch=row.text("test_patch"),
         fail_to_pass=row.strings("FAIL_TO_PASS"),
         pass_to_pass=row.strings("PASS_TO_PASS"),
-        log_parser=row.get("log_parser") or "pytest",
-        eval_type=row.get("eval_type") or "pass_and_fail",
-        workdir=row.get("workdir") or "/testbed",
-        env=_filled(row.get("env")),
-        source=row.get("source") or source,
-        split=row.get("split") or "",
-        metadata=_filled({"difficulty": row.get("difficulty"), **(row.get("metadata") or {})}),
+        env=row.mapping("env"),
+        metadata=_filled({"difficulty": row.get("difficulty")}) | row.mapping("metadata"),
+        **{**optional, "source": optional["source"] or source},  # type: ignore[arg-type]
     )
+    return check(task, row.where)
 
 
-def _filled(value: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Parquet gives every row of a table the same keys, and None for those that a row lacks."""
-    return {key: item for key, item in (value or {}).items() if item is not None}
+def _filled(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if item is not None}
 
 
 def to_row(task: TaskInstance) -> dict[str, Any]:

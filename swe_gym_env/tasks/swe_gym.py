@@ -14,6 +14,7 @@ import re
 
 from swe_gym_env.errors import SetupError
 from swe_gym_env.tasks import recipe
+from swe_gym_env.tasks.check import check
 from swe_gym_env.tasks.files import Row, read_rows
 from swe_gym_env.tasks.heldout import split_tasks
 from swe_gym_env.types import TaskInstance
@@ -53,13 +54,17 @@ def load(
     for the id as image names have it. ``prefix``: the environment of the tests' Python in the
     images; "" leaves that to the image's own PATH. Raises SetupError.
     """
-    tasks = [_task(row, image, prefix) for row in read_rows(path or HUB, "train")]
-    return split_tasks(tasks, split, heldout, seed, limit)
+    rows = list(read_rows(path or HUB, "train"))
+
+    def task(row: Row) -> TaskInstance:
+        return check(_task(row, image, prefix), row.where)
+
+    return split_tasks(rows, split, heldout, seed, limit, task, lambda row: row.text("instance_id"))
 
 
 def _task(row: Row, image: str, prefix: str) -> TaskInstance:
-    instance_id, test_patch = row.column("instance_id"), row.column("test_patch")
-    repo = row.column("repo")
+    instance_id, test_patch = row.text("instance_id"), row.text("test_patch")
+    repo = row.text("repo")
     if repo.lower() not in COMMANDS:
         raise SetupError(f"{row.where}: no test command is known for the repository {repo!r}")
     return TaskInstance(
@@ -67,8 +72,8 @@ def _task(row: Row, image: str, prefix: str) -> TaskInstance:
         repo=repo,
         base_commit=recipe.BASE,
         image=image.format(instance_id.replace("__", "_s_").lower()),
-        problem_statement=row.column("problem_statement"),
-        gold_patch=row.column("patch"),
+        problem_statement=row.text("problem_statement"),
+        gold_patch=row.text("patch"),
         test_patch=test_patch,
         fail_to_pass=row.strings("FAIL_TO_PASS"),
         pass_to_pass=row.strings("PASS_TO_PASS"),
@@ -78,8 +83,8 @@ def _task(row: Row, image: str, prefix: str) -> TaskInstance:
         env=recipe.environment(prefix),
         source="swe_gym",
         metadata={
-            "version": row.get("version") or "",
-            "base_commit": row.column("base_commit"),
+            "version": row.text("version", ""),
+            "base_commit": row.text("base_commit"),
             "setup": recipe.SNAPSHOT,
             "hide": recipe.ALONE,
         },

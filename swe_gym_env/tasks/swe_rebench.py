@@ -12,6 +12,7 @@ from typing import Any
 
 from swe_gym_env.errors import SetupError
 from swe_gym_env.tasks import recipe
+from swe_gym_env.tasks.check import check
 from swe_gym_env.tasks.files import Row, read_rows
 from swe_gym_env.tasks.heldout import split_tasks
 from swe_gym_env.types import TaskInstance
@@ -41,25 +42,31 @@ def load(
     the rows' own; {} stands for the id as image names have it. ``prefix``: the environment of the
     tests' Python in the images; "" leaves that to the image's own PATH. Raises SetupError.
     """
-    tasks = [_task(row, image, prefix) for row in read_rows(path or HUB, subset)]
-    return split_tasks(tasks, split, heldout, seed, limit)
+    rows = list(read_rows(path or HUB, subset))
+
+    def task(row: Row) -> TaskInstance:
+        return check(_task(row, image, prefix), row.where)
+
+    return split_tasks(rows, split, heldout, seed, limit, task, lambda row: row.text("instance_id"))
 
 
 def _task(row: Row, image: str, prefix: str) -> TaskInstance:
-    instance_id, test_patch = row.column("instance_id"), row.column("test_patch")
+    instance_id, test_patch = row.text("instance_id"), row.text("test_patch")
     config = row.column("install_config")
     if not isinstance(config, Mapping):
         raise SetupError(f"{row.where}, column 'install_config': not an object: {config!r:.80}")
     before = recipe.with_patch(test_patch) + _exports(config)
-    own = row.get("docker_image") or row.get("image_name") or IMAGE
+    own = row.text("docker_image", "") or row.text("image_name", "") or IMAGE
     parser = config.get("log_parser") or "parse_log_pytest"
+    if not isinstance(parser, str):
+        raise SetupError(f"{row.where}, column 'install_config': log_parser is not a text")
     return TaskInstance(
         instance_id=instance_id,
-        repo=row.column("repo"),
+        repo=row.text("repo"),
         base_commit=recipe.BASE,
         image=(image or own).format(instance_id.replace("__", "_1776_").lower()),
-        problem_statement=row.column("problem_statement"),
-        gold_patch=row.column("patch"),
+        problem_statement=row.text("problem_statement"),
+        gold_patch=row.text("patch"),
         test_patch=test_patch,
         fail_to_pass=row.strings("FAIL_TO_PASS"),
         pass_to_pass=row.strings("PASS_TO_PASS"),
@@ -69,8 +76,8 @@ def _task(row: Row, image: str, prefix: str) -> TaskInstance:
         env=recipe.environment(prefix),
         source="swe_rebench",
         metadata={
-            "version": row.get("version") or "",
-            "base_commit": row.column("base_commit"),
+            "version": row.text("version", ""),
+            "base_commit": row.text("base_commit"),
             "setup": recipe.SNAPSHOT,
             "hide": recipe.ALONE,
         },

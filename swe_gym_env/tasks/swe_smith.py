@@ -6,7 +6,7 @@ without the files of FAIL_TO_PASS, where the agent begins. (Those branches thems
 be fetched from GitHub.) The gold patch is the bug in reverse.
 
 A few repositories are not tested by ``pytest --verbose`` in the environment ``testbed``; their rows
-are left out, and the log says how many.
+and those without a problem statement are left out, and the log says how many.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 
 from swe_gym_env.tasks import recipe
+from swe_gym_env.tasks.check import check
 from swe_gym_env.tasks.files import Row, read_rows
 from swe_gym_env.tasks.heldout import split_tasks
 from swe_gym_env.tasks.reverse import reverse
@@ -50,26 +51,34 @@ def load(
     the rows' own. ``prefix``: the environment of the tests' Python in the images; "" leaves that
     to the image's own PATH. Raises SetupError.
     """
-    rows = read_rows(path or HUB, "train")
-    kept = [row for row in rows if not row.column("instance_id").startswith(OTHERWISE_TESTED)]
-    if len(kept) < len(rows):
-        log.info(
-            "%d of %d rows are left out: not tested by pytest", len(rows) - len(kept), len(rows)
-        )
-    return split_tasks([_task(row, image, prefix) for row in kept], split, heldout, seed, limit)
+    rows = list(read_rows(path or HUB, "train"))
+    tested = [row for row in rows if not row.text("instance_id").startswith(OTHERWISE_TESTED)]
+    # Not every bug of theirs has got an issue written for it
+    kept = [row for row in tested if row.text("problem_statement").strip()]
+    for reason, left in {
+        "not tested by pytest": len(rows) - len(tested),
+        "without a problem statement": len(tested) - len(kept),
+    }.items():
+        if left:
+            log.info("%d of %d rows are left out: %s", left, len(rows), reason)
+
+    def task(row: Row) -> TaskInstance:
+        return check(_task(row, image, prefix), row.where)
+
+    return split_tasks(kept, split, heldout, seed, limit, task, lambda row: row.text("instance_id"))
 
 
 def _task(row: Row, image: str, prefix: str) -> TaskInstance:
-    bug = row.column("patch")
+    bug = row.text("patch")
     fail, keep = row.strings("FAIL_TO_PASS"), row.strings("PASS_TO_PASS")
     hidden = _files(fail)
     files = list(dict.fromkeys([*hidden, *_files(keep)]))
     return TaskInstance(
-        instance_id=row.column("instance_id"),
-        repo=row.column("repo"),
+        instance_id=row.text("instance_id"),
+        repo=row.text("repo"),
         base_commit=recipe.BASE,
-        image=image or _image(row.column("image_name")),
-        problem_statement=row.column("problem_statement"),
+        image=image or _image(row.text("image_name")),
+        problem_statement=row.text("problem_statement"),
         gold_patch=reverse(bug),
         test_patch="",
         fail_to_pass=fail,

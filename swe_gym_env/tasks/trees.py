@@ -26,11 +26,13 @@ GIT_ENV = {
     "GIT_COMMITTER_EMAIL": "maintainer@example.org",
     "GIT_COMMITTER_DATE": "2024-01-01T00:00:00+0000",
 }
-COMMIT = """
+# As few processes as will do, since every task is made by this: settings are written, not set
+COMMIT = r"""
 git init -q --template= -b main . && mkdir -p .git/info && : > .git/info/exclude
-git config user.name developer && git config user.email developer@example.org
-git config gc.auto 0 && git add -A -f . && git commit -q -m 'Import'
-git rev-parse HEAD
+printf '[user]\n\tname = developer\n\temail = developer@example.org\n' >> .git/config
+printf '[gc]\n\tauto = 0\n' >> .git/config
+git add -A -f . && git commit -q -m 'Import'
+read -r commit < .git/refs/heads/main && echo "$commit"
 """
 SCRATCH = """
 export GIT_INDEX_FILE="$SCRATCH/index" GIT_OBJECT_DIRECTORY="$SCRATCH/objects"

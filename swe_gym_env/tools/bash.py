@@ -19,22 +19,72 @@ from swe_gym_env.sandbox.base import ExecResult, Sandbox
 MAX_COMMAND = 64_000
 MAX_STATE = 32_000
 
-# The copy of stdout keeps the state out of a file that the command redirects itself to; the braces
-# keep `set -x` from showing the wrapper.
+# The copy of stdout keeps the state out of a file that the command redirects itself to; the groups
+# keep `set -x` and traps of the command from showing the wrapper. The state is printed when the
+# command has ended and, where it ends the shell, by the trap; `pwd` knows the folder also where the
+# variable PWD was changed.
 _WRAPPER = """{restore}
 exec {{__swe_out}}>&1
+__swe_bye= __swe_done=
 __swe_save() {{
-  builtin printf '%s\\n' {begin}
-  builtin export -p
-  builtin printf 'cd -- %q 2>/dev/null; OLDPWD=%q\\n' "$PWD" "${{OLDPWD-}}"
-  builtin printf '%s\\n' {end}
+  [[ -n $__swe_done ]] || {{
+    builtin printf '%s\\n' {mark}_b
+    builtin export -p
+    builtin printf '%s\\n' {mark}_d
+    builtin pwd
+    builtin printf '%s\\n' {mark}_o "${{OLDPWD-}}" {mark}_f
+    builtin export -pf
+    builtin printf '%s\\n' {mark}_e
+  }} >&$__swe_out
+  return "${{1-0}}"
 }}
-trap '{{ set +eux; __swe_save >&$__swe_out; }} 2>/dev/null' EXIT
-eval {command}"""
+{hooks}builtin trap '{trap}' EXIT
+eval {command}; {{ __swe_code=$?; builtin set +exv; builtin trap - DEBUG ERR RETURN; \
+builtin enable export printf pwd; __swe_save; __swe_done=1; __swe_save "$__swe_code"; \
+}} >/dev/null 2>&1"""
+_TRAP = (
+    '{ __swe_code=$?; builtin set +exv; __swe_save "$__swe_code"; } >/dev/null 2>&1; '
+    'eval "$__swe_bye"'
+)
+# A trap that the command sets on the end of the shell would replace ours, so it is kept beside it
+_TRAPS = re.compile(r"\btrap\b.*?\b(?:EXIT|0)\b", re.DOTALL | re.IGNORECASE)
+_KEEP_TRAP = """trap() {{
+  if [[ $BASH_SUBSHELL != 0 ]]; then builtin trap "$@"; return; fi
+  if [[ $# == 0 || $1 == -[lpP]* ]]; then
+    builtin trap -- "$__swe_bye" EXIT
+    builtin trap "$@"
+    builtin trap '{trap}' EXIT
+    return
+  fi
+  local what=- signal others=()
+  if [[ $1 == -- ]]; then shift; fi
+  if [[ $# != 1 ]]; then what=$1; shift; fi
+  for signal; do
+    case $signal in
+      [eE][xX][iI][tT] | 0) if [[ $what == - ]]; then __swe_bye=; else __swe_bye=$what; fi ;;
+      *) others+=("$signal") ;;
+    esac
+  done
+  if [[ ${{#others[@]}} != 0 ]]; then builtin trap -- "$what" "${{others[@]}}"; fi
+}}
+"""
+# These end the shell without its trap, so the state is printed before them
+_ENDS = re.compile(r"\b(?:exec|noexec|kill)\b|\bset\s+-\w*n")
+_SAVE_BEFORE = """builtin trap 'case $BASH_COMMAND in *exec\\ * | kill\\ * | set\\ *n*) \
+{{ __swe_save "$?"; }} >/dev/null 2>&1 ;; esac' DEBUG
+"""
 # Before the first command: what the box exports by itself, which a command may unset later. Asked
 # for once, because it takes a fork to use such a list within the shell.
 _NAMES = "builtin compgen -e; builtin printf '%s\\n' {names}"
-_EXPORTED = re.compile(r"^declare -x (\w+)", re.MULTILINE)
+# `export -p` prints "declare -x", with a letter for each other attribute; "export" in posix mode
+_EXPORTED = re.compile(r"^(?:declare -\w*x\w*|export(?: -\w+)?) (\w+)", re.MULTILINE)
+# Variables that a shell sets by itself and that nothing may assign: only the export is kept
+_READONLY = re.compile(
+    r"^(?:declare -\w+|export(?: -\w+)?) (UID|EUID|PPID|BASHOPTS|SHELLOPTS|BASH_VERSINFO)=.*$",
+    re.MULTILINE,
+)
+_FOLDERS = re.compile(r"^declare -\w*r\w* (PWD|OLDPWD)\b", re.MULTILINE)  # cd must set them
+_OURS = re.compile(r"^(?:declare -\w+|export) __swe_\w+(?:=.*)?\n", re.MULTILINE)
 
 _LINE = re.compile(r"^bash: (?:eval: )?line (\d+):", re.MULTILINE)
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -54,14 +104,18 @@ class BashTool:
     def run(self, command: str, time_left: float = float("inf")) -> str:
         """The observation. Raises SandboxError if the box is gone."""
         command = command.encode("utf-8", "replace").decode().replace("\0", "")
+        command = plain_command(command)
         if len(command.encode()) > MAX_COMMAND:
             return f"(not run: the command is longer than {MAX_COMMAND} bytes)"
         timeout = max(0.1, min(self.timeout, time_left))
         mark = f"__swe_{secrets.token_hex(8)}"
+        hooks = _KEEP_TRAP if _TRAPS.search(command) else ""
+        hooks += _SAVE_BEFORE if _ENDS.search(command) else ""
         script = _WRAPPER.format(
             restore=self._state if self._names is not None else _NAMES.format(names=f"{mark}_n"),
-            begin=f"{mark}_b",
-            end=f"{mark}_e",
+            mark=mark,
+            hooks=hooks.format(trap=_TRAP),
+            trap=_TRAP,
             command=shlex.quote(command),
         )
         result = self._without_names(self.sandbox.exec(script, timeout=timeout), mark)
@@ -88,18 +142,33 @@ class BashTool:
         """The output before and after the sandbox's own cut, without the state; and a remark."""
         head = result.output[: result.head] if result.dropped else b""
         tail = result.output[result.head :] if result.dropped else result.output
-        begin, end = mark + b"_b\n", mark + b"_e\n"
-        start = tail.rfind(begin)
-        stop = tail.find(end, start)
-        if start < 0 or stop < 0:  # killed, or it ended in an `exec`
+        block = re.compile(mark + b"_b\n(.*?)" + mark + b"_e\n", re.DOTALL)
+        states = block.findall(head) + block.findall(tail)
+        head, tail = block.sub(b"", head), block.sub(b"", tail)
+        parts = re.split(mark.decode() + r"_[dof]\n", _decoded(states[-1])) if states else []
+        if len(parts) != 4:  # it was killed
             return head, tail, ""
-        state = tail[start + len(begin) : stop].decode("utf-8", "replace")
-        tail = tail[:start] + tail[stop + len(end) :]
-        if len(state) > MAX_STATE:
+        if sum(map(len, parts)) > MAX_STATE:
             return head, tail, "\n(too many exported variables: changes to them are not kept)"
-        gone = sorted((self._names or frozenset()) - {*_EXPORTED.findall(state)})
-        self._state = (f"unset {' '.join(gone)}\n" if gone else "") + state
+        variables, folder, before, functions = parts
+        gone = sorted((self._names or frozenset()) - {*_EXPORTED.findall(variables)})
+        variables = _READONLY.sub(r"export \1", _OURS.sub("", variables))
+        variables = _FOLDERS.sub(r"declare -x \1", variables)
+        lines = [f"unset {' '.join(gone)}"] if gone else []
+        lines += [variables.rstrip("\n"), functions.rstrip("\n")]
+        lines += [f"cd -- {shlex.quote(folder[:-1])}", f"OLDPWD={shlex.quote(before[:-1])}"]
+        self._state = "{ " + "\n".join(line for line in lines if line) + "\n} 2>/dev/null"
         return head, tail, ""
+
+
+def plain_command(command: str) -> str:
+    """``command`` with the line ends that bash knows: a carriage return is a letter to it."""
+    return command.replace("\r\n", "\n").rstrip("\r")
+
+
+def _decoded(state: bytes) -> str:
+    """Bytes that are no UTF-8 come back as they were when this is encoded again."""
+    return state.decode("utf-8", "surrogateescape")
 
 
 def _own_lines(text: str, above: int) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from algorithms.engine.precision import choose
 from swe_gym_env.agents.base import State
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Outcome, TaskInstance, Turn
@@ -79,6 +80,12 @@ def smollm2():
         if os.environ.get("SWE_GYM_NO_SKIP") == "1":
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def auto_dtype(smollm2) -> torch.dtype:
+    """In which the embedded model computes fastest on this machine, as ``model.dtype=auto``."""
+    return getattr(torch, choose(smollm2, threads=1).dtype)
 
 
 def make_state(place: int = 0, turns: tuple[Turn, ...] = (), observation: str = "Go.") -> State:

@@ -1,9 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from algorithms.engine.hf_policy import HFPolicy, pick
+from algorithms.engine.tree import in_common
 from swe_gym_env.agents.base import CONTEXT_FULL
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_state
@@ -69,6 +71,38 @@ def test_a_history_window_that_moves_is_answered_as_it_is_shown(tiny, tokenizer)
         replies = policy.act(asked)
         check_against_plain_forward(policy, tiny, asked, replies)
         turns += (Turn(seen, "student", replies[0].text, None, replies[0].token_ids),)
+
+
+def test_what_episodes_begin_with_is_computed_once(tiny, tokenizer):
+    policy = HFPolicy(tiny, tokenizer, temperature=0.0, max_new_tokens=12)
+    asked = states(5)
+    prompts = [policy.renderer.prompt(s.system_prompt, (), s.observation) for s in asked]
+    common = min(in_common(prompts[0], ids) for ids in prompts)
+    assert common > len("You fix bugs.Please do ")
+    replies = policy.act(asked)
+    check_against_plain_forward(policy, tiny, asked, replies)
+    assert policy.prefilled_tokens == common + sum(len(ids) - common for ids in prompts)
+    before, late = policy.prefilled_tokens, [make_state(9, (), "Please dance")]
+    check_against_plain_forward(policy, tiny, late, policy.act(late))
+    prompt = policy.renderer.prompt("You fix bugs.", (), "Please dance")
+    assert policy.prefilled_tokens - before < len(prompt) - len("You fix bugs.")
+
+
+def test_tries_of_one_task_compute_its_prompt_once(tiny, tokenizer):
+    policy = HFPolicy(tiny, tokenizer, temperature=1.0, top_p=1.0, max_new_tokens=12)
+    one = make_state(0)
+    asked = [replace(one, key=(*one.key[:3], repeat, *one.key[4:])) for repeat in range(4)]
+    replies = policy.act(asked)
+    check_against_plain_forward(policy, tiny, asked, replies)
+    length = len(policy.renderer.prompt(one.system_prompt, (), one.observation))
+    assert policy.prefilled_tokens == length + len(asked)  # the last token's logits, for each
+    assert len({reply.token_ids for reply in replies}) > 1
+
+
+def test_a_store_too_small_for_the_beginning_only_costs_time(tiny, tokenizer):
+    policy, replies = replies_of(tiny, tokenizer, states(), temperature=1.0, cache_bytes=10)
+    check_against_plain_forward(policy, tiny, states(), replies)
+    assert len(policy.store) == 0
 
 
 def test_answers_do_not_depend_on_company_or_order(tiny, tokenizer):

@@ -126,8 +126,8 @@ def test_a_tiny_model_learns_its_labels_and_survives_the_disk(tiny, tokenizer, t
 
 
 @pytest.mark.slow
-def test_smollm2_learns_its_labels(smollm2, tmp_path):
-    model, tokenizer = load_model(smollm2), load_tokenizer(smollm2)
+def test_smollm2_learns_its_labels(smollm2, auto_dtype, tmp_path):
+    model, tokenizer = load_model(smollm2, auto_dtype), load_tokenizer(smollm2)
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
     overfit(model, tokenizer, tmp_path / "checkpoint", lr=2e-4, epochs=14)
 
@@ -212,3 +212,29 @@ def test_an_adapter_is_saved_alone_and_the_next_round_trains_it_on(tiny, tokeniz
     (base / "config.json").unlink()
     with pytest.raises(SetupError, match="is an adapter of the model in"):
         load_model(one)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_are_those_of_torchs_adamw_with_and_without_masters(dtype):
+    torch.manual_seed(0)
+    start = [torch.randn(4, 3).to(dtype), torch.randn(5).to(dtype), torch.ones(2).to(dtype)]
+    ours = [torch.nn.Parameter(weight.clone()) for weight in start]
+    theirs = [torch.nn.Parameter(weight.float()) for weight in start]
+    optimizer = MasterAdamW(ours, 0.1, weight_decay=0.3, max_grad_norm=1.0)
+    adam = torch.optim.AdamW(theirs, lr=0.1, betas=(0.9, 0.95), weight_decay=0.3)
+    for _ in range(3):
+        wanted = [torch.zeros_like(weight) for weight in theirs]
+        for _ in range(2):  # micro-batches; the third weight is used by none
+            parts = [torch.randn(4, 3).to(dtype), torch.randn(5).to(dtype)]
+            sum((part * weight).sum() for part, weight in zip(parts, ours, strict=False)).backward()
+            optimizer.accumulate()
+            for total, part in zip(wanted, parts, strict=False):
+                total += part.float()
+        for weight, total in zip(theirs, wanted, strict=True):
+            weight.grad = total
+        norm = torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        assert optimizer.step() == pytest.approx(float(norm), rel=1e-5)
+        adam.step()
+        for mine, master, weight in zip(ours, optimizer.masters, theirs, strict=True):
+            assert torch.allclose(master, weight, atol=1e-6)
+            assert torch.equal(mine, master.to(dtype))

@@ -73,3 +73,12 @@ def test_a_full_disk_is_one_message_with_the_path(tmp_path):
         folder.append(episode("a"), [label("a")])
     (tmp_path / "episodes.jsonl").unlink()  # reading it would never end
     assert folder.annotations() == [], "a label without its episode is none"
+
+
+def test_a_label_that_an_old_run_stored_with_half_a_character_is_left_out(tmp_path, caplog):
+    folder = RoundFolder(tmp_path)
+    folder.append(episode("a"), [label("a", "Look \ud83d\n```bash\nls\n```")])
+    folder.append(episode("b"), [label("b")])
+    broken, good = folder.read(0).annotations
+    assert broken.text is None and "half a character" in broken.error and good == label("b")
+    assert "1 labels left out" in caplog.text

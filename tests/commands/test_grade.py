@@ -96,3 +96,96 @@ def test_forms_of_predictions(tmp_path: Path) -> None:
         bad.write_text(text)
         with pytest.raises(SetupError, match=message):
             predictions.read(bad)
+
+
+def test_results_go_by_what_they_depend_on(task: TaskInstance, tmp_path: Path, run: Run) -> None:
+    """A row corrected in place is judged anew; renamed, reordered and shortened files are not."""
+    path, preds, out = tmp_path / "rows.jsonl", tmp_path / "preds.jsonl", tmp_path / "out"
+    typo = replace(task, eval_script=task.eval_script.replace("test_calc", "test_clac"))
+    preds.write_text(json.dumps(prediction("toy-1", FIX)) + "\n")
+    grade = ("--out", out, "--sandbox", "local")
+    validate = ("--out", tmp_path / "valid", "--sandbox", "local", "--repeats", 1)
+    rows(path, typo)
+    assert "1  unresolved" in run("grade", preds, "--tasks", path, *grade).stdout
+    assert "1  gold_fails" in run("validate", path, *validate, code=1).stdout
+    rows(path, task)
+    assert "1  resolved" in run("grade", preds, "--tasks", path, *grade).stdout
+    assert "1  valid" in run("validate", path, *validate).stdout
+    other = rows(tmp_path / "other.jsonl", replace(task, problem_statement="Other words."), typo)
+    other.write_text("".join(other.read_text().splitlines(keepends=True)[:1]))
+    assert run("grade", preds, "--tasks", other, *grade, "--limit", 1).stderr == ""
+    assert run("validate", other, *validate).stderr == ""
+    lines = (out / "results.jsonl").read_text().splitlines()
+    old = [{k: v for k, v in json.loads(line).items() if k != "key"} for line in lines]
+    (out / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert "1/1" in run("grade", preds, "--tasks", path, *grade).stderr  # of an older version
+    assert "not judged again" in run("regrade", out, "--tasks", rows(path, typo)).stdout
+
+
+def test_text_of_every_kind_passes_through_grading(
+    task: TaskInstance, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    latin = (
+        "diff --git a/d.txt b/d.txt\nnew file mode 100644\n--- /dev/null\n+++ b/d.txt\n"
+        "@@ -0,0 +1 @@\n+Gr\udcfc\udcdfe\n"
+    )
+    patches = {
+        "latin": FIX + latin,
+        "stripped": FIX.strip(),
+        "crlf": FIX.replace("\n", "\r\n"),
+        "half": FIX + "\ud83d",
+        "named": FIX.replace("calc.py", "\x1b[2Jcalc.py"),
+        "café": FIX,
+    }
+    path = rows(tmp_path / "rows.jsonl", *(replace(task, instance_id=name) for name in patches))
+    preds = tmp_path / "preds.jsonl"
+    lines = "".join(json.dumps(prediction(*both)) + "\r\n" for both in patches.items())
+    preds.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    done = run("grade", preds, "--tasks", path, "--out", tmp_path / "out", "--sandbox", "local")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report["resolved_ids"]) == {"latin", "stripped", "crlf", "café"}, report
+    stored = (tmp_path / "out" / "results.jsonl").read_text()
+    assert "half of a character" in stored
+    again = run("regrade", tmp_path / "out", "--tasks", path)
+    assert "\x1b" not in done.stdout + done.stderr + again.stdout + again.stderr
+    assert "0 verdicts changed" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("p.json", b"null", "a list of rows is wanted, not null"),
+        ("p.json", b"3", "a list of rows is wanted, not int"),
+        ("p.json", b'[["a"]]', "p.json, row 1: an object is wanted, not list"),
+        ("p.json", '{"a": "Grü"}'.encode("latin-1"), r"p.json is not UTF-8 at byte 9 \(line 1\)"),
+        ("p.json", b'{"a": 5}', "prediction 1, column 'model_patch': not a text: 5"),
+        ("p.json", b'{"a": "x", "a": "y"}', "'a' stands twice"),
+        ("p.jsonl", b'{"instance_id": ["a"], "model_patch": ""}', "'instance_id': not a text"),
+        ("p.jsonl", b'{"Instance_ID": "a"}', "no column 'instance_id'; it has 'Instance_ID'"),
+        ("p.jsonl", b"", "holds no predictions"),
+    ],
+)
+def test_predictions_that_are_none_say_what_is_wrong(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(SetupError, match=message):
+        predictions.read(tmp_path / name)
+    with pytest.raises(SetupError, match="is a folder: give"):
+        predictions.read(tmp_path)
+
+
+def test_what_storing_took_from_a_patch_is_given_back() -> None:
+    whole = FIX + FIX.replace("calc.py", "b.py").replace("1,2 +1,2", "1,4 +1,4") + " \n \n"
+    for text in (whole, whole.strip(), whole.rstrip("\n"), whole.replace("\n", "\r\n")):
+        assert predictions.mended(text) == whole
+    for text in ("", "no diff", "no diff\r\n", FIX + "\\ No newline at end of file\n"):
+        assert predictions.mended(text) == text
+    mixed = FIX.replace("+    return a + b\n", "+    return a + b\r\n")
+    assert predictions.mended(mixed) == mixed  # of a file whose own lines end so
+
+
+@pytest.mark.parametrize("words", [("--timeout", "nan"), ("--timeout", "-1"), ("--workers", "0")])
+def test_limits_that_are_none_are_refused(run: Run, words: tuple[str, str]) -> None:
+    assert words[0] in run("validate", "x.jsonl", *words, code=2).stderr

@@ -34,7 +34,9 @@ def test_verdicts_report_and_the_list_of_valid_tasks(
     task: TaskInstance, tmp_path: Path, run: Run
 ) -> None:
     wrong = replace(task, instance_id="wrong", gold_patch=WRONG)
-    idle = replace(task, instance_id="idle", fail_to_pass=task.pass_to_pass)
+    idle = replace(
+        task, instance_id="idle", fail_to_pass=task.pass_to_pass, pass_to_pass=task.fail_to_pass[:0]
+    )
     lost = replace(task, instance_id="lost", image="nowhere")
     path = rows(tmp_path / "rows.jsonl", task, wrong, idle, lost)
     command = ("validate", path, "--repeats", 1, "--out", tmp_path / "out", "--sandbox", "local")
@@ -44,7 +46,7 @@ def test_verdicts_report_and_the_list_of_valid_tasks(
         "toy-1": "valid",
         "wrong": "gold_fails",
         "idle": "empty_passes",
-        "lost": "infra_error",
+        "lost": "setup_error",
     }
     assert "1  valid" in done.stdout and "4/4" in done.stderr
     report = (tmp_path / "out" / "report.md").read_text()

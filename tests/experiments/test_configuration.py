@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.folders import iteration0_folder, run_folder
 
@@ -23,8 +23,31 @@ def test_the_default_is_the_main_job() -> None:
     cfg = configuration()
     chosen = (cfg.algorithm.name, cfg.model.name, cfg.teacher.name, cfg.tasks.name)
     assert chosen == ("dagger", "smollm2", "expert", "pypi")
-    assert configuration("experiment=demo") == cfg
     assert cfg.evaluation.tasks >= 50
+
+
+def test_the_demo_and_the_fast_one_are_the_main_job_made_smaller() -> None:
+    cfg = configuration()
+    smaller = {
+        "teacher": {"tests": False},
+        "iteration0": {"epochs": 1},
+        "training": {"batch_size": 2},
+        "episodes_per_round": 16,
+        "evaluation": {"untrained": 8},
+    }
+    demo = configuration("experiment=demo")
+    assert demo == OmegaConf.merge(cfg, smaller)
+    fewer = {
+        "rounds": 1,
+        "episodes_per_round": 4,
+        "iteration0": {"episodes": 20},
+        "training": {"warmup_steps": 2},
+        "evaluation": {"tasks": 4, "untrained": 2},
+        "limits": {"max_turns": 5},
+    }
+    assert configuration("experiment=fast") == OmegaConf.merge(demo, fewer)
+    text = (CONF.parent / "Makefile").read_text()
+    assert "experiments.run experiment=$(if $(FAST),fast,demo)" in text
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -16,7 +16,8 @@ from algorithms.engine.rounds import RoundFolder
 from experiments.analysis.measures import add_failures
 from experiments.evaluate import folder_of, translated
 from experiments.evaluation import alone, measures, predictions, refuse_in_a_run
-from experiments.folders import read_json, resolved
+from experiments.folders import read_json
+from experiments.naming import resolved
 from experiments.report import write_evaluation
 from experiments.report.__main__ import _write
 from experiments.statistics import rate
@@ -223,6 +224,9 @@ def test_what_cannot_be_measured_is_refused() -> None:
     ):
         with pytest.raises(SetupError, match=said):
             alone(configuration(*given))
+    for given in (["evaluation.untrained=-1"], ["evaluation.untrained=few"]):
+        with pytest.raises(SetupError, match=r"evaluation\.untrained.*how many of the tasks"):
+            refuse_in_a_run(configuration(*given))
     for given in (["evaluation.who=teacher"], ["evaluation.samples=4"]):
         with pytest.raises(SetupError, match=r"experiments\.evaluate"):
             refuse_in_a_run(configuration(*given))

@@ -49,6 +49,22 @@ def test_a_run_leaves_a_table_a_report_and_readable_files(job: Job) -> None:
     assert job.folder("iteration0-*") == shared
 
 
+def test_the_untrained_student_may_be_measured_on_fewer_tasks(job: Job) -> None:
+    printed = job.run("algorithm=sft", "rounds=0", "evaluation.untrained=2")
+    assert "measured on fewer than 3 tasks: untrained student on 2" in printed
+    (claim,) = map(read, job.runs.glob("sft-*/summary.json"))
+    assert [row["n"] for row in claim["evaluations"]] == [2, 3]
+    assert [(test["before"], test["n"]) for test in claim["tests"]] == [("untrained", 2)]
+    few = {path.parent for path in job.runs.glob("iteration0-*/evaluations/*/*/episodes.jsonl")}
+    assert sorted(folder.name for folder in few) == ["iteration0", "untrained-2"]
+    # all of them are another measurement beside it, of the same student and iteration 0
+    both = job.run("algorithm=sft", "rounds=0")
+    assert "fewer than" not in both and "round 0" not in both.split("Held-out")[0]
+    every = job.folder("iteration0-*") / "evaluations/heldout-3"
+    counts = {f.name: len((f / "episodes.jsonl").read_text().splitlines()) for f in every.iterdir()}
+    assert counts == {"untrained-2": 2, "untrained": 3, "iteration0": 3}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "until",
@@ -94,7 +110,7 @@ def test_the_embedded_model_learns_the_format_from_a_few_episodes(
     store = tmp_path / "home" / "models"
     store.mkdir(parents=True)
     (store / smollm2.name).symlink_to(smollm2)
-    real = ("model.path=smollm2", "model.dtype=bfloat16", "sampling.max_new_tokens=64")
+    real = ("model.path=smollm2", "model.dtype=auto", "sampling.max_new_tokens=64")
     job.run(*real, "iteration0.episodes=24", "training.batch_size=4", "beta=constant")
     claim = read(job.folder() / "summary.json")
     bad = [row["metrics"]["format_error_rate"] for row in claim["evaluations"]]

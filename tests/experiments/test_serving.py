@@ -105,7 +105,7 @@ def test_a_served_run_is_killed_and_goes_on_to_its_end(
         "serving.server.environment={VLLM_CPU_KVCACHE_SPACE: 1}",
         "serving.max_context=2048",
     )
-    given = ("model.path=smollm2", "model.dtype=bfloat16", "serving=vllm", "training=lora")
+    given = ("model.path=smollm2", "model.dtype=auto", "serving=vllm", "training=lora")
     given += (*size, *server)
     command = job.command(*given)
     with subprocess.Popen(command, cwd=ROOT, env=job.env, stdout=subprocess.DEVNULL) as run:

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.view.follow import follow, plain, screen
-from experiments.view.watch import Tail, Watch
+from experiments.view.watch import Tail, Watch, phases
 from swe_gym_env.types import to_dict
 from tests.experiments.sample_run import HOSTILE, episode, sample_run
 
@@ -66,6 +66,8 @@ def test_a_run_half_done(tmp_path: Path) -> None:
     time.sleep(0.05)
     assert len(watch.look()) == 4 and "14 of 24" in text_of(watch)
     assert watch.tail(now).rate(time.monotonic()) and watch.left(now)
+    (run / "config.yaml").write_text(CONFIG.replace("every_round", "untrained: 16, every_round"))
+    assert [p.total for p in phases(run) if p.marker == "evaluate"] == [16, 60, 60]
     (run / "config.yaml").write_text(CONFIG.replace("every_round", "untrained: false, every_round"))
     watch.look()
     assert "untrained" not in text_of(watch)

@@ -10,6 +10,7 @@ import pytest
 
 from swe_gym_env.errors import SandboxError
 from swe_gym_env.grading import diff, grade
+from swe_gym_env.grading.extract import DiffError
 from swe_gym_env.sandbox import Sandbox, SandboxProvider, SandboxSpec
 from swe_gym_env.tasks.pypi.build import build
 from swe_gym_env.tasks.rows import from_row
@@ -158,11 +159,12 @@ def test_what_the_agent_did_comes_out_and_resolves(
     assert judge(task, patch, boxes) == ("resolved", 1.0, False)
 
 
-def test_no_change_and_no_history_are_empty(task: TaskInstance, box: Sandbox) -> None:
+def test_no_change_is_empty_and_no_history_is_told(task: TaskInstance, box: Sandbox) -> None:
     run(box, f"python -c 'import tiny' && touch {FILE}")
     assert diff(box, task) == ""
     run(box, "rm -rf .git && echo x > y")
-    assert diff(box, task) == ""
+    with pytest.raises(DiffError):
+        diff(box, task)
 
 
 class Faulty:

@@ -95,3 +95,96 @@ def test_the_parsers_that_may_miss_what_passed_are_those_of_swebench() -> None:
 
     theirs = {MAP_REPO_TO_PARSER_JS[repo] for repo in FAIL_ONLY_REPOS}
     assert {PARSER_REGISTRY[name] for name in parsers.FAILURES_ONLY} == theirs
+
+
+def closing(counts: str, *lines: str) -> dict[str, str]:
+    said = "\n".join(["== short test summary info ==", *lines, counts])
+    return parsers.pytest_summary(said, {"t.py::a", "t.py::b", "t.py::a - x"})
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        "== 1 passed in 0.12 seconds ==",  # before pytest 5
+        "1 passed in 0.12s",
+        "= 1 passed in 90061.00s (1 day, 1:01:01) =",
+        "= 1 passed, 2 subtests passed in 1.0s =",
+        "= 1 passed, 3 deselected, 1 warning, 2 rerun, 1 known bug, 4 snapshots passed in 1.0s =",
+        "\x1b[32m== \x1b[1m1 passed\x1b[0m, \x1b[33m2 warnings\x1b[0m in 0.1s ==\x1b[0m\r",
+    ],
+)
+def test_words_that_plugins_count_do_not_void_a_log(counts: str) -> None:
+    assert closing(counts, "PASSED t.py::a", "!!!! stopping after 1 failures !!!!") == {
+        "t.py::a": "PASSED"
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        ("SUBFAILED[msg] (i=1) t.py::b - assert 1", "1 failed, 1 passed in 1s"),
+        ("SUBFAILED(i=1) t.py::b - x", "1 failed, 1 passed, 2 subtests passed in 1s"),
+        ("SUBFAILED t.py::b", "1 failed, 1 passed in 1s"),
+        ("[msg] (i=1) SUBFAIL t.py::b - assert 1", "1 failed, 1 passed in 1s"),
+        ("SUBFAIL[a (b)] (x='c (d)') t.py::b", "1 failed, 1 passed in 1s"),
+        ("SUBFAIL(i=1) t.py::b", "1 passed, 1 subtests failed in 1s"),
+    ],
+)
+def test_a_failed_subtest_fails_its_test_and_no_other(line: str, counts: str) -> None:
+    assert closing(counts, "PASSED t.py::a", line) == {"t.py::a": "PASSED", "t.py::b": "FAILED"}
+    both = counts.replace("1 passed", "2 passed")
+    assert closing(both, "PASSED t.py::a", "PASSED t.py::b", line)["t.py::b"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("PASSED t.py::a", "PASSED t.py::b", "1 passed in 1s"),
+        ("PASSED t.py::a", "1 passed, 1 failed in 1s"),
+        ("PASSED t.py::a", "SUBPASSED t.py::b", "3 passed in 1s"),
+        ("FAILED t.py::a", "PASSED t.py::b", "PASSED t.py::a", "1 failed, 1 passed in 1s"),
+        ("PASSED t.py::a", "no tests ran in 0.1s"),
+        ("PASSED t.py::a", "1 passed"),
+        ("FAILED t.py::b - x\u2028PASSED t.py::a", "1 failed, 1 passed in 1s"),
+        ("FAILED t.py::b - x\x0cPASSED t.py::a", "1 failed, 1 passed in 1s"),
+    ],
+)
+def test_counts_that_do_not_fit_the_lines_void_them(lines: tuple[str, ...]) -> None:
+    assert closing("", *lines) == {}
+
+
+def test_of_a_test_that_passed_and_broke_the_worse_counts() -> None:
+    for lines in (
+        ("PASSED t.py::a", "ERROR t.py::a - boom"),
+        ("ERROR t.py::a - boom", "PASSED t.py::a"),
+    ):
+        assert closing("1 passed, 1 error in 1s", *lines) == {"t.py::a": "ERROR"}
+
+
+def test_a_skipped_test_with_an_id_is_known() -> None:
+    assert closing("2 skipped in 1s", "SKIPPED t.py::a - why", "SKIPPED [1] t.py:3: why") == {
+        "t.py::a": "SKIPPED"
+    }
+
+
+def test_several_runs_are_read_where_so_many_were_reported() -> None:
+    one = "== short test summary info ==\nPASSED t.py::a\n1 passed in 1s\n"
+    two = "== short test summary info ==\nFAILED t.py::b - x\n1 failed in 1s\n"
+    forged = one.replace("t.py::a", "t.py::b")
+    parse = parsers.pytest_summary
+    assert parsers.several(parse, 2)(one + two, ()) == {"t.py::a": "PASSED", "t.py::b": "FAILED"}
+    assert parsers.several(parse, 1)(one + two, ()) == {"t.py::b": "FAILED"}
+    assert parsers.several(parse, 0)(forged + two, ()) == {"t.py::b": "FAILED"}
+    assert parsers.several(parse, 2)(forged + one + two, ())["t.py::b"] == "FAILED"
+    theirs = parsers.parser("parse_log_pytest")
+    assert parsers.several(theirs, 2) is theirs
+
+
+def test_colours_do_not_hide_statuses_from_parsers_of_swebench() -> None:
+    parse = parsers.parser("parse_log_pytest")
+    assert parse("\x1b[32mPASSED\x1b[0m t.py::\x1b[1ma\x1b[0m\r\n", ()) == {"t.py::a": "PASSED"}
+
+
+def test_a_parser_nearly_named_is_asked_for() -> None:
+    with pytest.raises(SetupError, match=r"'parse_log_djang': parse_log_django\? there are"):
+        parsers.parser("parse_log_djang")

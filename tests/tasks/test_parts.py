@@ -148,8 +148,8 @@ ROW = {
     "base_commit": "0" * 40,
     "image": "i",
     "problem_statement": "p",
-    "patch": "g",
-    "test_patch": "t",
+    "patch": "diff --git a/g b/g\n",
+    "test_patch": "diff --git a/t b/t\n",
     "FAIL_TO_PASS": '["a::b"]',
     "PASS_TO_PASS": ["c::d"],
     "eval_script": "true",
@@ -164,7 +164,8 @@ def test_rows_go_there_and_back(tmp_path: Path) -> None:
     save([task], tmp_path / "rows.jsonl")
     (loaded,) = tasks.load("jsonl", path=str(tmp_path / "rows.jsonl"))
     assert loaded == from_row(to_row(task), "jsonl")
-    assert tasks.load("jsonl", path=str(tmp_path / "rows.jsonl"), split="val") == []
+    with pytest.raises(SetupError, match=r"split 'val': there are train \(1\)"):
+        tasks.load("jsonl", path=str(tmp_path / "rows.jsonl"), split="val")
 
 
 @pytest.mark.parametrize(

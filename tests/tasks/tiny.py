@@ -74,7 +74,7 @@ def test_set_order():
 
 def own_store(folder: Path) -> Path:
     """A store of its own; the environment with pytest in it is made once and shared."""
-    fetch.environment_for("tiny", PYTEST)
+    fetch.environment_for("pytest", PYTEST)
     home = folder / "home"
     home.mkdir()
     (home / "envs").symlink_to(images.home() / "envs")

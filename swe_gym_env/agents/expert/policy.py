@@ -58,6 +58,7 @@ class ExpertPolicy:
 
     name = "expert"
     needs_box = True
+    needs_answer = True
 
     def __init__(self, tests: bool = True, verdict: bool = True) -> None:
         self._tests, self._verdict = tests, verdict
@@ -74,25 +75,25 @@ class ExpertPolicy:
         try:
             if state.sandbox is None:
                 raise PolicyError("the expert needs the box of the state, which holds none")
-            action = self._turn(state, state.sandbox)
+            if not isinstance(state.task, TaskInstance):
+                raise PolicyError("the expert needs the gold patch, which the state does not hold")
+            action = self._turn(state, state.sandbox, state.task)
         except (SWEGymError, OSError) as error:
             return Reply(error=f"{type(error).__name__}: {error}")
         return Reply(action=action, policy_version=self.name, seconds=perf_counter() - started)
 
-    def _turn(self, state: State, box: Sandbox) -> ToolCall:
+    def _turn(self, state: State, box: Sandbox, task: TaskInstance) -> ToolCall:
         history, rng = History(state), keyed_rng(state.key)
-        found = probe(box, state.task)
-        works = [
-            self._work(box, state.task, p) for p in parse_patch(state.task.gold_patch).values()
-        ]
+        found = probe(box, task)
+        works = [self._work(box, task, p) for p in parse_patch(task.gold_patch).values()]
         step = None
         if self._verdict or not found.changed or any(map(_mended, works)):
-            step = self._undo(history, found, state.task, works, rng) or self._change(
+            step = self._undo(history, found, task, works, rng) or self._change(
                 history, box, works, rng
             )
-        step = step or self._close(history, state.task, found, rng)
+        step = step or self._close(history, task, found, rng)
         if step.name == "bash" and history.away():
-            command = f"cd {shlex.quote(state.task.workdir)} && {step.arguments['command']}"
+            command = f"cd {shlex.quote(task.workdir)} && {step.arguments['command']}"
             return ToolCall("bash", {"command": command}, step.reasoning)
         return step
 

@@ -1,21 +1,24 @@
-"""Build tasks or count them: ``python -m swe_gym_env.tasks.pypi build|stats``."""
+"""Build tasks, count them, or record them: ``python -m swe_gym_env.tasks.pypi COMMAND``."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 from swe_gym_env.errors import SWEGymError
 from swe_gym_env.sandbox.images import home
-from swe_gym_env.tasks.pypi import stats
+from swe_gym_env.tasks.pypi import listed, stats
 from swe_gym_env.tasks.pypi.build import Progress, build, find
 from swe_gym_env.tasks.pypi.catalog import CORE, PACKAGES, Package
+from swe_gym_env.tasks.pypi.recording import record
 from swe_gym_env.tasks.pypi.splits import SPLITS
 
 EVERY = 5.0  # seconds between two lines where nothing can be drawn over
@@ -54,8 +57,16 @@ def arguments() -> argparse.ArgumentParser:
         help="how many bugs a task holds, in turn: 1 1 2 makes every third one of two bugs",
     )
     make.add_argument("--max-function-lines", type=int, metavar="N")
-    make.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     make.add_argument("--seed", type=int, default=0)
+    make.add_argument(
+        "--anew", action="store_true", help="try also the bugs that the project's list knows"
+    )
+    note = commands.add_parser(
+        "record", help="try the bugs of the usual sets, and write the list for this Python"
+    )
+    note.add_argument("--out", type=Path, default=listed.path(), help="default: %(default)s")
+    for command in (make, note):
+        command.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     commands.add_parser("stats", help="valid tasks by package, kind of bug, split, difficulty")
     return parser
 
@@ -110,6 +121,7 @@ def run_build(options: argparse.Namespace) -> None:
             workers=options.workers,
             seed=options.seed,
             progress=progress,
+            anew=options.anew,
         )
     seconds = time.monotonic() - started
     splits = Counter(row["split"] for row in rows)
@@ -117,10 +129,20 @@ def run_build(options: argparse.Namespace) -> None:
     print(f"{len(rows)} tasks ({shares}) in {seconds:.0f} s, in {home() / 'tasks' / 'pypi'}")
 
 
+def run_record(options: argparse.Namespace) -> None:
+    with shown() as progress:
+        count = record(options.out, workers=options.workers, progress=progress)
+    print(f"{count} bugs in {options.out} ({options.out.stat().st_size / 1e3:.0f} kB)")
+
+
+COMMANDS = {"build": run_build, "stats": lambda _: stats.show(), "record": run_record}
+
+
 def main() -> int:
     options = arguments().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        run_build(options) if options.command == "build" else stats.show()
+        COMMANDS[options.command](options)
     except SWEGymError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -41,6 +41,10 @@ PRUNED_FILES = ("CHANGE*", "HISTORY*", "AUTHORS*", "MANIFEST.in", "PKG-INFO", "T
 CONFIG = ("pytest.ini", ".pytest.ini", "tox.ini", "setup.cfg", "pyproject.toml")
 
 
+class PipError(SetupError):
+    """pip failed: no network, say, or a full disk. Its message has pip's own words."""
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Held by one process at a time; the kernel lets go when it dies."""
@@ -56,7 +60,11 @@ def _pip(*args: str, python: Path | None = None) -> None:
         command += ["--python", str(python)]
     done = subprocess.run([*command, *args], capture_output=True, text=True)
     if done.returncode:
-        raise SetupError(f"pip {' '.join(args)} failed:\n{(done.stderr or done.stdout)[-1500:]}")
+        words = (done.stderr or done.stdout).strip()[-1500:]
+        raise PipError(
+            f"pip {' '.join(args)} failed and said:\n{words}\nOnce that is mended (the network? a "
+            "proxy? a full disk?), the same command goes on where this one stopped"
+        )
 
 
 def environment_for(name: str, requires: Sequence[str]) -> Path:
@@ -206,7 +214,9 @@ def guessed(package: Package, tree: Path, archive: Path) -> Package:
 
 
 def environment(package: Package) -> Path:
-    folder = environment_for(package.name, (*PYTEST, *package.requires))
+    """Packages whose tests need nothing but pytest share one."""
+    name = package.name if package.requires else "pytest"
+    folder = environment_for(name, (*PYTEST, *package.requires))
     for source in package.sources:
         module = Path(source).stem
         for installed in folder.glob(f"lib/python3*/site-packages/{module}*"):

@@ -18,6 +18,14 @@ Operator = Callable[[ast.AST, Source, Context], Iterator[Change]]
 OPERATORS: dict[str, Operator] = {}
 # A draw among a function's candidates favours operators whose damage can be seen in the code
 WEIGHTS = {"wrong_constant": 0.6, "wrong_variable": 0.4}
+# These change one token, and the line itself shows what the fix may be: conf/tasks/pypi.yaml
+ONE_TOKEN = (
+    "swapped_comparison",
+    "swapped_arithmetic",
+    "swapped_boolean",
+    "negated_condition",
+    "dropped_not",
+)
 LAST = ("removed_statement", "wrong_return")  # what was there can only be guessed: few of these
 
 

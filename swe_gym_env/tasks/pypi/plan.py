@@ -82,6 +82,16 @@ class Group:
         return "+".join(part.operator for part in self.parts)
 
 
+def buggy(pristine: Path, parts: Sequence[Candidate]) -> dict[str, bytes]:
+    """The changed files' contents with all of ``parts`` put in."""
+    files = {part.function.file: b"" for part in parts}
+    for file in files:
+        files[file] = (pristine / file).read_bytes()
+    for part in sorted(parts, key=lambda part: -part.edit.start):  # from the end: offsets hold
+        files[part.function.file] = part.edit.apply(files[part.function.file])
+    return files
+
+
 def groups(line: Sequence[Candidate], size: int) -> list[Group]:
     """``line`` cut into groups of ``size`` in its own order, each bug used once."""
     found: list[Group] = []

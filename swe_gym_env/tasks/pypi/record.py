@@ -1,4 +1,4 @@
-"""The row of a valid bug: all that is said of it beside its image and its patches."""
+"""From a valid bug and what trying it showed to its task: the image, and all that the row says."""
 
 from __future__ import annotations
 
@@ -8,31 +8,56 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from swe_gym_env.tasks.pypi import statement
+from swe_gym_env.tasks.pypi import instance, statement
 from swe_gym_env.tasks.pypi.baseline import Baseline
 from swe_gym_env.tasks.pypi.catalog import Package
-from swe_gym_env.tasks.pypi.plan import Candidate, Group
+from swe_gym_env.tasks.pypi.finding import Finding
+from swe_gym_env.tasks.pypi.hide import hide
+from swe_gym_env.tasks.pypi.plan import Candidate, Group, buggy
 from swe_gym_env.tasks.pypi.suite import SuiteRun
 
 
-def make(
+def task(
     bug: Candidate | Group,
+    finding: Finding,
     package: Package,
     pristine: Path,
-    scratch: Path,
-    run: SuiteRun,
-    fails: Collection[str],
-    passes: Collection[str],
-    own: Sequence[Collection[str]],
+    env: Path,
+    base: Baseline,
 ) -> dict[str, Any]:
-    """``run`` is the suite's first run with the bug; ``own`` has, for each part of the bug, the
-    failing tests that tell of it."""
+    """Make the task of a valid bug: its image in the local store, and its row."""
+    changes = buggy(pristine, bug.parts)
+    for file, lines in finding.hidden.items():
+        changes[file] = hide((pristine / file).read_bytes(), lines)
+    row = _row(bug, finding, package, pristine, set(base.tests) - set(finding.fails))
+    row = instance.make(package, pristine, changes, env, row, base.tree_id)
+    row["metadata"]["difficulty"] = difficulty(bug, row, finding.distance)
+    return row
+
+
+def symptoms(
+    package: Package, scratch: Path, run: SuiteRun, own: Sequence[Collection[str]]
+) -> tuple[str, ...]:
+    """What goes wrong, for each part of a bug. ``run`` is the suite's first run with the bug;
+    ``own`` has for each part the failing tests that tell of it."""
     module = Path(package.sources[0]).stem
     roots = [str(scratch.resolve()), str(scratch)]
-    parts = []
-    for part, tests in zip(bug.parts, own, strict=True):
+    texts = []
+    for tests in own:
         failure = statement.best_failure([f for f in run.failures if f["test"] in tests])
-        text = statement.symptom(module, failure or _nothing(min(tests)), roots)
+        texts.append(statement.symptom(module, failure or _nothing(min(tests)), roots))
+    return tuple(texts)
+
+
+def _row(
+    bug: Candidate | Group,
+    finding: Finding,
+    package: Package,
+    pristine: Path,
+    passes: Collection[str],
+) -> dict[str, Any]:
+    parts = []
+    for part, text in zip(bug.parts, finding.symptoms, strict=True):
         place = _place(part, bug.parts, (pristine / part.function.file).read_bytes())
         parts.append({**place, "shape": part.function.shape, "symptom": text})
     metadata = {
@@ -46,7 +71,7 @@ def make(
         "instance_id": f"pypi__{bug.id}",
         "repo": f"pypi/{package.name}",
         "version": package.version,
-        "FAIL_TO_PASS": sorted(fails),
+        "FAIL_TO_PASS": sorted(finding.fails),
         "PASS_TO_PASS": sorted(passes),
         "log_parser": "pytest",
         "eval_type": "pass_and_fail",
@@ -85,27 +110,33 @@ def _nothing(test: str) -> dict[str, Any]:
     return {"test": test, "statement": test.rsplit("::", 1)[-1], "error": "a failure", "params": {}}
 
 
-def difficulty(bug: Candidate | Group, row: Mapping[str, Any], base: Baseline) -> dict[str, Any]:
+def distance(bug: Candidate | Group, fails: Collection[str], base: Baseline) -> int | None:
+    """Calls on the shortest way, seen in a traced run of the original suite, from the nearest of
+    ``fails`` to the changed function; 1 is a direct call. With several bugs, that of the furthest.
+    None where no failing test was seen to enter the function: it runs at import only."""
+    away = [base.distance(part.function, fails) for part in bug.parts]
+    seen = [calls for calls in away if calls is not None]
+    return max(seen) if len(seen) == len(away) else None
+
+
+def difficulty(
+    bug: Candidate | Group, row: Mapping[str, Any], distance: int | None
+) -> dict[str, Any]:
     """How hard the task may be, for ``metadata["difficulty"]``.
 
     ``bugs``, ``files`` and ``lines``: what the gold patch mends; a replaced line counts once.
     ``function_lines``: the length of the functions that hold the bugs, together.
     ``failing_tests`` (FAIL_TO_PASS) and ``tests`` (with PASS_TO_PASS).
-    ``distance``: calls on the shortest way, seen in a traced run of the original suite, from the
-    nearest failing test to the changed function; 1 is a direct call. With several bugs, that of the
-    furthest. None where no failing test was seen to enter the function: it runs at import only.
+    ``distance``: calls from the nearest failing test to the changed function.
     """
-    tests = row["FAIL_TO_PASS"]
-    away = [base.distance(part.function, tests) for part in bug.parts]
-    seen = [calls for calls in away if calls is not None]
     return {
         "bugs": len(bug.parts),
         "files": len({part.function.file for part in bug.parts}),
         "lines": changed_lines(row["patch"]),
         "function_lines": sum(part.function.lines for part in bug.parts),
-        "failing_tests": len(tests),
-        "tests": len(tests) + len(row["PASS_TO_PASS"]),
-        "distance": max(seen) if len(seen) == len(away) else None,
+        "failing_tests": len(row["FAIL_TO_PASS"]),
+        "tests": len(row["FAIL_TO_PASS"]) + len(row["PASS_TO_PASS"]),
+        "distance": distance,
     }
 
 

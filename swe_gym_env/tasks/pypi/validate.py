@@ -18,14 +18,14 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from swe_gym_env.tasks.pypi import instance, record
+from swe_gym_env.tasks.pypi import record
 from swe_gym_env.tasks.pypi.baseline import Baseline
 from swe_gym_env.tasks.pypi.catalog import Package
 from swe_gym_env.tasks.pypi.edits import parse
+from swe_gym_env.tasks.pypi.finding import Finding
 from swe_gym_env.tasks.pypi.hide import CannotHideError, hide
-from swe_gym_env.tasks.pypi.plan import Candidate, Group, is_test
+from swe_gym_env.tasks.pypi.plan import Candidate, Group, buggy, is_test
 from swe_gym_env.tasks.pypi.suite import Suite, SuiteRun
 
 MAX_FAILING_SHARE = 0.3
@@ -37,13 +37,13 @@ class Validator:
     """Tries bugs of one package in a scratch tree of its own. Used by one thread at a time."""
 
     def __init__(
-        self, package: Package, env: Path, pristine: Path, scratch: Path, base: Baseline
+        self, package: Package, python: Path, pristine: Path, scratch: Path, base: Baseline
     ) -> None:
-        self.package, self.env, self.pristine = package, env, pristine
+        self.package, self.pristine = package, pristine
         self.scratch, self.base = scratch, base
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.copytree(pristine, scratch)
-        self._suite = Suite(env / "bin" / "python", [package.path])
+        self._suite = Suite(python, [package.path])
 
     def close(self) -> None:
         self._suite.close()
@@ -52,32 +52,21 @@ class Validator:
     def _run(self, *args: str) -> SuiteRun:
         return self._suite.run(self.scratch, args or self.package.tests, timeout=self.base.timeout)
 
-    def try_out(
-        self, bug: Candidate | Group, alone: Sequence[set[str]] = ()
-    ) -> tuple[str, dict[str, Any] | None]:
-        """(verdict, row): the row is None unless the verdict is ``valid``. ``alone``: for each part
-        of a group the tests that fail with it alone."""
-        changes = self._buggy(bug.parts)
+    def try_out(self, bug: Candidate | Group, alone: Sequence[set[str]] = ()) -> Finding:
+        """``alone``: for each part of a group the tests that fail with it alone."""
+        changes = buggy(self.pristine, bug.parts)
         try:
             for data in changes.values():
                 parse(data)
         except SyntaxError:
-            return "syntax", None
+            return Finding("syntax")
         try:
             self._write(changes)
             return self._judge(bug, changes, alone)
         except CannotHideError:
-            return "unhidable", None
+            return Finding("unhidable")
         finally:
             self._restore(changes)
-
-    def _buggy(self, parts: Sequence[Candidate]) -> dict[str, bytes]:
-        files = {part.function.file: b"" for part in parts}
-        for file in files:
-            files[file] = (self.pristine / file).read_bytes()
-        for part in sorted(parts, key=lambda part: -part.edit.start):  # from the end: offsets hold
-            files[part.function.file] = part.edit.apply(files[part.function.file])
-        return files
 
     def _write(self, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
@@ -88,42 +77,46 @@ class Validator:
 
     def _judge(
         self, bug: Candidate | Group, changes: dict[str, bytes], alone: Sequence[set[str]]
-    ) -> tuple[str, dict[str, Any] | None]:
+    ) -> Finding:
         limit = max(1, min(MAX_FAILING, int(MAX_FAILING_SHARE * len(self.base.tests))))
         first = self._run(f"--maxfail={limit + 1}", *self._reaching(bug))
         if first.timeout or first.exit not in (0, 1, 2) or first.collect_errors:
-            return ("timeout" if first.timeout else "broken"), None
+            return Finding("timeout" if first.timeout else "broken")
         known = set(self.base.tests)
         fails = known & first.having(*FAILED)
         if not 0 < len(fails) <= limit:
-            return ("blunt" if fails else "survived"), None
+            return Finding("blunt" if fails else "survived")
         own = _own(alone) or [fails]
         if not all(own) or not set().union(*alone) <= fails:
-            return "masked", None
+            return Finding("masked")
         hidden = self._hide(first, fails, changes)
         visible = self._run()
         seen = known & visible.having("PASSED")
         unseen = known - seen
         if visible.timeout or visible.collect_errors or not seen:
-            return "unstable", None
+            return Finding("unstable")
         if visible.having(*FAILED) - set(self.base.left_out):
-            return "unhidable", None
+            return Finding("unhidable")
         if any(tuple(first.places.get(test, ())) not in hidden for test in unseen):
-            return "unstable", None
+            return Finding("unstable")
         self._restore(name for name in changes if is_test(Path(name)))
         again = self._run(*sorted({test.split("[")[0] for test in unseen}))
         if again.having(*FAILED) & known != fails:
-            return "unstable", None
+            return Finding("unstable")
         if again.having("PASSED") & unseen != unseen - fails:
-            return "unstable", None
+            return Finding("unstable")
         if alone and not self._separate(bug.parts, own, fails):
-            return "entangled", None
-        row = record.make(
-            bug, self.package, self.pristine, self.scratch, first, fails, known - fails, own
+            return Finding("entangled")
+        places: dict[str, tuple[int, ...]] = {}
+        for file, line in sorted(hidden):
+            places[file] = (*places.get(file, ()), line)
+        return Finding(
+            "valid",
+            tuple(sorted(fails)),
+            places,
+            record.symptoms(self.package, self.scratch, first, own),
+            record.distance(bug, fails, self.base),
         )
-        row = instance.make(self.package, self.pristine, changes, self.env, row, self.base.tree_id)
-        row["metadata"]["difficulty"] = record.difficulty(bug, row, self.base)
-        return "valid", row
 
     def _reaching(self, bug: Candidate | Group) -> list[str]:
         found = [self.base.reaching(part.function) for part in bug.parts]
@@ -136,7 +129,7 @@ class Validator:
         tests = sorted({test.split("[")[0] for test in fails})
         for mended, part in enumerate(parts):
             self._restore({one.function.file for one in parts})
-            self._write(self._buggy([other for other in parts if other is not part]))
+            self._write(buggy(self.pristine, [other for other in parts if other is not part]))
             run = self._run(*tests)
             failing = run.having(*FAILED) & fails
             if run.timeout or not failing or own[mended] & failing:
@@ -145,7 +138,7 @@ class Validator:
 
     def _hide(
         self, run: SuiteRun, fails: set[str], changes: dict[str, bytes]
-    ) -> set[tuple[Any, ...]]:
+    ) -> set[tuple[str, int]]:
         """Remove the failing tests' functions from the scratch tree; which ones."""
         places = defaultdict(set)
         for test in fails:

@@ -7,11 +7,12 @@ no Docker and no registry, but not the same tree, so scores on it are named apar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Literal
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.tasks.files import Row, read_rows
+from swe_gym_env.tasks.files import Row, read_rows, unique
 from swe_gym_env.tasks.rows import from_row
 from swe_gym_env.tasks.swebench.docker import complete
 from swe_gym_env.types import TaskInstance
@@ -52,27 +53,27 @@ def load(
         raise SetupError(f"unknown split {split!r}: there are {', '.join(SPLITS)}")
     source = f"swebench_{dataset}" if dataset in HUB else "swebench"
     rows = read_rows(path or HUB.get(dataset, dataset), "dev" if split == "dev" else "test")
-    chosen = [{**row, "split": _part(row)} for row in _chosen(rows, instances)]
-    chosen = [row for row in chosen if split not in ("train", "heldout") or split == row["split"]]
+    chosen = (row.changed({"split": _part(row)}) for row in _chosen(unique(rows), instances))
+    wanted = (row for row in chosen if split not in ("train", "heldout") or split == row["split"])
     if build == "docker":
-        return [from_row(complete(row), source) for row in chosen][:limit]
-    from swe_gym_env.tasks.swebench.batch import rebuilt
+        return [from_row(complete(row), source) for row in islice(wanted, limit)]
+    from swe_gym_env.tasks.swebench.batch import known, rebuilt
 
     asked = instances is not None
-    return [
-        from_row(row, f"{source}[sdist]")
-        for row in rebuilt(chosen, limit, asked, workers, progress)
-    ]
+    some = list(islice(wanted if asked else known(wanted), limit))
+    for row in some:  # before minutes go into rebuilding them
+        from_row(complete(row), source)
+    return [from_row(row, f"{source}[sdist]") for row in rebuilt(some, asked, workers, progress)]
 
 
-def _part(row: Mapping[str, Any]) -> str:
-    return "train" if row["repo"] in TRAIN else "heldout"
+def _part(row: Row) -> str:
+    return "train" if row.text("repo") in TRAIN else "heldout"
 
 
-def _chosen(rows: list[Row], instances: Sequence[str] | None) -> list[Row]:
+def _chosen(rows: Iterable[Row], instances: Sequence[str] | None) -> Iterable[Row]:
     if instances is None:
         return rows
     here = {row["instance_id"]: row for row in rows}
-    if unknown := [one for one in instances if one not in here]:
-        raise SetupError(f"no instance {', '.join(unknown)} among the {len(rows)} rows")
+    if unknown := [str(one) for one in instances if one not in here]:
+        raise SetupError(f"no instance {', '.join(unknown)} among the {len(here)} rows")
     return [here[one] for one in instances]

@@ -14,6 +14,7 @@ from swe_gym_env.errors import SWEGymError
 from swe_gym_env.sandbox.images import home
 from swe_gym_env.tasks.files import read_rows
 from swe_gym_env.tasks.swebench.validate import REPEATS, behaved, read, validate
+from swe_gym_env.text import shown
 
 REPOS = ("seaborn", "flask", "requests", "pytest", "sympy", "xarray", "sphinx", "django")
 
@@ -39,15 +40,16 @@ def main() -> int:
                 if facts["repeats"] >= REPEATS:
                     print(json.dumps(facts))
             return 0
-        rows = {row["instance_id"]: row for source in options.rows for row in read_rows(source)}
+        read_in = (row for source in options.rows for row in read_rows(source))
+        rows = {row.text("instance_id"): row for row in read_in}
         repos = options.repo or REPOS
-        wanted = [row for row in rows.values() if any(repo in row["repo"] for repo in repos)]
-        wanted.sort(key=lambda row: len(row["PASS_TO_PASS"]))  # the quick ones first
+        wanted = [row for row in rows.values() if any(repo in row.text("repo") for repo in repos)]
+        wanted.sort(key=lambda row: len(row.column("PASS_TO_PASS")))  # the quick ones first
         for verdict in validate(wanted, sandbox.provider(options.sandbox), ledger):
             said = verdict.reason or f"behaves, {verdict.seconds} s"
-            print(f"{verdict.instance_id} ({verdict.repeat}): {said}", flush=True)
+            print(shown(f"{verdict.instance_id} ({verdict.repeat}): {said}"), flush=True)
     except SWEGymError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import resources
@@ -12,6 +12,7 @@ from typing import Any
 
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox import images
+from swe_gym_env.tasks.files import Row
 from swe_gym_env.tasks.pypi.fetch import locked
 from swe_gym_env.tasks.swebench.rebuild import CannotRebuildError, rebuild
 
@@ -27,25 +28,27 @@ def validated() -> Mapping[str, Mapping[str, Any]]:
     return {one["instance_id"]: one for one in facts}
 
 
+def known(rows: Iterable[Row]) -> Iterator[Row]:
+    """Those in ``validated()``."""
+    return (row for row in rows if row["instance_id"] in validated())
+
+
 def rebuilt(
-    rows: Sequence[Mapping[str, Any]],
-    limit: int | None,
+    rows: Sequence[Row],
     asked: bool,
     workers: int,
     progress: Callable[[int, int, str], None] | None,
 ) -> list[dict[str, Any]]:
     """The rows in swebench 5's columns, in their order, images in the local store.
 
-    Where they were ``asked`` for by name, one that cannot be rebuilt is a SetupError; else only
-    those in ``validated()`` are taken, and one that fails on this machine is left out with a
-    warning.
+    Where they were ``asked`` for by name, one that cannot be rebuilt is a SetupError; else one
+    that fails on this machine is left out with a warning.
     """
-    wanted = [row for row in rows if asked or row["instance_id"] in validated()][:limit]
     made: list[dict[str, Any]] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        jobs = [pool.submit(_built, row) for row in wanted]
+        jobs = [pool.submit(_built, row) for row in rows]
         try:
-            for done, (row, job) in enumerate(zip(wanted, jobs, strict=True), 1):
+            for done, (row, job) in enumerate(zip(rows, jobs, strict=True), 1):
                 try:
                     made.append(job.result())
                 except CannotRebuildError as error:
@@ -53,11 +56,11 @@ def rebuilt(
                         raise
                     log.warning("left out: %s", error)
                 if progress is not None:
-                    progress(done, len(wanted), row["instance_id"])
+                    progress(done, len(rows), row["instance_id"])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    if wanted and not made:
+    if rows and not made:
         raise SetupError("no row could be rebuilt; the warnings above say why")
     return made
 

@@ -10,6 +10,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from swe_gym_env.errors import SetupError
+from swe_gym_env.tasks.files import Row, as_row
 from swe_gym_env.tasks.swebench.patches import directives
 from swe_gym_env.tasks.swebench.script import eval_script
 from swe_gym_env.tasks.swebench.specs import Spec, spec
@@ -29,29 +31,39 @@ def image(instance_id: str) -> str:
     return f"swebench/sweb.eval.x86_64.{instance_id.replace('__', '_1776_')}:latest".lower()
 
 
-def complete(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with every column of swebench 5. Raises SetupError for an unknown repository."""
+def complete(classic: Mapping[str, Any]) -> Row:
+    """The row with every column of swebench 5. Raises SetupError with the row's place, for an
+    unknown repository too."""
+    row = as_row(classic)
     done = {"env": ENV, **row}
-    done["image"] = row.get("image") or image(row["instance_id"])
+    done["image"] = row.get("image") or image(row.text("instance_id"))
     done["eval_type"] = row.get("eval_type") or "pass_and_fail"
     if not (row.get("eval_script") and row.get("log_parser")):
-        facts = spec(row["repo"], row["version"])
+        facts = _spec(row)
         done["eval_script"] = row.get("eval_script") or script(row, facts)
         done["log_parser"] = row.get("log_parser") or facts.parser
     about = {key: row[key] for key in ("version", "created_at", "difficulty") if row.get(key)}
-    done["metadata"] = {**about, "build": "docker", **(row.get("metadata") or {})}
-    return done
+    done["metadata"] = {**about, "build": "docker", **row.mapping("metadata")}
+    return row.changed(done)
 
 
-def script(row: Mapping[str, Any], facts: Spec) -> str:
+def _spec(row: Row) -> Spec:
+    repo, version = row.text("repo"), row.text("version")
+    try:
+        return spec(repo, version)
+    except SetupError as error:
+        raise SetupError(f"{row.where}: {error}") from None
+
+
+def script(row: Row, facts: Spec) -> str:
     """In the order of swebench's own: the environment, the installation, the tests."""
-    tests = directives(row["repo"], row["test_patch"])
+    tests = directives(row.text("repo"), row.text("test_patch"))
     prepare = [f"source {CONDA}/bin/activate", "conda activate testbed", *facts.setup]
     prepare += ["cd /testbed", "git config --global --add safe.directory /testbed"]
     prepare += [f"{OFFLINE} {line}" for line in facts.install.split("; ") if line]
     return eval_script(
-        row["base_commit"],
-        row["test_patch"],
+        row.text("base_commit"),
+        row.text("test_patch"),
         f"{facts.test} {shlex.join(tests)}",
         prepare=prepare,
     )

@@ -1,14 +1,15 @@
 """Does a rebuilt row behave as SWE-bench says? Only such rows are offered unasked.
 
-With the gold patch all its tests pass; with no patch, all of FAIL_TO_PASS fail;
-``REPEATS`` times over, each in a fresh box, by the grader that scores agents.
+With the gold patch, as an agent would submit it, all its tests pass; with no patch, all of
+FAIL_TO_PASS fail; ``REPEATS`` times over, each in a fresh box, by the grader that scores agents.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from swe_gym_env.grading.verdict import PASSED
 from swe_gym_env.sandbox.base import SandboxProvider
 from swe_gym_env.tasks.rows import from_row
 from swe_gym_env.tasks.swebench.rebuild import CannotRebuildError, rebuild
+from swe_gym_env.tasks.walk import walk
 from swe_gym_env.types import Outcome, TaskInstance
 
 REPEATS = 3
@@ -27,7 +29,7 @@ SECONDS = 600.0  # for one test run; rows that need longer are no use on a small
 @dataclass(frozen=True)
 class Verdict:
     """One repeat. ``reason`` is empty where the row behaved; counts are passed/all with the gold
-    patch; ``seconds`` is its test run."""
+    patch; ``seconds`` is its test run; ``row`` a digest of the row."""
 
     instance_id: str
     repeat: int
@@ -38,14 +40,24 @@ class Verdict:
     f2p: str = ""
     p2p: str = ""
     seconds: float = 0.0
+    row: str = ""
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    """A row that was corrected is another; old ledgers do not have it."""
+    return hashlib.sha256(json.dumps(dict(row), sort_keys=True).encode()).hexdigest()
 
 
 def judge(task: TaskInstance, repeat: int, provider: SandboxProvider) -> Verdict:
     """Raises InfraError where the sandbox failed: nothing is known then."""
-    gold = _graded(task, task.gold_patch, provider)
+    walked = walk(task, provider)
+    if walked.leak or walked.refused:
+        reason = walked.leak or f"the gold patch does not apply: {walked.refused}"
+        return Verdict(task.instance_id, repeat, reason)
+    gold = _graded(task, walked.gold, provider)
     reason = "" if gold.resolved else f"with the gold patch: {gold.reason}"
     if not reason:
-        empty = _graded(task, "", provider)
+        empty = _graded(task, walked.nothing, provider)
         passed = [test for test in task.fail_to_pass if empty.tests.get(test) in PASSED]
         if passed or not empty.tests:
             reason = f"without it {len(passed)} of {len(task.fail_to_pass)} hidden tests pass"
@@ -80,11 +92,13 @@ def validate(
     rows = list(rows)
     for repeat in range(1, REPEATS + 1):
         for row in rows:
-            known = {(v.instance_id, v.repeat): v for v in read(ledger)}
-            past = [known.get((row["instance_id"], n)) for n in range(1, repeat)]
-            if (row["instance_id"], repeat) in known or any(v is None or v.reason for v in past):
+            name, key = row["instance_id"], _key(row)
+            known = {(v.instance_id, v.repeat): v for v in read(ledger) if v.row == key}
+            past = [known.get((name, n)) for n in range(1, repeat)]
+            if (name, repeat) in known or any(v is None or v.reason for v in past):
                 continue
             verdict, settled = _verdict(row, repeat, provider)
+            verdict = replace(verdict, row=key)
             if settled:
                 with ledger.open("a") as out:
                     out.write(json.dumps(asdict(verdict)) + "\n")
@@ -112,16 +126,18 @@ def read(ledger: Path) -> list[Verdict]:
 
 def behaved(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
     """What is known of each row that behaved whenever it was judged: the lines of
-    ``validated.jsonl``. ``repeats`` says how often that was."""
+    ``validated.jsonl``. ``repeats`` says how often that was. Where a row was corrected, the
+    verdicts on the row before count no more."""
     rows: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        rows.setdefault(verdict.instance_id, []).append(verdict)
+        same = [v for v in rows.get(verdict.instance_id, ()) if v.row == verdict.row]
+        rows[verdict.instance_id] = [*same, verdict]
     return [_facts(rows[name]) for name in sorted(rows) if not any(v.reason for v in rows[name])]
 
 
 def _facts(verdicts: list[Verdict]) -> dict[str, Any]:
     facts = asdict(verdicts[-1])
-    for key in ("repeat", "reason"):
+    for key in ("repeat", "reason", "row"):
         del facts[key]
     seconds = min(verdict.seconds for verdict in verdicts)
     return {**facts, "seconds": seconds, "repeats": len(verdicts)}

@@ -1,7 +1,8 @@
 """A server with vLLM's routes and no model: every turn is the number in the folder that answers it.
 
 Like the real one it has a process beside it that would outlive it. A turn takes
-``FAKE_SECONDS`` and is answered with the weights that are there at its end.
+``FAKE_SECONDS`` and is answered with the weights that are there at its end. A prompt of
+``FAKE_LIMIT`` tokens or more, with its turn, is refused in words that no client knows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 END = 100  # <|im_end|> of the tiny tokenizer
+LIMIT = {"max_model_len": int(os.environ["FAKE_LIMIT"])} if "FAKE_LIMIT" in os.environ else {}
 
 
 class State:
@@ -31,10 +33,11 @@ def number(folder: Path) -> int:
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        names = ("student", *State.adapters)
         routes: dict[str, Any] = {
             "/health": {},
             "/weight_info": {"weight_version": State.version},
-            "/v1/models": {"data": [{"id": name} for name in ("student", *State.adapters)]},
+            "/v1/models": {"data": [{"id": name, **LIMIT} for name in names]},
             "/asked": State.bodies,
         }
         self._send(200, routes[self.path])
@@ -62,6 +65,9 @@ class Handler(BaseHTTPRequestHandler):
         folder = State.adapters.get(name)
         if name != "student" and folder is None:
             self._send(404, {"error": f"The model {name} does not exist."})
+            return
+        if LIMIT and len(body["prompt"]) + body["max_tokens"] > LIMIT["max_model_len"]:
+            self._send(400, {"error": "nein"})
             return
         time.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
         ids = [number(folder or State.folder), END]

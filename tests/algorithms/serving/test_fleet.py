@@ -124,6 +124,22 @@ def test_ids_go_in_and_out_and_the_version_is_kept(made, policy, tmp_path, token
     assert full.error.startswith(CONTEXT_FULL)
 
 
+def test_a_history_longer_than_the_server_takes_is_the_students_limit(
+    made, policy, tmp_path
+) -> None:
+    """The server takes less than serving.max_context says, and refuses in unknown words."""
+    base = weights(tmp_path / "base", 7)
+    fleet = made(FAKE_LIMIT="60")
+    fleet.publish(base)
+    asked = policy(fleet, base, max_new_tokens=4, max_context=4000)
+    long = make_state(0, (), "word " * 200)
+    short, full = asked.act([make_state(0, (), "x"), long])
+    assert said(short) == 7 and full.error.startswith(CONTEXT_FULL)
+    wrong = policy(fleet, base, max_new_tokens=100, max_context=4000)
+    [refused] = wrong.act([make_state(0, (), "x")])
+    assert refused.error.startswith("HTTP 400"), "the setting is wrong, not the history"
+
+
 @pytest.mark.parametrize("adapters", [True, False], ids=["adapters", "whole"])
 def test_an_old_version_is_never_sampled_after_the_switch(
     made, policy, tmp_path, adapters: bool
