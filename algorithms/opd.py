@@ -26,12 +26,15 @@ Estimator = Literal["advantage", "k1", "k2", "k3"]
 class OPD(Plain):
     """Who acts: student. Label: the executed turn. Weight: the teacher's reverse KL, per token.
 
+    ``recompute``: the advantage is that of the student before each update; False: of the student
+    who acted, which is right in the first update alone, and how older results were made.
     ``clip``: of the ratio, on both sides; None for none. ``truncation``: see ``Objective``.
     ``temperature``: of the student while it collects; the log-probs of both, student and teacher,
     are of softmax(logits / temperature).
     """
 
     estimator: Estimator = "advantage"
+    recompute: bool = True
     repeats: int = 1
     clip: float | None = None
     truncation: float | None = None
@@ -47,12 +50,13 @@ class OPD(Plain):
 
     @property
     def objective(self) -> Objective:  # type: ignore[override]
+        gradient = self.estimator == "advantage"
         return Objective(
             clip_low=self.clip,
             clip_high=self.clip,
             truncation=self.truncation,
             divergence="k3" if self.estimator == "advantage" else self.estimator,
-            advantage="log_ratio" if self.estimator == "advantage" else "given",
+            advantage="log_ratio" if gradient and self.recompute else "given",
             temperature=self.temperature,
         )
 

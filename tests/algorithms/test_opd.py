@@ -19,7 +19,7 @@ from tests.algorithms.sampled import scored
 from tests.algorithms.test_supported import played
 
 TOKENS = 8
-FROZEN = replace(OPD().objective, advantage="given")
+FROZEN = OPD(recompute=False).objective
 
 
 def categorical(seed: int = 0):
