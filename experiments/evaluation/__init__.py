@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from algorithms.engine.rounds import RoundFolder
-from experiments import inputs, teachers
+from experiments import inputs, teachers, values
 from experiments.build import Parts
 from experiments.evaluation import measures, predictions
 from experiments.play import play
@@ -72,6 +72,7 @@ def evaluate(
 
 def alone(cfg: DictConfig) -> DictConfig:
     """``cfg`` with what an evaluation has no use for taken out. Raises SetupError."""
+    values.check_some(cfg, "evaluation.samples")
     own, who = cfg.copy(), cfg.evaluation.who
     samples = cfg.evaluation.samples
     if who == "teacher" and cfg.teacher.name == "trained":
