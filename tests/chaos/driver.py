@@ -47,7 +47,8 @@ SMALL = (
     "workers.threads=1",
     "logging.seconds_between_lines=0",
 )
-TIMES = {"seconds", "act_seconds", "step_seconds", "costs", "attempts"}
+# What no two runs have in common: times, and the tag that tells the attempts of an episode apart
+TIMES = {"seconds", "act_seconds", "step_seconds", "costs", "attempts", "attempt"}
 
 
 class Zygote:

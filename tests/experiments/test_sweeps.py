@@ -4,6 +4,7 @@ docs/cluster.md has them."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -19,7 +20,19 @@ TINY = (
     "episodes_per_round=2",
     "limits.max_turns=3",
 )
-SETTINGS = ("opd iteration0.lr=high", "sft iteration0.lr=high", "sft iteration0.lr=0.0002")
+SETTINGS = ("opd iteration0.lr=0.0003", "sft iteration0.lr=0.0003", "sft iteration0.lr=0.0002")
+# A fault of ours in the midst of a cell: no value that can be given has one that we know of
+FAULT = """
+from algorithms.engine.learner import Learner
+
+made = Learner.__init__
+
+def make(self, model, tokenizer, config, *rest):
+    made(self, model, tokenizer, config, *rest)
+    config.lr + (None if config.lr == 0.0003 else 0)
+
+Learner.__init__ = make
+"""
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 
 
@@ -40,14 +53,17 @@ def cells(job: Job) -> dict[str, dict[str, Any]]:
 def test_what_breaks_stops_no_other_cell_and_what_is_finished_is_not_touched(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # opd is refused; a rate that is no number is found out in the midst of a cell
-    rates = "iteration0.lr=high,0.0002"
+    # opd is refused; one of the rates breaks in the midst of a cell
+    (tmp_path / "fault").mkdir()
+    (tmp_path / "fault" / "sitecustomize.py").write_text(FAULT)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'fault'}{os.pathsep}{ROOT}")
+    rates = "iteration0.lr=0.0003,0.0002"
     said = job.run("algorithm=opd,sft", rates, "beta=linear,step", *TINY, "-m", code=1)
     found = cells(job)
     assert {name: cell["status"] for name, cell in found.items()} == {
-        "algorithm=opd iteration0.lr=high beta=linear": "failed",
+        "algorithm=opd iteration0.lr=0.0003 beta=linear": "failed",
         "algorithm=opd iteration0.lr=0.0002 beta=linear": "failed",
-        "algorithm=sft iteration0.lr=high beta=linear": "failed",
+        "algorithm=sft iteration0.lr=0.0003 beta=linear": "failed",
         "algorithm=sft iteration0.lr=0.0002 beta=linear": "finished",
     }, "neither method has a beta: eight settings, four runs"
     refused, broken, good = (found[f"algorithm={n} beta=linear"] for n in SETTINGS)
@@ -63,7 +79,7 @@ def test_what_breaks_stops_no_other_cell_and_what_is_finished_is_not_touched(
 
     # All of it again, where importing torch would be seen
     (tmp_path / "torch.py").write_text("raise RuntimeError('imported')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     again = job.run("algorithm=sft", "beta=linear,step", *TINY, "-m")
     assert told in again and "go on:" not in again and "cell 1" not in again
     assert [cell["run"] for cell in cells(job).values()] == [good["run"]]
