@@ -17,7 +17,7 @@ def test_a_full_disk_says_so_and_the_run_goes_on_with_more_room(
 ) -> None:
     if os.geteuid():
         pytest.skip("only root mounts a file system of limited size")
-    job = arena.job()
+    job = arena.job("workers.concurrency=1")  # else all episodes of a round may end at one moment
     with mounted(tmp_path / "disk") as disk:
         job.mounts = {str(disk)}
         cost = arena.cost(job, full_disk(arena, job, disk))
