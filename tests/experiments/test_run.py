@@ -114,6 +114,7 @@ def test_the_embedded_model_learns_the_format_from_a_few_episodes(
     job.run(*real, "iteration0.episodes=24", "training.batch_size=4", "beta=constant")
     claim = read(job.folder() / "summary.json")
     bad = [row["metrics"]["format_error_rate"] for row in claim["evaluations"]]
-    assert bad[1] < 0.5 < bad[0] and bad[2] < 0.5
+    # The untrained student's three greedy episodes nearly agree, and rounding decides some turns
+    assert max(bad[1:]) < 0.5 and max(bad[1:]) <= bad[0] - 0.25
     losses = read(job.folder() / "rounds/round_000/metrics.json")["losses"]
     assert losses[-1] < losses[0] / 2
