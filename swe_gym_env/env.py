@@ -20,7 +20,7 @@ from swe_gym_env.actions import ActionFormat, FormatError
 from swe_gym_env.agents import prompts
 from swe_gym_env.errors import InfraError, SetupError
 from swe_gym_env.grading import score
-from swe_gym_env.grading.extract import Extracted, extract
+from swe_gym_env.grading.extract import Extracted, extract, moment
 from swe_gym_env.sandbox.base import Sandbox, SandboxProvider
 from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.spaces import AnyText, outgoing
@@ -122,7 +122,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         started = time.monotonic()
         self.sandbox = start(self.provider, task)
         self._base = base_commit(self.sandbox, task)
-        self._began = time.time()
+        self._began = moment()
         self._spend("start", started)
         self._toolbox = Toolbox(
             self.sandbox, self.form.tools, self._command_timeout, self._output_limit

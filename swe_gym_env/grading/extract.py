@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import secrets
 import shlex
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 MAX_PATCH = 8 << 20  # bytes; a larger change is scored 0 and not kept
 MOST_BYTES = 64 << 20  # of one new file: a larger one is not even read
 GIT_SECONDS = 60.0
+CLOCK_OF_FILES = 5  # CLOCK_REALTIME_COARSE, for which Python has no name
 MOST_TOLD = 20  # names of what is left out
 CAUSES = {
     "closed": "the agent removed or closed the working folder",
@@ -38,6 +41,21 @@ KINDS = {
     "venv": "a virtual environment",
     "repository": "a repository of its own",
 }
+
+
+def moment() -> float:
+    """Now, in seconds: later than the time stamp of every file there is, and earlier than that of
+    every file to come.
+
+    Linux stamps files by a clock that stands still for up to 10 ms, so this waits for it to move.
+    """
+    if sys.platform != "linux":
+        return time.time()
+    before = after = time.clock_gettime(CLOCK_OF_FILES)
+    while after == before:
+        time.sleep(0.0005)
+        after = time.clock_gettime(CLOCK_OF_FILES)
+    return (before + after) / 2
 
 
 @dataclass(frozen=True)
@@ -128,7 +146,7 @@ def in_sandbox(
         lenient="true" if lenient else "false",
         most=MAX_PATCH + 1,
         most_bytes=MOST_BYTES,
-        since=f"{since:.3f}" if since is not None else "",
+        since=f"{since:.6f}" if since is not None else "",
         told=MOST_TOLD + 1,
     )
     done = sandbox.exec(script, timeout=GIT_SECONDS, cwd="/")

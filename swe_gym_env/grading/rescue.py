@@ -7,7 +7,6 @@ of its ``.git`` is read. The fresh sandbox's own repository makes the patch.
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -20,6 +19,7 @@ from swe_gym_env.grading.extract import (
     Extracted,
     RefusedError,
     in_sandbox,
+    moment,
 )
 from swe_gym_env.sandbox.base import Sandbox, SandboxProvider
 from swe_gym_env.sandbox.start import start
@@ -78,7 +78,7 @@ def rescue(sandbox: Sandbox, task: TaskInstance, provider: SandboxProvider) -> E
         theirs = {name: it for name, it in theirs.items() if it.kind in "fl"}
         changed = _changed(sandbox, fresh, task, theirs, ours)
         _bounded(theirs, changed)
-        began = time.time()
+        began = moment()
         lost = _carry(sandbox, fresh, task, theirs, ours, changed)
         found = in_sandbox(fresh, task, since=began, lenient=True)
     except (OSError, DiffError) as error:

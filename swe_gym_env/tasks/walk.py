@@ -8,12 +8,11 @@ gold patch is applied in the agent's sandbox, and what the diff makes of it is w
 from __future__ import annotations
 
 import shlex
-import time
 from dataclasses import dataclass
 
 from swe_gym_env.errors import SandboxError
 from swe_gym_env.grading import patches
-from swe_gym_env.grading.extract import Extracted, extract
+from swe_gym_env.grading.extract import Extracted, extract, moment
 from swe_gym_env.sandbox.base import Sandbox, SandboxProvider
 from swe_gym_env.sandbox.history import CHECK
 from swe_gym_env.sandbox.start import base_commit, start
@@ -57,7 +56,7 @@ class Walk:
 def walk(task: TaskInstance, boxes: SandboxProvider) -> Walk:
     """Raises SandboxError where the sandbox failed, SetupError where the row does not fit it."""
     box = start(boxes, task)
-    began, found = time.time(), Extracted()
+    began, found = moment(), Extracted()
     try:
         base = base_commit(box, task)
         leak = _leak(box, task)

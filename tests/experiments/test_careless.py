@@ -102,7 +102,7 @@ def test_runs_that_cannot_be_written_are_one_message(
     module: str, sweep: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "a file").touch()
-    given = [f"'paths.runs={tmp_path / 'a file' / 'runs'}'", "seed=1,2" if sweep else "seed=1"]
+    given = [f"paths.runs='{tmp_path / 'a file' / 'runs'}'", "seed=1,2" if sweep else "seed=1"]
     code, printed = run(*(["-m"] if sweep else []), *given, module=f"experiments.{module}")
     assert code == 2 and "a file is a file where a folder is needed" in printed
     assert "Traceback" not in printed

@@ -91,7 +91,7 @@ def test_every_command_refuses_before_anything_is_built(job: Job, module: str) -
 def test_a_new_run_measures_and_says_it_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "experiments")  # a command of another test may have set it
     here = Machine(monkeypatch, "new", "float32", 4)
     made = begun(tmp_path, *AUTO)
     assert here.asked == [(None, None)] and made.precision == "float32"
@@ -107,7 +107,7 @@ def test_it_goes_on_as_it_began(
 ) -> None:
     Machine(monkeypatch, OLD, "float32", 4)
     begun(tmp_path, *AUTO)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "experiments")  # a command of another test may have set it
     again = Machine(monkeypatch, OLD, "bfloat16", 1)  # busy, or of another opinion today
     made = begun(tmp_path, *AUTO)
     assert again.asked == [] and (made.precision, precision.threads(made.cfg)) == ("float32", 4)
@@ -189,7 +189,7 @@ def test_the_runs_of_a_sweep_compute_alike(
     here = Machine(monkeypatch, "with units", "bfloat16", 2)
     cells = [tmp_path / name for name in ("waiting", "asked otherwise", "first", "mine")]
     made = parts(*AUTO)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "experiments")  # a command of another test may have set it
     precision.settle(made, cells[-1], precision.of_sweep(cells, made.cfg))
     assert made.precision == "float32" and here.asked == [("float32", None)]
     assert "is float32, with which first began on another machine (aaaa)" in caplog.text

@@ -3,7 +3,6 @@ scored, or the reason says what stood in the way."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from swe_gym_env.agents.live import Live, Request
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import SandboxError
-from swe_gym_env.grading.extract import MAX_PATCH, MOST_TOLD, Extracted, extract
+from swe_gym_env.grading.extract import MAX_PATCH, MOST_TOLD, Extracted, extract, moment
 from swe_gym_env.sandbox import SandboxProvider
 from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.types import TaskInstance
@@ -91,7 +90,7 @@ def extracted(task: TaskInstance, command: str, name: str = "local") -> Extracte
     boxes = real_provider(name)
     box = start(boxes, task)
     try:
-        base, began = base_commit(box, task), time.time()
+        base, began = base_commit(box, task), moment()
         box.exec(FIX, timeout=60)
         box.exec(command, timeout=60)
         return extract(box, task, boxes, base, began)
