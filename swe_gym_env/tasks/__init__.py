@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import Any, get_args, get_type_hints
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import TaskInstance
@@ -29,23 +31,29 @@ GIVEN: dict[str, dict[str, Any]] = {
 
 def load(name: str, **options: Any) -> list[TaskInstance]:
     """The tasks of a source. Raises SetupError for an unknown source or option, or a bad file."""
+    options = check_options(name, options)
+    function = importlib.import_module(SOURCES[name]).load
+    return function(**{**GIVEN.get(name, {}), **options})
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` as the source ``name`` takes them. Raises SetupError for what it does not take."""
     if name not in SOURCES:
         raise SetupError(f"unknown task source {name!r}: there are {', '.join(sorted(SOURCES))}")
-    function = importlib.import_module(SOURCES[name]).load
-    known = get_type_hints(function)
+    known = get_type_hints(importlib.import_module(SOURCES[name]).load)
     del known["return"]
     if unknown := sorted(set(options) - set(known)):
         raise SetupError(
             f"task source {name!r} has no option {', '.join(unknown)}: there are {', '.join(known)}"
         )
-    options = {key: _checked(name, key, value, known[key]) for key, value in options.items()}
-    return function(**{**GIVEN.get(name, {}), **options})
+    return {key: _checked(name, key, value, known[key]) for key, value in options.items()}
 
 
 def _checked(source: str, name: str, value: Any, hint: Any) -> Any:
     """``value``, if it is what the option's annotation says; containers and choices are left to the
     source. SetupError."""
-    kinds = get_args(hint) or (hint,)
+    several = get_origin(hint) in (Union, UnionType)
+    kinds = get_args(hint) if several else (hint,)
     if isinstance(value, os.PathLike) and str in kinds:
         value = os.fspath(value)
     if not set(kinds) <= WORDS.keys():

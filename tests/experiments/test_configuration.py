@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.folders import iteration0_folder, run_folder
+from swe_gym_env import tasks
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml"))
@@ -107,3 +108,12 @@ def test_iteration0_is_shared_by_all_algorithms() -> None:
         "algorithm=sft", "beta=step", "rounds=7", "evaluation.tasks=3", "overlap=1", "training.lr=1"
     )
     assert len({shared(), shared("seed=1"), shared("training=lora"), shared(ids=("a",))}) == 4
+
+
+@pytest.mark.parametrize("name", sorted(f.stem for f in (CONF / "tasks").glob("*.yaml")))
+def test_a_source_of_tasks_takes_the_options_that_its_group_gives(name: str) -> None:
+    cfg = configuration(f"tasks={name}")
+    given = OmegaConf.to_container(cfg.tasks.options, resolve=True)
+    assert isinstance(given, dict)
+    options = {str(key): value for key, value in given.items() if value != "???"}
+    assert tasks.check_options(cfg.tasks.name, options) == options
