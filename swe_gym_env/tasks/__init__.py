@@ -37,7 +37,7 @@ def load(name: str, **options: Any) -> list[TaskInstance]:
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` as the source ``name`` takes them. Raises SetupError for what it does not take."""
+    """``options`` as the source ``name`` takes them. Raises SetupError for those it has not."""
     if name not in SOURCES:
         raise SetupError(f"unknown task source {name!r}: there are {', '.join(sorted(SOURCES))}")
     known = get_type_hints(importlib.import_module(SOURCES[name]).load)
