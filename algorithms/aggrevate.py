@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Lesson, Plain, Round, Target
+from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.filters import Aggregation, Keep, check, chosen
 from algorithms.schedules import latest_switch
-from algorithms.selection import Aggregation, Keep, check, chosen
-from swe_gym_env.agents.mixers import SingleSwitch
+from swe_gym_env.rollout.mixers import SingleSwitch
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class AggreVaTe(Plain):
         latest = latest_switch(round - 1, self.start, self.step, self.cap) if round else 0
         return Collect(SingleSwitch(latest), annotate="nothing")
 
-    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+    def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         for _, episode in chosen(rounds, self.keep, self.aggregation, self.window):
-            teacher = [n for n, turn in enumerate(episode.turns) if turn.executor == "teacher"]
-            yield Lesson(episode, tuple(Target(n, None) for n in teacher))
+            teacher = [n for n, turn in enumerate(episode.turns) if turn.actor == "teacher"]
+            yield TrainingExample(episode, tuple(Target(n, None) for n in teacher))

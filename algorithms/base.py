@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Literal, Protocol
 
 from algorithms.engine.objective import Objective
-from swe_gym_env.agents.mixers import Mixer
+from swe_gym_env.rollout.mixers import Mixer
 from swe_gym_env.types import Annotation, Episode, Scores
 
 
@@ -80,7 +80,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingExample:
     """One episode and all that is to be learned from it. It becomes one token tree; lessons that
     follow each other with the same ``group`` share a tree, and so their common prompt."""
 
@@ -103,7 +103,7 @@ class Algorithm(Protocol):
     def more(self, planned: int, episodes: Sequence[Episode]) -> int:
         """How many more tasks to play once the round's ``planned`` tasks gave ``episodes``."""
 
-    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+    def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         """What to train on after the newest of ``rounds``."""
 
 

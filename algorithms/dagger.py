@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from algorithms.base import Collect, Lesson, Plain, Round, Target
+from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.filters import Aggregation, Keep, check, chosen, one_of
 from algorithms.schedules import Schedule
-from algorithms.selection import Aggregation, Keep, check, chosen, one_of
-from swe_gym_env.agents.mixers import PerTurnBeta
+from swe_gym_env.rollout.mixers import PerTurnBeta
 from swe_gym_env.types import Annotation, Episode
 
 Labels = Literal["all", "student_turns", "executed_by_teacher"]
@@ -48,10 +48,10 @@ class DAgger(Plain):
         asked = self.labels != "executed_by_teacher"
         return Collect(mixer, annotate="label" if asked else "nothing")
 
-    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+    def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         labels = {id(r): self._by_turn(r.annotations) for r in rounds}
         for round, episode in chosen(rounds, self.keep, self.aggregation, self.window):
-            yield Lesson(episode, tuple(self._targets(episode, labels[id(round)])))
+            yield TrainingExample(episode, tuple(self._targets(episode, labels[id(round)])))
 
     def _by_turn(
         self, annotations: Sequence[Annotation]
@@ -68,9 +68,9 @@ class DAgger(Plain):
         for index, turn in enumerate(episode.turns):
             here = labels.get((episode.episode_id, index), [])
             narrowed = {"teacher": "student_turns", "student": "executed_by_teacher"}
-            if self.labels == narrowed[turn.executor]:
+            if self.labels == narrowed[turn.actor]:
                 continue
-            if turn.executor == "teacher" and not (self.annotator and here):
+            if turn.actor == "teacher" and not (self.annotator and here):
                 yield Target(index, None)
                 continue
             for label in here:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Lesson, Plain, Round, Target
+from algorithms.base import Collect, TrainingExample, Plain, Round, Target
 from algorithms.engine.objective import Objective
-from algorithms.selection import at_least_one, chosen
-from swe_gym_env.agents.mixers import PerEpisodeBeta
+from algorithms.filters import at_least_one, chosen
+from swe_gym_env.rollout.mixers import PerEpisodeBeta
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class GKD(Plain):
             top_p=self.top_p,
         )
 
-    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+    def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         for round, episode in chosen(rounds, "all", "latest"):
-            yield Lesson(
+            yield TrainingExample(
                 episode,
                 tuple(
                     Target(turn, None, weight=0.0, kl_weight=1.0, scores=score)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from algorithms.base import Collect, Lesson, Round, Target
+from algorithms.base import Collect, TrainingExample, Round, Target
 from algorithms.engine.objective import Kind, Objective, Ratio
-from algorithms.selection import at_least_one, kept, one_distribution, one_of
-from swe_gym_env.agents.mixers import StudentOnly
+from algorithms.filters import at_least_one, kept, one_distribution, one_of
+from swe_gym_env.rollout.mixers import StudentOnly
 from swe_gym_env.types import Episode, Scores
 
 Advantage = Literal["mean", "std", "leave_one_out"]
@@ -95,7 +95,7 @@ class GRPO:
         left = self.most_tasks - (len(tried) - planned)
         return max(0, min(planned - useful, left)) if self.most_tasks else 0
 
-    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+    def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         for name, group in self._groups(rounds[-1].episodes).items():
             rewards = [episode.outcome.reward for episode in group]
             if self.zero_variance == "drop" and len(set(rewards)) == 1:
@@ -103,7 +103,7 @@ class GRPO:
             for episode, advantage in zip(group, advantages(rewards, self.advantage), strict=True):
                 if self.truncated == "keep" or episode.stop_reason == "finished":
                     scores = rounds[-1].scores_of(episode)
-                    yield Lesson(episode, self._targets(episode, advantage, scores), name)
+                    yield TrainingExample(episode, self._targets(episode, advantage, scores), name)
 
     def _groups(self, episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
         """Tries at one task in one go; a group of one says nothing."""

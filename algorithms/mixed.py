@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from algorithms.base import Collect, Lesson, Plain, Round, Target
+from algorithms.base import Collect, TrainingExample, Plain, Round, Target
 from algorithms.engine.objective import Objective
+from algorithms.filters import Keep, check, chosen, one_distribution, one_of
 from algorithms.schedules import Schedule
-from algorithms.selection import Keep, check, chosen, one_distribution, one_of
-from swe_gym_env.agents.mixers import PerTurnBeta
+from swe_gym_env.rollout.mixers import PerTurnBeta
 
 Estimator = Literal["k1", "k2", "k3"]
 
@@ -60,13 +60,13 @@ class Mixed(Plain):
             top_p=self.top_p,
         )
 
-    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+    def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         for round, episode in chosen(rounds, self.keep, "latest"):
             targets, scores = [], round.scores_of(episode)
             for index, turn in enumerate(episode.turns):
-                if turn.executor == "teacher":
+                if turn.actor == "teacher":
                     targets.append(Target(index, None))
                 elif index in scores:
                     own = scores[index]
                     targets.append(Target(index, None, weight=0.0, kl_weight=1.0, scores=own))
-            yield Lesson(episode, tuple(targets))
+            yield TrainingExample(episode, tuple(targets))

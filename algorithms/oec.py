@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Lesson, Plain, Round, Target
-from algorithms.selection import Aggregation, at_least_one, check, chosen
-from swe_gym_env.agents.mixers import SingleSwitch
+from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.filters import Aggregation, at_least_one, check, chosen
+from swe_gym_env.rollout.mixers import SingleSwitch
 from swe_gym_env.types import Episode
 
 
@@ -38,11 +38,11 @@ class OEC(Plain):
     def collect(self, round: int) -> Collect:
         return Collect(SingleSwitch(self.latest if round else 0), self.repeats, annotate="nothing")
 
-    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+    def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         for _, episode in chosen(rounds, "resolved", self.aggregation, self.window):
-            teacher = [n for n, turn in enumerate(episode.turns) if turn.executor == "teacher"]
+            teacher = [n for n, turn in enumerate(episode.turns) if turn.actor == "teacher"]
             if longest_repetition(episode) <= self.most_repeats:
-                yield Lesson(episode, tuple(Target(n, None) for n in teacher))
+                yield TrainingExample(episode, tuple(Target(n, None) for n in teacher))
 
 
 def longest_repetition(episode: Episode) -> int:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from algorithms.base import Collect, Lesson, Plain, Round, Target
+from algorithms.base import Collect, TrainingExample, Plain, Round, Target
 from algorithms.engine.objective import Objective
-from algorithms.selection import at_least_one, chosen, one_distribution, one_of
-from swe_gym_env.agents.mixers import StudentOnly
+from algorithms.filters import at_least_one, chosen, one_distribution, one_of
+from swe_gym_env.rollout.mixers import StudentOnly
 from swe_gym_env.types import Episode, Scores
 
 Estimator = Literal["advantage", "k1", "k2", "k3"]
@@ -70,10 +70,10 @@ class OPD(Plain):
             top_p=self.top_p,
         )
 
-    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+    def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         for round, episode in chosen(rounds, "all", "latest"):
             scored = round.scores_of(episode).items()
-            yield Lesson(episode, tuple(self._target(episode, *one) for one in scored))
+            yield TrainingExample(episode, tuple(self._target(episode, *one) for one in scored))
 
     def _target(self, episode: Episode, index: int, scores: Scores) -> Target:
         if self.estimator != "advantage":

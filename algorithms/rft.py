@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Lesson, Plain, Round, Target
-from algorithms.selection import Aggregation, at_least_one, check, chosen, one_of
-from swe_gym_env.agents.mixers import StudentOnly, TeacherOnly
-from swe_gym_env.types import Executor
+from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.filters import Aggregation, at_least_one, check, chosen, one_of
+from swe_gym_env.rollout.mixers import StudentOnly, TeacherOnly
+from swe_gym_env.types import Actor
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class RFT(Plain):
     Every turn counts, whoever took it: also one that a failing teacher left to the student.
     """
 
-    actor: Executor = "student"
+    actor: Actor = "student"
     repeats: int = 4
     aggregation: Aggregation = "latest"
     window: int = 1
@@ -26,13 +26,13 @@ class RFT(Plain):
 
     def __post_init__(self) -> None:
         check("resolved", self.aggregation, self.window)
-        one_of(Executor, actor=self.actor)
+        one_of(Actor, actor=self.actor)
         at_least_one(repeats=self.repeats)
 
     def collect(self, round: int) -> Collect:
         mixer = StudentOnly() if self.actor == "student" else TeacherOnly()
         return Collect(mixer, self.repeats, annotate="nothing")
 
-    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+    def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         for _, episode in chosen(rounds, "resolved", self.aggregation, self.window):
-            yield Lesson(episode, tuple(Target(n, None) for n in range(len(episode.turns))))
+            yield TrainingExample(episode, tuple(Target(n, None) for n in range(len(episode.turns))))

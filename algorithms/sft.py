@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Lesson, Plain, Round, Target
-from algorithms.selection import Aggregation, Keep, check, chosen
-from swe_gym_env.agents.mixers import TeacherOnly
+from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.filters import Aggregation, Keep, check, chosen
+from swe_gym_env.rollout.mixers import TeacherOnly
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SFT(Plain):
     def collect(self, round: int) -> Collect:
         return Collect(TeacherOnly(), annotate="nothing")
 
-    def lessons(self, rounds: Sequence[Round]) -> Iterable[Lesson]:
+    def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         for _, episode in chosen(rounds, self.keep, self.aggregation):
-            taught = [n for n, turn in enumerate(episode.turns) if turn.executor == "teacher"]
-            yield Lesson(episode, tuple(Target(n, None) for n in taught))
+            taught = [n for n, turn in enumerate(episode.turns) if turn.actor == "teacher"]
+            yield TrainingExample(episode, tuple(Target(n, None) for n in taught))

@@ -10,10 +10,10 @@ import json
 import sys
 
 from swe_gym_env import SWEEnv, tasks
-from swe_gym_env.agents.mixers import StudentOnly
-from swe_gym_env.agents.rollout import Request, rollout
-from swe_gym_env.agents.server import ServerPolicy
 from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.server import ServerPolicy
+from swe_gym_env.rollout.driver import Request, rollout
+from swe_gym_env.rollout.mixers import StudentOnly
 from swe_gym_env.types import Annotation, Episode
 
 

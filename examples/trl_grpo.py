@@ -11,8 +11,8 @@ from algorithms.engine.checkpoint import load_model, load_tokenizer
 from algorithms.engine.hf_policy import HFPolicy, Renderer
 from algorithms.engine.models import fetch
 from swe_gym_env import SWEEnv, tasks
-from swe_gym_env.agents.mixers import StudentOnly
-from swe_gym_env.agents.rollout import Episode, Request, rollout
+from swe_gym_env.rollout.driver import Episode, Request, rollout
+from swe_gym_env.rollout.mixers import StudentOnly
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="smollm2", help="a Hugging Face folder, or the embedded one")

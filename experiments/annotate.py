@@ -24,10 +24,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import CONF, guarded
-from experiments.folders import RunFolder
-from experiments.inputs import refuse_changed
-from experiments.progress import Display
+from experiments.console.cli import CONF, guarded
+from experiments.console.progress import Display
+from experiments.runs.folders import RunFolder
+from experiments.runs.inputs import refuse_changed
 from swe_gym_env.errors import SetupError
 
 MAY_DIFFER = ("teacher", "workers", "logging", "sandbox")  # from the run's own configuration
@@ -35,10 +35,10 @@ MAY_DIFFER = ("teacher", "workers", "logging", "sandbox")  # from the run's own 
 
 def annotate(cfg: DictConfig, display: Display) -> None:
     """Labels every turn of the round that ``cfg.relabel.run`` and ``.round`` name."""
-    from experiments import preflight
-    from experiments.build import Parts
-    from experiments.relabel import relabel
-    from experiments.selection import select
+    from experiments.pipeline.build import Parts
+    from experiments.pipeline import preflight
+    from experiments.pipeline.relabel import relabel
+    from experiments.pipeline.tasks import select
 
     run = RunFolder(Path(cfg.relabel.run))
     folders = [run.round(i) for i in range(cfg.relabel.round + 1)]
@@ -48,7 +48,7 @@ def annotate(cfg: DictConfig, display: Display) -> None:
     refuse_changed(run.path, cfg, "tasks", "model")
     preflight.check_teacher(cfg)
     parts = Parts(cfg)
-    tasks = select(cfg, None, display).train if parts.teacher.needs_box else []
+    tasks = select(cfg, None, display).train if parts.teacher.needs_sandbox else []
     with RunFolder(own.parents[1]).lock():
         given, failed = relabel(parts, folders, {t.instance_id: t for t in tasks}, display)
     display.console.print(

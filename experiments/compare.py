@@ -16,12 +16,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import progress
-from experiments.evaluation import comparison, outcomes, terminal
-from experiments.evaluation.comparison import Group
-from experiments.evaluation.outcomes import Outcomes
-from experiments.evaluation.stored import Stored
-from experiments.tables import Table
+from experiments.console import progress, terminal
+from experiments.results import comparison, outcomes
+from experiments.results.comparison import Group
+from experiments.results.outcomes import Outcomes
+from experiments.results.tables import Table
+from experiments.runs.evaluations import Stored
 from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 

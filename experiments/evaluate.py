@@ -23,16 +23,19 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig, open_dict
 
-from algorithms.engine.rounds import RoundFolder
-from experiments import precision, preflight, teachers, values
-from experiments.analysis.measures import add_failures
-from experiments.build import Parts
-from experiments.cli import HYDRA, explain_unknown, guarded
-from experiments.evaluation import alone, evaluate, measures, terminal
-from experiments.folders import RunFolder, evaluation_folder, read_json, write_json
-from experiments.progress import Display
+from experiments.analysis.every_measure import add_failures
+from experiments.config import values
+from experiments.console import terminal
+from experiments.console.cli import HYDRA, explain_unknown, guarded
+from experiments.console.progress import Display
+from experiments.pipeline.build import Parts
+from experiments.pipeline.evaluate import alone, evaluate
+from experiments.pipeline import precision, preflight, teachers
+from experiments.pipeline.tasks import select
 from experiments.report import write_evaluation
-from experiments.selection import select
+from experiments.results import evaluation
+from experiments.runs.folders import RunFolder, evaluation_folder, read_json, write_json
+from swe_gym_env.rollout.store import RoundFolder
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ def _alone(cfg: DictConfig, display: Display) -> None:
             add_failures(folder.path, tasks.heldout)
             write_evaluation(folder.path)
     folder.remember()
-    for table in measures.tables(played.metrics):
+    for table in evaluation.tables(played.metrics):
         terminal.show(display.console, table)
     display.console.print(f"episodes, tables, metrics.json and predictions: {folder.path}")
     page = folder.path / "report.html"

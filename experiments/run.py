@@ -5,9 +5,9 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from experiments import sweeps
-from experiments.cli import HYDRA, explain_unknown, guarded
-from experiments.progress import Display
+from experiments.console.cli import HYDRA, explain_unknown, guarded
+from experiments.console.progress import Display
+from experiments.pipeline import sweeps
 
 
 @hydra.main(**HYDRA)
@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, display: Display) -> None:
-    from experiments.pipeline import run  # late, so that --help and mistakes take no time
+    from experiments.pipeline.phases import run  # late, so that --help and mistakes take no time
 
     run(cfg, display)
 

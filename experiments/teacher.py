@@ -15,10 +15,10 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import precision, preflight
-from experiments.cli import HYDRA, explain_unknown, guarded
-from experiments.folders import read_json, trained_folder, write_json
-from experiments.progress import Display
+from experiments.console.cli import HYDRA, explain_unknown, guarded
+from experiments.console.progress import Display
+from experiments.pipeline import precision, preflight
+from experiments.runs.folders import read_json, trained_folder, write_json
 from swe_gym_env.errors import SetupError
 
 
@@ -33,10 +33,10 @@ def make(cfg: DictConfig, display: Display) -> Path:
     from algorithms.dagger import DAgger
     from algorithms.schedules import Schedule
     from algorithms.sft import SFT
-    from experiments.build import Parts
-    from experiments.evaluation import evaluate
-    from experiments.rounds import collect, train
-    from experiments.selection import select
+    from experiments.pipeline.build import Parts
+    from experiments.pipeline.evaluate import evaluate
+    from experiments.pipeline.round import collect, train
+    from experiments.pipeline.tasks import select
 
     folder = trained_folder(cfg)
     folders = [folder.round(index) for index in range(1 + cfg.teacher.rounds)]

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.cli import guarded
-from experiments.folders import RunFolder
-from experiments.inputs import refuse_changed
-from experiments.launch import OF_RUN, Told, die_with_parent, is_first, tell
-from experiments.progress import Display
+from experiments.console.cli import guarded
+from experiments.console.progress import Display
+from experiments.pipeline.launch import OF_RUN, Told, die_with_parent, is_first, tell
+from experiments.runs.folders import RunFolder
+from experiments.runs.inputs import refuse_changed
 from swe_gym_env.errors import SetupError
 
 
@@ -32,8 +32,8 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
     """Round ``cfg.stored.round`` of ``cfg.stored.run``, in all processes of the launcher."""
     from algorithms.engine import parallel
     from algorithms.engine.checkpoint import device
-    from experiments.build import Parts
-    from experiments.rounds import train
+    from experiments.pipeline.build import Parts
+    from experiments.pipeline.round import train
 
     parallel.join(cpu=device().type == "cpu")
     run, index, of_run = RunFolder(Path(cfg.stored.run)), cfg.stored.round, cfg.stored.of_run

@@ -15,9 +15,8 @@ from typing import Any, Literal
 import gymnasium
 from gymnasium.error import ResetNeeded
 
-from swe_gym_env import actions
+from swe_gym_env import actions, prompts
 from swe_gym_env.actions import ActionFormat, FormatError
-from swe_gym_env.agents import prompts
 from swe_gym_env.errors import InfraError, SetupError
 from swe_gym_env.grading import score
 from swe_gym_env.grading.extract import Extracted, extract, moment

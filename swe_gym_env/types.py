@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from swe_gym_env.text import shown
 
-Executor = Literal["student", "teacher"]
+Actor = Literal["student", "teacher"]
 Status = Literal["resolved", "unresolved", "empty_patch", "timeout", "infra_error", "tampered"]
 EvalType = Literal["pass_and_fail", "fail_only"]
 
@@ -116,7 +116,7 @@ class Turn:
     """
 
     observation: str
-    executor: Executor
+    actor: Actor
     text: str
     action: ToolCall | None = None
     token_ids: tuple[int, ...] = ()
@@ -183,7 +183,7 @@ class Episode:
     @property
     def teacher_share(self) -> float:
         """Share of the executed turns that the teacher took, in [0, 1]."""
-        taken = sum(turn.executor == "teacher" for turn in self.turns)
+        taken = sum(turn.actor == "teacher" for turn in self.turns)
         return taken / len(self.turns) if self.turns else 0.0
 
 

@@ -88,7 +88,7 @@ def test_modules_stay_short_and_say_why_they_exist() -> None:
 
 def test_the_environment_alone_loads_nothing_heavy() -> None:
     code = (
-        "import sys, swe_gym_env.types, swe_gym_env.agents.base; import swe_gym_env;"
+        "import sys, swe_gym_env.types, swe_gym_env.policies.base; import swe_gym_env;"
         "heavy = {'torch', 'transformers', 'libcst', 'docker', 'swebench', 'httpx'};"
         "print(*heavy & set(sys.modules))"
     )

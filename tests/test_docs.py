@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 
 import algorithms
 from algorithms.base import Round
-from experiments import build
+from experiments.pipeline.phases import build
 from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
-from tests.toybox import real_provider, toy_task
+from tests.support.toy_tasks import real_provider, toy_task
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,8 +61,8 @@ def test_the_example_algorithm_does_what_it_says(monkeypatch: pytest.MonkeyPatch
     labels = [Annotation("e", 0, "expert", "look"), Annotation("e", 1, "expert", "right")]
     algorithm = build.algorithm(cfg)
     assert algorithm.collect(1).mixer.beta == 0.5 and algorithm.more(1, [episode]) == 0
-    (lesson,) = algorithm.lessons([Round(1, [episode], labels)])
-    assert [(target.turn, target.text) for target in lesson.targets] == [(1, "right")]
+    (example,) = algorithm.examples([Round(1, [episode], labels)])
+    assert [(target.turn, target.text) for target in example.targets] == [(1, "right")]
 
 
 @pytest.fixture

@@ -19,7 +19,16 @@ from swe_gym_env.errors import SandboxError, SetupError
 from swe_gym_env.sandbox.base import SandboxProvider
 from swe_gym_env.spaces import AnyText, outgoing
 from swe_gym_env.types import Outcome, TaskInstance, ToolCall
-from tests.toybox import FINISH, FIX, LOOK, PROVIDERS, Flaky, copies, real_provider, toy_task
+from tests.support.toy_tasks import (
+    FINISH,
+    FIX,
+    LOOK,
+    PROVIDERS,
+    Flaky,
+    copies,
+    real_provider,
+    toy_task,
+)
 
 Make = Callable[..., SWEEnv]
 

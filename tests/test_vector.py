@@ -17,7 +17,7 @@ from gymnasium.vector.utils import (
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from swe_gym_env.spaces import AnyText
-from tests.toybox import FINISH, FIX, real_provider, toy_task
+from tests.support.toy_tasks import FINISH, FIX, real_provider, toy_task
 
 ODD = "```bash\necho 'é 😀, {}'\n```"
 START = "add(1, 2) returns -1"

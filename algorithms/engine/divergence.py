@@ -14,9 +14,9 @@ import torch
 from torch.nn.functional import kl_div
 
 from algorithms.engine.attention import FLEX_BLOCK, TreeMask
+from algorithms.engine.examples import executed_tree
 from algorithms.engine.forward import hidden_states, use_trees
 from algorithms.engine.head import logits_of
-from algorithms.engine.lessons import executed_tree
 from algorithms.engine.losses import CHUNK
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.tree import Packed, pack

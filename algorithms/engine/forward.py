@@ -19,7 +19,7 @@ from algorithms.engine.attention import FLEX_BLOCK, TreeMask
 from algorithms.engine.head import check_head, logits_of
 from algorithms.engine.losses import Predicted, predict
 from algorithms.engine.supported import check_config, layer_windows
-from algorithms.engine.tree import Packed, TrainSample, pack
+from algorithms.engine.tree import Packed, TokenTree, pack
 from swe_gym_env.errors import SetupError
 
 DOOR = "tree_pass"  # the attribute by which a sharded model is entered
@@ -84,7 +84,7 @@ def use_trees(model: Any) -> None:
 
 
 def forward(
-    model: Any, row: Sequence[TrainSample], best: int = 0, temperature: float = 1.0
+    model: Any, row: Sequence[TokenTree], best: int = 0, temperature: float = 1.0
 ) -> tuple[Predicted, Packed]:
     """What ``model``, made ready by :func:`use_trees`, predicts for the pairs of the row: log-probs
     of its logits divided by ``temperature``."""

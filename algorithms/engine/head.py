@@ -38,15 +38,15 @@ def check_head(model: Any) -> None:
     states: they must reach the output layer unchanged, and what is planted as its answer must come
     out as the logits."""
     states: list[torch.Tensor] = []
-    planted: list[torch.Tensor] = []
+    injected: list[torch.Tensor] = []
 
     def note(_module: Any, _args: Any, output: Any) -> None:
         states.append(output.last_hidden_state)
 
     def plant(_module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
         states.append(args[0])
-        planted.append(torch.linspace(1, 100, output.numel()).to(output).view_as(output))
-        return planted[-1]
+        injected.append(torch.linspace(1, 100, output.numel()).to(output).view_as(output))
+        return injected[-1]
 
     hooks = [
         model.base_model.register_forward_hook(note),
@@ -60,10 +60,10 @@ def check_head(model: Any) -> None:
             hook.remove()
     config = model.config.get_text_config()
     if (
-        len(planted) != 1
+        len(injected) != 1
         or len(states) != 2
         or not torch.equal(states[0], states[1])
-        or not torch.equal(_finished(config, planted[0]).float(), logits.float())
+        or not torch.equal(_finished(config, injected[0]).float(), logits.float())
     ):
         raise SetupError(
             f"{type(model).__name__} changes its logits after the output layer, or its hidden "

@@ -28,7 +28,7 @@ from algorithms.engine.kv import PrefixStore, RowCache, masks
 from algorithms.engine.rendering import Renderer, Thinking
 from algorithms.engine.supported import layer_windows
 from algorithms.engine.tree import in_common
-from swe_gym_env.agents.base import CONTEXT_FULL, Key, Reply, State, keyed_rng
+from swe_gym_env.policies.base import CONTEXT_FULL, Key, Reply, State, keyed_rng
 
 OPENING = ("opening",)  # in the store: what the episodes begin with
 PREFILL_TOKENS = 1024  # slots of one prefill pass: enough to keep the matrix units busy
@@ -53,7 +53,7 @@ class HFPolicy:
     at this temperature and with what top-p left, which is what an importance ratio needs; greedy
     ones are of the model's own, at temperature 1."""
 
-    needs_box = False
+    needs_sandbox = False
 
     def __init__(
         self,

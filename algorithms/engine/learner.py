@@ -27,12 +27,12 @@ from algorithms.engine.losses import Sums, denominator, total
 from algorithms.engine.objective import Objective
 from algorithms.engine.optimizer import MasterAdamW
 from algorithms.engine.supported import check_student
-from algorithms.engine.tree import TrainSample
+from algorithms.engine.tree import TokenTree
 
 Progress = Callable[[int, int, str], None]
 
 _two = np.zeros(2, dtype=np.int64)
-FILLER = [TrainSample(_two, _two - [1, 0], _two.astype(np.float32), _two)]  # a row that counts 0
+FILLER = [TokenTree(_two, _two - [1, 0], _two.astype(np.float32), _two)]  # a row that counts 0
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class TrainReport:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-def micro_batches(samples: Sequence[TrainSample], budget: int) -> Iterator[list[TrainSample]]:
+def micro_batches(samples: Sequence[TokenTree], budget: int) -> Iterator[list[TokenTree]]:
     """Split one optimiser batch into rows of at most ``budget`` tokens (or one longer tree)."""
-    row: list[TrainSample] = []
+    row: list[TokenTree] = []
     size = 0
     for sample in sorted(samples, key=len):
         if row and size + len(sample) > budget:
@@ -115,17 +115,17 @@ def micro_batches(samples: Sequence[TrainSample], budget: int) -> Iterator[list[
         yield row
 
 
-def _groups(samples: Sequence[TrainSample]) -> list[list[TrainSample]]:
+def _groups(samples: Sequence[TokenTree]) -> list[list[TokenTree]]:
     """What was too long for one tree stays in one optimiser step all the same."""
-    found: dict[str | int, list[TrainSample]] = {}
+    found: dict[str | int, list[TokenTree]] = {}
     for sample in samples:
         found.setdefault(sample.group or id(sample), []).append(sample)
     return list(found.values())
 
 
 def _batches(
-    groups: list[list[TrainSample]], config: TrainingConfig
-) -> Iterator[list[TrainSample]]:
+    groups: list[list[TokenTree]], config: TrainingConfig
+) -> Iterator[list[TokenTree]]:
     """What each optimiser step is of, over all epochs."""
     for epoch in range(config.epochs):
         order = list(groups)
@@ -160,7 +160,7 @@ class Learner:
 
     def train(
         self,
-        samples: Sequence[TrainSample],
+        samples: Sequence[TokenTree],
         progress: Progress | None = None,
         kept: Path | None = None,
     ) -> TrainReport:
@@ -211,7 +211,7 @@ class Learner:
         return report
 
     def _accumulate(
-        self, batch: list[TrainSample], optimizer: MasterAdamW, report: TrainReport
+        self, batch: list[TokenTree], optimizer: MasterAdamW, report: TrainReport
     ) -> None:
         """Gradients of one optimiser batch; the denominator is known before its first row."""
         whole = denominator(batch, self.objective)
@@ -236,7 +236,7 @@ class Learner:
         own = "pg_weight" if self.objective.advantage == "log_ratio" else "kl_weight"
         report.divergence.append(divergence / weights[own])
 
-    def loss(self, row: Sequence[TrainSample]) -> Sums:
+    def loss(self, row: Sequence[TokenTree]) -> Sums:
         """Weighted sums over one packed row, not yet divided by anything."""
         predicted, packed = forward(self.model, row, temperature=self.objective.temperature)
         if self._old:
@@ -245,7 +245,7 @@ class Learner:
         return total(self.objective, predicted, packed)
 
     @torch.no_grad()
-    def _remember_old(self, samples: Sequence[TrainSample]) -> None:
+    def _remember_old(self, samples: Sequence[TokenTree]) -> None:
         """The trainer's own log-probs before the first update, for the truncated correction."""
         place = {id(s): n for n, s in enumerate(samples)}
         mine: dict[int, torch.Tensor] = {}

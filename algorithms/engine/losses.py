@@ -15,7 +15,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from algorithms.engine.objective import Objective
-from algorithms.engine.tree import Packed, TrainSample
+from algorithms.engine.tree import Packed, TokenTree
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 CHUNK = 1024  # rows of logits alive at once: 1024 x 49152 float32 are 200 MB
@@ -23,7 +23,7 @@ CHUNK = 1024  # rows of logits alive at once: 1024 x 49152 float32 are 200 MB
 LEAST_LOGPROB, MOST_LOG_RATIO = -87.0, 20.0
 
 
-def denominator(samples: Sequence[TrainSample], objective: Objective | None = None) -> float:
+def denominator(samples: Sequence[TokenTree], objective: Objective | None = None) -> float:
     """What the sums over ``samples`` are divided by; see :class:`Objective`."""
     if objective is None or objective.denominator == "weights":
         return float(sum(float(s.weight[s.scored].sum(dtype="float64")) for s in samples))

@@ -20,12 +20,12 @@ import numpy as np
 from algorithms.engine import parallel
 from algorithms.engine.checkpoint import publish
 from algorithms.engine.optimizer import MasterAdamW
-from algorithms.engine.tree import STREAMS, TrainSample
+from algorithms.engine.tree import STREAMS, TokenTree
 
 log = logging.getLogger(__name__)
 
 
-def digest(batches: Sequence[Sequence[TrainSample]], how: str) -> str:
+def digest(batches: Sequence[Sequence[TokenTree]], how: str) -> str:
     """Of what decides how a training ends: the trees of each step, in order, and ``how``."""
     made = hashlib.sha256(how.encode())
     for sample in (sample for batch in batches for sample in batch):

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from algorithms.engine.checkpoint import load_model, load_tokenizer
+from algorithms.engine.examples import executed_tree
 from algorithms.engine.forward import forward, use_trees
-from algorithms.engine.lessons import executed_tree
 from algorithms.engine.rendering import Renderer, Thinking, fingerprint
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Scores

@@ -21,7 +21,7 @@ import torch
 
 
 @dataclass(frozen=True, eq=False)
-class TrainSample:
+class TokenTree:
     """One token tree of n nodes in depth-first order; arrays have shape (n,) unless told.
 
     Three streams of weights, each for predicting the node's token from its parent: ``ce_weight``;
@@ -140,7 +140,7 @@ STREAMS = (
 )
 
 
-def pack(samples: Sequence[TrainSample], multiple: int = 1) -> Packed:
+def pack(samples: Sequence[TokenTree], multiple: int = 1) -> Packed:
     """Lay trees into one row. A common beginning (all episodes of a run have the system prompt in
     common) is computed once, for a token's states depend on nothing but its ancestors. Apart from
     that each tree sees itself alone, so the result does not depend on what else is in the row.
@@ -149,7 +149,7 @@ def pack(samples: Sequence[TrainSample], multiple: int = 1) -> Packed:
     length = spans[-1][1]
     if missing := -length % multiple:
         blank = np.zeros(missing, dtype=np.int64)
-        samples = [*samples, TrainSample(blank, blank - 1, blank.astype(np.float32), blank)]
+        samples = [*samples, TokenTree(blank, blank - 1, blank.astype(np.float32), blank)]
         places.append(np.arange(length, length + missing))
         spans.append((length, length + missing))
     token_ids, depth, end = (np.zeros(length + missing, dtype=np.int64) for _ in range(3))
@@ -181,7 +181,7 @@ def in_common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def _lay_out(samples: Sequence[TrainSample]) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+def _lay_out(samples: Sequence[TokenTree]) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
     """Where in the row each node of each tree stands, and in row order which part is new.
 
     In lexicographic order of their trunks no tree has more in common with any before it than with
@@ -201,7 +201,7 @@ def _lay_out(samples: Sequence[TrainSample]) -> tuple[list[np.ndarray], list[tup
     return places, spans
 
 
-def _padded(samples: Sequence[TrainSample], name: str) -> list[np.ndarray]:
+def _padded(samples: Sequence[TokenTree], name: str) -> list[np.ndarray]:
     """The stream of the scored nodes; top-k lists are filled up to the longest of the row."""
     arrays = [getattr(s, name)[s.scored] for s in samples]
     if not name.startswith("top_"):

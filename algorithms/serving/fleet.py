@@ -20,10 +20,10 @@ import httpx
 from algorithms.engine.adapters import is_adapter
 from algorithms.serving.server import Server
 from algorithms.serving.weights import Routes, Version
-from swe_gym_env.agents import refusal
-from swe_gym_env.agents.base import Key, keyed_rng
-from swe_gym_env.agents.patience import Patience
 from swe_gym_env.errors import PolicyError, SetupError
+from swe_gym_env.policies import refusal
+from swe_gym_env.policies.base import Key, keyed_rng
+from swe_gym_env.policies.retry import RetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Fleet:
         limits = httpx.Limits(max_connections=concurrency + len(self.servers))
         self._client = httpx.Client(timeout=timeout, limits=limits)
         self._routes = Routes(self._client)
-        self._patience = Patience(retries, pause)
+        self._retry = RetryPolicy(retries, pause)
         self.version: Version | None = None
         self._publishing = threading.Lock()
         self._turn = threading.Condition()
@@ -89,7 +89,7 @@ class Fleet:
                     return httpx.Response(503, text=answer.text)
                 return answer
 
-            return self._patience.ask(send, read, server.url, lambda: self._revive(server, seen))
+            return self._retry.ask(send, read, server.url, lambda: self._revive(server, seen))
 
     def limit(self, version: Version, key: Key) -> int:
         """How many tokens the server of ``key`` takes, turn included; 0 where it does not say."""
@@ -119,7 +119,7 @@ class Fleet:
     def close(self) -> None:
         """Also where requests are under way: they fail."""
         self._closed = True
-        self._patience.close()
+        self._retry.close()
         self.stop()
         self._client.close()
 

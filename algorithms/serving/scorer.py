@@ -18,14 +18,14 @@ from typing import Any
 import httpx
 import numpy as np
 
-from algorithms.engine.lessons import executed_tree
+from algorithms.engine.examples import executed_tree
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.scorer import Given
-from algorithms.engine.tree import TrainSample
-from swe_gym_env.agents.base import CONTEXT_FULL
-from swe_gym_env.agents.patience import Patience, connect
-from swe_gym_env.agents.refusal import limit, within
+from algorithms.engine.tree import TokenTree
 from swe_gym_env.errors import PolicyError, SetupError
+from swe_gym_env.policies.base import CONTEXT_FULL
+from swe_gym_env.policies.refusal import limit, within
+from swe_gym_env.policies.retry import RetryPolicy, connect
 from swe_gym_env.types import Episode, Scores
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class ServedScorer:
         self.renderer, self.name = renderer, name
         self._concurrency = concurrency
         self._client = connect(os.environ.get(api_key_env, ""), timeout, concurrency)
-        self._patience = Patience(retries, pause)
+        self._retry = RetryPolicy(retries, pause)
 
     def check(self, temperature: float = 1.0) -> None:
         """SetupError where the server does not answer as vLLM does, or reads other tokens, or
@@ -132,7 +132,7 @@ class ServedScorer:
         self,
         episode: Episode,
         turn: int,
-        tree: TrainSample,
+        tree: TokenTree,
         places: Mapping[int, Likely],
         top_k: int,
     ) -> Scores:
@@ -165,10 +165,10 @@ class ServedScorer:
         return 0 < limit(listing, self.model) <= length
 
     def _ask(self, url: str, body: Mapping[str, Any], read: Any) -> Any:
-        return self._patience.ask(lambda: self._client.post(url, json=body), read, url)
+        return self._retry.ask(lambda: self._client.post(url, json=body), read, url)
 
 
-def paths(tree: TrainSample) -> list[np.ndarray]:
+def paths(tree: TokenTree) -> list[np.ndarray]:
     """From the root to where a branch with scored tokens ends: as few as hold all of these. Each is
     of nodes in order."""
     found: list[np.ndarray] = []

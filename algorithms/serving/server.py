@@ -157,11 +157,11 @@ class Server:
     def _failed(self, how: str) -> SetupError:
         assert self.launch is not None
         return SetupError(
-            f"The model server {how}. From {self.launch.log}:\n{_told(self.launch.log)}"
+            f"The model server {how}. From {self.launch.log}:\n{_explained(self.launch.log)}"
         )
 
 
-def _told(path: Path) -> str:
+def _explained(path: Path) -> str:
     """The end of a log, after the first errors in it, from which the last ones only follow."""
     try:
         lines = path.read_text(errors="replace").splitlines()

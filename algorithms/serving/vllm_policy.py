@@ -16,15 +16,15 @@ from typing import Any
 from algorithms.engine.rendering import Renderer
 from algorithms.serving.fleet import Fleet
 from algorithms.serving.weights import Version
-from swe_gym_env.agents.base import CONTEXT_FULL, Reply, State, keyed_rng
-from swe_gym_env.agents.refusal import within
 from swe_gym_env.errors import PolicyError
+from swe_gym_env.policies.base import CONTEXT_FULL, Reply, State, keyed_rng
+from swe_gym_env.policies.refusal import within
 
 
 class VLLMPolicy:
     """Asks ``fleet`` for ``version`` and nothing else. ``stop_ids`` end a turn."""
 
-    needs_box = False
+    needs_sandbox = False
 
     def __init__(
         self,

@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from experiments.analysis.intervals import clustered_share, share
-from experiments.analysis.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
-from experiments.tables import Curve, Table
+from experiments.results.intervals import clustered_share, share
+from experiments.results.tables import Curve, Table
+from experiments.runs.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
 from swe_gym_env.types import Annotation, Episode, ToolCall
 
 
@@ -41,7 +41,7 @@ def labelled(played: EpisodeSet) -> Iterator[tuple[Episode, Annotation]]:
         episode = episodes.get(label.episode_id)
         if episode is None or label.text is None or label.turn >= len(episode.turns):
             continue
-        if episode.turns[label.turn].executor == "student":
+        if episode.turns[label.turn].actor == "student":
             yield episode, label
 
 

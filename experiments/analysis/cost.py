@@ -11,10 +11,10 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from experiments.analysis.intervals import mean
-from experiments.analysis.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
-from experiments.statistics import mcnemar
-from experiments.tables import Curve, Table
+from experiments.results.intervals import mean
+from experiments.results.statistics import mcnemar
+from experiments.results.tables import Curve, Table
+from experiments.runs.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
 
 SPENT = ("calls", "prompt_tokens", "generated_tokens", "scored_tokens", "cost")
 
@@ -36,7 +36,7 @@ def costs(run: StoredRun) -> dict[int, list[float | None]]:
         turns = [turn for episode in played.folder.episodes() for turn in episode.turns]
         now = played.folder.metrics
         before = {} if played.round == 0 else before
-        taken = sum(turn.executor == "teacher" for turn in turns)
+        taken = sum(turn.actor == "teacher" for turn in turns)
         asked = sum(label.text is not None and not label.executed for label in played.annotations)
         found[played.round or 0] = [taken, asked, *(_more(now, before, name) for name in SPENT)]
         before = now

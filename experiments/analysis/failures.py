@@ -29,13 +29,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from experiments.analysis import syntax
-from experiments.analysis.intervals import share
-from experiments.analysis.stored import Measure, NotMeasured, Row, StoredRun
 from experiments.analysis.syntax import Source
-from experiments.tables import Table
-from swe_gym_env.agents.expert.gold import Block, FilePatch, parse_patch
+from experiments.results.intervals import share
+from experiments.results.tables import Table
+from experiments.runs.stored import Measure, NotMeasured, Row, StoredRun
 from swe_gym_env.grading.patches import named
 from swe_gym_env.grading.verdict import PASSED
+from swe_gym_env.patches import Block, FilePatch, parse_patch
 from swe_gym_env.types import Episode, TaskInstance
 
 NEAR = 3  # lines, as many as a diff shows around a change

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from experiments.analysis.agreement import labelled
-from experiments.analysis.intervals import share
-from experiments.analysis.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
-from experiments.tables import Table
-from swe_gym_env.agents.expert.gold import parse_patch
+from experiments.results.intervals import share
+from experiments.results.tables import Table
+from experiments.runs.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
+from swe_gym_env.patches import parse_patch
 from swe_gym_env.types import Episode, TaskInstance, ToolCall
 
 
@@ -46,7 +46,7 @@ def said(played: EpisodeSet) -> Iterator[tuple[Episode, str, int, ToolCall | Non
     """(episode, who, turn, call) of every executed turn, and of every label that was not."""
     for episode in played.episodes:
         for index, turn in enumerate(episode.turns):
-            yield episode, turn.executor, index, turn.action
+            yield episode, turn.actor, index, turn.action
     for episode, label in labelled(played):
         yield episode, "teacher", label.turn, label.action
 
@@ -62,7 +62,7 @@ def by_turn(run: StoredRun) -> Iterable[Row]:
             yield (played.name, who, turn, differs, len(ends), *share(sum(ends), len(ends)))
 
 
-def spoilt(episode: Episode, task: TaskInstance) -> bool:
+def failed(episode: Episode, task: TaskInstance) -> bool:
     """It once had made the very changes of the gold patch, and is not resolved."""
     if episode.outcome.resolved:
         return False
@@ -80,7 +80,7 @@ def by_last_change(run: StoredRun) -> Iterable[Row]:
             resolved = sum(episode.outcome.resolved for episode in own)
             lost = None
             if all(episode.instance_id in run.tasks for episode in own):
-                lost = sum(spoilt(episode, run.tasks[episode.instance_id]) for episode in own)
+                lost = sum(failed(episode, run.tasks[episode.instance_id]) for episode in own)
             yield (played.name, turn, len(own), resolved, lost, *share(resolved, len(own)))
 
 

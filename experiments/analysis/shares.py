@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
-from experiments.analysis.intervals import share
-from experiments.analysis.stored import Measure, NotMeasured, Row, StoredRun
-from experiments.tables import Curve, Table
-from swe_gym_env.agents.mixers import SingleSwitch
+from experiments.results.intervals import share
+from experiments.results.tables import Curve, Table
+from experiments.runs.stored import Measure, NotMeasured, Row, StoredRun
+from swe_gym_env.rollout.mixers import SingleSwitch
 from swe_gym_env.types import Episode
 
 EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -38,7 +38,7 @@ def by_kappa(run: StoredRun) -> Iterable[Row]:
 
 
 def _mixer(run: StoredRun, round: int) -> object:
-    from experiments.build import algorithm  # imports Hydra
+    from experiments.pipeline.build import algorithm  # imports Hydra
 
     if "algorithm" not in run.cfg:
         return None

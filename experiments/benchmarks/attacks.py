@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.attacks [FILE.md]
 
-prints a Markdown table. Each attack of `tests/grading/attacks.py` is run twice in a `local` box:
+prints a Markdown table. Each attack of `tests/support/attacks.py` is run twice in a `local` box:
 once as `swebench.harness.run_evaluation` does it (its ways to apply a patch, its eval script with
 the exit code recorded, its `get_eval_report` on the log), once by `swe_gym_env.grading.grade`. No
 Docker is needed. The last rows are what no guard decides (`docs/grading.md`). Run it from a
@@ -34,7 +34,7 @@ def main() -> None:
     given = parser.parse_args()
     from swe_gym_env.tasks.pypi import fetch
     from swe_gym_env.tasks.pypi.catalog import PYTEST
-    from tests.grading.attacks import ATTACKS, LIMITS, Attack, make_task
+    from tests.support.attacks import ATTACKS, LIMITS, Attack, make_task
 
     env = fetch.environment_for("tiny", PYTEST)
     store = images.home()
@@ -43,13 +43,13 @@ def main() -> None:
         (home / "envs").symlink_to(store / "envs")
         os.environ["SWE_GYM_HOME"] = folder
         task = make_task(home, str(home / "envs" / env.name))
-        boxes = provider("local")
+        sandboxes = provider("local")
         gold = Attack("(none: the gold patch)", patch=lambda task: task.gold_patch)
         lines = ["| attack | swebench | ours | our reason |", "|---|---|---|---|"]
         for attack in (gold, *ATTACKS, *LIMITS):
-            patch = attack.run(task, boxes)
-            theirs = official(task, patch, boxes)
-            ours = grade(task, patch, boxes, timeout=SECONDS)
+            patch = attack.run(task, sandboxes)
+            theirs = official(task, patch, sandboxes)
+            ours = grade(task, patch, sandboxes, timeout=SECONDS)
             reason = " ".join(ours.reason.replace("|", "/").split())[:90]
             name = f"{attack.name} (known limit)" if attack in LIMITS else attack.name
             lines.append(f"| {name} | {theirs} | {ours.status} | {reason} |")
@@ -60,27 +60,27 @@ def main() -> None:
     print(text)
 
 
-def official(task: TaskInstance, patch: str, boxes: SandboxProvider) -> str:
+def official(task: TaskInstance, patch: str, sandboxes: SandboxProvider) -> str:
     """The harness's verdict on ``patch``, by its own steps in one of our boxes."""
     from swebench.harness.grading import get_eval_report
     from swebench.harness.run_evaluation import GIT_APPLY_CMDS
     from swebench.harness.utils import make_test_spec
 
     spec = make_test_spec(to_row(task))
-    box = boxes.create(SandboxSpec(task.image, task.workdir, task.env))
+    sandbox = sandboxes.create(SandboxSpec(task.image, task.workdir, task.env))
     try:
-        box.write("/tmp/patch.diff", patch.encode("utf-8", "surrogateescape"))
+        sandbox.write("/tmp/patch.diff", patch.encode("utf-8", "surrogateescape"))
         for attempt, command in enumerate(GIT_APPLY_CMDS):
             if attempt:
-                box.exec(UNDO, timeout=SECONDS)
-            if box.exec(f"{command} /tmp/patch.diff", timeout=SECONDS).exit_code == 0:
+                sandbox.exec(UNDO, timeout=SECONDS)
+            if sandbox.exec(f"{command} /tmp/patch.diff", timeout=SECONDS).exit_code == 0:
                 break
         else:
             return "no patch applied"
-        box.write("/tmp/eval.sh", spec.eval_script.encode("utf-8", "surrogateescape"))
-        done = box.exec("/bin/bash /tmp/eval.sh", timeout=SECONDS)
+        sandbox.write("/tmp/eval.sh", spec.eval_script.encode("utf-8", "surrogateescape"))
+        done = sandbox.exec("/bin/bash /tmp/eval.sh", timeout=SECONDS)
     finally:
-        box.close()
+        sandbox.close()
     if done.timed_out:
         return "error (timeout)"
     with tempfile.NamedTemporaryFile("wb", suffix=".txt") as file:

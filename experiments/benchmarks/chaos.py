@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.chaos.driver import Job, Run
-    from tests.chaos.faults import Arena, Cost
+    from tests.support.chaos.driver import Job, Run
+    from tests.support.chaos.faults import Arena, Cost
 
 Break = Callable[["Arena", "Job", int], "list[Run]"]
 HEAD = "| fault | times | lost | doubled | left over | same weights | extra time, median | max |"
 
 
 def main() -> None:
-    from tests.chaos.driver import Zygote
-    from tests.chaos.faults import Arena
+    from tests.support.chaos.driver import Zygote
+    from tests.support.chaos.faults import Arena
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -61,7 +61,7 @@ def main() -> None:
 
 def faults(arena: Arena, times: int) -> dict[str, tuple[int, Break]]:
     """By name: how often, and how."""
-    from tests.chaos import faults as ways
+    from tests.support.chaos import faults as ways
 
     few = max(1, times // 10)
     points = ways.kills(arena, times)
@@ -80,7 +80,7 @@ def faults(arena: Arena, times: int) -> dict[str, tuple[int, Break]]:
         ),
         "kill -9 of 2 boxes, grading ones included": (
             few,
-            lambda arena, job, n: ways.lose_boxes(job, 2, 0.2 + 0.1 * n),
+            lambda arena, job, n: ways.lose_sandboxes(job, 2, 0.2 + 0.1 * n),
         ),
         "kill -9 of what makes the boxes, twice": (
             few,
@@ -88,7 +88,7 @@ def faults(arena: Arena, times: int) -> dict[str, tuple[int, Break]]:
         ),
         "a box hangs": (
             max(1, few // 2),
-            lambda arena, job, n: ways.lose_boxes(job, 1, 0.3 + 0.2 * n, signal.SIGSTOP),
+            lambda arena, job, n: ways.lose_sandboxes(job, 1, 0.3 + 0.2 * n, signal.SIGSTOP),
         ),
     }
     if os.geteuid() == 0:
@@ -97,7 +97,7 @@ def faults(arena: Arena, times: int) -> dict[str, tuple[int, Break]]:
 
 
 def _full_disk(arena: Arena, job: Job, number: int) -> list[Run]:
-    from tests.chaos import faults as ways
+    from tests.support.chaos import faults as ways
 
     disk = job.folder / "disk"
     with ways.mounted(disk):

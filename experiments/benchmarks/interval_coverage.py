@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.statistics import bootstrap_difference
+from experiments.results.statistics import bootstrap_difference
 
 
 @dataclass(frozen=True)

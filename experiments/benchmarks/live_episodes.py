@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 
 from swe_gym_env import tasks
-from swe_gym_env.agents.base import State
-from swe_gym_env.agents.mixers import StudentOnly
-from swe_gym_env.agents.rollout import Request, rollout
-from swe_gym_env.agents.scripted import ScriptedPolicy
 from swe_gym_env.env import SWEEnv
+from swe_gym_env.policies.base import State
+from swe_gym_env.policies.scripted import ScriptedPolicy
+from swe_gym_env.rollout.driver import Request, rollout
+from swe_gym_env.rollout.mixers import StudentOnly
 from swe_gym_env.sandbox import SandboxProvider, provider
 from swe_gym_env.sandbox.warm import WarmProvider
 from swe_gym_env.types import Annotation, Episode, TaskInstance
@@ -42,9 +42,9 @@ def script(task: TaskInstance, turn: int) -> str:
     return f"```bash\n{commands[min(turn, len(commands) - 1)]}\n```"
 
 
-def play(boxes: SandboxProvider, chosen: list[TaskInstance], live: int, episodes: int) -> None:
+def play(sandboxes: SandboxProvider, chosen: list[TaskInstance], live: int, episodes: int) -> None:
     def make_env(task: TaskInstance) -> SWEEnv:
-        return SWEEnv([task], sandbox=boxes, grade="deferred", max_tokens=10**6)
+        return SWEEnv([task], sandbox=sandboxes, grade="deferred", max_tokens=10**6)
 
     ended: list[Episode] = []
 
@@ -83,10 +83,10 @@ def play(boxes: SandboxProvider, chosen: list[TaskInstance], live: int, episodes
         print("  not resolved:", outcome)
 
 
-def memory(boxes: SandboxProvider, chosen: list[TaskInstance], live: int) -> None:
+def memory(sandboxes: SandboxProvider, chosen: list[TaskInstance], live: int) -> None:
     before = available()
     began = time.monotonic()
-    envs = [SWEEnv([chosen[n % len(chosen)]], sandbox=boxes, grade="never") for n in range(live)]
+    envs = [SWEEnv([chosen[n % len(chosen)]], sandbox=sandboxes, grade="never") for n in range(live)]
     for env in envs:
         env.reset()
         env.step("```bash\ngit status --short; echo x > new.txt\n```")
@@ -128,11 +128,11 @@ def main() -> None:
     for task in chosen:  # Docker's images are made once, and not measured here
         SWEEnv([task], sandbox=plain, grade="never").reset()
     before = traces()
-    boxes = WarmProvider(plain, ahead=4) if args.sandbox == "docker" else plain
+    sandboxes = WarmProvider(plain, ahead=4) if args.sandbox == "docker" else plain
     memory(plain, chosen, args.live)
-    play(boxes, chosen, args.live, args.episodes)
-    if isinstance(boxes, WarmProvider):
-        boxes.close()
+    play(sandboxes, chosen, args.live, args.episodes)
+    if isinstance(sandboxes, WarmProvider):
+        sandboxes.close()
     time.sleep(3)  # an engine tidies up after the fact
     after = traces()
     print("left behind:", ", ".join(f"{after[what] - before[what]} {what}" for what in before))

@@ -21,10 +21,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from algorithms.engine.rounds import RoundFolder
 from experiments.benchmarks.verdict_parity import official_row
-from experiments.progress import Display
-from experiments.selection import select
+from experiments.console.progress import Display
+from experiments.pipeline.tasks import select
+from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.sandbox import images
 from swe_gym_env.sandbox.docker import DockerProvider
 from swe_gym_env.sandbox.docker.image import ensure

@@ -19,10 +19,10 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.cli import CONF
-from experiments.folders import read_json
+from experiments.console.cli import CONF
 from experiments.plan.known import Facts
 from experiments.plan.phases import Planner
+from experiments.runs.folders import read_json
 
 SMALL = ("rounds=1", "iteration0.epochs=1")
 SETUPS = (

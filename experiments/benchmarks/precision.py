@@ -23,8 +23,8 @@ from algorithms.engine.checkpoint import load_tokenizer
 from algorithms.engine.learner import TrainingConfig
 from algorithms.engine.models import embedded_model
 from algorithms.engine.rendering import Renderer
+from experiments.pipeline.precision import DTYPES
 from experiments.plan import calibrate
-from experiments.precision import DTYPES
 
 
 def measure(model: Path, dtype: str, clock: Any) -> dict[str, float]:

@@ -21,14 +21,14 @@ import ray
 from omegaconf import DictConfig, OmegaConf
 from ray.cluster_utils import Cluster
 
-from experiments import on_ray
 from experiments.benchmarks.live_episodes import script
 from swe_gym_env import tasks
-from swe_gym_env.agents.base import State
-from swe_gym_env.agents.mixers import StudentOnly
-from swe_gym_env.agents.rollout import Request
-from swe_gym_env.agents.scripted import ScriptedPolicy
 from swe_gym_env.env import SWEEnv
+from swe_gym_env.policies.base import State
+from swe_gym_env.policies.scripted import ScriptedPolicy
+from swe_gym_env.rollout.driver import Request
+from swe_gym_env.rollout.mixers import StudentOnly
+from swe_gym_env.rollout.ray import driver
 from swe_gym_env.types import Annotation, Episode, TaskInstance
 
 STORE = 78_643_200  # bytes, the least that Ray takes
@@ -63,7 +63,7 @@ def play(
         ended.append(episode)
 
     began = time.monotonic()
-    on_ray.rollout(
+    driver.rollout(
         [Request(chosen[n % len(chosen)], repeat=n // len(chosen)) for n in range(episodes)],
         cluster=cluster,
         make_env=make_env,

@@ -23,7 +23,7 @@ import torch
 
 from algorithms.engine import losses, parallel
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.tree import TrainSample, pack
+from algorithms.engine.tree import TokenTree, pack
 
 SHAPE: dict[str, Any] = {  # 294 M weights, 67 M of them in the tied embedding
     "vocab_size": 65536,
@@ -64,10 +64,10 @@ def model() -> Any:
     return made.eval()
 
 
-def chain(length: int, vocabulary: int, seed: int) -> TrainSample:
+def chain(length: int, vocabulary: int, seed: int) -> TokenTree:
     ids = np.random.default_rng(seed).integers(0, vocabulary, length)
     weight = np.ones(length, dtype=np.float32)
-    return TrainSample(ids, np.arange(length) - 1, weight, np.zeros(length, dtype=np.int64))
+    return TokenTree(ids, np.arange(length) - 1, weight, np.zeros(length, dtype=np.int64))
 
 
 def training(length: int) -> None:

@@ -35,7 +35,7 @@ from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import predict, total
 from algorithms.engine.models import embedded_model
 from algorithms.engine.objective import Objective
-from algorithms.engine.tree import TrainSample, pack
+from algorithms.engine.tree import TokenTree, pack
 
 METHODS = ("tree", "naive", "padded")
 OPENING, OBSERVATION, REPLY = 300, (60, 120), (30, 50)  # tokens: system and task; then per turn
@@ -51,8 +51,8 @@ SIZES = {  # layers, hidden, between, heads, key-value heads, vocabulary
 class Work(NamedTuple):
     """One trajectory: the tree of it, and its sample of every label."""
 
-    tree: TrainSample
-    chains: list[TrainSample]
+    tree: TokenTree
+    chains: list[TokenTree]
 
     @property
     def labels(self) -> float:
@@ -84,11 +84,11 @@ def trajectory(turns: int, seed: int = 0, length: int = 0) -> Work:
     return Work(tree, [_chain(tree, end) for end in labelled if end < cut])
 
 
-def _sample(ids: np.ndarray, parent: np.ndarray, weight: np.ndarray) -> TrainSample:
-    return TrainSample(ids, parent, weight.astype(np.float32), np.zeros_like(ids))
+def _sample(ids: np.ndarray, parent: np.ndarray, weight: np.ndarray) -> TokenTree:
+    return TokenTree(ids, parent, weight.astype(np.float32), np.zeros_like(ids))
 
 
-def _chain(tree: TrainSample, end: int) -> TrainSample:
+def _chain(tree: TokenTree, end: int) -> TokenTree:
     """The path to ``end``, of which only the label at its end is learned."""
     path = []
     while end >= 0:
@@ -98,7 +98,7 @@ def _chain(tree: TrainSample, end: int) -> TrainSample:
     return _sample(tree.token_ids[nodes], np.arange(len(nodes)) - 1, tree.ce_weight[nodes])
 
 
-def plain(model: Any, chains: Sequence[TrainSample]) -> torch.Tensor:
+def plain(model: Any, chains: Sequence[TokenTree]) -> torch.Tensor:
     """The loss of samples side by side, with the model's own attention."""
     packed = pack(chains).to(model.device)
     sizes = torch.tensor([len(chain) for chain in chains], device=model.device)
@@ -111,7 +111,7 @@ def plain(model: Any, chains: Sequence[TrainSample]) -> torch.Tensor:
     return total(Objective(), predicted, packed).loss
 
 
-def on_tree(model: Any, tree: TrainSample) -> torch.Tensor:
+def on_tree(model: Any, tree: TokenTree) -> torch.Tensor:
     return total(Objective(), *forward(model, [tree])).loss
 
 

@@ -47,17 +47,17 @@ class Verdicts:
 
 
 def patches(task: TaskInstance, provider: DockerProvider) -> dict[str, str]:
-    box = provider.create(SandboxSpec.of(task))
+    sandbox = provider.create(SandboxSpec.of(task))
     try:
-        box.write(f"{task.workdir}/gold.patch", task.gold_patch.encode("utf-8", "surrogateescape"))
+        sandbox.write(f"{task.workdir}/gold.patch", task.gold_patch.encode("utf-8", "surrogateescape"))
         apply = "git apply gold.patch && rm gold.patch && git diff --name-only | grep -m1 'py$'"
-        done = box.exec(apply, timeout=60, cwd=task.workdir)
+        done = sandbox.exec(apply, timeout=60, cwd=task.workdir)
         file = done.output.decode().strip()
         assert done.exit_code == 0 and file, done.output
-        box.exec(f"printf '\\n((\\n' >> '{file}'", timeout=60, cwd=task.workdir)
-        broken = diff(box, task)
+        sandbox.exec(f"printf '\\n((\\n' >> '{file}'", timeout=60, cwd=task.workdir)
+        broken = diff(sandbox, task)
     finally:
-        box.close()
+        sandbox.close()
     return {"gold": task.gold_patch, "empty": "", "idle": IDLE, "broken": broken}
 
 

@@ -15,7 +15,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from experiments.cli import CONF, HYDRA, explain_unknown, guarded
+from experiments.console.cli import CONF, HYDRA, explain_unknown, guarded
 
 
 @hydra.main(**{**HYDRA, "config_path": str(CONF)})

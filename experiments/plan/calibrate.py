@@ -2,7 +2,7 @@
 
 Real parts only: the model in the policy that plays, the trainer that trains, episodes of the
 built-in expert. Wall time, so other programs should not run beside it. Precision and threads are
-those that a run would take (``experiments/precision.py``), and stand beside the figures.
+those that a run would take (``experiments/pipeline/precision.py``), and stand beside the figures.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from experiments import precision
-from experiments.build import Parts
-from experiments.folders import write_json
+from experiments.console.progress import Display
+from experiments.pipeline.build import Parts
+from experiments.pipeline import precision
+from experiments.pipeline.tasks import select
 from experiments.plan.hardware import calibration_file
-from experiments.progress import Display
-from experiments.selection import select
-from swe_gym_env.agents.base import State
-from swe_gym_env.agents.expert import ExpertPolicy
-from swe_gym_env.agents.mixers import TeacherOnly
-from swe_gym_env.agents.rollout import Request, rollout
+from experiments.runs.folders import write_json
+from swe_gym_env.policies.base import State
+from swe_gym_env.policies.expert import ExpertPolicy
+from swe_gym_env.rollout.driver import Request, rollout
+from swe_gym_env.rollout.mixers import TeacherOnly
 from swe_gym_env.types import Episode, Outcome, TaskInstance, Turn
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from algorithms.engine.learner import TrainingConfig
     from algorithms.engine.rendering import Renderer
-    from algorithms.engine.tree import TrainSample
+    from algorithms.engine.tree import TokenTree
 
 BATCHES = (1, 8, 32)
 STEPS = 7  # decoding steps of one measurement
@@ -57,7 +57,7 @@ def calibrate(cfg: DictConfig, display: Display) -> Path:
     parts = Parts(cfg)
     found: dict[str, Any] = {}
     with display.phase("calibrate", 3) as advance:
-        for measure in (_answers, _learning, _boxes):
+        for measure in (_answers, _learning, _sandboxes):
             found |= measure(parts, display)
             advance(1, measure.__name__.strip("_"))
     write_json(calibration_file(cfg.plan), found)
@@ -150,11 +150,11 @@ def learning(
     return {"train": tokens / rest, "update": update, "save": save}
 
 
-def _trees(renderer: Renderer, count: int, most: int) -> list[TrainSample]:
-    from algorithms.base import Lesson, Target
-    from algorithms.engine.lessons import lesson_trees
+def _trees(renderer: Renderer, count: int, most: int) -> list[TokenTree]:
+    from algorithms.base import TrainingExample, Target
+    from algorithms.engine.examples import example_trees
 
-    lessons = []
+    examples = []
     for number in range(count):
         turns = tuple(
             Turn(f"{number} {WORDS * (8 if turn == 0 else 1)}", "teacher", WORDS)
@@ -162,11 +162,11 @@ def _trees(renderer: Renderer, count: int, most: int) -> list[TrainSample]:
         )
         outcome = Outcome("resolved", 1.0)
         episode = Episode(str(number), "t", 0, 0, 0, WORDS, turns, outcome, "finished")
-        lessons.append(Lesson(episode, tuple(Target(turn, None) for turn in range(4))))
-    return list(lesson_trees(lessons, renderer, most))
+        examples.append(TrainingExample(episode, tuple(Target(turn, None) for turn in range(4))))
+    return list(example_trees(examples, renderer, most))
 
 
-def _boxes(parts: Parts, display: Display) -> dict[str, Any]:
+def _sandboxes(parts: Parts, display: Display) -> dict[str, Any]:
     """What the expert's episodes cost, one after another and side by side."""
     cfg = parts.cfg.copy()
     cfg.evaluation.tasks = 0

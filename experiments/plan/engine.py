@@ -35,14 +35,14 @@ class PrefixCache:
         self.size -= found
         return min(found, prompt - 1)
 
-    def make_room(self, wanted: float) -> None:
+    def free_memory(self, wanted: float) -> None:
         while self.held and self.size + wanted > self.capacity:
             _, gone = self.held.popitem(last=False)
             self.size -= gone
 
     def keep(self, episode: int, tokens: int) -> None:
         if tokens <= self.capacity:
-            self.make_room(tokens)
+            self.free_memory(tokens)
             self.held[episode] = tokens
             self.size += tokens
 
@@ -124,7 +124,7 @@ class Engine:
                 break
             self.queue.popleft()
             known = self.cache.take(row.episode, row.prompt)
-            self.cache.make_room(self.context + size)
+            self.cache.free_memory(self.context + size)
             new = row.prompt - known
             seconds += self.speed.prefill(new, known)
             self.used.prompt += row.prompt

@@ -173,7 +173,7 @@ def this_cpu(plan: DictConfig) -> CPU:
     """The defaults, under what was calibrated here, under what the configuration says."""
     known = {field.name for field in fields(CPU)}
     found = {key: value for key, value in calibrated(plan).items() if key in known}
-    for section in (plan.cpu, plan.boxes):
+    for section in (plan.cpu, plan.sandboxes):
         found |= {str(key): value for key, value in section.items() if value is not None}
     return replace(CPU(), **found)
 

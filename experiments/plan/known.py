@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from algorithms.engine.rounds import RoundFolder
-from experiments.folders import RunFolder
+from experiments.runs.folders import RunFolder
 from swe_gym_env.errors import SetupError
+from swe_gym_env.rollout.store import RoundFolder
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Seen:
         round = RoundFolder(folder)
         turns = tuple(
             tuple(
-                SeenTurn(turn.executor == "teacher", len(turn.token_ids), turn.action is not None)
+                SeenTurn(turn.actor == "teacher", len(turn.token_ids), turn.action is not None)
                 for turn in episode.turns
             )
             for episode in round.episodes()

@@ -12,16 +12,16 @@ from omegaconf import DictConfig
 
 from algorithms.base import Algorithm, Collect
 from algorithms.engine.objective import Objective
-from experiments.build import algorithm as made
-from experiments.naming import untrained_tasks
+from experiments.pipeline.build import algorithm as made
 from experiments.plan import known, memory, workload
 from experiments.plan.engine import Engine, Used
 from experiments.plan.epoch import epoch_seconds
 from experiments.plan.hardware import CPU, OnCPU, Roofline, gpu, this_cpu
 from experiments.plan.shapes import BF16, KNOWN, Shape
-from experiments.plan.simulate import Boxes, Machine, Make, Played, play_many, replicas
+from experiments.plan.simulate import SandboxTimes, Machine, Make, Played, play_many, replicas
 from experiments.plan.workload import Agent, Learned
-from swe_gym_env.agents.mixers import Mixer, StudentOnly
+from experiments.runs.naming import untrained_tasks
+from swe_gym_env.rollout.mixers import Mixer, StudentOnly
 
 AT_ONCE = 256  # answers of one vLLM replica: its default for max_num_seqs
 ELSEWHERE = "Qwen/Qwen3-Coder-30B-A3B-Instruct"  # what a server of unknown size is reckoned as
@@ -181,7 +181,7 @@ class Planner:
         if acts:
             bounds["weight sync"] = self._sync(round)
         phase = Phase(name, bounds, count, done.turns, done.student, done.teacher)
-        if machine.teacher is None and machine.boxes.expert is not None:
+        if machine.teacher is None and machine.sandboxes.expert is not None:
             phase.teacher = Used()
         return played, phase
 
@@ -195,7 +195,7 @@ class Planner:
     def machine(self) -> Machine:
         cfg, cpu = self.cfg, self.cpu
         cpus = cfg.plan.node.cpus if self.gpus else (os.cpu_count() or 1)
-        boxes = Boxes(
+        sandboxes = SandboxTimes(
             cpu.reset,
             cpu.finish,
             cpu.grade,
@@ -204,7 +204,7 @@ class Planner:
         )
         shared = None if self.gpus else max(1, round(cpu.parallel))
         teacher = None if cfg.teacher.name == "expert" else self._teacher()
-        return Machine(boxes, self._student(), teacher, shared, cfg.workers.concurrency)
+        return Machine(sandboxes, self._student(), teacher, shared, cfg.workers.concurrency)
 
     def _student(self) -> Make:
         if not self.served:

@@ -12,18 +12,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments import precision
+from experiments.console.progress import Display
+from experiments.pipeline import precision
+from experiments.pipeline.preflight import gpu_gigabytes
 from experiments.plan import memory
 from experiments.plan.hardware import measured_with
 from experiments.plan.known import Facts
 from experiments.plan.phases import Phase, Planner
 from experiments.plan.shapes import BF16
-from experiments.preflight import gpu_gigabytes
-from experiments.progress import Display
 from experiments.report.charts import curve
-from experiments.report.sheet import sheet
-from experiments.tables import Curve
-from experiments.tables import Table as Data
+from experiments.report.contact_sheet import sheet
+from experiments.results.tables import Curve
+from experiments.results.tables import Table as Data
 from swe_gym_env.errors import SetupError
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)

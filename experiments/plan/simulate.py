@@ -1,4 +1,4 @@
-"""The loop of swe_gym_env/agents/rollout.py, simulated event by event.
+"""The loop of swe_gym_env/rollout/driver.py, simulated event by event.
 
 In turn: wait for what runs in the boxes (though not long for the slow), fill up with new episodes,
 ask student and teacher for one turn of all that wait, execute it. Grading goes on beside. The time
@@ -15,7 +15,7 @@ import simpy
 
 from experiments.plan.engine import Engine, Process, Used, busy
 from experiments.plan.hardware import Speed
-from swe_gym_env.agents.rollout import COMMANDS_PER_CPU, PATIENCE_SECONDS
+from swe_gym_env.rollout.driver import COMMANDS_PER_CPU, BATCH_WAIT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Script:
 
 
 @dataclass(frozen=True)
-class Boxes:
+class SandboxTimes:
     """CPU seconds of a box's life beside the turns, and of the built-in teacher for one turn (None:
     the teacher is a model). ``cpus`` are those that run commands."""
 
@@ -66,7 +66,7 @@ class Machine:
     things the one processor does at full speed that boxes and models share; None: models have
     GPUs."""
 
-    boxes: Boxes
+    sandboxes: SandboxTimes
     student: Make
     teacher: Make | None
     shared: int | None
@@ -110,9 +110,9 @@ class _Loop:
         self.env = env = simpy.Environment()
         self.machine, self.annotate = machine, annotate
         self.processor = simpy.Resource(env, machine.shared) if machine.shared else None
-        boxes, many = machine.boxes, machine.concurrency
-        self.steppers = simpy.Resource(env, max(1, min(many, COMMANDS_PER_CPU * boxes.cpus)))
-        self.graders = simpy.Resource(env, max(1, min(many, boxes.cpus)))
+        sandboxes, many = machine.sandboxes, machine.concurrency
+        self.steppers = simpy.Resource(env, max(1, min(many, COMMANDS_PER_CPU * sandboxes.cpus)))
+        self.graders = simpy.Resource(env, max(1, min(many, sandboxes.cpus)))
         self.student = list(machine.student(env, self.processor))
         self.teacher = list(machine.teacher(env, self.processor)) if machine.teacher else []
         self.waiting = deque(_Live(number, script) for number, script in enumerate(scripts))
@@ -141,7 +141,7 @@ class _Loop:
             yield from self._settle()
             while self.waiting and len(self.live) < self.machine.concurrency:
                 live = self.waiting.popleft()
-                self._start(live, self.machine.boxes.reset)
+                self._start(live, self.machine.sandboxes.reset)
                 self.live.append(live)
             yield from self._settle()
             ready = [live for live in self.live if live.pending is None]
@@ -159,10 +159,10 @@ class _Loop:
     def _settle(self) -> Process:
         env = self.env
         running = [live for live in self.live if live.pending is not None]
-        fresh = [e for e in running if env.now - e.since < PATIENCE_SECONDS]
+        fresh = [e for e in running if env.now - e.since < BATCH_WAIT_SECONDS]
         if fresh:
             late = simpy.AllOf(env, [e.pending for e in fresh if e.pending]) | env.timeout(
-                PATIENCE_SECONDS
+                BATCH_WAIT_SECONDS
             )
             yield from self._wait("sandboxes", late)
         elif running and len(running) == len(self.live):
@@ -173,7 +173,7 @@ class _Loop:
             if live.turn == len(live.script.taken):
                 self.live.remove(live)
                 self.ended.append(dict(self.played.waited))
-                seconds = self.machine.boxes.grade if live.script.graded else 0.0
+                seconds = self.machine.sandboxes.grade if live.script.graded else 0.0
                 self.grading.append(env.process(self._work(self.graders, seconds)))
 
     def _start(self, live: _Live, seconds: float) -> None:
@@ -210,7 +210,7 @@ class _Loop:
             live.history += script.observed[turn] + script.taken[turn]
             live.turn += 1
             ends_now = live.turn == len(script.taken)
-            seconds = script.steps[turn] + (self.machine.boxes.finish if ends_now else 0.0)
+            seconds = script.steps[turn] + (self.machine.sandboxes.finish if ends_now else 0.0)
             self._start(live, seconds)
         self.played.turns += len(ready)
 
@@ -219,8 +219,8 @@ class _Loop:
         return [*self.student, *self.teacher]
 
     def _ask_teacher(self, live: _Live, prompt: int, generate: int) -> simpy.Event:
-        if self.machine.boxes.expert is not None:
-            return self.env.process(self._work(self.steppers, self.machine.boxes.expert))
+        if self.machine.sandboxes.expert is not None:
+            return self.env.process(self._work(self.steppers, self.machine.sandboxes.expert))
         return self.teacher[live.number % len(self.teacher)].ask(live.number, prompt, generate)
 
     def _put_down(

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from algorithms.base import Algorithm, Collect, Round
 from experiments.plan.known import Seen, SeenTurn
 from experiments.plan.simulate import Script
-from swe_gym_env.agents.mixers import Mixer
+from swe_gym_env.rollout.mixers import Mixer
 from swe_gym_env.types import Annotation, Episode, Outcome, Scores, Turn
 
 WORDS = "a turn"  # of a student; a label says something else
@@ -126,13 +126,13 @@ def _script(
 ) -> Script:
     limits, teacher = cfg.limits, given.teacher
     likely = min(limits.max_turns, max(1, int(max(student.turns, teacher.turns))))
-    led = [mixer.executor((*key, turn, "mixer")) == "teacher" for turn in range(likely)]
+    led = [mixer.actor((*key, turn, "mixer")) == "teacher" for turn in range(likely)]
     share = sum(led) / likely
     mean = share * teacher.turns + (1 - share) * student.turns
     spread = share * teacher.spread + (1 - share) * student.spread
     drawn = draw(rng, mean, spread, limits.max_turns, 1)[0]
     turns = max(1, int(drawn) + int(rng.random() < drawn % 1))
-    led += [mixer.executor((*key, turn, "mixer")) == "teacher" for turn in range(likely, turns)]
+    led += [mixer.actor((*key, turn, "mixer")) == "teacher" for turn in range(likely, turns)]
     own = _tokens(rng, student.generated, given, cfg.sampling.max_new_tokens, turns)
     most = cfg.teacher.get("max_tokens") or cfg.teacher.get("max_new_tokens") or 10**9
     said = _tokens(rng, teacher.generated, given, most, turns)
@@ -192,20 +192,20 @@ def learned(algorithm: Algorithm, collect: Collect, rounds: Sequence[Played]) ->
     }
     trees: list[int] = []
     groups, last = 0, ""
-    for lesson in algorithm.lessons(seen):
-        targets = [t for t in lesson.targets if t.weight or t.pg_weight or t.kl_weight]
+    for example in algorithm.examples(seen):
+        targets = [t for t in example.targets if t.weight or t.pg_weight or t.kl_weight]
         if not targets:
             continue
-        script = scripts[lesson.episode.episode_id]
+        script = scripts[example.episode.episode_id]
         end = 1 + max(target.turn for target in targets)
         branches = sum(script.said[t.turn] for t in targets if t.text == LABEL)
         size = sum(script.observed[:end]) + sum(script.taken[:end]) + branches
-        if lesson.group and lesson.group == last:
+        if example.group and example.group == last:
             trees[-1] += size - script.observed[0]
         else:
             trees.append(size)
             groups += 1
-        last = lesson.group
+        last = example.group
     return Learned(tuple(trees), groups)
 
 
@@ -215,7 +215,7 @@ def _as_round(index: int, played: Played, collect: Collect) -> Round:
         for turn, taken in enumerate(episode.turns):
             name = episode.episode_id
             if collect.annotate == "label":
-                executed = taken.executor == "teacher"
+                executed = taken.actor == "teacher"
                 text = taken.text if executed else LABEL
                 labels.append(Annotation(name, turn, "teacher", text, executed=executed))
             if collect.score != "nothing":

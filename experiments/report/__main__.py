@@ -9,11 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.naming import digest
-from experiments.progress import plain
+from experiments.console.progress import plain
 from experiments.report import write_comparison, write_evaluation, write_report
 from experiments.report.evaluation_page import is_evaluation
 from experiments.report.groups import is_sweep
+from experiments.runs.naming import digest
 from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 

@@ -10,8 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.report.axes import GAP, above, apart, rounded, series_of, short, shown, values_of
-from experiments.tables import Curve, Table
+from experiments.report.figure_data import (
+    GAP,
+    above,
+    apart,
+    rounded,
+    series_of,
+    short,
+    shown,
+    values_of,
+)
+from experiments.results.tables import Curve, Table
 from swe_gym_env.errors import SetupError
 
 HEIGHT, LETTER = 190, 6.1  # pixels: of the plot, and a letter's width on average

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.evaluation import measures
-from experiments.evaluation.stored import Stored
 from experiments.report import html
-from experiments.report.data import RunData, read_run
 from experiments.report.html import Page, Section
 from experiments.report.run_page import analysed, facts, write_all
-from experiments.tables import Curve, Table
+from experiments.results import evaluation
+from experiments.results.tables import Curve, Table
+from experiments.runs.evaluations import Stored
+from experiments.runs.reader import RunData, read_run
 from experiments.view import write_view
 
 
@@ -59,7 +59,7 @@ def _lead(stored: Stored) -> str:
 
 
 def _sections(run: RunData, stored: Stored) -> list[Section]:
-    closing, *groups = measures.tables(stored.measured)
+    closing, *groups = evaluation.tables(stored.measured)
     kinds = [_kinds(table) for table in run.analysis if table.name == "failures"]
     found = [_upright(closing), *(_with_intervals(table, "rate") for table in groups), *kinds]
     others = [table for table in run.analysis if table.name != "failures"]

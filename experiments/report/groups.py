@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.folders import sweep_cells
-from experiments.naming import VOLATILE
-from experiments.report.data import RunData, read_run
+from experiments.runs.folders import sweep_cells
+from experiments.runs.naming import VOLATILE
+from experiments.runs.reader import RunData, read_run
 from swe_gym_env.errors import SetupError
 
 SEED = "seed"

@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from experiments.report.axes import shown
-from experiments.tables import Cell, Table
+from experiments.report.figure_data import shown
+from experiments.results.tables import Cell, Table
 from swe_gym_env.disk import write_text
 
 HERE = Path(__file__).parent

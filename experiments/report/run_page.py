@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.report import charts, html, measures
-from experiments.report.data import Evaluation, RunData, read_run
+from experiments.report import charts, html, run_tables
+from experiments.report.contact_sheet import sheet, write_png
 from experiments.report.html import Figure, Page, Section
-from experiments.report.sheet import sheet, write_png
-from experiments.statistics import mcnemar
-from experiments.summary import UNTRAINED
-from experiments.tables import Curve, Table
+from experiments.results.statistics import mcnemar
+from experiments.results.summary import UNTRAINED
+from experiments.results.tables import Curve, Table
+from experiments.runs.reader import Evaluation, RunData, read_run
 
 CLAIM = 50  # tasks below which the page claims nothing
 AXES = (("round", "By round"), ("training episodes", "By training episodes"), ("teacher calls", ""))
@@ -82,12 +82,12 @@ def _verdict(evaluations: Sequence[Evaluation]) -> tuple[str, str]:
 def _sections(run: RunData) -> list[Section]:
     found: list[Section] = []
     if run.evaluations:
-        result, curve = measures.results(run), measures.curve(run)
+        result, curve = run_tables.results(run), run_tables.curve(run)
         found += [Section(result.title, result.note, result)]
         if len(run.evaluations) > 1:
-            paired = measures.paired(run)
+            paired = run_tables.paired(run)
             found.append(Section(paired.title, paired.note, paired, half=True))
-        behaviour = measures.behaviour(run)
+        behaviour = run_tables.behaviour(run)
         found.append(Section(behaviour.title, behaviour.note, behaviour, half=bool(found[1:])))
         if len(run.evaluations) > 1:
             figures = rate_figures(curve)
@@ -95,14 +95,14 @@ def _sections(run: RunData) -> list[Section]:
     if training := _training_figures(run):
         found.append(Section("Training", figures=training))
     if run.rounds:
-        rounds, cost = measures.rounds(run), measures.cost(run)
+        rounds, cost = run_tables.rounds(run), run_tables.cost(run)
         found.append(Section(rounds.title, rounds.note, rounds))
         found.append(Section(cost.title, cost.note, cost))
     if run.evaluations:
-        ended = measures.failures(run) or measures.endings(run)
+        ended = run_tables.failures(run) or run_tables.endings(run)
         found.append(Section(ended.title, ended.note, ended, half=len(run.evaluations) <= 3))
     if run.phases:
-        took = measures.time(run)
+        took = run_tables.time(run)
         title = f"Time, {html.clock(sum(run.phases.values()))} in all"
         found.append(Section(title, table=took, kind="bars", half=len(run.evaluations) <= 3))
     return found + [analysed(table) for table in run.analysis if table.name != "failures"]
@@ -124,7 +124,7 @@ def rate_figures(curve: Table, names: Mapping[str, str] | None = None) -> list[F
 
 def _training_figures(run: RunData) -> list[Figure]:
     found = []
-    shares, losses = measures.shares(run), measures.losses(run)
+    shares, losses = run_tables.shares(run), run_tables.losses(run)
     if shares.rows:
         svg = charts.curve(shares, styles={n: SHARES[n] for n in SHARES}, top=1.0)
         found.append(Figure("Turns the teacher took", svg))

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.analysis.files import read as read_tables
-from experiments.report import charts, comparison
+from experiments.report import charts, sweep_tables
 from experiments.report.groups import (
     METHOD,
     SEED,
@@ -30,7 +29,8 @@ from experiments.report.run_page import (
     rate_figures,
     write_all,
 )
-from experiments.tables import Table
+from experiments.results.table_files import read as read_tables
+from experiments.results.tables import Table
 from swe_gym_env.errors import SetupError
 
 FEW = 3  # seeds of each method below which the page claims nothing
@@ -100,10 +100,10 @@ def _lead(groups: Sequence[Group], first: Group | None) -> str:
             f"A training seed moves these rates as a method does: with fewer than {FEW} seeds of "
             "each, this page makes no claim."
         )
-    table = comparison.against(groups, first)
+    table = sweep_tables.against(groups, first)
     p = table.columns.index("p Holm" if "p Holm" in table.columns else "p")
     told = [row for row in table.rows if float(row[p] or 0) < 0.05]
-    tasks = len(comparison.tasks_of(groups))
+    tasks = len(sweep_tables.tasks_of(groups))
     lead = f"Against {first.label}, on {tasks} tasks: "
     if not told:
         lead += "no difference that this many seeds and tasks can tell from chance."
@@ -130,11 +130,11 @@ def _sections(
 ) -> list[Section]:
     found: list[Section] = []
     if first:
-        result, curve = comparison.methods(groups), comparison.curves(groups)
+        result, curve = sweep_tables.methods(groups), sweep_tables.curves(groups)
         found.append(Section(result.title, result.note, result))
         forests = [Figure("Resolved; each small circle is a seed", _dots(groups, result), True)]
         if len(groups) > 1:
-            table = comparison.against(groups, first)
+            table = sweep_tables.against(groups, first)
             found.append(Section(table.title, table.note, table))
             marks = [charts.Mark(str(r[0]), *map(float, r[2:5])) for r in table.rows]  # type: ignore[arg-type]
             forests.append(
@@ -143,13 +143,13 @@ def _sections(
         found.insert(1, Section(figures=forests))
         found += _on_the_way(groups, curve)
         found += _shares(groups)
-        ended = comparison.failures(groups) or comparison.endings(groups)
-        for table in (comparison.costs(groups), ended):
+        ended = sweep_tables.failures(groups) or sweep_tables.endings(groups)
+        for table in (sweep_tables.costs(groups), ended):
             found.append(Section(table.title, table.note, table))
-    if (gone := comparison.absent(every)).rows:
+    if (gone := sweep_tables.absent(every)).rows:
         found.append(Section(gone.title, gone.note, gone))
     if first:
-        table = comparison.seeds(groups)
+        table = sweep_tables.seeds(groups)
         found.append(Section("", table=table, kind="folded"))
     return found + [analysed(table) for table in read_tables(out / "analysis")]
 
@@ -196,7 +196,7 @@ def _on_the_way(groups: Sequence[Group], curve: Table) -> list[Section]:
 
 def _shares(groups: Sequence[Group]) -> list[Section]:
     """A figure for each method."""
-    table = comparison.shares(groups)
+    table = sweep_tables.shares(groups)
     if len({row[1] for row in table.rows}) < 2:
         return []
     figures = []

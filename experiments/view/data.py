@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from algorithms.engine.rounds import RoundFolder
-from experiments.folders import sweep_cells
-from experiments.summary import ITERATION0, UNTRAINED, label
+from experiments.results.summary import ITERATION0, UNTRAINED, label
+from experiments.runs.folders import sweep_cells
 from swe_gym_env.errors import SetupError
+from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import Annotation, Episode, Turn
 
 EPISODES = "episodes.jsonl"
@@ -161,7 +161,7 @@ def row(episode: Episode, labels: Mapping[tuple[str, int], Sequence[Annotation]]
         "status": episode.outcome.status,
         "stop": episode.stop_reason,
         "turns": len(episode.turns),
-        "teacher": sum(turn.executor == "teacher" for turn in episode.turns),
+        "teacher": sum(turn.actor == "teacher" for turn in episode.turns),
         "divergence": min(apart, default=-1),
         "seconds": round(episode.seconds, 1),
     }
@@ -178,7 +178,7 @@ def body(
         turns.append(
             {
                 "seen": turn.observation,
-                "who": turn.executor,
+                "who": turn.actor,
                 "text": turn.text,
                 "valid": turn.action is not None,
                 "seconds": round(turn.act_seconds + turn.step_seconds, 2),

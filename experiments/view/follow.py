@@ -19,10 +19,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.folders import sweep_cells
-from experiments.progress import _per, plain
-from experiments.progress import console as own_console
-from experiments.statistics import rate
+from experiments.console.progress import _per, plain
+from experiments.console.progress import console as own_console
+from experiments.results.statistics import rate
+from experiments.runs.folders import sweep_cells
 from experiments.view.watch import Phase, Watch
 
 LINES = 14  # of the newest turn

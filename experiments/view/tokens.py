@@ -19,10 +19,10 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode
 
 if TYPE_CHECKING:
-    from algorithms.base import Lesson
+    from algorithms.base import TrainingExample
     from algorithms.engine.rendering import Renderer, Reply
-    from algorithms.engine.tree import TrainSample
-    from experiments.build import Parts
+    from algorithms.engine.tree import TokenTree
+    from experiments.pipeline.build import Parts
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Track:
 Turns = dict[int, list[Track]]
 
 
-def tracks(tree: TrainSample, sequence: int = 0) -> Turns:
+def tracks(tree: TokenTree, sequence: int = 0) -> Turns:
     """By turn, what one episode of the tree is trained on there: each path of weighted nodes."""
     ce, pg, kl = tree.ce_weight, tree.pg_weight * tree.advantage, tree.kl_weight
     streams = {"ce": ce, "pg": pg, "kl": kl}
@@ -104,14 +104,14 @@ class RunTokens:
     def trained(self, index: int) -> dict[str, Turns]:
         """By episode and turn, what round ``index`` was trained on, of its own episodes. SetupError
         where its algorithm, or a file that it needs, is no longer there."""
-        from algorithms.engine.lessons import lesson_tree
+        from algorithms.engine.examples import example_tree
 
         assert self.run is not None
         found: dict[str, Turns] = {}
-        for lesson in lessons(self._parts, self.run, index):
-            tree = lesson_tree(lesson, self.renderer) if lesson.episode.round == index else None
+        for example in examples(self._parts, self.run, index):
+            tree = example_tree(example, self.renderer) if example.episode.round == index else None
             if tree is not None:
-                found[lesson.episode.episode_id] = tracks(tree)
+                found[example.episode.episode_id] = tracks(tree)
         return found
 
     def add(self, row: dict[str, Any], episode: Episode, trained: Turns | None) -> float:
@@ -147,8 +147,8 @@ class RunTokens:
 def _parts(run: Path) -> Parts:
     from omegaconf import DictConfig, OmegaConf
 
-    from experiments.build import Parts
-    from experiments.inputs import refuse_changed
+    from experiments.pipeline.build import Parts
+    from experiments.runs.inputs import refuse_changed
 
     cfg = OmegaConf.load(run / "config.yaml")
     if not isinstance(cfg, DictConfig) or "model" not in cfg:
@@ -157,14 +157,14 @@ def _parts(run: Path) -> Parts:
     return Parts(cfg)
 
 
-def lessons(parts: Parts, run: Path, index: int) -> Iterator[Lesson]:
-    """What round ``index`` was trained on, as ``experiments/rounds.py`` asks for it."""
-    from experiments.folders import RunFolder
+def examples(parts: Parts, run: Path, index: int) -> Iterator[TrainingExample]:
+    """What round ``index`` was trained on, as ``experiments/pipeline/round.py`` asks for it."""
+    from experiments.runs.folders import RunFolder
 
     folder = RunFolder(run)
     rounds = [folder.round(number).read(number) for number in range(index + 1)]
     algorithm = parts.algorithm if index else parts.iteration0
     try:
-        yield from algorithm.lessons(rounds)
+        yield from algorithm.examples(rounds)
     except ValueError as error:
         raise SetupError(f"round {index}: {error}") from None

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from algorithms.engine.rounds import parsed
-from experiments.folders import phases_so_far, read_json
-from experiments.naming import evaluated_on, untrained_folder, untrained_tasks
-from experiments.summary import ITERATION0, UNTRAINED, label
+from experiments.results.summary import ITERATION0, UNTRAINED, label
+from experiments.runs.folders import phases_so_far, read_json
+from experiments.runs.naming import evaluated_on, untrained_folder, untrained_tasks
+from swe_gym_env.rollout.store import parsed
 
 EPISODES = "episodes.jsonl"
 WINDOW = 600.0  # seconds over which a rate is taken

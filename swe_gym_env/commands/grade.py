@@ -27,14 +27,14 @@ STATUSES = ("resolved", "unresolved", "empty_patch", "timeout", "tampered", "inf
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS")
     selection.add_tasks(parser, flag=True)
-    selection.add_boxes(parser)
+    selection.add_sandboxes(parser)
     parser.add_argument("--out", type=Path, default=Path("graded"), metavar="FOLDER")
 
 
 def run(options: argparse.Namespace) -> int:
     patches = predictions.read(options.predictions)
     tasks = selection.load(options)
-    boxes = selection.provider(options)
+    sandboxes = selection.provider(options)
     chosen = [task for task in tasks if task.instance_id in patches]
     if not chosen:
         raise SetupError(f"no prediction in {options.predictions} is for one of these tasks")
@@ -43,9 +43,9 @@ def run(options: argparse.Namespace) -> int:
     hashes = {name: identity.of_patch(patch) for name, patch in patches.items()}
 
     def key(task: TaskInstance) -> str:
-        image = identity.of_image(task.image, boxes)
+        image = identity.of_image(task.image, sandboxes)
         patch = hashes[task.instance_id]
-        return identity.of_verdict(task, patch, boxes.name, options.timeout, image)
+        return identity.of_verdict(task, patch, sandboxes.name, options.timeout, image)
 
     def job(task: TaskInstance) -> jobs.Result:
         name = task.instance_id
@@ -54,13 +54,13 @@ def run(options: argparse.Namespace) -> int:
         outcome = jobs.graded(
             task,
             patches[name],
-            boxes,
+            sandboxes,
             timeout=options.timeout,
             on_log=lambda text, nonce: logs.write(name, text, nonce, run),
         )
         about = {"patch_sha256": hashes[name], "run": run, "key": key(task)}
-        about |= {"sandbox": boxes.name, "timeout": options.timeout}
-        about["image"] = identity.of_image(task.image, boxes)
+        about |= {"sandbox": sandboxes.name, "timeout": options.timeout}
+        about["image"] = identity.of_image(task.image, sandboxes)
         return {"instance_id": name, **about, **to_dict(outcome)}
 
     def fits(task: TaskInstance) -> bool:

@@ -56,12 +56,12 @@ def rules() -> str:
     return digest([[file.name, file.read_text(encoding="utf-8")] for file in files])
 
 
-def of_image(name: str, boxes: SandboxProvider) -> str:
+def of_image(name: str, sandboxes: SandboxProvider) -> str:
     """Which image has this name now, as far as it can be told: it may be built again."""
     description = images.path_of(name) / "image.json"
     if description.is_file():  # the local store: it is written anew with every build
         return digest(description.read_text(), description.stat().st_mtime_ns)
     try:
-        return str(boxes.api.inspect_image(name)["Id"])  # type: ignore[attr-defined]
+        return str(sandboxes.api.inspect_image(name)["Id"])  # type: ignore[attr-defined]
     except Exception:  # no such image yet, or no engine: who needs it will say so
         return ""

@@ -93,13 +93,13 @@ def run(
     pool.shutdown()
 
 
-def graded(task: TaskInstance, patch: str, boxes: SandboxProvider, **options: Any) -> Outcome:
+def graded(task: TaskInstance, patch: str, sandboxes: SandboxProvider, **options: Any) -> Outcome:
     """As ``grading.grade``; a task that cannot be set up (its image is not there) is a fault of
     that task, and not the end of all others."""
     from swe_gym_env.grading import grade
 
     try:
-        return grade(task, patch, boxes, **options)
+        return grade(task, patch, sandboxes, **options)
     except SetupError as error:
         return Outcome("infra_error", mask=True, reason=str(error))
 

@@ -31,7 +31,7 @@ def add_tasks(parser: argparse.ArgumentParser, flag: bool = False) -> None:
     )
 
 
-def add_boxes(parser: argparse.ArgumentParser) -> None:
+def add_sandboxes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sandbox", default="auto", help="auto, local, docker or process")
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="tasks at once")
     parser.add_argument(

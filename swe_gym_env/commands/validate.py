@@ -39,7 +39,7 @@ AGAIN = ("setup_error", "infra_error")  # says nothing about the row alone: trie
 
 def add(parser: argparse.ArgumentParser) -> None:
     selection.add_tasks(parser)
-    selection.add_boxes(parser)
+    selection.add_sandboxes(parser)
     parser.add_argument(
         "--repeats", type=selection.positive, default=2, metavar="N", help="runs of each; default 2"
     )
@@ -48,16 +48,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     tasks = selection.load(options)
-    boxes = selection.provider(options)
+    sandboxes = selection.provider(options)
     results = jobs.Results(options.out)
 
     def key(task: TaskInstance) -> str:
-        image = identity.of_image(task.image, boxes)
+        image = identity.of_image(task.image, sandboxes)
         patch = identity.of_patch(task.gold_patch)
-        return identity.of_verdict(task, patch, boxes.name, options.timeout, image)
+        return identity.of_verdict(task, patch, sandboxes.name, options.timeout, image)
 
     def job(task: TaskInstance) -> jobs.Result:
-        return validate(task, boxes, options.repeats, options.timeout) | {"key": key(task)}
+        return validate(task, sandboxes, options.repeats, options.timeout) | {"key": key(task)}
 
     missing = [task for task in tasks if not _finished(results.found.get(key(task)), options)]
     jobs.run(missing, job, results, options.workers, lambda result: result["verdict"])
@@ -70,17 +70,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def validate(
-    task: TaskInstance, boxes: SandboxProvider, repeats: int, timeout: float
+    task: TaskInstance, sandboxes: SandboxProvider, repeats: int, timeout: float
 ) -> dict[str, Any]:
     """The result of one task, as it stands in results.jsonl. Stops at the first fault."""
     started = time.monotonic()
     runs: dict[str, list[Outcome]] = {"gold": [], "empty": []}
     walked: Walk | None = None
     try:
-        walked = walk(task, boxes)
+        walked = walk(task, sandboxes)
         verdict, reason = _seen(walked)
         if not verdict:
-            _grade(task, walked, boxes, repeats, timeout, runs)
+            _grade(task, walked, sandboxes, repeats, timeout, runs)
             verdict, reason = _judge(walked, runs)
     except SetupError as error:
         verdict, reason = "setup_error", str(error)
@@ -120,7 +120,7 @@ def _left_out(walked: Walk) -> str:
 def _grade(
     task: TaskInstance,
     walked: Walk,
-    boxes: SandboxProvider,
+    sandboxes: SandboxProvider,
     repeats: int,
     timeout: float,
     runs: Mapping[str, list[Outcome]],
@@ -128,7 +128,7 @@ def _grade(
     """Adds to ``runs``. Raises SetupError, and InfraError where a run was masked."""
     for _ in range(repeats):
         for kind, patch in {"gold": walked.gold, "empty": walked.nothing}.items():
-            one = grade(task, patch, boxes, timeout=timeout, allow_empty=True)
+            one = grade(task, patch, sandboxes, timeout=timeout, allow_empty=True)
             runs[kind].append(one)
             if one.mask:
                 cause, _, said = one.reason.partition(": ")

@@ -17,8 +17,8 @@ from swe_gym_env.errors import GradingError, InfraError
 from swe_gym_env.grading import patches, script
 from swe_gym_env.grading.apply import Applied, apply
 from swe_gym_env.grading.extract import MAX_PATCH, Extracted, diff, too_large
+from swe_gym_env.grading.recorder import TestRecorder, recorder
 from swe_gym_env.grading.verdict import Trailer, noted, sealed, verdict
-from swe_gym_env.grading.witness import Witness, witness
 from swe_gym_env.sandbox.base import ExecResult, Limits, Sandbox, SandboxProvider
 from swe_gym_env.sandbox.start import start
 from swe_gym_env.types import Outcome, TaskInstance
@@ -97,46 +97,46 @@ def _run(
 ) -> str:
     """The log of one run in one box, sealed with what was seen from outside."""
     limits = Limits(output=16 << 20)
-    box = start(provider, task, limits, for_agent=False)
+    sandbox = start(provider, task, limits, for_agent=False)
     try:
         applied = Applied()
         if patch.strip():
-            applied = apply(box, task, patch)
+            applied = apply(sandbox, task, patch)
             if applied.failed or applied.tampered:
                 return sealed(applied.failed, nonce, Trailer(tampered=applied.tampered))
         hidden = sorted(patches.hidden(task))
-        spy = witness(script.test_commands(task.eval_script), f"{task.workdir}/.git", hidden)
-        run = _execute(box, task, spy, nonce, timeout)
+        spy = recorder(script.test_commands(task.eval_script), f"{task.workdir}/.git", hidden)
+        run = _execute(sandbox, task, spy, nonce, timeout)
         trailer = Trailer(
             exit=run.exit_code,
             timeout=timeout if run.timed_out else 0.0,
             left_out=applied.left_out,
             canary=spy.canary if spy else "",
-            records=spy.read(_record(box, spy)) if spy and not run.timed_out else (),
+            records=spy.read(_record(sandbox, spy)) if spy and not run.timed_out else (),
         )
     except OSError as error:
         raise GradingError(f"the box refused a file: {error}") from error
     finally:
-        box.close()
+        sandbox.close()
     return sealed(run.output.decode("utf-8", "replace"), nonce, trailer)
 
 
 def _execute(
-    box: Sandbox, task: TaskInstance, spy: Witness | None, nonce: str, timeout: float
+    sandbox: Sandbox, task: TaskInstance, spy: TestRecorder | None, nonce: str, timeout: float
 ) -> ExecResult:
     if spy is not None:
-        box.write(f"{spy.folder}/{spy.module}.py", spy.source())
+        sandbox.write(f"{spy.folder}/{spy.module}.py", spy.source())
     text = script.prepared(task.eval_script, spy.exports() if spy else ())
     data = text.encode("utf-8", "surrogateescape")
     if len(data) > LONGEST:
-        box.write(f"{task.workdir}/{SCRIPT}", data)
+        sandbox.write(f"{task.workdir}/{SCRIPT}", data)
         text = f". {SCRIPT}\n"
     stdin = f"{nonce}\n".encode()
-    return box.exec(script.PROLOGUE + text, timeout=timeout, cwd=task.workdir, stdin=stdin)
+    return sandbox.exec(script.PROLOGUE + text, timeout=timeout, cwd=task.workdir, stdin=stdin)
 
 
-def _record(box: Sandbox, spy: Witness) -> bytes:
+def _record(sandbox: Sandbox, spy: TestRecorder) -> bytes:
     try:
-        return box.read(spy.record)
+        return sandbox.read(spy.record)
     except OSError:
         return b""

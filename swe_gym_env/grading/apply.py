@@ -54,13 +54,13 @@ class Applied:
     left_out: tuple[str, ...] = ()
 
 
-def apply(box: Sandbox, task: TaskInstance, patch: str) -> Applied:
+def apply(sandbox: Sandbox, task: TaskInstance, patch: str) -> Applied:
     """Raises OSError, SandboxError, GradingError."""
     if not patch.endswith("\n"):  # what was written in an answer or a form often lost it
         patch += "\n"
     data = patch.encode("utf-8", "surrogateescape")
-    box.write(f"{task.workdir}/{PATCH}", data)
-    done = _run(box, task, APPLY)
+    sandbox.write(f"{task.workdir}/{PATCH}", data)
+    done = _run(sandbox, task, APPLY)
     text = done.output.decode("utf-8", "surrogateescape")
     if done.exit_code != 0:
         said = text.strip()[-300:]
@@ -69,12 +69,12 @@ def apply(box: Sandbox, task: TaskInstance, patch: str) -> Applied:
         return Applied(f"{parsers.APPLY_FAILED}:\n{said}\n", patches.refused(patch, said))
     *fields, root = text.split("\0")
     touched = dict(zip(fields[::2], fields[1::2], strict=True))
-    return _looked_at(box, task, touched, root)
+    return _looked_at(sandbox, task, touched, root)
 
 
-def _looked_at(box: Sandbox, task: TaskInstance, touched: dict[str, str], root: str) -> Applied:
+def _looked_at(sandbox: Sandbox, task: TaskInstance, touched: dict[str, str], root: str) -> Applied:
     """``touched``: where a link leads, "." for a file, "" for what is not there any more."""
-    listed = _checked(_run(box, task, TRACKED), "list the base commit")
+    listed = _checked(_run(sandbox, task, TRACKED), "list the base commit")
     base = frozenset(listed.output.decode("utf-8", "surrogateescape").split("\0")[:-1])
     gold, hidden = patches.named(task.gold_patch), patches.hidden(task)
     restore = patches.overlapping(hidden, touched)
@@ -105,37 +105,37 @@ def _looked_at(box: Sandbox, task: TaskInstance, touched: dict[str, str], root: 
             shared.append(name)
     restore.update(shared[MOST_READ:])
     for name in shared[:MOST_READ]:
-        old, new = _at_base(box, task, name) if name in base else "", _now(box, task, name)
+        old, new = _at_base(sandbox, task, name) if name in base else "", _now(sandbox, task, name)
         if patches.plugin_entry(name, new) and not patches.plugin_entry(name, old):
             reason = f"{name} would load a plugin into pytest"
-            if not _makes_plugins(box, task, base):
+            if not _makes_plugins(sandbox, task, base):
                 return Applied(tampered=reason)
             left_out[name] = reason
         elif patches.pytest_options(name, old) != patches.pytest_options(name, new):
             restore.add(name)
-    _set_back(box, task, {*restore, *left_out}, base)
+    _set_back(sandbox, task, {*restore, *left_out}, base)
     return Applied(left_out=tuple(left_out.values()))
 
 
-def _set_back(box: Sandbox, task: TaskInstance, names: set[str], base: frozenset[str]) -> None:
+def _set_back(sandbox: Sandbox, task: TaskInstance, names: set[str], base: frozenset[str]) -> None:
     """What is at these paths is what the base commit has there, or nothing."""
     if not names:
         return
     there = sorted(n for n in base if n in names or any(p in names for p in patches.above(n)))
     for script, some in ((REMOVE, sorted(names)), (BACK, there)):
         stdin = "".join(f"{name}\0" for name in some).encode("utf-8", "surrogateescape")
-        _checked(_run(box, task, script, stdin), "set files back")
+        _checked(_run(sandbox, task, script, stdin), "set files back")
 
 
-def _makes_plugins(box: Sandbox, task: TaskInstance, base: Iterable[str]) -> bool:
+def _makes_plugins(sandbox: Sandbox, task: TaskInstance, base: Iterable[str]) -> bool:
     """Whether the project itself is a plugin of pytest, by its own metadata at the base commit."""
     files = [name for name in ("setup.py", "setup.cfg", "pyproject.toml") if name in base]
-    return any("pytest11" in _at_base(box, task, name) for name in files)
+    return any("pytest11" in _at_base(sandbox, task, name) for name in files)
 
 
-def _run(box: Sandbox, task: TaskInstance, script: str, stdin: bytes = b"") -> ExecResult:
+def _run(sandbox: Sandbox, task: TaskInstance, script: str, stdin: bytes = b"") -> ExecResult:
     script = script.replace("BASE", shlex.quote(task.base_commit))
-    return box.exec(script, timeout=GIT_SECONDS, cwd=task.workdir, stdin=stdin)
+    return sandbox.exec(script, timeout=GIT_SECONDS, cwd=task.workdir, stdin=stdin)
 
 
 def _checked(done: ExecResult, what: str) -> ExecResult:
@@ -145,14 +145,14 @@ def _checked(done: ExecResult, what: str) -> ExecResult:
     return done
 
 
-def _at_base(box: Sandbox, task: TaskInstance, name: str) -> str:
+def _at_base(sandbox: Sandbox, task: TaskInstance, name: str) -> str:
     what = shlex.quote(f"{task.base_commit}:{name}")
-    done = box.exec(f"git show {what}", timeout=GIT_SECONDS, cwd=task.workdir)
+    done = sandbox.exec(f"git show {what}", timeout=GIT_SECONDS, cwd=task.workdir)
     return done.output.decode("utf-8", "replace") if done.exit_code == 0 else ""
 
 
-def _now(box: Sandbox, task: TaskInstance, name: str) -> str:
+def _now(sandbox: Sandbox, task: TaskInstance, name: str) -> str:
     try:
-        return box.read(f"{task.workdir}/{name}").decode("utf-8", "replace")
+        return sandbox.read(f"{task.workdir}/{name}").decode("utf-8", "replace")
     except OSError:
         return ""

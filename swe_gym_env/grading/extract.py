@@ -29,7 +29,7 @@ MAX_PATCH = 8 << 20  # bytes; a larger change is scored 0 and not kept
 MOST_BYTES = 64 << 20  # of one new file: a larger one is not even read
 GIT_SECONDS = 60.0
 CLOCK_OF_FILES = 5  # CLOCK_REALTIME_COARSE, for which Python has no name
-MOST_TOLD = 20  # names of what is left out
+MOST_LISTED = 20  # names of what is left out
 CAUSES = {
     "closed": "the agent removed or closed the working folder",
     "removed": "the agent removed .git, the data of the repository",
@@ -147,7 +147,7 @@ def in_sandbox(
         most=MAX_PATCH + 1,
         most_bytes=MOST_BYTES,
         since=f"{since:.6f}" if since is not None else "",
-        told=MOST_TOLD + 1,
+        told=MOST_LISTED + 1,
     )
     done = sandbox.exec(script, timeout=GIT_SECONDS, cwd="/")
     _, found, said = done.output.partition(f"{mark}\0".encode())
@@ -157,7 +157,7 @@ def in_sandbox(
     if path == "large":
         return Extracted(refused=f"the new file {size!r} is larger than {MOST_BYTES >> 20} MiB")
     left_out = [f"git could not add all files: {' '.join(unread.split())}"] if unread else []
-    left_out += _told(rest)
+    left_out += _explained(rest)
     folder = shlex.quote(str(PurePosixPath(path).parent))
     try:
         if int(size) > MAX_PATCH:
@@ -175,12 +175,12 @@ def too_large(size: str) -> str:
     return f"the patch is too large: {size}{MAX_PATCH >> 20} MiB, which is the limit"
 
 
-def _told(parts: list[str]) -> Iterator[str]:
+def _explained(parts: list[str]) -> Iterator[str]:
     pairs = list(zip(parts[::2], parts[1::2], strict=False))
-    for kind, name in pairs[:MOST_TOLD]:
+    for kind, name in pairs[:MOST_LISTED]:
         is_cache = name.rstrip("/").rpartition("/")[2] in CACHES
         yield f"{name} ({'a folder of tools' if is_cache else KINDS[kind]})"
-    if len(pairs) > MOST_TOLD:
+    if len(pairs) > MOST_LISTED:
         yield "and more of this kind"
 
 

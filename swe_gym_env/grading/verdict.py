@@ -14,7 +14,7 @@ from typing import Any
 
 from swe_gym_env.errors import GradingError
 from swe_gym_env.grading import parsers
-from swe_gym_env.grading.witness import begins, contradiction, statuses
+from swe_gym_env.grading.recorder import begins, contradiction, statuses
 from swe_gym_env.types import Outcome, TaskInstance
 
 TRAILER = ">>>>> Grading"

@@ -18,12 +18,12 @@ from typing import Any
 
 from swe_gym_env.errors import SandboxError
 from swe_gym_env.sandbox.base import ExecResult, Guarantee
-from swe_gym_env.sandbox.box import wire
+from swe_gym_env.sandbox.guest import wire
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 15.0  # past a command's own limit, which the supervisor keeps
 CLOSE_SECONDS = 10.0
-_BOOT = "import sys; sys.path.append({!r}); from box.main import nursery; nursery({}, {})"
+_BOOT = "import sys; sys.path.append({!r}); from guest.main import nursery; nursery({}, {})"
 
 
 class StartError(SandboxError):
@@ -49,7 +49,7 @@ class SupervisedSandbox:
         self.guarantees = guarantees
         self._env, self._workdir, self._owner = dict(env), workdir, os.getpid()
         self._sock: Any
-        self._sock, self._pid = (sock, 0) if sock else _NURSERY.new_box()
+        self._sock, self._pid = (sock, 0) if sock else _NURSERY.new_sandbox()
         try:
             kind, payload = self._request(config, START_SECONDS)
             if kind != wire.READY:
@@ -151,7 +151,7 @@ class _Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         os.register_at_fork(after_in_child=self._forget)
 
-    def new_box(self) -> tuple[socket.socket, int]:
+    def new_sandbox(self) -> tuple[socket.socket, int]:
         """This side's end of the socket to a newly forked supervisor, and its process id."""
         ours, theirs = socket.socketpair()
         with theirs, self._lock:

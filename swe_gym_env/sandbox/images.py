@@ -37,7 +37,7 @@ class Image:
         return self.folder / self.tree
 
     def host_mounts(self) -> dict[str, Path]:
-        return {box: Path(host.format(home=home())) for box, host in self.mounts.items()}
+        return {sandbox: Path(host.format(home=home())) for sandbox, host in self.mounts.items()}
 
 
 def path_of(name: str) -> Path:

@@ -21,13 +21,13 @@ from typing import Any
 from swe_gym_env.errors import SandboxError, SetupError
 from swe_gym_env.sandbox import images
 from swe_gym_env.sandbox.base import Guarantee, Limits, SandboxSpec
-from swe_gym_env.sandbox.box import kernel
 from swe_gym_env.sandbox.client import StartError, SupervisedSandbox
+from swe_gym_env.sandbox.guest import kernel
 
 HOME = "/home/agent"
 OUTER_UID = 61_000  # owns a root-started box on the host: below 65536, and in no distribution's use
 # Before 5.14 processes are counted per user of the whole machine, which is no limit for a box.
-COUNTS_PER_BOX = (5, 14)
+COUNTS_PER_SANDBOX = (5, 14)
 GUARANTEES: dict[str, Guarantee] = {
     "isolation": "hard",
     "network": "hard",
@@ -80,7 +80,7 @@ class LocalProvider:
     def _start(self, image: images.Image, spec: SandboxSpec) -> SupervisedSandbox:
         limits = spec.limits
         as_root = os.geteuid() == 0
-        mounts = {box: os.path.realpath(host) for box, host in image.host_mounts().items()}
+        mounts = {sandbox: os.path.realpath(host) for sandbox, host in image.host_mounts().items()}
         needed = [sys.base_prefix, *python_prefixes(tuple(mounts.values()))]
         prefixes = _outside_usr(needed)  # ours, too: a box has a Python in any case
         binds, links, files = _host_parts()
@@ -115,7 +115,7 @@ class LocalProvider:
             **spec.env,
         }
         guarantees = dict(GUARANTEES)
-        if _kernel() < COUNTS_PER_BOX:
+        if _kernel() < COUNTS_PER_SANDBOX:
             guarantees["processes"] = "best effort"
         return SupervisedSandbox(config, guarantees, env, spec.workdir)
 
@@ -128,7 +128,7 @@ def _rlimits(limits: Limits) -> list[tuple[int, int]]:
         (resource.RLIMIT_NOFILE, 1024),
         (resource.RLIMIT_AS, 2 * limits.memory),
     ]
-    if _kernel() >= COUNTS_PER_BOX:
+    if _kernel() >= COUNTS_PER_SANDBOX:
         wanted.append((resource.RLIMIT_NPROC, limits.processes))
     capped = []
     for kind, value in wanted:
@@ -198,12 +198,12 @@ def _probe() -> str | None:
     except OSError as error:
         return f"nothing can be written to {images.home()} ({error}): set SWE_GYM_HOME"
     try:
-        box = LocalProvider()._start(image, SandboxSpec("probe"))
+        sandbox = LocalProvider()._start(image, SandboxSpec("probe"))
         try:
-            if box.exec("echo ok", timeout=20).output != b"ok\n":
+            if sandbox.exec("echo ok", timeout=20).output != b"ok\n":
                 return "the local sandbox starts but cannot run bash; use sandbox=process"
         finally:
-            box.close()
+            sandbox.close()
     except StartError as error:
         return _explain(error)
     except SandboxError as error:

@@ -57,7 +57,7 @@ class ProcessSandbox(SupervisedSandbox):
         self._folder = folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         tree = folder / "tree"
         self._places = {spec.workdir: str(tree)}
-        self._places |= {box: str(host) for box, host in image.host_mounts().items()}
+        self._places |= {sandbox: str(host) for sandbox, host in image.host_mounts().items()}
         places = sorted(map(re.escape, self._places), key=len, reverse=True)
         self._pattern = re.compile(rf"(?<![\w./-])({'|'.join(places)})(?![\w.-])")
         try:

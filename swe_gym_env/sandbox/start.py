@@ -45,21 +45,21 @@ def start(
 ) -> Sandbox:
     """Raises SandboxError for a fault, a set-up that fails included; SetupError as ``create``, and
     where the image does not hold the task's base commit."""
-    box = provider.create(SandboxSpec.of(task, limits))
+    sandbox = provider.create(SandboxSpec.of(task, limits))
     try:
         for name in ("setup", "hide") if for_agent else ("setup",):
             if script := task.metadata.get(name):
-                _run(box, task, name, script)
-        task = replace(task, base_commit=base_commit(box, task))
+                _run(sandbox, task, name, script)
+        task = replace(task, base_commit=base_commit(sandbox, task))
         if for_agent and "hide" not in task.metadata:
-            scrub(box, task)
+            scrub(sandbox, task)
     except BaseException:
-        box.close()
+        sandbox.close()
         raise
-    return box
+    return sandbox
 
 
-def base_commit(box: Sandbox, task: TaskInstance) -> str:
+def base_commit(sandbox: Sandbox, task: TaskInstance) -> str:
     """The full hash of ``task.base_commit``, which may be short or a tag, in a box of the task.
 
     An image is asked once in a process, unless a tag is given.
@@ -70,7 +70,7 @@ def base_commit(box: Sandbox, task: TaskInstance) -> str:
     if key in _bases:
         return _bases[key]
     named = shlex.quote(f"{task.base_commit}^{{commit}}")
-    done = box.exec(BASE.replace("BASE", named), timeout=BASE_SECONDS, cwd=task.workdir)
+    done = sandbox.exec(BASE.replace("BASE", named), timeout=BASE_SECONDS, cwd=task.workdir)
     said = done.output.decode("utf-8", "replace").strip()
     if done.exit_code == 126 and said.startswith("bash: cd: "):
         said = f"its folder {task.workdir} cannot be entered ({said.rpartition(': ')[2]})"
@@ -88,14 +88,14 @@ def base_commit(box: Sandbox, task: TaskInstance) -> str:
     return said
 
 
-def _run(box: Sandbox, task: TaskInstance, name: str, script: str) -> None:
+def _run(sandbox: Sandbox, task: TaskInstance, name: str, script: str) -> None:
     path = f"{task.workdir}/{SCRIPT}"
     try:  # as a file: a single argument of a program has a limit
-        box.write(path, script.encode("utf-8", "surrogateescape"))
+        sandbox.write(path, script.encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise SandboxError(f"{task.instance_id}: no place for its {name}: {error}") from error
     command = f"bash -e {SCRIPT} && rm -f {SCRIPT}"
-    done = box.exec(command, timeout=SECONDS, cwd=task.workdir)
+    done = sandbox.exec(command, timeout=SECONDS, cwd=task.workdir)
     if done.exit_code != 0:
         said = done.output.decode("utf-8", "replace").strip()[-300:]
         raise SandboxError(f"{task.instance_id}: its {name} failed: {said or done.exit_code}")

@@ -41,9 +41,9 @@ class WarmProvider:
             future = waiting.popleft() if waiting else None
         if future is not None:
             try:
-                box = future.result()
-                box.read("/etc/hostname")  # it may have died while it stood there
-                return box
+                sandbox = future.result()
+                sandbox.read("/etc/hostname")  # it may have died while it stood there
+                return sandbox
             except (SWEGymError, OSError) as error:
                 log.info("a box that was made ahead of need is no good: %s", error)
         return self._provider.create(spec)

@@ -21,7 +21,7 @@ from swe_gym_env.grading.parsers import r2e_gym
 from swe_gym_env.tasks import recipe
 from swe_gym_env.tasks.check import check
 from swe_gym_env.tasks.files import Row, read_rows
-from swe_gym_env.tasks.heldout import split_tasks
+from swe_gym_env.tasks.splits import split_tasks
 from swe_gym_env.types import TaskInstance
 
 HUB = "R2E-Gym/R2E-Gym-Subset"

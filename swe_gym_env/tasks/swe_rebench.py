@@ -14,7 +14,7 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.tasks import recipe
 from swe_gym_env.tasks.check import check
 from swe_gym_env.tasks.files import Row, read_rows
-from swe_gym_env.tasks.heldout import split_tasks
+from swe_gym_env.tasks.splits import split_tasks
 from swe_gym_env.types import TaskInstance
 
 HUB = "nebius/SWE-rebench"

@@ -16,8 +16,8 @@ import logging
 from swe_gym_env.tasks import recipe
 from swe_gym_env.tasks.check import check
 from swe_gym_env.tasks.files import Row, read_rows
-from swe_gym_env.tasks.heldout import split_tasks
 from swe_gym_env.tasks.reverse import reverse
+from swe_gym_env.tasks.splits import split_tasks
 from swe_gym_env.types import TaskInstance
 
 log = logging.getLogger(__name__)

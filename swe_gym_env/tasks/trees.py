@@ -97,7 +97,7 @@ def _with(script: str, tree: Path, scratch: Path, other: str = "", **files: str)
         shutil.rmtree(scratch)
 
 
-def box_env(source: str) -> Mapping[str, str]:
+def sandbox_env(source: str) -> Mapping[str, str]:
     """What commands in a box need to find its environment, mounted at /opt/env, and the package
     under test, which is not installed there but lies in ``source``, a folder of the tree."""
     return {

@@ -53,31 +53,31 @@ class Walk:
     missing: tuple[str, ...] = ()
 
 
-def walk(task: TaskInstance, boxes: SandboxProvider) -> Walk:
+def walk(task: TaskInstance, sandboxes: SandboxProvider) -> Walk:
     """Raises SandboxError where the sandbox failed, SetupError where the row does not fit it."""
-    box = start(boxes, task)
+    sandbox = start(sandboxes, task)
     began, found = moment(), Extracted()
     try:
-        base = base_commit(box, task)
-        leak = _leak(box, task)
-        nothing = extract(box, task, boxes, base, began).patch
-        refused = _apply(box, task) if task.gold_patch.strip() else "the row has no gold patch"
+        base = base_commit(sandbox, task)
+        leak = _leak(sandbox, task)
+        nothing = extract(sandbox, task, sandboxes, base, began).patch
+        refused = _apply(sandbox, task) if task.gold_patch.strip() else "the row has no gold patch"
         if not refused:
-            found = extract(box, task, boxes, base, began)
+            found = extract(sandbox, task, sandboxes, base, began)
     except OSError as error:
         raise SandboxError(f"the sandbox refused a file: {error}") from error
     finally:
-        box.close()
+        sandbox.close()
     left_out = () if refused else patches.named(task.gold_patch) - patches.named(found.patch)
     refused = refused or found.refused
     return Walk(found.patch, nothing, refused, leak, tuple(sorted(left_out)))
 
 
-def _apply(box: Sandbox, task: TaskInstance) -> str:
-    _write(box, task, task.gold_patch)
+def _apply(sandbox: Sandbox, task: TaskInstance) -> str:
+    _write(sandbox, task, task.gold_patch)
     names = " ".join(shlex.quote(name) for name in sorted(patches.named(task.gold_patch)))
     script = APPLY.format(names=names, base=shlex.quote(task.base_commit))
-    done = box.exec(
+    done = sandbox.exec(
         f"{script}\nsaid=$?; rm -f {PATCH}; exit $said", timeout=SECONDS, cwd=task.workdir
     )
     if done.exit_code == 0:
@@ -85,23 +85,23 @@ def _apply(box: Sandbox, task: TaskInstance) -> str:
     return done.output.decode("utf-8", "replace").strip()[-300:] or f"exit {done.exit_code}"
 
 
-def _leak(box: Sandbox, task: TaskInstance) -> str:
+def _leak(sandbox: Sandbox, task: TaskInstance) -> str:
     """Both patches must still be to come, and nothing in the history may follow the base commit."""
     for patch, what in ((task.gold_patch, "the fix is"), (task.test_patch, "the hidden tests are")):
         if patch.strip():
-            _write(box, task, patch)
-            done = box.exec(DONE, timeout=SECONDS, cwd=task.workdir)
+            _write(sandbox, task, patch)
+            done = sandbox.exec(DONE, timeout=SECONDS, cwd=task.workdir)
             if done.exit_code == 0:
                 return f"{what} in the tree already"
-    return _later(box, task)
+    return _later(sandbox, task)
 
 
-def _later(box: Sandbox, task: TaskInstance) -> str:
-    check = CHECK.format(base=base_commit(box, task))
-    seen = box.exec(check, timeout=SECONDS, cwd=task.workdir)
+def _later(sandbox: Sandbox, task: TaskInstance) -> str:
+    check = CHECK.format(base=base_commit(sandbox, task))
+    seen = sandbox.exec(check, timeout=SECONDS, cwd=task.workdir)
     left = seen.output.decode("utf-8", "replace").strip()
     return f"the history holds more than the base commit's past: {left}" if seen.exit_code else ""
 
 
-def _write(box: Sandbox, task: TaskInstance, patch: str) -> None:
-    box.write(f"{task.workdir}/{PATCH}", patch.encode("utf-8", "surrogateescape"))
+def _write(sandbox: Sandbox, task: TaskInstance, patch: str) -> None:
+    sandbox.write(f"{task.workdir}/{PATCH}", patch.encode("utf-8", "surrogateescape"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swe_gym_env.agents import prompts
+from swe_gym_env import prompts
 from swe_gym_env.sandbox.base import Sandbox
 from swe_gym_env.tools import schema
 from swe_gym_env.tools.bash import BashTool

@@ -12,7 +12,7 @@ import secrets
 import shlex
 from dataclasses import replace
 
-from swe_gym_env.agents import prompts
+from swe_gym_env import prompts
 from swe_gym_env.sandbox.base import ExecResult, Sandbox
 
 # Linux takes at most 128 KiB in one argument, and the wrapper and the state are part of it
@@ -73,7 +73,7 @@ _ENDS = re.compile(r"\b(?:exec|noexec|kill)\b|\bset\s+-\w*n")
 _SAVE_BEFORE = """builtin trap 'case $BASH_COMMAND in *exec\\ * | kill\\ * | set\\ *n*) \
 {{ __swe_save "$?"; }} >/dev/null 2>&1 ;; esac' DEBUG
 """
-# Before the first command: what the box exports by itself, which a command may unset later. Asked
+# Before the first command: what the box exports by itself, which a command may unset later. RemotePolicy
 # for once, because it takes a fork to use such a list within the shell.
 _NAMES = "builtin compgen -e; builtin printf '%s\\n' {names}"
 # `export -p` prints "declare -x", with a letter for each other attribute; "export" in posix mode

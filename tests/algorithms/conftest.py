@@ -9,8 +9,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from algorithms.engine.precision import choose
-from swe_gym_env.agents.base import State
 from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.base import State
 from swe_gym_env.types import Episode, Outcome, TaskInstance, Turn
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

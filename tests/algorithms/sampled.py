@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from algorithms.base import Lesson, Target
+from algorithms.base import TrainingExample, Target
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.scorer import HFScorer
 from swe_gym_env.types import Episode, Turn
@@ -69,11 +69,11 @@ def scored(model, tokenizer, episodes: Sequence[Episode], top_k: int = 0):
     return list(HFScorer(model, tokenizer, "other").score(episodes, top_k))
 
 
-def taught(item: Episode, scores=None, group: str = "", **weights) -> Lesson:
+def taught(item: Episode, scores=None, group: str = "", **weights) -> TrainingExample:
     """Every turn of the episode, as it was sampled, with the same weights."""
     turns = range(len(item.turns))
     values = {"weight": 0.0, **weights}
-    return Lesson(
+    return TrainingExample(
         item,
         tuple(Target(n, None, **values, scores=scores[n] if scores else None) for n in turns),
         group,

@@ -5,13 +5,13 @@ import pytest
 from algorithms.aggrevate import AggreVaTe
 from algorithms.base import Round, Target
 from algorithms.dagger import DAgger
-from algorithms.engine.lessons import lesson_tree
+from algorithms.engine.examples import example_tree
 from algorithms.engine.rendering import Renderer
 from algorithms.mixed import Mixed
 from algorithms.oec import OEC, longest_repetition
 from algorithms.rft import RFT
 from algorithms.schedules import Schedule
-from swe_gym_env.agents.mixers import PerTurnBeta, SingleSwitch, StudentOnly, TeacherOnly
+from swe_gym_env.rollout.mixers import PerTurnBeta, SingleSwitch, StudentOnly, TeacherOnly
 from swe_gym_env.types import Annotation, Outcome, Scores, ToolCall, Turn
 from tests.algorithms.conftest import make_episode
 
@@ -29,8 +29,8 @@ def switched(name="s", **fields):
     return make_episode(turns, name, **fields)
 
 
-def learned(lesson, tokenizer) -> str:
-    tree = lesson_tree(lesson, Renderer(tokenizer))
+def learned(example, tokenizer) -> str:
+    tree = example_tree(example, Renderer(tokenizer))
     return Renderer(tokenizer).decode(tree.token_ids[tree.ce_weight != 0])
 
 
@@ -44,19 +44,19 @@ def test_rft_learns_what_the_student_did_where_the_tests_pass(tokenizer):
     assert RFT(actor="teacher").collect(1).mixer == TeacherOnly()
     turns = [Turn("see", "student", "whatever", None, (1, 2, 100), (-1.0,) * 3)]
     good, bad = make_episode(turns, "good"), make_episode(turns, "bad", outcome=UNRESOLVED)
-    (lesson,) = rft.lessons([Round(1, [bad, good], [])])
-    assert lesson.episode is good
-    assert learned(lesson, tokenizer) == "12<|im_end|>"  # the ids, not the text
+    (example,) = rft.examples([Round(1, [bad, good], [])])
+    assert example.episode is good
+    assert learned(example, tokenizer) == "12<|im_end|>"  # the ids, not the text
 
 
 def test_aggrevate_learns_the_turns_after_the_switch(tokenizer):
     method = AggreVaTe(start=0, step=20, cap=100)
     assert [method.collect(n).mixer.most for n in range(1, 8)] == [0, 20, 40, 60, 80, 100, 100]
-    (lesson,) = method.lessons([Round(1, [switched(outcome=UNRESOLVED)], [])])
-    assert learned(lesson, tokenizer) == "mend<|im_end|>done<|im_end|>"
+    (example,) = method.examples([Round(1, [switched(outcome=UNRESOLVED)], [])])
+    assert learned(example, tokenizer) == "mend<|im_end|>done<|im_end|>"
     alone = make_episode([Turn("o", "student", "x")])  # kappa beyond the end teaches nothing
-    (lesson,) = method.lessons([Round(1, [alone], [])])
-    assert lesson_tree(lesson, Renderer(tokenizer)) is None
+    (example,) = method.examples([Round(1, [alone], [])])
+    assert example_tree(example, Renderer(tokenizer)) is None
 
 
 def test_oec_drops_failures_and_repetition(tokenizer):
@@ -66,9 +66,9 @@ def test_oec_drops_failures_and_repetition(tokenizer):
     stubborn = make_episode(again, "stubborn")
     assert longest_repetition(stubborn) == 3 and longest_repetition(switched()) == 1
     data = [switched("failed", outcome=UNRESOLVED), stubborn, switched("good")]
-    (lesson,) = method.lessons([Round(1, data, [])])
-    assert lesson.episode.episode_id == "good"
-    assert learned(lesson, tokenizer) == "mend<|im_end|>done<|im_end|>"
+    (example,) = method.examples([Round(1, data, [])])
+    assert example.episode.episode_id == "good"
+    assert learned(example, tokenizer) == "mend<|im_end|>done<|im_end|>"
 
 
 def test_the_mixed_loss_imitates_the_teacher_and_corrects_the_student(tokenizer):
@@ -77,9 +77,9 @@ def test_the_mixed_loss_imitates_the_teacher_and_corrects_the_student(tokenizer)
     assert plan.mixer == PerTurnBeta(0.5) and (plan.annotate, plan.score) == ("nothing", "teacher")
     assert (method.objective.divergence, method.objective.coefficient) == ("k2", 0.5)
     scores = [Scores("s", 0, "t", (-3.0, -4.0, -5.0))]  # turn 1 was not scored: it teaches nothing
-    (lesson,) = method.lessons([Round(1, [switched()], [], scores)])
-    assert learned(lesson, tokenizer) == "mend<|im_end|>done<|im_end|>"
-    tree = lesson_tree(lesson, Renderer(tokenizer))
+    (example,) = method.examples([Round(1, [switched()], [], scores)])
+    assert learned(example, tokenizer) == "mend<|im_end|>done<|im_end|>"
+    tree = example_tree(example, Renderer(tokenizer))
     own = tree.kl_weight != 0
     assert tree.token_ids[own].tolist() == [1, 2, 100]
     assert tree.score[own].tolist() == [-3.0, -4.0, -5.0]
@@ -90,8 +90,8 @@ def test_dagger_labels_can_be_narrowed():
     data = [Round(1, [switched()], labels)]
 
     def targets(**options):
-        (lesson,) = DAgger(LINEAR, **options).lessons(data)
-        return lesson.targets
+        (example,) = DAgger(LINEAR, **options).examples(data)
+        return example.targets
 
     own = (Target(2, None), Target(3, None))
     assert targets(annotator="a") == (Target(0, "a 0"), Target(1, "a 1"), *own)
@@ -107,7 +107,7 @@ def test_a_window_of_rounds():
     data = [Round(n, [switched(f"e{n}")], []) for n in range(4)]
 
     def names(**options):
-        return [x.episode.episode_id for x in AggreVaTe(**options).lessons(data)]
+        return [x.episode.episode_id for x in AggreVaTe(**options).examples(data)]
 
     assert names() == ["e3"]
     assert names(aggregation="window", window=2) == ["e2", "e3"]

@@ -19,8 +19,8 @@ ROUND = Round(1, [make_episode(TURNS, "m")], LABELS)
 
 def learned(annotator, round=ROUND):
     algorithm = DAgger(Schedule("constant"), annotator=annotator)
-    (lesson,) = algorithm.lessons([round])
-    return [(target.turn, target.text) for target in lesson.targets]
+    (example,) = algorithm.examples([round])
+    return [(target.turn, target.text) for target in example.targets]
 
 
 def test_one_annotator_or_all():
@@ -34,5 +34,5 @@ def test_a_turn_that_a_teacher_executed_is_its_own_label_where_nobody_labelled()
 
 
 def test_sft_does_not_learn_what_fell_to_the_student():
-    (lesson,) = SFT(keep="all").lessons([ROUND])
-    assert lesson.targets == (Target(1, None),)
+    (example,) = SFT(keep="all").examples([ROUND])
+    assert example.targets == (Target(1, None),)

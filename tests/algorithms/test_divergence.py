@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.lessons import lesson_trees
 from algorithms.engine.losses import Predicted, denominator, jsd, per_token_divergence, total
 from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
@@ -31,8 +31,8 @@ def ours(setting, tokenizer, top_k, objective):
     renderer, episodes = setting
     student = tiny_model(len(tokenizer))
     scores = scored(tiny_model(len(tokenizer), 7), tokenizer, episodes, top_k)
-    lessons = [taught(e, s, kl_weight=1.0) for e, s in zip(episodes, scores, strict=True)]
-    trees = list(lesson_trees(lessons, renderer))
+    examples = [taught(e, s, kl_weight=1.0) for e, s in zip(episodes, scores, strict=True)]
+    trees = list(example_trees(examples, renderer))
     loss = Learner(student, None, TrainingConfig(), objective).loss(trees).loss
     loss = loss / denominator(trees, objective)
     loss.backward()

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from algorithms.base import Round
-from algorithms.engine.lessons import lesson_trees, tree_of
+from algorithms.engine.examples import example_trees, tree_of
 from algorithms.engine.losses import denominator
 from algorithms.engine.rendering import Renderer
 from algorithms.gkd import GKD
 from algorithms.grpo import GRPO, advantages
 from algorithms.opd import OPD
-from swe_gym_env.agents.mixers import PerEpisodeBeta
+from swe_gym_env.rollout.mixers import PerEpisodeBeta
 from swe_gym_env.types import Outcome, Scores, Turn
 from tests.algorithms.conftest import make_episode
 
@@ -47,16 +47,16 @@ def test_groups_share_a_prompt_and_equal_ones_teach_nothing(tokenizer):
     method = GRPO(repeats=4)
     data = [*group("a"), *group("b", (1.0,) * 4), *group("c", (0.0, 1.0, 1.0, 1.0))]
     broken = replace(data[3], outcome=Outcome("infra_error", mask=True))
-    lessons = list(method.lessons([Round(1, [*data[:3], broken, *data[4:]], [])]))
-    assert [x.group for x in lessons] == ["a/0"] * 3 + ["c/0"] * 4
-    assert lessons[0].targets[0].advantage == pytest.approx(2 / 3)  # the broken one counts nowhere
-    one, _ = lesson_trees(lessons, Renderer(tokenizer))
+    examples = list(method.examples([Round(1, [*data[:3], broken, *data[4:]], [])]))
+    assert [x.group for x in examples] == ["a/0"] * 3 + ["c/0"] * 4
+    assert examples[0].targets[0].advantage == pytest.approx(2 / 3)  # the broken one counts nowhere
+    one, _ = example_trees(examples, Renderer(tokenizer))
     prompt = len(Renderer(tokenizer).opening("You fix bugs.", "bug a"))
     assert len(one) == prompt + 2 + 3 + 4  # the prompt once, the tries of 2, 3 and 4 tokens
     assert sorted(set(one.sequence[one.pg_weight != 0])) == [0, 1, 2]
-    apart = list(lesson_trees(lessons, Renderer(tokenizer), len(one)))  # the other is longer
+    apart = list(example_trees(examples, Renderer(tokenizer), len(one)))  # the other is longer
     assert [tree.group for tree in apart] == [""] + ["c/0"] * 4
-    kept = GRPO(repeats=4, zero_variance="keep").lessons([Round(1, data, [])])
+    kept = GRPO(repeats=4, zero_variance="keep").examples([Round(1, data, [])])
     assert len(list(kept)) == 12
 
 
@@ -65,7 +65,7 @@ def test_groups_share_a_prompt_and_equal_ones_teach_nothing(tokenizer):
 )
 def test_aggregations_are_weights_and_a_denominator(tokenizer, aggregation, whole):
     method = GRPO(repeats=4, aggregation=aggregation, constant=10)
-    trees = list(lesson_trees(method.lessons([Round(1, group(), [])]), Renderer(tokenizer)))
+    trees = list(example_trees(method.examples([Round(1, group(), [])]), Renderer(tokenizer)))
     assert denominator(trees, method.objective) == pytest.approx(whole)
     weights = trees[0].pg_weight[trees[0].pg_weight != 0]
     each = {"token": 14, "sequence": 4, "constant": 1.4}[aggregation]
@@ -75,9 +75,9 @@ def test_aggregations_are_weights_and_a_denominator(tokenizer, aggregation, whol
 def test_truncated_episodes_count_in_the_mean_only():
     data = group()
     data[3] = replace(data[3], stop_reason="max_turns")
-    lessons = list(GRPO(repeats=4, truncated="mask").lessons([Round(1, data, [])]))
-    assert [x.episode.repeat for x in lessons] == [0, 1, 2]
-    assert lessons[0].targets[0].advantage == pytest.approx(0.75)
+    examples = list(GRPO(repeats=4, truncated="mask").examples([Round(1, data, [])]))
+    assert [x.episode.repeat for x in examples] == [0, 1, 2]
+    assert examples[0].targets[0].advantage == pytest.approx(0.75)
 
 
 def test_dynamic_sampling_plays_on_until_enough_groups_differ():
@@ -99,7 +99,7 @@ def test_grpo_penalises_leaving_the_start_only_where_asked():
     assert method.collect(1).score == "start" and method.objective.coefficient == 0.01
     data = group()
     scores = [Scores(e.episode_id, 0, "start", (-1.0,) * (2 + n)) for n, e in enumerate(data)]
-    (first, *_) = method.lessons([Round(1, data, [], scores)])
+    (first, *_) = method.examples([Round(1, data, [], scores)])
     assert first.targets[0].kl_weight == 1 and first.targets[0].scores == scores[0]
 
 
@@ -108,7 +108,7 @@ def test_a_turn_without_its_log_probs_is_refused(tokenizer):
     turn = replace(data[0].turns[0], logprobs=())
     data[0] = replace(data[0], turns=(turn,))
     with pytest.raises(ValueError, match="log-prob of every sampled token"):
-        list(lesson_trees(GRPO(repeats=4).lessons([Round(1, data, [])]), Renderer(tokenizer)))
+        list(example_trees(GRPO(repeats=4).examples([Round(1, data, [])]), Renderer(tokenizer)))
 
 
 def test_opd_weighs_each_token_by_what_the_teacher_thinks_of_it(tokenizer):
@@ -117,12 +117,12 @@ def test_opd_weighs_each_token_by_what_the_teacher_thinks_of_it(tokenizer):
     data = [Round(1, [episode, tried("b", 0, 0.0)], [], scores)]
     method = OPD()
     assert method.collect(1).score == "teacher" and method.objective.clip_low is None
-    tree = tree_of(list(method.lessons(data))[:1], Renderer(tokenizer))
+    tree = tree_of(list(method.examples(data))[:1], Renderer(tokenizer))
     own = tree.pg_weight != 0
     wanted = [-0.5 - logprob for logprob in episode.turns[0].logprobs]
     assert np.allclose(tree.advantage[own], wanted) and not tree.ce_weight.any()
-    assert list(method.lessons(data))[1].targets == ()  # not scored
-    tree = tree_of(list(OPD("k2").lessons(data))[:1], Renderer(tokenizer))
+    assert list(method.examples(data))[1].targets == ()  # not scored
+    tree = tree_of(list(OPD("k2").examples(data))[:1], Renderer(tokenizer))
     assert tree.kl_weight.sum() == 3 and not tree.pg_weight.any()
     with pytest.raises(ValueError, match="advantage, k1, k2, k3"):
         OPD("k4")
@@ -134,8 +134,8 @@ def test_gkd_keeps_the_teachers_most_likely_tokens(tokenizer):
     assert plan.mixer == PerEpisodeBeta(0.75) and (plan.score, plan.top_k) == ("teacher", 2)
     top = ((5, 6),) * 3, ((-0.1, -3.0),) * 3
     scores = [Scores("a/0", 0, "teacher", (-0.5,) * 3, *top)]
-    lessons = method.lessons([Round(1, [tried("a", 0, 0.0, 3)], [], scores)])
-    (tree,) = lesson_trees(lessons, Renderer(tokenizer))
+    examples = method.examples([Round(1, [tried("a", 0, 0.0, 3)], [], scores)])
+    (tree,) = example_trees(examples, Renderer(tokenizer))
     assert tree.top_ids[tree.kl_weight != 0].tolist() == [[5, 6]] * 3
     assert np.isneginf(tree.top_logprobs[tree.kl_weight == 0]).all()
     with pytest.raises(ValueError, match="jsd_beta"):

@@ -6,7 +6,7 @@ import torch
 
 from algorithms.engine.hf_policy import HFPolicy, pick
 from algorithms.engine.tree import in_common
-from swe_gym_env.agents.base import CONTEXT_FULL
+from swe_gym_env.policies.base import CONTEXT_FULL
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_state
 
@@ -61,7 +61,7 @@ def test_cached_batched_logprobs_equal_a_plain_forward_over_turns(tiny, tokenize
 
 
 def test_a_history_window_that_moves_is_answered_as_it_is_shown(tiny, tokenizer):
-    from swe_gym_env.agents.history import windowed
+    from swe_gym_env.rollout.history import windowed
 
     policy = HFPolicy(tiny, tokenizer, temperature=1.0, top_p=1.0, max_new_tokens=12)
     turns = ()

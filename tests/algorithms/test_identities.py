@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from algorithms.base import Target
+from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.lessons import lesson_trees
 from algorithms.engine.losses import Predicted, denominator, total
 from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
@@ -64,7 +64,7 @@ def eight(tokenizer):
     )
 
 
-def lessons(s, group=False, **weights):
+def examples(s, group=False, **weights):
     return [
         taught(item, scores, f"g{n // 4}" if group else "", advantage=[1.5, -0.5][n % 2], **weights)
         for n, (item, scores) in enumerate(zip(s.episodes, s.scores, strict=True))
@@ -74,7 +74,7 @@ def lessons(s, group=False, **weights):
 def computed(s, items, objective=Objective(), rows=None):  # noqa: B008
     """Loss and gradient of one optimiser batch; ``rows`` cuts its trees into micro-batches."""
     model = tiny_model(s.size)
-    trees = list(lesson_trees(items, s.renderer))
+    trees = list(example_trees(items, s.renderer))
     learner = Learner(model, None, TrainingConfig(), objective)
     if objective.truncation is not None:
         learner._remember_old(trees)
@@ -94,16 +94,16 @@ def assert_same(one, two):
 @both
 @streams
 def test_packed_is_one_by_one_is_grouped(setting, objective, weights):
-    packed = computed(setting, lessons(setting, **weights), objective)
+    packed = computed(setting, examples(setting, **weights), objective)
     assert abs(packed[0]) > 1e-3
     alone = computed(
-        setting, lessons(setting, **weights), objective, lambda trees: [[t] for t in trees]
+        setting, examples(setting, **weights), objective, lambda trees: [[t] for t in trees]
     )
     assert_same(alone, packed)
-    backwards = computed(setting, lessons(setting, **weights)[::-1], objective)
+    backwards = computed(setting, examples(setting, **weights)[::-1], objective)
     assert_same(backwards, packed)
-    grouped = lessons(setting, group=True, **weights)
-    assert len(list(lesson_trees(grouped, setting.renderer))) == 2
+    grouped = examples(setting, group=True, **weights)
+    assert len(list(example_trees(grouped, setting.renderer))) == 2
     assert_same(computed(setting, grouped, objective), packed)
 
 
@@ -112,7 +112,7 @@ def test_packed_is_one_by_one_is_grouped(setting, objective, weights):
 def test_packed_is_padded(setting, objective, weights):
     """The same sums over log-probs of a plain, padded batch."""
     s, model = setting, tiny_model(setting.size)
-    trees = list(lesson_trees(lessons(s, **weights), s.renderer))
+    trees = list(example_trees(examples(s, **weights), s.renderer))
     ids = torch.zeros(len(trees), max(map(len, trees)), dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, tree in enumerate(trees):
@@ -131,7 +131,7 @@ def test_packed_is_padded(setting, objective, weights):
     sums = total(objective, Predicted(found, found > 0, top, none, none), packed)
     (sums.loss / denominator(trees, objective)).backward()
     wanted = (sums.loss.item() / denominator(trees, objective), grads(model))
-    assert_same(computed(s, lessons(s, **weights), objective), wanted)
+    assert_same(computed(s, examples(s, **weights), objective), wanted)
 
 
 @both
@@ -139,7 +139,7 @@ def test_packed_is_padded(setting, objective, weights):
 def test_eight_micro_batches_of_one_are_one_of_eight(setting, objective, weights):
     def after(budget):
         model = tiny_model(setting.size)
-        trees = list(lesson_trees(lessons(setting, **weights), setting.renderer))
+        trees = list(example_trees(examples(setting, **weights), setting.renderer))
         config = TrainingConfig(lr=1e-3, micro_batch_tokens=budget, warmup_steps=0, epochs=2)
         report = Learner(model, None, config, objective).train(trees)
         return model.state_dict(), report
@@ -175,7 +175,7 @@ def test_a_group_that_did_equally_well_teaches_nothing(setting, objective):
 @streams
 def test_a_masked_episode_is_an_absent_one(setting, objective, weights):
     for group in (False, True):
-        items = lessons(setting, group=group, **weights)
+        items = examples(setting, group=group, **weights)
         masked = [
             replace(item, targets=tuple(replace(t, **dict.fromkeys(weights, 0.0)) for t in targets))
             if n in (2, 5)
@@ -206,7 +206,7 @@ def test_equal_labels_of_a_group_still_count_as_two_sequences(setting):
     label = words(rng)
     items = [
         replace(item, targets=(Target(0, label, weight=1.0),))
-        for item in lessons(setting, group=True)[:4]
+        for item in examples(setting, group=True)[:4]
     ]
     separate = [replace(item, group="") for item in items]
     for objective in OBJECTIVES.values():
@@ -216,7 +216,7 @@ def test_equal_labels_of_a_group_still_count_as_two_sequences(setting):
 
 def test_cross_entropy_is_torchs(setting):
     s, model = setting, tiny_model(setting.size)
-    loss, gradient = computed(s, lessons(s, weight=1.0))
+    loss, gradient = computed(s, examples(s, weight=1.0))
     parts = []
     for item in s.episodes:
         for n, turn in enumerate(item.turns):

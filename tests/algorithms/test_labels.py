@@ -7,9 +7,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from algorithms.base import Lesson, Round, Target
+from algorithms.base import TrainingExample, Round, Target
 from algorithms.dagger import DAgger
-from algorithms.engine.lessons import labels_as_executed, lesson_tree
+from algorithms.engine.examples import labels_as_executed, example_tree
 from algorithms.engine.rendering import Renderer
 from algorithms.gkd import GKD
 from algorithms.grpo import GRPO
@@ -36,43 +36,43 @@ def sampled(renderer, how: str, text: str = TEXT) -> Turn:
     return Turn("look", "student", text, None, tuple(ids), (-1.0,) * len(ids))
 
 
-def learned(renderer, lesson: Lesson, turn: int = 0, stream: str = "ce_weight") -> str:
-    tree = lesson_tree(lesson, renderer)
+def learned(renderer, example: TrainingExample, turn: int = 0, stream: str = "ce_weight") -> str:
+    tree = example_tree(example, renderer)
     here = (getattr(tree, stream) != 0) & (tree.segment == turn)
     return renderer.decode(tree.token_ids[here])
 
 
-def seen_by_the_next_turn(renderer, lesson: Lesson) -> str:
-    tree = lesson_tree(lesson, renderer)
+def seen_by_the_next_turn(renderer, example: TrainingExample) -> str:
+    tree = example_tree(example, renderer)
     first = int(np.flatnonzero(tree.segment == 1)[0])
     return renderer.decode(path(tree, int(tree.parent[first])))
 
 
-def dagger(turn: Turn, label: str = TEXT, annotators=("expert",)) -> Lesson:
+def dagger(turn: Turn, label: str = TEXT, annotators=("expert",)) -> TrainingExample:
     after = Turn("then", "teacher", "done")
     episode = make_episode([turn, after])
     labels = [Annotation("e", 0, who, label) for who in annotators]
     method = DAgger(Schedule("constant", start=0.0))
-    (lesson,) = method.lessons([Round(1, [episode], labels)])
-    return lesson
+    (example,) = method.examples([Round(1, [episode], labels)])
+    return example
 
 
 @pytest.mark.parametrize("how", ["whole", "cut", "other"])
 def test_a_label_of_the_same_text_ends_as_the_student_ends_a_turn(renderer, how) -> None:
-    lesson = dagger(sampled(renderer, how))
-    assert learned(renderer, lesson) == TEXT + END
-    assert learned(renderer, lesson, 1) == "done" + END
+    example = dagger(sampled(renderer, how))
+    assert learned(renderer, example) == TEXT + END
+    assert learned(renderer, example, 1) == "done" + END
     executed = TEXT + {"whole": END, "cut": END, "other": OTHER + END}[how]
-    assert seen_by_the_next_turn(renderer, lesson).endswith("assistant\n" + executed)
+    assert seen_by_the_next_turn(renderer, example).endswith("assistant\n" + executed)
     # what is equal is computed once
-    tree, text = lesson_tree(lesson, renderer), renderer.encode("bash")
+    tree, text = example_tree(example, renderer), renderer.encode("bash")
     runs = [
         n
         for n in range(len(tree) - 3)
         if tree.token_ids[n : n + 4].tolist() == text and tree.segment[n] == 0
     ]
     assert len(runs) == 1
-    same, other = labels_as_executed([lesson], renderer)
+    same, other = labels_as_executed([example], renderer)
     assert (same, other) == (1, int(how != "whole"))
 
 
@@ -82,13 +82,13 @@ def test_a_label_is_spelled_as_the_tokenizer_spells_it() -> None:
     letters = [token for letter in "ls -la" for token in renderer.encode(letter)]
     assert len(letters) > len(canonical)
     turn = Turn("look", "student", "ls -la", None, (*letters, renderer.end_id), (-1.0,) * 7)
-    lesson = dagger(turn, "ls -la")
-    tree = lesson_tree(lesson, renderer)
+    example = dagger(turn, "ls -la")
+    tree = example_tree(example, renderer)
     here = (tree.ce_weight != 0) & (tree.segment == 0)
     assert tree.token_ids[here].tolist() == [*canonical, renderer.end_id]
     first = int(np.flatnonzero(tree.segment == 1)[0])
     assert path(tree, int(tree.parent[first]))[-7:] == [*letters, renderer.end_id]
-    assert labels_as_executed([lesson], renderer) == (1, 1)
+    assert labels_as_executed([example], renderer) == (1, 1)
 
 
 def test_blanks_make_another_label_unless_the_template_drops_them(renderer) -> None:
@@ -100,10 +100,10 @@ def test_blanks_make_another_label_unless_the_template_drops_them(renderer) -> N
 
 
 def test_labels_of_two_annotators_add_up(renderer) -> None:
-    lesson = dagger(sampled(renderer, "cut"), annotators=("a", "b"))
-    tree = lesson_tree(lesson, renderer)
+    example = dagger(sampled(renderer, "cut"), annotators=("a", "b"))
+    tree = example_tree(example, renderer)
     assert set(tree.ce_weight[(tree.segment == 0) & (tree.ce_weight != 0)]) == {2.0}
-    assert learned(renderer, lesson) == TEXT + END
+    assert learned(renderer, example) == TEXT + END
 
 
 def test_a_thought_before_the_same_words_is_no_part_of_the_label() -> None:
@@ -120,16 +120,16 @@ def test_the_executed_turn_itself_is_learned_as_it_was_sampled(renderer, how) ->
     turn = sampled(renderer, how)
     own = TEXT + {"whole": END, "cut": "", "other": OTHER}[how]
     episode = make_episode([turn])
-    (lesson,) = RFT().lessons([Round(1, [episode], [])])
-    assert learned(renderer, lesson) == own
+    (example,) = RFT().examples([Round(1, [episode], [])])
+    assert learned(renderer, example) == own
     worse = make_episode([turn], "e2", repeat=1)
     worse = type(worse)(**{**vars(worse), "instance_id": "e", "outcome": failed()})
-    for lesson in GRPO(repeats=2).lessons([Round(1, [episode, worse], [])]):
-        assert learned(renderer, lesson, stream="pg_weight") == own
+    for example in GRPO(repeats=2).examples([Round(1, [episode, worse], [])]):
+        assert learned(renderer, example, stream="pg_weight") == own
     count = len(renderer.reply(turn).token_ids)
     scores = Scores("e", 0, "t", (-1.0,) * count, ((1,),) * count, ((-1.0,),) * count)
-    (lesson,) = GKD().lessons([Round(1, [episode], [], [scores])])
-    assert learned(renderer, lesson, stream="kl_weight") == own
+    (example,) = GKD().examples([Round(1, [episode], [], [scores])])
+    assert learned(renderer, example, stream="kl_weight") == own
 
 
 def failed():
@@ -140,13 +140,13 @@ def failed():
 
 def test_a_turn_of_the_teacher_is_its_own_label_and_has_an_end(renderer) -> None:
     episode = make_episode([Turn("look", "teacher", TEXT)])
-    (lesson,) = SFT().lessons([Round(0, [episode], [])])
-    assert learned(renderer, lesson) == TEXT + END
-    assert labels_as_executed([lesson], renderer) == (0, 0)
+    (example,) = SFT().examples([Round(0, [episode], [])])
+    assert learned(renderer, example) == TEXT + END
+    assert labels_as_executed([example], renderer) == (0, 0)
 
 
 @pytest.mark.parametrize("weights", [{"pg_weight": 1.0}, {"kl_weight": 1.0}])
 def test_a_label_carries_cross_entropy_alone(renderer, weights) -> None:
     turn = sampled(renderer, "whole")
     with pytest.raises(ValueError, match="executed turns alone"):
-        lesson_tree(Lesson(make_episode([turn]), (Target(0, TEXT, **weights),)), renderer)
+        example_tree(TrainingExample(make_episode([turn]), (Target(0, TEXT, **weights),)), renderer)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from algorithms.base import Lesson, Target
+from algorithms.base import TrainingExample, Target
 from algorithms.engine import losses
 from algorithms.engine.checkpoint import load_model, load_tokenizer, save_checkpoint
+from algorithms.engine.examples import example_tree
 from algorithms.engine.hf_policy import HFPolicy
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.lessons import lesson_tree
 from algorithms.engine.losses import denominator
 from algorithms.engine.optimizer import MasterAdamW
 from algorithms.engine.rendering import Renderer
-from algorithms.engine.tree import TrainSample
+from algorithms.engine.tree import TokenTree
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_episode, make_state, tiny_model
@@ -41,7 +41,7 @@ def test_accumulation_does_not_change_the_step():
 def test_a_chain_is_plain_cross_entropy(monkeypatch):
     monkeypatch.setattr(losses, "CHUNK", 7)  # several chunks, so recomputed in the backward
     model, ids = tiny_model(50), torch.randint(0, 50, (1, 30))
-    chain = TrainSample(
+    chain = TokenTree(
         ids[0].numpy(), np.arange(-1, 29), np.ones(30, dtype=np.float32), np.zeros(30, dtype=int)
     )
     logits = model(ids).logits[0, :-1]
@@ -92,18 +92,18 @@ def test_the_learning_rate_is_that_of_torchs_own_schedulers(lr_end):
     assert ours.rate() == pytest.approx(0.01 * lr_end)
 
 
-def lessons(count=4):
+def examples(count=4):
     made = []
     for n in range(count):
         episode = make_episode([Turn(f"task {n}", "student", "dunno")], f"e{n}")
-        made.append(Lesson(episode, (Target(0, f"```bash\nsed -n {n}{n}p f{n}.py\n```"),)))
+        made.append(TrainingExample(episode, (Target(0, f"```bash\nsed -n {n}{n}p f{n}.py\n```"),)))
     return made
 
 
 def overfit(model, tokenizer, folder, **options):
     """Train on four labels, save, load, and see what the student says greedily."""
     renderer = Renderer(tokenizer)
-    trees = [lesson_tree(lesson, renderer) for lesson in lessons()]
+    trees = [example_tree(example, renderer) for example in examples()]
     learner = Learner(model, tokenizer, TrainingConfig(batch_size=4, **options))
     calls = []
     report = learner.train(trees, lambda *call: calls.append(call))
@@ -112,8 +112,8 @@ def overfit(model, tokenizer, folder, **options):
     learner.save(folder)
     policy = HFPolicy.from_folder(folder, model.dtype, temperature=0.0, max_new_tokens=40)
     replies = policy.act([make_state(n, (), f"task {n}") for n in range(4)])
-    for lesson, reply in zip(lessons(), replies, strict=True):
-        assert reply.text == lesson.targets[0].text
+    for example, reply in zip(examples(), replies, strict=True):
+        assert reply.text == example.targets[0].text
         assert reply.token_ids[-1] == policy.renderer.end_id
     assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
 

@@ -2,11 +2,11 @@ import pytest
 
 from algorithms.base import Round, Target
 from algorithms.dagger import DAgger
-from algorithms.engine.lessons import lesson_tree
+from algorithms.engine.examples import example_tree
 from algorithms.engine.rendering import Renderer
 from algorithms.schedules import Schedule
 from algorithms.sft import SFT
-from swe_gym_env.agents.mixers import PerTurnBeta, TeacherOnly
+from swe_gym_env.rollout.mixers import PerTurnBeta, TeacherOnly
 from swe_gym_env.types import Annotation, Outcome, Turn
 from tests.algorithms.conftest import make_episode
 
@@ -42,8 +42,8 @@ def mixed_round(index=1):
 
 def test_dagger_of_a_teacher_is_sft(tokenizer):
     renderer, data = Renderer(tokenizer), [teacher_round()]
-    ours = [lesson_tree(lesson, renderer) for lesson in DAgger(LINEAR).lessons(data)]
-    sft = [lesson_tree(lesson, renderer) for lesson in SFT().lessons(data)]
+    ours = [example_tree(example, renderer) for example in DAgger(LINEAR).examples(data)]
+    sft = [example_tree(example, renderer) for example in SFT().examples(data)]
     assert len(ours) == len(sft) == 2
     for one, two in zip(ours, sft, strict=True):
         for field in ("token_ids", "parent", "ce_weight", "segment"):
@@ -63,10 +63,10 @@ def test_who_acts_and_who_is_asked():
 
 
 def test_dagger_learns_labels_and_leaves_the_history_alone(tokenizer):
-    (lesson,) = DAgger(LINEAR).lessons([teacher_round(), mixed_round()])
-    assert lesson.targets == (Target(0, "right"), Target(1, None), Target(2, "same"))
+    (example,) = DAgger(LINEAR).examples([teacher_round(), mixed_round()])
+    assert example.targets == (Target(0, "right"), Target(1, None), Target(2, "same"))
     renderer = Renderer(tokenizer)
-    tree = lesson_tree(lesson, renderer)
+    tree = example_tree(example, renderer)
     learned = renderer.decode(tree.token_ids[tree.ce_weight != 0])
     assert learned == "right<|im_end|>mend<|im_end|>same<|im_end|>"
     # the state of turn 1 holds what the student sampled, not the label
@@ -79,16 +79,16 @@ def test_dagger_learns_labels_and_leaves_the_history_alone(tokenizer):
 
 def test_aggregation_and_filters():
     data = [teacher_round(), mixed_round()]
-    assert len(list(DAgger(LINEAR, aggregation="union").lessons(data))) == 3
+    assert len(list(DAgger(LINEAR, aggregation="union").examples(data))) == 3
     # iteration 0 was not annotated: the teacher's own turns are labels all the same
     bare = Round(0, data[0].episodes, [])
-    assert all(len(x.targets) == 3 for x in DAgger(LINEAR).lessons([bare]))
-    assert list(DAgger(LINEAR, keep="finished").lessons(data)) == []
+    assert all(len(x.targets) == 3 for x in DAgger(LINEAR).examples([bare]))
+    assert list(DAgger(LINEAR, keep="finished").examples(data)) == []
     fault = make_episode([Turn("s", "teacher", "t")], outcome=Outcome("infra_error", mask=True))
     failed = make_episode([Turn("s", "teacher", "t")], outcome=Outcome("unresolved"))
     last = Round(0, [fault, failed], [])
-    assert [x.episode for x in SFT().lessons([last])] == [failed]
-    assert list(SFT(keep="resolved").lessons([last])) == []
+    assert [x.episode for x in SFT().examples([last])] == [failed]
+    assert list(SFT(keep="resolved").examples([last])) == []
     for method in (SFT, lambda **options: DAgger(LINEAR, **options)):
         with pytest.raises(ValueError, match="latest, union"):
             method(aggregation="last")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from algorithms.base import Round
+from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.lessons import lesson_trees
 from algorithms.engine.losses import Predicted, total
 from algorithms.engine.objective import Objective
 from algorithms.opd import OPD
@@ -107,8 +107,8 @@ def test_a_model_comes_closer_to_its_teacher_at_every_epoch(tokenizer) -> None:
     renderer, episodes = played(student, tokenizer, 2, top_p=1.0)
     scores = [s for one in scored(teacher, tokenizer, episodes) for s in one]
     method = OPD()
-    lessons = list(method.lessons([Round(1, episodes, [], scores)]))
-    trees = list(lesson_trees(lessons, renderer))
+    examples = list(method.examples([Round(1, episodes, [], scores)]))
+    trees = list(example_trees(examples, renderer))
     config = TrainingConfig(lr=3e-4, batch_size=3, epochs=40, warmup_steps=0)
     report = Learner(student, None, config, method.objective).train(trees)
     assert len(report.divergence) == 40 and report.clipped[-1] == 0
@@ -121,18 +121,18 @@ def test_the_first_advantage_is_kept_beside_the_score(tokenizer) -> None:
     model = tiny_model(len(tokenizer))
     renderer, (item, *_) = played(model, tokenizer, 1, top_p=1.0)
     (scores,) = scored(tiny_model(len(tokenizer), 7), tokenizer, [item])
-    (lesson,) = OPD().lessons([Round(1, [item], [], scores)])
-    (target,) = lesson.targets
-    (tree,) = lesson_trees([lesson], renderer)
+    (example,) = OPD().examples([Round(1, [item], [], scores)])
+    (target,) = example.targets
+    (tree,) = example_trees([example], renderer)
     here = tree.pg_weight != 0
     count = len(item.turns[0].token_ids)
     assert tree.score[here] == pytest.approx(scores[0].logprobs[:count], abs=1e-5)
     own = [s - t for s, t in zip(scores[0].logprobs, item.turns[0].logprobs, strict=False)]
     assert list(target.advantage) == pytest.approx(own[:count])
     short = replace(scores[0], logprobs=scores[0].logprobs[:-1])
-    (lesson,) = OPD().lessons([Round(1, [item], [], [short])])
+    (example,) = OPD().examples([Round(1, [item], [], [short])])
     with pytest.raises(ValueError, match="scores of"):
-        list(lesson_trees([lesson], renderer))
+        list(example_trees([example], renderer))
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])

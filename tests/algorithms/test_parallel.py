@@ -14,14 +14,14 @@ import torch
 
 from algorithms.engine import parallel
 from algorithms.engine.checkpoint import load_model, load_tokenizer
+from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.lessons import lesson_trees
 from algorithms.engine.models import embedded_model
 from algorithms.engine.objective import Objective
-from algorithms.engine.tree import TrainSample
+from algorithms.engine.tree import TokenTree
 from tests.algorithms.conftest import smollm2 as smollm2
 from tests.algorithms.conftest import tiny_model, tiny_tokenizer
-from tests.algorithms.test_identities import STREAMS, eight, lessons
+from tests.algorithms.test_identities import STREAMS, eight, examples
 
 CASES = {
     "tokens": (Objective(), {}),
@@ -56,7 +56,7 @@ def trained(folder: Path, samples, tokenizer) -> None:
 
 
 def all_trees(s, count):
-    return list(lesson_trees(lessons(s, **STREAMS["all"]) * 3, s.renderer))[:count]
+    return list(example_trees(examples(s, **STREAMS["all"]) * 3, s.renderer))[:count]
 
 
 def main(folder: Path) -> None:
@@ -123,10 +123,10 @@ def embedded(folder: Path, dtype: str) -> None:
         (folder / "report.json").write_text(json.dumps([report.loss, report.grad_norm]))
 
 
-def chain(length: int, seed: int) -> TrainSample:
+def chain(length: int, seed: int) -> TokenTree:
     ids = np.random.default_rng(seed).integers(1000, 2000, length)
     line = np.arange(length)
-    return TrainSample(ids, line - 1, (line > 30).astype(np.float32), np.zeros(length, np.int64))
+    return TokenTree(ids, line - 1, (line > 30).astype(np.float32), np.zeros(length, np.int64))
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.lessons import lesson_trees
 from algorithms.engine.losses import denominator
 from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
@@ -155,11 +155,11 @@ def test_policy_gradients_are_those_of_trl(setting, kind, ratio, clip, coefficie
     expected.backward()
     wanted = grads(s.moved)
 
-    lessons = []
+    examples = []
     for item, advantage, scores in zip(s.episodes, ADVANTAGES, s.reference, strict=True):
         length = sum(len(turn.token_ids) for turn in item.turns)
         each = {"grpo": 1 / length, "dr_grpo": 1 / LONGEST}.get(kind, 1.0)
-        lessons.append(
+        examples.append(
             taught(
                 item,
                 scores,
@@ -175,7 +175,7 @@ def test_policy_gradients_are_those_of_trl(setting, kind, ratio, clip, coefficie
         coefficient=coefficient,
         denominator="sequences" if kind in ("grpo", "dr_grpo") else "weights",
     )
-    trees = list(lesson_trees(lessons, s.renderer))
+    trees = list(example_trees(examples, s.renderer))
     s.ours.load_state_dict(s.before)
     learner = Learner(s.ours, None, TrainingConfig(), objective)
     if truncation is not None:

@@ -1,7 +1,7 @@
 import pytest
 
-from algorithms.base import Lesson, Target
-from algorithms.engine.lessons import lesson_tree
+from algorithms.base import TrainingExample, Target
+from algorithms.engine.examples import example_tree
 from algorithms.engine.rendering import DATE, Renderer, fingerprint
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Turn
@@ -68,7 +68,7 @@ def test_mask_decodes_to_the_reply_and_its_end(name, tokenizer):
     chosen = tokenizer if name == "tiny" else family(name)
     renderer, episode = Renderer(chosen), make_episode(list(TURNS))
     for turn in range(2):
-        tree = lesson_tree(Lesson(episode, (Target(turn, None),)), renderer)
+        tree = example_tree(TrainingExample(episode, (Target(turn, None),)), renderer)
         learned = renderer.decode(tree.token_ids[tree.ce_weight != 0])
         assert learned == TURNS[turn].text + chosen.eos_token
 
@@ -78,8 +78,8 @@ def test_sampled_ids_survive_and_a_cut_turn_gets_an_end_without_loss(tokenizer):
     # Two ids for what one encoding of the text would never give: [a][b] with an unknown between.
     sampled = (tokenizer.unk_token_id, 5, 6)
     turn = Turn("look", "student", "x56", None, sampled)
-    tree = lesson_tree(
-        Lesson(make_episode([turn, TURNS[1]]), (Target(0, None), Target(1, None))), renderer
+    tree = example_tree(
+        TrainingExample(make_episode([turn, TURNS[1]]), (Target(0, None), Target(1, None))), renderer
     )
     assert tuple(tree.token_ids[(tree.ce_weight != 0) & (tree.segment == 0)]) == sampled
     ends = (tree.token_ids == renderer.end_id) & (tree.segment == 0)
@@ -96,7 +96,7 @@ def test_a_label_ends_as_the_student_ends_a_turn_whatever_the_teacher_does():
     assert teacher.decode(said[-1:]) == "<|eot_id|>"
     episode = make_episode([Turn("o", "student", "x")])
     label = Target(0, teacher.decode(said[:-1]))
-    tree = lesson_tree(Lesson(episode, (label,)), student)
+    tree = example_tree(TrainingExample(episode, (label,)), student)
     learned = tree.token_ids[tree.ce_weight != 0]
     assert learned[-1] == student.end_id == family("qwen3").get_vocab()["<|im_end|>"]
     assert student.decode(learned) == "```bash\nls\n```<|im_end|>"

@@ -9,17 +9,17 @@ import torch
 
 from algorithms.engine import attention
 from algorithms.engine.attention import TreeMask
+from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import FILLER, Learner, TrainingConfig
-from algorithms.engine.lessons import lesson_trees
 from algorithms.engine.losses import denominator
 from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
-from algorithms.engine.tree import TrainSample, pack
+from algorithms.engine.tree import TokenTree, pack
 from tests.algorithms.conftest import tiny_model
-from tests.algorithms.test_tree import grads, lesson, naive_loss, path, random_tree
+from tests.algorithms.test_tree import grads, example, naive_loss, path, random_tree
 
 
-def tree_of(rng: random.Random, trunk: list[int], size: int) -> TrainSample:
+def tree_of(rng: random.Random, trunk: list[int], size: int) -> TokenTree:
     """A random tree of ``size`` nodes whose first are a chain of the tokens ``trunk``."""
     grown = random_tree(rng, size, 50)
     chain = np.arange(-1, len(trunk) - 1)
@@ -30,7 +30,7 @@ def tree_of(rng: random.Random, trunk: list[int], size: int) -> TrainSample:
     return replace(grown, token_ids=tokens, parent=np.concatenate([chain, own]), ce_weight=weight)
 
 
-def family(seed: int) -> list[TrainSample]:
+def family(seed: int) -> list[TokenTree]:
     """Common beginnings of several lengths, one tree that is the beginning of another, two equal
     ones, one that has nothing in common with any, a lone root and a forest."""
     rng = random.Random(seed)
@@ -45,14 +45,14 @@ def family(seed: int) -> list[TrainSample]:
     ]
     forest = np.array([-1, 0, -1, 2, 3])
     trees.append(
-        TrainSample(np.array([7, 8, 7, 8, 9]), forest, np.ones(5, np.float32), np.zeros(5, int))
+        TokenTree(np.array([7, 8, 7, 8, 9]), forest, np.ones(5, np.float32), np.zeros(5, int))
     )
     trees.append(replace(trees[0], name="again"))
     rng.shuffle(trees)
     return trees
 
 
-def prefixes(trees: list[TrainSample]) -> int:
+def prefixes(trees: list[TokenTree]) -> int:
     """How many nodes are left when trunks are merged: counted by their paths."""
     trunks = {tuple(path(tree, node)) for tree in trees for node in range(tree.trunk)}
     return len(trunks) + sum(len(tree) - tree.trunk for tree in trees)
@@ -111,7 +111,7 @@ def test_the_gradient_is_that_of_naive_sequences(monkeypatch):
         assert torch.allclose(grad, wanted[name], atol=1e-5, rtol=1e-4), name
 
 
-def with_all_streams(tree: TrainSample, seed: int) -> TrainSample:
+def with_all_streams(tree: TokenTree, seed: int) -> TokenTree:
     draw, n = np.random.default_rng(seed), len(tree)
 
     def some() -> np.ndarray:
@@ -153,8 +153,8 @@ def test_all_streams_are_those_of_trees_apart(ratio, divergence, truncation):
 
 def test_episodes_of_one_batch_share_their_system_prompt(tokenizer):
     rng, renderer = random.Random(5), Renderer(tokenizer)
-    lessons = [lesson(rng, 2) for _ in range(4)]
-    trees = list(lesson_trees(lessons, renderer))
+    examples = [example(rng, 2) for _ in range(4)]
+    trees = list(example_trees(examples, renderer))
     common = len(renderer.opening("You fix bugs.", "")) - len(renderer.opening("", "")) + 1
     assert len(pack(trees).end) <= sum(map(len, trees)) - (len(trees) - 1) * common
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 import transformers
 
-from algorithms.base import Lesson, Target
+from algorithms.base import TrainingExample, Target
 from algorithms.engine import forward as passes
 from algorithms.engine.checkpoint import load_model
 from algorithms.engine.divergence import divergences
+from algorithms.engine.examples import example_tree
 from algorithms.engine.hf_policy import HFPolicy
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.lessons import lesson_tree
 from algorithms.engine.losses import denominator
 from algorithms.engine.scorer import HFScorer
 from algorithms.engine.supported import PROVEN, check_folder, check_student
-from experiments import preflight
+from experiments.pipeline import preflight
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_episode, make_state
@@ -151,7 +151,7 @@ def plain(model, renderer, episode, temperature: float = 1.0) -> list[list[float
 
 def of_trainer(model, renderer, episode, temperature: float = 1.0) -> list[float]:
     turns = range(len(episode.turns))
-    tree = lesson_tree(Lesson(episode, tuple(Target(n, None) for n in turns)), renderer)
+    tree = example_tree(TrainingExample(episode, tuple(Target(n, None) for n in turns)), renderer)
     Learner(model, None, TrainingConfig())
     with torch.no_grad():
         return passes.forward(model, [tree], 0, temperature)[0].logprobs.tolist()
@@ -200,7 +200,7 @@ def test_gradients_go_through_scaled_and_capped_logits(tokenizer, case) -> None:
     model = accepted(tokenizer, case)
     renderer, episodes = played(model, tokenizer, 2, top_p=1.0)
     trees = [
-        lesson_tree(Lesson(item, (Target(0, "ab"), Target(1, None))), renderer) for item in episodes
+        example_tree(TrainingExample(item, (Target(0, "ab"), Target(1, None))), renderer) for item in episodes
     ]
     expected = naive_loss(model, trees)
     expected.backward()
@@ -319,7 +319,7 @@ def test_dropout_is_refused_in_training_and_before_a_run_and_allowed_in_a_teache
     with pytest.raises(SetupError, match=f"{key}=0.1.* Set "):
         check_student(model.config.to_dict(), "it")
     renderer, (item, *_) = played(model, tokenizer, 1, top_p=1.0)
-    tree = lesson_tree(Lesson(item, (Target(0, None),)), renderer)
+    tree = example_tree(TrainingExample(item, (Target(0, None),)), renderer)
     with pytest.raises(SetupError, match=key):
         Learner(model, tokenizer, TrainingConfig()).train([tree])
     model.config.save_pretrained(tmp_path)

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from algorithms.engine.examples import example_trees
 from algorithms.engine.hf_policy import HFPolicy, drawn_logprobs, pick
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.lessons import lesson_trees
 from algorithms.engine.losses import Predicted, total
 from algorithms.engine.objective import Objective
 from algorithms.engine.scorer import HFScorer
@@ -21,8 +21,8 @@ from algorithms.mixed import Mixed
 from algorithms.opd import OPD
 from algorithms.schedules import Schedule
 from algorithms.serving.scorer import ServedScorer
-from experiments import serving
-from experiments.build import Parts
+from experiments.pipeline.build import Parts
+from experiments.pipeline import serving
 from swe_gym_env.errors import SetupError
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.sampled import taught
@@ -138,8 +138,8 @@ def test_the_learner_trains_at_the_temperature_of_the_objective(tokenizer) -> No
     for truncation in (None, 2.0):
         model = tiny_model(len(tokenizer))
         renderer, episodes = played(model, tokenizer, 2, temperature=0.7, top_p=1.0)
-        lessons = [taught(e, pg_weight=1.0, advantage=1.0) for e in episodes]
-        trees = list(lesson_trees(lessons, renderer))
+        examples = [taught(e, pg_weight=1.0, advantage=1.0) for e in episodes]
+        trees = list(example_trees(examples, renderer))
         objective = GRPO(temperature=0.7, truncation=truncation).objective
         assert objective.temperature == 0.7
         learner = Learner(model, None, TrainingConfig(), objective)
@@ -154,7 +154,7 @@ def test_the_learner_trains_at_the_temperature_of_the_objective(tokenizer) -> No
 def test_cross_entropy_is_not_learned_at_another_temperature(tokenizer) -> None:
     model = tiny_model(len(tokenizer))
     renderer, (item, *_) = played(model, tokenizer, 1, top_p=1.0)
-    trees = list(lesson_trees([taught(item, weight=1.0)], renderer))
+    trees = list(example_trees([taught(item, weight=1.0)], renderer))
     learner = Learner(model, None, TrainingConfig(), Objective(temperature=0.7))
     with pytest.raises(ValueError, match="learned at temperature 1"):
         learner.loss(trees)

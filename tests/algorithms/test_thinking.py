@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from algorithms.base import Lesson, Target
+from algorithms.base import TrainingExample, Target
+from algorithms.engine.examples import example_tree, prefix_breaks
 from algorithms.engine.hf_policy import HFPolicy
-from algorithms.engine.lessons import lesson_tree, prefix_breaks
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.scorer import HFScorer
-from swe_gym_env.agents.history import windowed
+from swe_gym_env.rollout.history import windowed
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_episode, make_state, tiny_model
 from tests.algorithms.families import family
@@ -51,7 +51,7 @@ def test_each_label_is_learned_after_what_was_seen_and_nothing_stands_twice(thin
     turns = thoughtful(renderer)
     episode = make_episode(turns, metadata={"history": history})
     targets = [Target(n, None) for n in range(5)] + [Target(2, "two", 0.5), Target(4, "four", 0.5)]
-    tree = lesson_tree(Lesson(episode, tuple(targets)), renderer)
+    tree = example_tree(TrainingExample(episode, tuple(targets)), renderer)
     prefixes, weighted = set(), 0
     for target, prompt, reply, learned in sequences(renderer, episode, targets):
         ids = prompt + reply[:learned]
@@ -107,9 +107,9 @@ def test_a_policy_answers_what_the_template_shows_and_keeps_what_still_holds(thi
 def test_a_long_episode_becomes_a_tree_in_seconds():
     renderer = Renderer(family("qwen3"), "kept")
     turns = [Turn(f"{n} " * 200, "student", "look " * 30) for n in range(100)]
-    lesson = Lesson(make_episode(turns), tuple(Target(n, None) for n in range(100)))
+    example = TrainingExample(make_episode(turns), tuple(Target(n, None) for n in range(100)))
     began = time.monotonic()
-    tree = lesson_tree(lesson, renderer)  # deep, and thrown away again: nothing may recurse
+    tree = example_tree(example, renderer)  # deep, and thrown away again: nothing may recurse
     seconds = time.monotonic() - began
     assert tree.depth.max() > 65_000 and len(tree) == tree.depth.max() + 1
     assert int(tree.end[0]) == len(tree)

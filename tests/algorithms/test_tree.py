@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from algorithms.base import Lesson, Target
+from algorithms.base import TrainingExample, Target
 from algorithms.engine import attention
+from algorithms.engine.examples import example_tree
 from algorithms.engine.learner import Learner, TrainingConfig, micro_batches
-from algorithms.engine.lessons import lesson_tree
 from algorithms.engine.losses import denominator
 from algorithms.engine.rendering import Renderer
-from algorithms.engine.tree import TrainSample, pack
+from algorithms.engine.tree import TokenTree, pack
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_episode, tiny_model, words
 
 
-def random_tree(rng: random.Random, size: int, vocabulary: int) -> TrainSample:
+def random_tree(rng: random.Random, size: int, vocabulary: int) -> TokenTree:
     # Depth first: a node hangs from the one before it, or from one of its nearer ancestors
     parent, trunk = [-1], [0]
     for node in range(1, size):
@@ -25,7 +25,7 @@ def random_tree(rng: random.Random, size: int, vocabulary: int) -> TrainSample:
         parent.append(trunk[-1])
         trunk.append(node)
     weight = [rng.choice([0.0, 0.0, 1.0, 0.5]) for _ in range(size)]
-    return TrainSample(
+    return TokenTree(
         np.array([rng.randrange(vocabulary) for _ in range(size)]),
         np.array(parent),
         np.array(weight, dtype=np.float32),
@@ -33,7 +33,7 @@ def random_tree(rng: random.Random, size: int, vocabulary: int) -> TrainSample:
     )
 
 
-def path(tree: TrainSample, node: int) -> list[int]:
+def path(tree: TokenTree, node: int) -> list[int]:
     ids = []
     while node >= 0:
         ids.append(int(tree.token_ids[node]))
@@ -97,17 +97,17 @@ def test_nodes_out_of_order_are_refused():
             pack([tree])
 
 
-def lesson(rng: random.Random, turns: int) -> Lesson:
+def example(rng: random.Random, turns: int) -> TrainingExample:
     steps = [Turn(words(rng), "student", words(rng)) for _ in range(turns)]
     targets = [Target(n, rng.choice([None, step.text, words(rng)])) for n, step in enumerate(steps)]
-    return Lesson(make_episode(steps), tuple(rng.sample(targets, rng.randint(1, turns))))
+    return TrainingExample(make_episode(steps), tuple(rng.sample(targets, rng.randint(1, turns))))
 
 
 def test_lesson_trees_equal_one_sample_per_label(tokenizer):
     rng, renderer, model = random.Random(5), Renderer(tokenizer), tiny_model(len(tokenizer))
-    lessons = [lesson(rng, rng.randint(1, 5)) for _ in range(6)]
+    examples = [example(rng, rng.randint(1, 5)) for _ in range(6)]
     total, weight = torch.zeros(()), 0
-    for item in lessons:
+    for item in examples:
         for target in item.targets:
             seen = item.episode.turns[: target.turn]
             observation = item.episode.turns[target.turn].observation
@@ -119,7 +119,7 @@ def test_lesson_trees_equal_one_sample_per_label(tokenizer):
             weight += len(label)
     (total / weight).backward()
     wanted = grads(model)
-    trees = [lesson_tree(item, renderer) for item in lessons]
+    trees = [example_tree(item, renderer) for item in examples]
     assert denominator(trees) == weight
     loss = Learner(model, None, TrainingConfig()).loss(trees).loss
     (loss / weight).backward()
@@ -131,7 +131,7 @@ def test_lesson_trees_equal_one_sample_per_label(tokenizer):
 def test_a_branch_begins_at_its_parent_and_shares_what_is_equal(tokenizer):
     renderer = Renderer(tokenizer)
     turns = [Turn("o1", "student", "abXY"), Turn("o2", "student", "done")]
-    tree = lesson_tree(Lesson(make_episode(turns), (Target(0, "abZ"), Target(1, None))), renderer)
+    tree = example_tree(TrainingExample(make_episode(turns), (Target(0, "abZ"), Target(1, None))), renderer)
     learned = np.flatnonzero((tree.ce_weight != 0) & (tree.segment == 0))
     assert renderer.decode(tree.token_ids[learned]) == "abZ<|im_end|>"
     header = path(tree, int(tree.parent[learned[0]]))
@@ -150,11 +150,11 @@ def test_a_branch_begins_at_its_parent_and_shares_what_is_equal(tokenizer):
 def test_the_tree_ends_with_the_last_label(tokenizer):
     renderer = Renderer(tokenizer)
     turns = [Turn(f"o{n}", "student", "x") for n in range(4)]
-    tree = lesson_tree(Lesson(make_episode(turns), (Target(1, "y"),)), renderer)
+    tree = example_tree(TrainingExample(make_episode(turns), (Target(1, "y"),)), renderer)
     assert tree.segment.max() == 1
-    assert lesson_tree(Lesson(make_episode(turns), ()), renderer) is None
+    assert example_tree(TrainingExample(make_episode(turns), ()), renderer) is None
     with pytest.raises(ValueError, match="no turn 9"):
-        lesson_tree(Lesson(make_episode(turns), (Target(9, "y"),)), renderer)
+        example_tree(TrainingExample(make_episode(turns), (Target(9, "y"),)), renderer)
 
 
 def test_micro_batches_keep_to_the_budget():
@@ -167,13 +167,13 @@ def test_micro_batches_keep_to_the_budget():
 
 
 def test_a_windowed_history_is_learned_as_it_was_seen(tokenizer):
-    from swe_gym_env.agents.history import windowed
+    from swe_gym_env.rollout.history import windowed
 
     renderer = Renderer(tokenizer)
     turns = [Turn(f"{n}" * 90, "student", f"say {n}", None, (n + 1, 5)) for n in range(5)]
     episode = make_episode(turns, metadata={"history": 2})
     labels = (Target(0, None), Target(2, "two"), Target(4, "four"), Target(4, None, 0.5))
-    tree = lesson_tree(Lesson(episode, labels), renderer)
+    tree = example_tree(TrainingExample(episode, labels), renderer)
     for target in labels:
         reply = renderer.reply(turns[target.turn])
         if target.text:
@@ -186,6 +186,6 @@ def test_a_windowed_history_is_learned_as_it_was_seen(tokenizer):
     text = renderer.decode(path(tree, len(tree) - 1))
     assert "0" * 90 in text and "3" * 90 in text and "4" * 90 in text
     assert "1" * 90 not in text and text.count("90 characters, left out") == 2
-    whole = lesson_tree(Lesson(make_episode(turns), labels), renderer)
-    wide = lesson_tree(Lesson(make_episode(turns, metadata={"history": 9}), labels), renderer)
+    whole = example_tree(TrainingExample(make_episode(turns), labels), renderer)
+    wide = example_tree(TrainingExample(make_episode(turns, metadata={"history": 9}), labels), renderer)
     assert len(whole) == len(wide) and whole.ce_weight.sum() == wide.ce_weight.sum()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.driver import Zygote
-from tests.chaos.faults import Arena
-from tests.toybox import real_provider
+from tests.support.chaos.driver import Zygote
+from tests.support.chaos.faults import Arena
+from tests.support.toy_tasks import real_provider
 
 
 @pytest.fixture(scope="session")

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from swe_gym_env.agents.mixers import StudentOnly
-from swe_gym_env.agents.rollout import Request, rollout
-from swe_gym_env.agents.scripted import ScriptedPolicy
 from swe_gym_env.env import SWEEnv
+from swe_gym_env.policies.scripted import ScriptedPolicy
+from swe_gym_env.rollout.driver import Request, rollout
+from swe_gym_env.rollout.mixers import StudentOnly
 from swe_gym_env.sandbox.docker import DockerProvider
 from swe_gym_env.types import Episode, TaskInstance
-from tests.chaos.engine import Engine, engine
-from tests.toybox import FINISH, FIX, LOOK, copies
+from tests.support.chaos.engine import Engine, engine
+from tests.support.toy_tasks import FINISH, FIX, LOOK, copies
 
 TAG = "swe-gym-chaos:toy"
 EVAL = """cd /testbed
@@ -101,6 +101,6 @@ def test_a_killed_daemon_costs_no_episode(own: Engine, caplog: pytest.LogCapture
 
 def gone_soon(own: Engine) -> bool:
     end = time.monotonic() + 60
-    while own.boxes() and time.monotonic() < end:  # an engine tidies up after the fact
+    while own.sandboxes() and time.monotonic() < end:  # an engine tidies up after the fact
         time.sleep(0.2)
-    return not own.boxes()
+    return not own.sandboxes()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import Arena, full_disk, mounted
+from tests.support.chaos.faults import Arena, full_disk, mounted
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.chaos.faults import Arena, interrupt, until
+from tests.support.chaos.faults import Arena, interrupt, until
 
 
 @pytest.mark.timeout(600)

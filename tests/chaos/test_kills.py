@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.faults import Arena, kill, kills
+from tests.support.chaos.faults import Arena, kill, kills
 
 
 @pytest.mark.parametrize(

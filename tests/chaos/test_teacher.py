@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from tests.chaos.faults import Arena
-from tests.chaos.teacher import FaultyTeacher, served
+from tests.support.chaos.faults import Arena
+from tests.support.chaos.teacher import FaultyTeacher, served
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.algorithms.conftest import smollm2 as smollm2
-from tests.chaos.driver import Zygote
-from tests.chaos.faults import Arena, Kill, kill
+from tests.support.chaos.driver import Zygote
+from tests.support.chaos.faults import Arena, Kill, kill
 
 FIXED = (
     "serving.wave=1",

@@ -14,8 +14,8 @@ import pytest
 
 from swe_gym_env.tasks.jsonl import save
 from swe_gym_env.types import TaskInstance
-from tests.toybox import GOLD as FIX
-from tests.toybox import real_provider, toy_task
+from tests.support.toy_tasks import GOLD as FIX
+from tests.support.toy_tasks import real_provider, toy_task
 
 ROOT = Path(__file__).parents[2]
 WRONG = FIX.replace("+    return a + b", "+    return a * b")

@@ -16,9 +16,9 @@ from swe_gym_env.commands import clean, prepull
 from swe_gym_env.sandbox import SandboxSpec
 from swe_gym_env.types import TaskInstance
 from tests.commands.conftest import ROOT, Run
-from tests.toybox import real_provider
+from tests.support.toy_tasks import real_provider
 
-LEAVE_A_BOX = """
+LEAVE_A_SANDBOX = """
 import sys
 from swe_gym_env.sandbox import SandboxSpec, provider
 box = provider("process").create(SandboxSpec("toy"))
@@ -43,7 +43,7 @@ def test_a_killed_boxs_folder_goes_and_a_living_ones_stays(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{temporary}/none.sock")
     living = real_provider("process").create(SandboxSpec(task.image))
     process = subprocess.Popen(
-        [sys.executable, "-c", LEAVE_A_BOX],
+        [sys.executable, "-c", LEAVE_A_SANDBOX],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

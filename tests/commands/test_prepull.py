@@ -14,7 +14,7 @@ import pytest
 from swe_gym_env.commands import prepull
 from swe_gym_env.types import TaskInstance
 from tests.commands.conftest import Run, rows
-from tests.toybox import real_provider
+from tests.support.toy_tasks import real_provider
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from swe_gym_env import tasks
 from swe_gym_env.commands.validate import validate
 from swe_gym_env.types import TaskInstance
 from tests.commands.conftest import FIX, WRONG, Run, Start, rows
-from tests.toybox import real_provider
+from tests.support.toy_tasks import real_provider
 
 
 def results(folder: Path) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ import pytest
 
 from swe_gym_env.tasks import jsonl
 from swe_gym_env.types import TaskInstance
-from tests.agents.test_server import Model, chat
-from tests.toybox import FINISH, FIX, GOLD, copies, real_provider, toy_task
+from tests.policies.test_server import Model, chat
+from tests.support.toy_tasks import FINISH, FIX, GOLD, copies, real_provider, toy_task
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

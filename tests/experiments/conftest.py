@@ -23,7 +23,7 @@ from swe_gym_env.types import TaskInstance
 from tests.algorithms.conftest import smollm2 as smollm2
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.conftest import tokenizer as tokenizer
-from tests.toybox import GOLD, toy_task
+from tests.support.toy_tasks import GOLD, toy_task
 
 ROOT = Path(__file__).parents[2]
 EVAL_SCRIPT = """cd /testbed || exit 1

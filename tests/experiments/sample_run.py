@@ -1,4 +1,4 @@
-"""A run folder as ``experiments/folders.py`` lays it out, with episodes that try to break it."""
+"""A run folder as ``experiments/runs/folders.py`` lays it out, with episodes that try to break it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def block(command: str, thought: str = "") -> str:
 
 
 def turn(
-    observation: str, executor: str, command: str, thought: str = "", patch: str | None = None
+    observation: str, actor: str, command: str, thought: str = "", patch: str | None = None
 ) -> Turn:
     return Turn(
         observation=observation,
-        executor=executor,  # type: ignore[arg-type]
+        actor=actor,  # type: ignore[arg-type]
         text=block(command, thought),
         action=ToolCall("bash", {"command": command}),
         act_seconds=1.3,
@@ -101,8 +101,8 @@ def sample_run(folder: Path, tasks: int = 60, training: int = 24, seed: int = 0)
                 e.episode_id,
                 number,
                 "expert",
-                t.text if t.executor == "teacher" else block("git diff", "What did I change?"),
-                executed=t.executor == "teacher",
+                t.text if t.actor == "teacher" else block("git diff", "What did I change?"),
+                executed=t.actor == "teacher",
             )
             for e in rows
             for number, t in enumerate(e.turns)

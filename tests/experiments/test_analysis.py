@@ -13,35 +13,27 @@ import pytest
 from omegaconf import OmegaConf
 from scipy.stats import norm
 
-from algorithms.engine.rounds import RoundFolder
-from experiments import analyse
-from experiments.analysis import (
-    agreement,
-    cost,
-    failures,
-    files,
-    finishing,
-    intervals,
-    shares,
-    visited,
-)
-from experiments.analysis.stored import NotMeasured, StoredRun, read_runs
-from experiments.tables import Curve, Table
-from swe_gym_env.agents.mixers import SingleSwitch
-from swe_gym_env.agents.rollout import Request
+from experiments import analyze
+from experiments.analysis import agreement, cost, failures, finishing, shares, state_distance
+from experiments.results import intervals, table_files
+from experiments.results.tables import Curve, Table
+from experiments.runs.stored import NotMeasured, StoredRun, read_runs
 from swe_gym_env.errors import SetupError
+from swe_gym_env.rollout.driver import Request
+from swe_gym_env.rollout.mixers import SingleSwitch
+from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, ToolCall, Turn
 from tests.experiments.conftest import ROOT
 from tests.experiments.sample_run import sample_run, write_lines
-from tests.toybox import GOLD, toy_task
+from tests.support.toy_tasks import GOLD, toy_task
 
 LOOK, EDIT, TEST = "cat calc.py", "sed -i 's/a - b/a + b/' calc.py", "python -m pytest -q"
 TASK = TaskInstance("t", "r", "c", "i", "p", GOLD, "", ("f::a",), ("f::b",), "")
 
 
-def turn(command: str, executor: str = "student", seen: str = "output") -> Turn:
+def turn(command: str, actor: str = "student", seen: str = "output") -> Turn:
     call = ToolCall("bash", {"command": command}, "Why not.")
-    return Turn(seen, executor, f"Why not.\n```bash\n{command}\n```", call)  # type: ignore[arg-type]
+    return Turn(seen, actor, f"Why not.\n```bash\n{command}\n```", call)  # type: ignore[arg-type]
 
 
 def played(name: str, *turns: Turn, task: str = "t", resolved: bool = False, **fields) -> Episode:  # type: ignore[no-untyped-def]
@@ -182,28 +174,30 @@ def test_without_a_look_at_the_files_nobody_knows_what_was_changed(tmp_path: Pat
 
 
 def test_distance_is_to_the_nearest_state_of_the_teacher() -> None:
-    teacher = visited.TeacherStates.of([played("d", turn(LOOK), turn(EDIT), turn(TEST))])
+    teacher = state_distance.TeacherStates.of([played("d", turn(LOOK), turn(EDIT), turn(TEST))])
     same = played("a", turn(LOOK), turn(EDIT), turn(TEST))
-    assert [(v.turn, v.same_task, v.shape, v.new) for v in visited.visits([same], teacher)] == [
+    assert [
+        (v.turn, v.same_task, v.shape, v.new) for v in state_distance.visits([same], teacher)
+    ] == [
         (1, 0, 0, False),
         (2, 0, 0, False),
     ]
     # other words of one shape, and a command that missed
     other = played("b", turn("cat x/y.py"), turn(EDIT), turn(TEST, seen="(no output)"), task="u")
-    one, two = visited.visits([other], teacher)
+    one, two = state_distance.visits([other], teacher)
     assert (one.same_task, one.shape, one.new) == (None, 0, False)
     assert two.new and 0 < two.shape < 0.2
 
     far = played("c", turn("whoami"), turn(TEST))
-    (only,) = visited.visits([far], teacher)
+    (only,) = state_distance.visits([far], teacher)
     # bash whoami END against bash cat calc.py END: 2 of 3 and 4 words match
     assert only.same_task == pytest.approx(1 - 2 * 2 / (3 + 4))
 
 
 def test_states_that_the_teacher_led_to_do_not_count() -> None:
-    teacher = visited.TeacherStates.of([played("d", turn(LOOK))])
+    teacher = state_distance.TeacherStates.of([played("d", turn(LOOK))])
     led = played("a", turn(EDIT, "teacher"), turn(EDIT, "teacher"), turn(TEST), turn(TEST))
-    assert [visit.turn for visit in visited.visits([led], teacher)] == [3]
+    assert [visit.turn for visit in state_distance.visits([led], teacher)] == [3]
 
 
 # -- kappa and shares ------------------------------------------------------------------------------
@@ -215,7 +209,7 @@ def test_kappa_is_the_one_that_the_mixer_drew(tmp_path: Path) -> None:
     for number in range(12):
         request = Request(replace(TASK, instance_id=f"t{number}"), 3, 1)
         kappas[request.episode_id] = mixer.kappa(request.key(0, "mixer"))
-        who = [mixer.executor(request.key(n, "mixer")) for n in range(3)]
+        who = [mixer.actor(request.key(n, "mixer")) for n in range(3)]
         episode = played(request.episode_id, *(turn(LOOK, one) for one in who), seed=3)
         episode = replace(episode, instance_id=f"t{number}")
         RoundFolder(folder / "rounds" / "round_001").append(episode)
@@ -345,11 +339,11 @@ def test_cost_is_of_the_rounds_between_two_evaluations(tmp_path: Path) -> None:
 def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
     one = Table("one", "One", ("a", "b"), ((1, None), ("x", 0.5)), "why", ("b",))
     two = replace(one, name="two", curve=Curve("a", "b", by="a"))
-    files.write(tmp_path, [one, two])
-    assert files.read(tmp_path) == [one, two]
+    table_files.write(tmp_path, [one, two])
+    assert table_files.read(tmp_path) == [one, two]
     changed = replace(one, rows=((2, 3),))
-    files.add(tmp_path, [changed])
-    assert files.read(tmp_path) == [two, changed]
+    table_files.add(tmp_path, [changed])
+    assert table_files.read(tmp_path) == [two, changed]
     assert (tmp_path / "one.csv").read_text() == "a,b\n2,3\n"
 
 
@@ -357,16 +351,16 @@ def test_several_runs_are_one_comparison_and_each_its_own(tmp_path: Path) -> Non
     """One of them made as by hand, without a task set, and one with nothing in it."""
     full, empty = sample_run(tmp_path / "made-1"), stored(tmp_path / "made-2")
     write_lines(full / "evaluations" / "untrained" / "episodes.jsonl", [])
-    command = [sys.executable, "-m", "experiments.analyse", str(full), str(empty), str(tmp_path)]
+    command = [sys.executable, "-m", "experiments.analyze", str(full), str(empty), str(tmp_path)]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "both")], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert f"{tmp_path} is no run folder and is left out" in done.stdout.replace("\n", " ")
     assert "made up, seed 3: failures not measured: no episodes" in done.stdout
-    found = {table.name: table for table in files.read(tmp_path / "both")}
+    found = {table.name: table for table in table_files.read(tmp_path / "both")}
     assert set(found) > {"agreement_by_turn", "visited_by_set", "failures", "not_measured"}
-    own = {table.name: table for table in files.read(full / "analysis")}
+    own = {table.name: table for table in table_files.read(full / "analysis")}
     assert {row[0] for row in found["failures"].rows} == {"?, seed 0"}
     assert own["failures"].rows == found["failures"].rows
     for table in own.values():
@@ -386,8 +380,8 @@ def test_a_sweep_stands_for_its_runs(tmp_path: Path) -> None:
     sweep.mkdir()
     cells = [{"run": f"made-{number}"} for number in (1, 2)]
     (sweep / "sweep.json").write_text(json.dumps({"cells": cells}))
-    given = analyse.arguments().parse_args([str(sweep)])
-    analyse._open_sweeps(given)
+    given = analyze.arguments().parse_args([str(sweep)])
+    analyze._open_sweeps(given)
     assert given.runs == [tmp_path / "made-1", tmp_path / "made-2"]
     assert given.out == sweep / "analysis"
 

@@ -14,23 +14,23 @@ from algorithms.engine import divergence as engine
 from algorithms.engine.checkpoint import save_checkpoint
 from algorithms.engine.divergence import both, divergences
 from algorithms.engine.rendering import Renderer
-from algorithms.engine.rounds import RoundFolder
-from experiments.analysis import divergence, recovery
-from experiments.analysis.planted import missed_edit, place, wrong_edit, wrong_look
-from experiments.analysis.stored import NotMeasured, StoredRun, read_runs
-from experiments.build import Parts
-from experiments.folders import write_json
-from experiments.progress import Display
-from swe_gym_env.agents.base import Reply, State
-from swe_gym_env.agents.scripted import ScriptedPolicy
+from experiments.console.progress import Display
+from experiments.pipeline.build import Parts
+from experiments.probes import divergence, recovery
+from experiments.probes.injected import missed_edit, place, wrong_edit, wrong_look
+from experiments.runs.folders import write_json
+from experiments.runs.stored import NotMeasured, StoredRun, read_runs
 from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.base import Reply, State
+from swe_gym_env.policies.scripted import ScriptedPolicy
+from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.tasks import load
 from swe_gym_env.types import Episode, Outcome, TaskInstance, Turn
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.sampled import chain, episode
 from tests.experiments.conftest import Job
 from tests.experiments.test_configuration import configuration
-from tests.toybox import FINISH, FIX, GOLD
+from tests.support.toy_tasks import FINISH, FIX, GOLD
 
 UNDO = "```bash\ngit checkout -q calc.py\n```"
 
@@ -205,14 +205,14 @@ def test_recovery_is_of_a_student_that_goes_on_alone(
     monkeypatch.setattr(Parts, "student", lambda *_, **__: ScriptedPolicy(policy))
     plan = recovery.Plan([turn], "wrong_edit", lead, ["last"], limit=1)
     pairs = recovery.measure(run, plan, display)
-    assert [(pair.planted, pair.control) for pair in pairs] == [(recovers, True)]
+    assert [(pair.injected, pair.control) for pair in pairs] == [(recovers, True)]
     ((student, _, mistake, at, n, without, *_, back, _, _),) = recovery.rows(pairs, plan)
     assert (student, mistake, at) == ("dagger-0123 round_001", "wrong_edit", turn)
     assert (n, without, back) == (1, 1, recovers)
 
     (folder,) = (run.folder / "analysis" / "recovery").glob(f"*-{lead}-wrong_edit_{turn}")
     for item in RoundFolder(folder).episodes():
-        who = [one.executor for one in item.turns]
+        who = [one.actor for one in item.turns]
         before = "teacher" if lead == "expert" else "student"
         rest = ["student"] * (len(who) - turn - 1)
         assert who == [*([before] * turn), "teacher", *rest]

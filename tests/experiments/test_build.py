@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import preflight
-from experiments.build import Parts
-from experiments.rounds import planned_share
-from swe_gym_env.agents.late import LatePolicy
+from experiments.pipeline.build import Parts
+from experiments.pipeline import preflight
+from experiments.pipeline.round import planned_share
 from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.lazy import LazyPolicy
 from swe_gym_env.types import TaskInstance
 from tests.experiments.test_configuration import OPTIONS, configuration
 
@@ -30,7 +30,7 @@ def test_every_option_of_every_group_becomes_objects(option: str) -> None:
     assert [tool.name for tool in form.tools] == offered
     assert parts.teacher.name in ("expert", cfg.teacher.get("model"), "trained", "hf:")
     assert parts.algorithm.name == cfg.algorithm.name
-    assert parts.iteration0.collect(0).mixer.executor((0, 0, "one", 0, 0, "mixer")) == "teacher"
+    assert parts.iteration0.collect(0).mixer.actor((0, 0, "one", 0, 0, "mixer")) == "teacher"
     assert parts.training.lr == cfg.training.lr
     shares = [planned_share(parts.algorithm.collect(i).mixer) for i in range(1, cfg.rounds + 1)]
     assert all(share is None or 0 <= share <= 1 for share in shares)
@@ -82,6 +82,6 @@ def test_a_teacher_of_words_alone_cannot_score(method: str) -> None:
 
 def test_the_student_is_loaded_only_when_it_is_asked() -> None:
     student = Parts(configuration()).student(Path("/nowhere"), temperature=0.0)
-    assert isinstance(student, LatePolicy)
+    assert isinstance(student, LazyPolicy)
     with pytest.raises(SetupError, match="/nowhere"):
         student.act([])

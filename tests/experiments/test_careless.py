@@ -15,13 +15,14 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from experiments import compare, values
-from experiments.cli import CONF
-from experiments.evaluation import terminal
-from experiments.folders import runs
-from experiments.progress import plain
+from experiments import compare
+from experiments.config import values
+from experiments.console import terminal
+from experiments.console.cli import CONF
+from experiments.console.progress import plain
 from experiments.report import write_report
-from experiments.tables import Table
+from experiments.results.tables import Table
+from experiments.runs.folders import runs
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Outcome
 from tests.experiments.sample_run import HOSTILE, episode, write_lines
@@ -141,7 +142,9 @@ def test_text_of_others_does_not_steer_the_terminal() -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_of_another_encoding(encoding: str, tmp_path: Path) -> None:
-    code = "from experiments.progress import console; console().print('\\u25cf 95 \\u2013 x')"
+    code = (
+        "from experiments.console.progress import console; console().print('\\u25cf 95 \\u2013 x')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C"},

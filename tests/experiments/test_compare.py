@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 
 from experiments import compare
-from experiments.evaluation import terminal
-from experiments.evaluation.stored import Stored
-from experiments.statistics import bootstrap_difference, mcnemar, rate
-from experiments.tables import Table
+from experiments.console import terminal
+from experiments.results.statistics import bootstrap_difference, mcnemar, rate
+from experiments.results.tables import Table
+from experiments.runs.evaluations import Stored
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Outcome
 from tests.experiments.sample_run import write_lines

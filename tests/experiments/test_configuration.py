@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.folders import iteration0_folder, run_folder
+from experiments.runs.folders import iteration0_folder, run_folder
 from swe_gym_env import tasks
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -12,26 +12,27 @@ from typing import Any
 
 import pytest
 
-from algorithms.engine.rounds import RoundFolder
-from experiments.analysis.measures import add_failures
+from experiments.analysis.every_measure import add_failures
 from experiments.evaluate import folder_of, translated
-from experiments.evaluation import alone, measures, predictions, refuse_in_a_run
-from experiments.folders import read_json
-from experiments.naming import resolved
+from experiments.pipeline.evaluate import alone, refuse_in_a_run
 from experiments.report import write_evaluation
 from experiments.report.__main__ import _write
-from experiments.statistics import rate
-from swe_gym_env.agents.budget import Prices, Spent
+from experiments.results import evaluation, predictions
+from experiments.results.statistics import rate
+from experiments.runs.folders import read_json
+from experiments.runs.naming import resolved
 from swe_gym_env.commands.predictions import read as read_predictions
 from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.budget import Prices, Spent
+from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.tasks.rows import from_row
 from swe_gym_env.types import Episode, Outcome, TaskInstance, Turn
-from tests.agents.test_server import Model
-from tests.agents.test_server import model as model
 from tests.experiments.conftest import Job
 from tests.experiments.sample_run import write_lines
 from tests.experiments.test_configuration import configuration
-from tests.toybox import FINISH, FIX
+from tests.policies.test_server import Model
+from tests.policies.test_server import model as model
+from tests.support.toy_tasks import FINISH, FIX
 
 EVALUATE = "experiments.evaluate"
 
@@ -137,7 +138,7 @@ def test_the_measures_of_counted_episodes() -> None:
         episode("b-1", 0, "resolved"),
         episode("b-1", 1, "infra_error"),
     ]
-    found = measures.measure(played, tasks, Spent(10, 2_000_000, 500_000), Prices(3.0, 8.0))
+    found = evaluation.measure(played, tasks, Spent(10, 2_000_000, 500_000), Prices(3.0, 8.0))
     assert (found["resolved"], found["n"], found["infra_errors"]) == (2, 5, 1)
     assert (found["submission_rate"], found["empty_patch_rate"]) == (0.8, 0.2)
     assert found["pass_at"]["1"]["mean"] == pytest.approx((0.5 + 0 + 1) / 3)
@@ -148,7 +149,7 @@ def test_the_measures_of_counted_episodes() -> None:
     assert shares == {"a/a": (1, 4), "b/b": (1, 1)}
     groups = [row["group"] for row in found["by_difficulty"]]
     assert groups == ["bug 2 calls away", "<15 min fix", "1-4 hours"]
-    closing, repositories, _ = measures.tables(found)
+    closing, repositories, _ = evaluation.tables(found)
     assert dict(zip(closing.columns, closing.rows[0], strict=True))["pass@2"] == 0.5
     assert [row[0] for row in repositories.rows] == ["a/a", "b/b"]
 
@@ -162,7 +163,7 @@ def test_its_page_has_the_tables_and_the_kinds_of_failure(tmp_path: Path) -> Non
     unfinished = write_evaluation(played.path).read_text("utf-8")
     assert "Not finished: 2 episodes so far" in unfinished and "Not measured yet" not in unfinished
 
-    played.add_metrics(model="small", split="test", **measures.measure(played.episodes(), tasks))
+    played.add_metrics(model="small", split="test", **evaluation.measure(played.episodes(), tasks))
     played.mark_done("evaluate")
     add_failures(played.path, tasks)
     done = subprocess.run(

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from experiments import inputs
 from experiments.evaluate import folder_of
-from experiments.evaluation.comparison import Group, warnings
-from experiments.evaluation.stored import Stored
-from experiments.folders import (
+from experiments.results.comparison import Group, warnings
+from experiments.runs import inputs
+from experiments.runs.evaluations import Stored
+from experiments.runs.folders import (
     RunFolder,
     iteration0_folder,
     run_folder,
     trained_folder,
 )
-from experiments.inputs import refuse_changed
+from experiments.runs.inputs import refuse_changed
 from swe_gym_env.errors import SetupError
 from tests.experiments.conftest import Job
 from tests.experiments.test_configuration import configuration

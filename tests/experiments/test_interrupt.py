@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 STUCK = """
 import os, signal, threading
-from experiments.interrupt import stoppable
+from experiments.console.interrupt import stoppable
 
 threading.Thread(target=threading.Event().wait).start()
 try:

@@ -13,14 +13,14 @@ import pytest
 import simpy
 from omegaconf import DictConfig
 
-from experiments.folders import RunFolder, run_folder
 from experiments.plan import memory
 from experiments.plan.engine import Engine
 from experiments.plan.hardware import CPU, GPUS, OnCPU, Roofline, calibration_file, this_cpu
 from experiments.plan.known import Facts
 from experiments.plan.phases import Planner
 from experiments.plan.shapes import KNOWN, shape
-from experiments.plan.simulate import Boxes, Machine, Script, play, play_many
+from experiments.plan.simulate import SandboxTimes, Machine, Script, play, play_many
+from experiments.runs.folders import RunFolder, run_folder
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Outcome, ToolCall, Turn
 from tests.experiments.conftest import ROOT, Job
@@ -122,7 +122,7 @@ def machine(concurrency: int, rows: int = 64, cache: float = 1e9, prefill: float
     def student(env: simpy.Environment, _: object) -> list[Engine]:
         return [Engine(env, OnCPU(cpu), rows, cache, continuous=False)]
 
-    return Machine(Boxes(3.0, 2.0, 7.0, None, 64), student, None, None, concurrency)
+    return Machine(SandboxTimes(3.0, 2.0, 7.0, None, 64), student, None, None, concurrency)
 
 
 def script(turns: int, generated: int = 5, observed: int = 20, step: float = 4.0) -> Script:
@@ -166,10 +166,10 @@ def test_decoding_bound_is_tokens_over_throughput() -> None:
 
 def test_one_processor_does_all_the_work_one_after_another() -> None:
     made = machine(4, prefill=1e9)
-    one = Machine(made.boxes, made.student, None, 1, 4)
+    one = Machine(made.sandboxes, made.student, None, 1, 4)
     played = play([script(1, generated=1, observed=0) for _ in range(4)], one, annotate=False)
-    boxes = 4 * (3.0 + 4.0 + 2.0 + 7.0)
-    assert played.seconds == pytest.approx(boxes + 1.0)  # and one step for all four
+    sandboxes = 4 * (3.0 + 4.0 + 2.0 + 7.0)
+    assert played.seconds == pytest.approx(sandboxes + 1.0)  # and one step for all four
 
 
 def test_a_long_phase_goes_on_as_its_beginning_did() -> None:

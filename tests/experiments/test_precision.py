@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from algorithms.engine import precision as measured
 from algorithms.engine.precision import Choice
-from experiments import annotate, precision, preflight
-from experiments.build import Parts
+from experiments import annotate
 from experiments.evaluate import folder_of
-from experiments.folders import RunFolder, iteration0_folder, run_folder, trained_folder
+from experiments.pipeline.build import Parts
+from experiments.pipeline import precision, preflight
 from experiments.plan.hardware import measured_with, this_cpu
+from experiments.runs.folders import RunFolder, iteration0_folder, run_folder, trained_folder
 from swe_gym_env.errors import SetupError
 from tests.algorithms.test_precision import AVX2
 from tests.experiments.conftest import Job

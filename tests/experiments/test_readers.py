@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from algorithms.engine.rounds import RoundFolder
-from experiments import metrics
-from experiments.analysis.stored import EpisodeSet as AnalysedSet
-from experiments.evaluation.stored import Stored
 from experiments.plan.known import Seen
-from experiments.report import measures
-from experiments.report.data import read_run
+from experiments.report import run_tables
+from experiments.results import metrics
+from experiments.runs.evaluations import Stored
+from experiments.runs.reader import read_run
+from experiments.runs.stored import EpisodeSet as AnalysedSet
 from experiments.view.data import EpisodeSet as ViewedSet
 from experiments.view.watch import Tail
+from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import Annotation, Episode, Outcome, Scores, Turn, to_dict
 from tests.experiments.sample_run import block
 
@@ -40,7 +40,7 @@ def episode(number: int, who: str, outcome: Outcome | None = None) -> Episode:
 def labels(of: Episode, annotator: str = "expert", word: str = "pwd") -> list[Annotation]:
     return [
         Annotation(of.episode_id, k, annotator, turn.text, executed=True)
-        if turn.executor == "teacher"
+        if turn.actor == "teacher"
         else Annotation(of.episode_id, k, annotator, block(word))
         for k, turn in enumerate(of.turns)
     ]
@@ -61,7 +61,7 @@ def counts(folder: Path) -> dict[str, tuple[int, int, int, int]]:
     (told,) = [part for part in run.rounds if part.index == int(folder.name[-3:])]
     shown = {  # what the page and the CSV say
         name: dict(zip(table.columns, table.rows[0], strict=True))
-        for name, table in (("rounds", measures.rounds(run)), ("cost", measures.cost(run)))
+        for name, table in (("rounds", run_tables.rounds(run)), ("cost", run_tables.cost(run)))
     }
     tail = Tail(folder / "episodes.jsonl")
     tail.read(0.0)
@@ -69,7 +69,7 @@ def counts(folder: Path) -> dict[str, tuple[int, int, int, int]]:
     def count(episodes: list[Episode] | tuple[Episode, ...]) -> tuple[int, int, int, int]:
         valid = [e for e in episodes if not e.outcome.mask]
         turns = [turn for e in valid for turn in e.turns]
-        return len(episodes), len(valid), len(turns), sum(t.executor == "teacher" for t in turns)
+        return len(episodes), len(valid), len(turns), sum(t.actor == "teacher" for t in turns)
 
     found = count(stored.episodes())
     counted = metrics.of_round(stored.episodes(), stored.annotations())

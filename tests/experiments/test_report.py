@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.analysis.measures import add_failures
-from experiments.folders import RunFolder
-from experiments.report import axes, write_comparison, write_report
+from experiments.analysis.every_measure import add_failures
+from experiments.report import figure_data, write_comparison, write_report
 from experiments.report.__main__ import _write
-from experiments.report.data import read_run
+from experiments.report.contact_sheet import painted
 from experiments.report.groups import cells_of_folders, grouped
 from experiments.report.html import cell, clock, p_value
-from experiments.report.sheet import painted
-from experiments.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar
-from experiments.tables import Curve, Table
+from experiments.results.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar
+from experiments.results.tables import Curve, Table
+from experiments.runs.folders import RunFolder
+from experiments.runs.reader import read_run
 from swe_gym_env.errors import SetupError
 from tests.experiments.sample_run import HOSTILE, sample_run
 
@@ -313,12 +313,12 @@ def test_a_run_records_what_made_it(tmp_path: Path, page) -> None:
 
 
 def test_small_parts() -> None:
-    assert axes.rounded(0, 0.67) == [0.0, 0.2, 0.4, 0.6, 0.8]
-    assert axes.rounded(-0.12, 0.3) == [-0.2, 0.0, 0.2, 0.4]
-    assert axes.rounded(0, 0) == [0, 1.0]
-    assert len(axes.short(HOSTILE)) == 22 and axes.short("dagger") == "dagger"
-    assert axes.apart([0.0, 0.0, 5.0], 1.0) == [-0.5, 0.5, 5.0]
-    moved = axes.apart([3.0, 1.0, 1.1, 2.9, 1.2], 1.0)
+    assert figure_data.rounded(0, 0.67) == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert figure_data.rounded(-0.12, 0.3) == [-0.2, 0.0, 0.2, 0.4]
+    assert figure_data.rounded(0, 0) == [0, 1.0]
+    assert len(figure_data.short(HOSTILE)) == 22 and figure_data.short("dagger") == "dagger"
+    assert figure_data.apart([0.0, 0.0, 5.0], 1.0) == [-0.5, 0.5, 5.0]
+    moved = figure_data.apart([3.0, 1.0, 1.1, 2.9, 1.2], 1.0)
     assert np.all(np.diff(np.sort(moved)) > 1 - 1e-9) and np.argsort(moved).tolist() == [
         1,
         2,

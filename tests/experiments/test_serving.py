@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import preflight, serving
-from experiments.build import Parts
-from experiments.folders import run_folder
+from experiments.pipeline.build import Parts
+from experiments.pipeline import preflight, serving
+from experiments.runs.folders import run_folder
 from swe_gym_env.errors import SetupError
 from tests.algorithms.serving.conftest import vllm_python as vllm_python
 from tests.algorithms.serving.test_fleet import below, gone

@@ -10,7 +10,7 @@ import scipy.stats
 from statsmodels.stats import contingency_tables as peer
 from statsmodels.stats.proportion import proportion_confint
 
-from experiments.statistics import (
+from experiments.results.statistics import (
     bootstrap_difference,
     bootstrap_mean,
     holm,

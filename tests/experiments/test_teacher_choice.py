@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 
 from algorithms.base import Collect, Plain
-from algorithms.engine.rounds import RoundFolder
-from experiments import preflight, teachers
-from experiments.build import Parts
-from experiments.folders import iteration0_folder, run_folder, trained_folder
-from experiments.progress import Display
-from experiments.rounds import score
+from experiments.console.progress import Display
+from experiments.pipeline.build import Parts
+from experiments.pipeline import preflight, teachers
+from experiments.pipeline.round import score
+from experiments.runs.folders import iteration0_folder, run_folder, trained_folder
 from swe_gym_env.actions import action_format
-from swe_gym_env.agents.base import State
-from swe_gym_env.agents.budget import Spent
-from swe_gym_env.agents.mixers import StudentOnly
-from swe_gym_env.agents.translated import in_form
 from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.base import State
+from swe_gym_env.policies.budget import Spent
+from swe_gym_env.policies.format_adapter import in_form
+from swe_gym_env.rollout.mixers import StudentOnly
+from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import Turn
-from tests.agents.test_server import TASK
 from tests.algorithms.conftest import make_episode, tiny_model
 from tests.algorithms.serving.test_scorer import Server
 from tests.experiments.test_configuration import configuration
-from tests.toybox import FIX
+from tests.policies.test_server import TASK
+from tests.support.toy_tasks import FIX
 
 
 def test_another_model_teaches_with_its_own_tokenizer_template_and_form(

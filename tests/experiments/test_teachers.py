@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from algorithms.engine.rounds import RoundFolder
-from experiments.build import Parts
+from experiments.pipeline.build import Parts
+from swe_gym_env import prompts
 from swe_gym_env.actions import action_format
-from swe_gym_env.agents import prompts
+from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import ToolCall
-from tests.agents.test_server import Model, chat
-from tests.agents.test_server import model as model
 from tests.experiments.conftest import Job
 from tests.experiments.test_configuration import configuration
+from tests.policies.test_server import Model, chat
+from tests.policies.test_server import model as model
 
 SMALL = ("teacher.episodes=3", "teacher.training.epochs=1", "teacher.max_new_tokens=8")
 MADE = (*SMALL, "teacher.rounds=1", "teacher.episodes_per_round=2")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.folders import RunFolder
-from experiments.remaining import line, phases
-from experiments.tracking import track, tracker
+from experiments.pipeline.remaining import line, phases
+from experiments.pipeline.tracking import track, tracker
+from experiments.runs.folders import RunFolder
 from swe_gym_env.errors import SetupError
 from tests.experiments.conftest import Job
 from tests.experiments.test_configuration import configuration

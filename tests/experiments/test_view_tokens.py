@@ -11,13 +11,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from algorithms.engine.checkpoint import load_tokenizer
-from algorithms.engine.lessons import lesson_trees
+from algorithms.engine.examples import example_trees
 from algorithms.engine.rendering import Renderer
-from algorithms.engine.rounds import RoundFolder
-from experiments.cli import CONF
+from experiments.console.cli import CONF
 from experiments.view import write_view
 from experiments.view.data import body, episode_sets
-from experiments.view.tokens import RunTokens, lessons, pieces
+from experiments.view.tokens import RunTokens, examples, pieces
+from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import Annotation, Episode, Outcome, ToolCall, Turn
 from tests.algorithms.conftest import smollm2 as smollm2
 from tests.algorithms.conftest import tiny_model
@@ -101,8 +101,8 @@ def test_weights_are_those_of_the_trees(tmp_path: Path, tokenizer, algorithm: st
                 assert len(turn["tokens"]["logprobs"]) == len(turn["tokens"]["ids"])
 
     expected: Counter[tuple] = Counter()
-    own = [each for each in lessons(found._parts, run, 1) if each.episode.round == 1]
-    for tree in lesson_trees(own, found.renderer):
+    own = [each for each in examples(found._parts, run, 1) if each.episode.round == 1]
+    for tree in example_trees(own, found.renderer):
         weights = (tree.ce_weight, tree.pg_weight * tree.advantage, tree.kl_weight)
         for node in np.flatnonzero(tree.weight):
             each = tuple(float(f"{float(w[node]):.4g}") for w in weights)

@@ -15,7 +15,7 @@ from swe_gym_env.grading.apply import Applied, apply
 from swe_gym_env.sandbox import SandboxProvider, images
 from swe_gym_env.sandbox.start import start
 from swe_gym_env.types import Outcome, TaskInstance
-from tests.toybox import BUG, GOLD, real_provider, toy_task
+from tests.support.toy_tasks import BUG, GOLD, real_provider, toy_task
 
 CHEAT = "def test_add(): pass\ndef test_zero(): pass\n"
 FILES = {"conftest.py": "import calc  # noqa\n", "setup.cfg": "[tool:pytest]\naddopts = -q\n"}
@@ -30,7 +30,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskInstance]:
 
 
 @pytest.fixture(scope="module")
-def boxes() -> SandboxProvider:
+def sandboxes() -> SandboxProvider:
     return real_provider("local")
 
 
@@ -61,24 +61,24 @@ MOVES = {
 }
 
 
-def applied(task: TaskInstance, patch: str, boxes: SandboxProvider) -> tuple[Applied, str]:
+def applied(task: TaskInstance, patch: str, sandboxes: SandboxProvider) -> tuple[Applied, str]:
     """And what a fresh box then holds that the base commit does not, as git tells it."""
-    box = start(boxes, task, for_agent=False)
+    sandbox = start(sandboxes, task, for_agent=False)
     try:
-        result = apply(box, task, patch)
-        said = box.exec("git add -A; git diff --cached --name-status HEAD", timeout=60)
+        result = apply(sandbox, task, patch)
+        said = sandbox.exec("git add -A; git diff --cached --name-status HEAD", timeout=60)
         return result, said.output.decode()
     finally:
-        box.close()
+        sandbox.close()
 
 
 @pytest.mark.parametrize("options", [("-M",), ("--no-renames",), ("diff.mnemonicPrefix=true",)])
 @pytest.mark.parametrize("name", MOVES)
 def test_a_hidden_test_is_back_however_it_went(
-    task: TaskInstance, boxes: SandboxProvider, tmp_path: Path, name: str, options: tuple[str, ...]
+    task: TaskInstance, sandboxes: SandboxProvider, tmp_path: Path, name: str, options: tuple[str, ...]
 ) -> None:
     patch = made(task, tmp_path, f"{FIX} {MOVES[name]}", *options)
-    result, changed = applied(task, patch, boxes)
+    result, changed = applied(task, patch, sandboxes)
     assert result == Applied(), patch
     assert "M\tcalc.py" in changed
     for kept in ("test_calc.py", "conftest.py", "setup.cfg"):
@@ -86,21 +86,21 @@ def test_a_hidden_test_is_back_however_it_went(
 
 
 def test_a_renamed_hidden_test_is_graded(
-    task: TaskInstance, boxes: SandboxProvider, tmp_path: Path
+    task: TaskInstance, sandboxes: SandboxProvider, tmp_path: Path
 ) -> None:
     patch = made(
         task, tmp_path, f"{FIX} {MOVES['renamed']}; {MOVES['configuration renamed']}", "-M"
     )
     assert "rename from test_calc.py" in patch
-    assert grade(task, patch, boxes).status == "resolved"
+    assert grade(task, patch, sandboxes).status == "resolved"
 
 
 def test_a_copy_and_a_rename_pay_nothing(
-    task: TaskInstance, boxes: SandboxProvider, tmp_path: Path
+    task: TaskInstance, sandboxes: SandboxProvider, tmp_path: Path
 ) -> None:
     script = f"git mv test_calc.py old.py; printf '{CHEAT}' > test_calc.py; cp calc.py calc2.py"
     patch = made(task, tmp_path, script.replace("\n", "\\n"), "-C", "--find-copies-harder", "-B")
-    outcome = grade(task, patch, boxes)
+    outcome = grade(task, patch, sandboxes)
     assert outcome.status == "unresolved" and "still fail" in outcome.reason
 
 
@@ -139,10 +139,10 @@ APPLIED = {
 
 @pytest.mark.parametrize("name", LEFT_OUT)
 def test_what_serves_only_its_author_is_left_out(
-    task: TaskInstance, boxes: SandboxProvider, name: str
+    task: TaskInstance, sandboxes: SandboxProvider, name: str
 ) -> None:
     patch, reason = LEFT_OUT[name]
-    result, changed = applied(task, GOLD + patch, boxes)
+    result, changed = applied(task, GOLD + patch, sandboxes)
     assert (result.failed, result.tampered, changed) == ("", "", "M\tcalc.py\n")
     (said,) = result.left_out
     assert said.startswith(reason)
@@ -150,19 +150,19 @@ def test_what_serves_only_its_author_is_left_out(
 
 @pytest.mark.parametrize("name", APPLIED)
 def test_links_within_the_repository_are_applied(
-    task: TaskInstance, boxes: SandboxProvider, name: str
+    task: TaskInstance, sandboxes: SandboxProvider, name: str
 ) -> None:
-    result, changed = applied(task, GOLD + APPLIED[name], boxes)
+    result, changed = applied(task, GOLD + APPLIED[name], sandboxes)
     assert result == Applied() and "A\tlink" in changed
 
 
-def test_the_reason_says_what_was_left_out(task: TaskInstance, boxes: SandboxProvider) -> None:
+def test_the_reason_says_what_was_left_out(task: TaskInstance, sandboxes: SandboxProvider) -> None:
     patch, logs = LEFT_OUT["a virtual environment"][0], list[tuple[str, str]]()
-    outcome = grade(task, GOLD + patch, boxes, on_log=lambda *said: logs.append(said))
+    outcome = grade(task, GOLD + patch, sandboxes, on_log=lambda *said: logs.append(said))
     assert outcome.status == "resolved", outcome
     assert outcome.reason == "left out: venv is a virtual environment"
     assert verdict(task, *logs[0]).reason == outcome.reason
-    outcome = grade(task, patch, boxes)
+    outcome = grade(task, patch, sandboxes)
     assert outcome.status == "unresolved" and "still fail; left out: venv" in outcome.reason
 
 
@@ -180,7 +180,7 @@ FATAL = {
 
 @pytest.mark.parametrize("name", FATAL)
 def test_real_tampering_is_still_caught(
-    task: TaskInstance, boxes: SandboxProvider, name: str
+    task: TaskInstance, sandboxes: SandboxProvider, name: str
 ) -> None:
     patch = FATAL[name]
     if name.endswith("hidden test"):
@@ -191,33 +191,33 @@ def test_real_tampering_is_still_caught(
         header = "diff --git a/test_calc.py b/test_calc.py\ndeleted file mode 100644\n"
         hunk = f"--- a/test_calc.py\n+++ /dev/null\n@@ -1,{len(lines)} +0,0 @@\n"
         patch = header + hunk + gone + patch
-    outcome = grade(task, GOLD + patch, boxes)  # it never comes to the tests
+    outcome = grade(task, GOLD + patch, sandboxes)  # it never comes to the tests
     assert outcome.status == "tampered" and outcome.reward == 0, outcome
 
 
-def test_thousands_of_configurations_hide_none(task: TaskInstance, boxes: SandboxProvider) -> None:
+def test_thousands_of_configurations_hide_none(task: TaskInstance, sandboxes: SandboxProvider) -> None:
     lie = "def pytest_collection_modifyitems(items): del items[:]"
     many = "".join(new(f"d{n}/conftest.py", "x = 1") for n in range(3000))
     shared = "".join(new(f"d{n}/setup.cfg", "[tool:pytest]\naddopts = --co") for n in range(300))
-    result, changed = applied(task, GOLD + many + shared + new("zzz/conftest.py", lie), boxes)
+    result, changed = applied(task, GOLD + many + shared + new("zzz/conftest.py", lie), sandboxes)
     assert result == Applied() and changed == "M\tcalc.py\n"
 
 
 def test_a_project_that_is_a_plugin_may_be_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boxes: SandboxProvider
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandboxes: SandboxProvider
 ) -> None:
     monkeypatch.setenv("SWE_GYM_HOME", str(tmp_path))
     task = toy_task(tmp_path, files={"setup.py": "# entry_points={'pytest11': ['calc = calc']}\n"})
-    result, changed = applied(task, GOLD + FATAL["a plugin"], boxes)
+    result, changed = applied(task, GOLD + FATAL["a plugin"], sandboxes)
     assert not result.tampered and changed == "M\tcalc.py\n"
     assert result.left_out == ("x.egg-info/entry_points.txt would load a plugin into pytest",)
 
 
 def test_a_patch_that_no_file_can_hold_and_one_that_is_too_large(
-    task: TaskInstance, boxes: SandboxProvider
+    task: TaskInstance, sandboxes: SandboxProvider
 ) -> None:
     def judged(patch: str) -> Outcome:
-        outcome = grade(task, patch, boxes)
+        outcome = grade(task, patch, sandboxes)
         assert (outcome.status, outcome.reward, outcome.mask) == ("unresolved", 0.0, False)
         return outcome
 
@@ -226,9 +226,9 @@ def test_a_patch_that_no_file_can_hold_and_one_that_is_too_large(
 
 
 def test_a_last_newline_that_was_stripped_is_put_back(
-    task: TaskInstance, boxes: SandboxProvider
+    task: TaskInstance, sandboxes: SandboxProvider
 ) -> None:
-    assert applied(task, GOLD.rstrip("\n"), boxes) == (Applied(), "M\tcalc.py\n")
+    assert applied(task, GOLD.rstrip("\n"), sandboxes) == (Applied(), "M\tcalc.py\n")
 
 
 MODE = "old mode 100644\nnew mode 100755\n"

@@ -14,9 +14,9 @@ from swe_gym_env.sandbox import SandboxProvider, images
 from swe_gym_env.tasks.pypi import fetch
 from swe_gym_env.tasks.pypi.catalog import PYTEST
 from swe_gym_env.types import TaskInstance
-from tests.grading.attacks import ATTACKS, CODE, FAKE_TESTS, FIXED, Attack, make_task, new, slug
+from tests.support.attacks import ATTACKS, CODE, FAKE_TESTS, FIXED, Attack, make_task, new, slug
+from tests.support.toy_tasks import real_provider
 from tests.tasks.tiny import own_store
-from tests.toybox import real_provider
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskInstance]:
 
 
 @pytest.fixture(scope="module")
-def boxes() -> SandboxProvider:
+def sandboxes() -> SandboxProvider:
     return real_provider("local")
 
 
@@ -39,10 +39,10 @@ def test_there_are_enough_and_all_differ() -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: slug(a.name))
 def test_an_attack_scores_nothing(
-    attack: Attack, task: TaskInstance, boxes: SandboxProvider
+    attack: Attack, task: TaskInstance, sandboxes: SandboxProvider
 ) -> None:
     timeout = 3 if attack.status == "timeout" else 60
-    outcome = grade(task, attack.run(task, boxes), boxes, timeout=timeout)
+    outcome = grade(task, attack.run(task, sandboxes), sandboxes, timeout=timeout)
     assert outcome.reward == 0 and not outcome.mask, outcome
     assert outcome.status in attack.status.split("|"), outcome
     assert outcome.reason and re.search(attack.reason, outcome.reason), outcome.reason
@@ -67,31 +67,31 @@ HONEST = {
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_honest_work_resolves(name: str, task: TaskInstance, boxes: SandboxProvider) -> None:
+def test_honest_work_resolves(name: str, task: TaskInstance, sandboxes: SandboxProvider) -> None:
     logs: list[tuple[str, str]] = []
     outcome = grade(
-        task, HONEST[name].run(task, boxes), boxes, on_log=lambda *said: logs.append(said)
+        task, HONEST[name].run(task, sandboxes), sandboxes, on_log=lambda *said: logs.append(said)
     )
     assert (outcome.status, outcome.reward) == ("resolved", 1.0), outcome.reason
     (said,) = logs
     assert verdict(task, *said).tests == outcome.tests
 
 
-def test_the_tests_fail_on_no_change(task: TaskInstance, boxes: SandboxProvider) -> None:
-    outcome = grade(task, "", boxes, allow_empty=True)
+def test_the_tests_fail_on_no_change(task: TaskInstance, sandboxes: SandboxProvider) -> None:
+    outcome = grade(task, "", sandboxes, allow_empty=True)
     assert outcome.status == "unresolved" and outcome.reason == "2 of 2 tests still fail"
 
 
 def test_the_gold_patch_may_change_what_others_may_not(
-    task: TaskInstance, boxes: SandboxProvider
+    task: TaskInstance, sandboxes: SandboxProvider
 ) -> None:
     gold = task.gold_patch + new("sitecustomize.py", "x = 1\n")
-    assert grade(task, gold, boxes).status == "tampered"
-    assert grade(replace(task, gold_patch=gold), gold, boxes).status == "resolved"
+    assert grade(task, gold, sandboxes).status == "tampered"
+    assert grade(replace(task, gold_patch=gold), gold, sandboxes).status == "resolved"
 
 
 def test_an_image_that_is_not_quite_its_base_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boxes: SandboxProvider
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandboxes: SandboxProvider
 ) -> None:
     """Builders pin a version or leave a file: that is in the agent's diff, and not in its way."""
     env = fetch.environment_for("tiny", PYTEST)
@@ -102,14 +102,14 @@ def test_an_image_that_is_not_quite_its_base_commit(
     note = "# pinned for the image\n"
     (tree / CODE).write_text((tree / CODE).read_text() + note)
     (tree / "left.txt").write_text("left by the builder\n")
-    patch = Attack("", files={CODE: FIXED + note}).run(task, boxes)
+    patch = Attack("", files={CODE: FIXED + note}).run(task, sandboxes)
     assert "left.txt" in patch and "pinned" in patch
-    assert grade(task, patch, boxes).status == "resolved"
-    assert grade(task, task.gold_patch, boxes).status == "resolved"
+    assert grade(task, patch, sandboxes).status == "resolved"
+    assert grade(task, task.gold_patch, sandboxes).status == "resolved"
 
 
 def test_tests_that_no_patch_names_are_guarded_by_their_ids(
-    task: TaskInstance, boxes: SandboxProvider
+    task: TaskInstance, sandboxes: SandboxProvider
 ) -> None:
     """As in task sets whose hidden tests are in the repository from the start."""
     plain = replace(
@@ -120,10 +120,10 @@ def test_tests_that_no_patch_names_are_guarded_by_their_ids(
         pass_to_pass=task.pass_to_pass,
     )
     broken = FIXED.replace("a + b", "a + b + 1")
-    edited = Attack("", files={CODE: broken, **FAKE_TESTS}).run(task, boxes)
-    assert grade(plain, edited, boxes).status == "unresolved"
+    edited = Attack("", files={CODE: broken, **FAKE_TESTS}).run(task, sandboxes)
+    assert grade(plain, edited, sandboxes).status == "unresolved"
     rewriting = "\nwith open('tests/test_calc.py', 'w') as f: f.write('def test_zero(): 1')\n"
-    rewritten = Attack("", files={CODE: broken + rewriting}).run(task, boxes)
-    outcome = grade(plain, rewritten, boxes)
+    rewritten = Attack("", files={CODE: broken + rewriting}).run(task, sandboxes)
+    outcome = grade(plain, rewritten, sandboxes)
     assert outcome.status == "tampered" and "was changed" in outcome.reason
-    assert grade(plain, task.gold_patch, boxes).status == "resolved"
+    assert grade(plain, task.gold_patch, sandboxes).status == "resolved"

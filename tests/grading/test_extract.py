@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from swe_gym_env.agents.live import Live, Request
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import SandboxError
-from swe_gym_env.grading.extract import MAX_PATCH, MOST_TOLD, Extracted, extract, moment
+from swe_gym_env.grading.extract import MAX_PATCH, MOST_LISTED, Extracted, extract, moment
+from swe_gym_env.rollout.running import Live, Request
 from swe_gym_env.sandbox import SandboxProvider
 from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.types import TaskInstance
-from tests.toybox import FINISH, real_provider, toy_task
+from tests.support.toy_tasks import FINISH, real_provider, toy_task
 
 FIX = "sed -i 's/a - b/a + b/' calc.py"
 GIT = "git -c user.name=a -c user.email=a@b"
@@ -87,13 +87,13 @@ HARMLESS = {
 
 def extracted(task: TaskInstance, command: str, name: str = "local") -> Extracted:
     """What comes out of a sandbox in which the bug was fixed and then this was done."""
-    boxes = real_provider(name)
-    box = start(boxes, task)
+    sandboxes = real_provider(name)
+    box = start(sandboxes, task)
     try:
         base, began = base_commit(box, task), moment()
         box.exec(FIX, timeout=60)
         box.exec(command, timeout=60)
-        return extract(box, task, boxes, base, began)
+        return extract(box, task, sandboxes, base, began)
     finally:
         box.close()
 
@@ -125,8 +125,8 @@ def test_both_ways_give_the_same_patch(task: TaskInstance) -> None:
         "ln -s calc.py link; ln -s nowhere broken; chmod +x test_calc.py; rm .gitignore; "
         "mkdir calc; head -c 3000 /dev/urandom > calc/bin"
     )
-    box_work = f"mkdir -p .seed; {work}".replace("/dev/urandom", "calc.py")
-    assert extracted(task, box_work).patch == extracted(task, f"{box_work}; rm -rf .git").patch
+    sandbox_work = f"mkdir -p .seed; {work}".replace("/dev/urandom", "calc.py")
+    assert extracted(task, sandbox_work).patch == extracted(task, f"{sandbox_work}; rm -rf .git").patch
 
 
 @pytest.mark.parametrize("name", ["removed", "disk full"])
@@ -197,7 +197,7 @@ def test_it_stands_in_the_stored_episode(task: TaskInstance) -> None:
 
 def test_the_list_of_what_is_left_out_is_bounded(task: TaskInstance) -> None:
     told = extracted(task, "seq -f '%g.log' 3000 | xargs touch").left_out
-    assert len(told) == MOST_TOLD + 1 and "more" in told[-1]
+    assert len(told) == MOST_LISTED + 1 and "more" in told[-1]
 
 
 def test_what_the_image_brought_is_not_told(

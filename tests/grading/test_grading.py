@@ -15,8 +15,8 @@ from swe_gym_env.sandbox import Sandbox, SandboxProvider, SandboxSpec
 from swe_gym_env.tasks.pypi.build import build
 from swe_gym_env.tasks.rows import from_row
 from swe_gym_env.types import TaskInstance
+from tests.support.toy_tasks import real_provider
 from tests.tasks.tiny import own_store, tiny_package
-from tests.toybox import real_provider
 
 FILE = "tiny/__init__.py"
 
@@ -32,25 +32,25 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskInstance]:
 
 
 @pytest.fixture(params=["local", "process"])
-def boxes(request: pytest.FixtureRequest) -> SandboxProvider:
+def sandboxes(request: pytest.FixtureRequest) -> SandboxProvider:
     return real_provider(request.param)
 
 
 @pytest.fixture
-def box(boxes: SandboxProvider, task: TaskInstance) -> Iterator[Sandbox]:
-    made = boxes.create(SandboxSpec(task.image, task.workdir))
+def sandbox(sandboxes: SandboxProvider, task: TaskInstance) -> Iterator[Sandbox]:
+    made = sandboxes.create(SandboxSpec(task.image, task.workdir))
     yield made
     made.close()
 
 
-def run(box: Sandbox, command: str) -> str:
-    done = box.exec(command, timeout=60)
+def run(sandbox: Sandbox, command: str) -> str:
+    done = sandbox.exec(command, timeout=60)
     assert done.exit_code == 0, done.output
     return done.output.decode()
 
 
-def judge(task: TaskInstance, patch: str, boxes: SandboxProvider) -> tuple[str, float, bool]:
-    outcome = grade(task, patch, boxes, timeout=120)
+def judge(task: TaskInstance, patch: str, sandboxes: SandboxProvider) -> tuple[str, float, bool]:
+    outcome = grade(task, patch, sandboxes, timeout=120)
     return outcome.status, outcome.reward, outcome.mask
 
 
@@ -63,39 +63,39 @@ def new_file(name: str, text: str) -> str:
     )
 
 
-def test_the_gold_patch_resolves(task: TaskInstance, boxes: SandboxProvider) -> None:
-    outcome = grade(task, task.gold_patch, boxes, timeout=120)
+def test_the_gold_patch_resolves(task: TaskInstance, sandboxes: SandboxProvider) -> None:
+    outcome = grade(task, task.gold_patch, sandboxes, timeout=120)
     assert (outcome.status, outcome.reward) == ("resolved", 1.0), outcome.reason
     assert set(outcome.tests) == {*task.fail_to_pass, *task.pass_to_pass}
 
 
-def test_nothing_scores_nothing(task: TaskInstance, boxes: SandboxProvider) -> None:
-    assert judge(task, " \n", boxes) == ("empty_patch", 0.0, False)
+def test_nothing_scores_nothing(task: TaskInstance, sandboxes: SandboxProvider) -> None:
+    assert judge(task, " \n", sandboxes) == ("empty_patch", 0.0, False)
 
 
 def test_an_idle_patch_leaves_the_hidden_tests_failing(
-    task: TaskInstance, boxes: SandboxProvider
+    task: TaskInstance, sandboxes: SandboxProvider
 ) -> None:
-    outcome = grade(task, new_file("NOTES", "x\n"), boxes, timeout=120)
+    outcome = grade(task, new_file("NOTES", "x\n"), sandboxes, timeout=120)
     assert outcome.status == "unresolved" and "still fail" in outcome.reason
     assert all(outcome.tests[test] == "FAILED" for test in task.fail_to_pass)
 
 
-def test_a_patch_that_does_not_apply(task: TaskInstance, boxes: SandboxProvider) -> None:
-    outcome = grade(task, task.gold_patch.replace("\n ", "\n other"), boxes, timeout=120)
+def test_a_patch_that_does_not_apply(task: TaskInstance, sandboxes: SandboxProvider) -> None:
+    outcome = grade(task, task.gold_patch.replace("\n ", "\n other"), sandboxes, timeout=120)
     assert outcome.status == "unresolved" and "does not apply" in outcome.reason
 
 
-def test_an_absent_test_has_failed(task: TaskInstance, boxes: SandboxProvider) -> None:
+def test_an_absent_test_has_failed(task: TaskInstance, sandboxes: SandboxProvider) -> None:
     more = replace(task, pass_to_pass=(*task.pass_to_pass, "tests/test_tiny.py::test_gone"))
-    outcome = grade(more, task.gold_patch, boxes, timeout=120)
+    outcome = grade(more, task.gold_patch, sandboxes, timeout=120)
     assert outcome.status == "unresolved"
     assert outcome.tests["tests/test_tiny.py::test_gone"] == "ABSENT"
 
 
-def test_a_timeout_is_told_apart(task: TaskInstance, boxes: SandboxProvider) -> None:
+def test_a_timeout_is_told_apart(task: TaskInstance, sandboxes: SandboxProvider) -> None:
     slow = replace(task, eval_script="sleep 30\n" + task.eval_script)
-    assert grade(slow, task.gold_patch, boxes, timeout=1).status == "timeout"
+    assert grade(slow, task.gold_patch, sandboxes, timeout=1).status == "timeout"
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_a_timeout_is_told_apart(task: TaskInstance, boxes: SandboxProvider) -> 
     ids=["conftest", "ini", "shadow", "sitecustomize", "tests"],
 )
 def test_test_configuration_of_the_agents_has_no_say(
-    task: TaskInstance, boxes: SandboxProvider, patch: str
+    task: TaskInstance, sandboxes: SandboxProvider, patch: str
 ) -> None:
-    outcome = grade(task, patch, boxes, timeout=120)
+    outcome = grade(task, patch, sandboxes, timeout=120)
     if outcome.status == "tampered":
         assert re.search("every Python process|test framework", outcome.reason)
     else:
@@ -127,7 +127,7 @@ def test_test_configuration_of_the_agents_has_no_say(
 
 
 def test_a_forged_summary_does_not_resolve(
-    task: TaskInstance, box: Sandbox, boxes: SandboxProvider
+    task: TaskInstance, sandbox: Sandbox, sandboxes: SandboxProvider
 ) -> None:
     everything = [*task.fail_to_pass, *task.pass_to_pass]
     said = "".join(f"PASSED {test}\\n" for test in everything)
@@ -136,35 +136,35 @@ def test_a_forged_summary_does_not_resolve(
         f"{said}=== {len(everything)} passed in 0.10s ===\\n>>>>> End Test Output\\n"
     )
     forgery = f"\nimport os\nos.write(1, b'''{text}''')\nos._exit(0)\n"
-    source = box.read(f"{task.workdir}/{FILE}")
-    box.write(f"{task.workdir}/{FILE}", source + forgery.encode())
-    assert judge(task, diff(box, task), boxes)[0] == "unresolved"
+    source = sandbox.read(f"{task.workdir}/{FILE}")
+    sandbox.write(f"{task.workdir}/{FILE}", source + forgery.encode())
+    assert judge(task, diff(sandbox, task), sandboxes)[0] == "unresolved"
 
 
 def test_what_the_agent_did_comes_out_and_resolves(
-    task: TaskInstance, box: Sandbox, boxes: SandboxProvider
+    task: TaskInstance, sandbox: Sandbox, sandboxes: SandboxProvider
 ) -> None:
     """New, binary, committed and staged; caches not. Looking leaves no trace."""
-    box.write(f"{task.workdir}/fix.patch", task.gold_patch.encode())
-    run(box, "git apply fix.patch && rm fix.patch && git add -A && git commit -qm fix")
-    box.write(f"{task.workdir}/new/data.bin", bytes(range(256)))
-    run(box, "mkdir -p tiny/__pycache__ && echo x > tiny/__pycache__/a.pyc && git add new")
-    run(box, "printf 'caf\\351\\n' > latin.txt")
-    before = run(box, "git status --porcelain; find .git -type f | sort")
-    patch = diff(box, task)
-    assert run(box, "git status --porcelain; find .git -type f | sort") == before
+    sandbox.write(f"{task.workdir}/fix.patch", task.gold_patch.encode())
+    run(sandbox, "git apply fix.patch && rm fix.patch && git add -A && git commit -qm fix")
+    sandbox.write(f"{task.workdir}/new/data.bin", bytes(range(256)))
+    run(sandbox, "mkdir -p tiny/__pycache__ && echo x > tiny/__pycache__/a.pyc && git add new")
+    run(sandbox, "printf 'caf\\351\\n' > latin.txt")
+    before = run(sandbox, "git status --porcelain; find .git -type f | sort")
+    patch = diff(sandbox, task)
+    assert run(sandbox, "git status --porcelain; find .git -type f | sort") == before
     assert "new/data.bin" in patch and "GIT binary patch" in patch
     assert "pyc" not in patch and "latin.txt" in patch
-    assert diff(box, task) == patch
-    assert judge(task, patch, boxes) == ("resolved", 1.0, False)
+    assert diff(sandbox, task) == patch
+    assert judge(task, patch, sandboxes) == ("resolved", 1.0, False)
 
 
-def test_no_change_is_empty_and_no_history_is_told(task: TaskInstance, box: Sandbox) -> None:
-    run(box, f"python -c 'import tiny' && touch {FILE}")
-    assert diff(box, task) == ""
-    run(box, "rm -rf .git && echo x > y")
+def test_no_change_is_empty_and_no_history_is_told(task: TaskInstance, sandbox: Sandbox) -> None:
+    run(sandbox, f"python -c 'import tiny' && touch {FILE}")
+    assert diff(sandbox, task) == ""
+    run(sandbox, "rm -rf .git && echo x > y")
     with pytest.raises(DiffError):
-        diff(box, task)
+        diff(sandbox, task)
 
 
 class Faulty:

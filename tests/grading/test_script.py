@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from swe_gym_env.grading import parsers, script
-from swe_gym_env.grading.witness import witness
+from swe_gym_env.grading.recorder import recorder
 
 MARKED = "set -uxo pipefail\necho before\n: '{0}'\n{test}\n: '{1}'\ngit status >/dev/null\n"
 
@@ -66,4 +66,4 @@ def test_tests_read_nothing_and_do_not_see_the_word() -> None:
     ],
 )
 def test_the_witness_goes_where_it_can_be_loaded(command: str, reached: bool) -> None:
-    assert (witness([command], "/x") is not None) is reached
+    assert (recorder([command], "/x") is not None) is reached

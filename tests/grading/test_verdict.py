@@ -90,7 +90,7 @@ def test_a_log_that_is_not_ours_is_no_verdict() -> None:
     assert verdict(TASK, cut, "n").reason == "the test run was cut short"
 
 
-def witnessed(**reports: str) -> Trailer:
+def recorded(**reports: str) -> Trailer:
     """A trailer in which pytest reported these outcomes, and its canary's failure."""
     said = [[f"t.py::{name}", "call", outcome, False] for name, outcome in reports.items()]
     said.append(["t.py::test_canary", "call", "failed", False])
@@ -109,17 +109,17 @@ def test_what_pytest_reported_must_bear_the_log_out() -> None:
         return outcome.status, outcome.reason
 
     cut = {"test_cut[log(photon)-1]": "passed"}
-    assert said(witnessed(test_new="passed", **cut)) == ("resolved", "")
+    assert said(recorded(test_new="passed", **cut)) == ("resolved", "")
     for trailer, reason in (
-        (witnessed(test_new="failed", **cut), "test_new passed, the test framework does not"),
-        (witnessed(**cut), "test_new passed, the test framework does not"),
-        (replace(witnessed(), records=(), exit=0), "never reported its end"),
+        (recorded(test_new="failed", **cut), "test_new passed, the test framework does not"),
+        (recorded(**cut), "test_new passed, the test framework does not"),
+        (replace(recorded(), records=(), exit=0), "never reported its end"),
     ):
         status, why = said(trailer)
         assert status == "tampered" and reason in why
     lied = log.replace("FAILED t.py::test_canary", "PASSED t.py::test_canary")
-    status, why = said(replace(witnessed(test_new="passed", **cut), exit=0), lied)
+    status, why = said(replace(recorded(test_new="passed", **cut), exit=0), lied)
     assert status == "tampered" and "must fail" in why
-    record = {**witnessed(test_new="passed", **cut).records[0], "changed": ["tests/t.py"]}
-    changed = replace(witnessed(), records=(record,))
+    record = {**recorded(test_new="passed", **cut).records[0], "changed": ["tests/t.py"]}
+    changed = replace(recorded(), records=(record,))
     assert said(changed) == ("tampered", "tests/t.py was changed while the tests ran")

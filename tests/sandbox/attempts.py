@@ -74,43 +74,43 @@ class Attempt:
     best_effort: bool = False  # tried as well where the guarantee is only that
 
 
-def links_followed(box: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
+def links_followed(sandbox: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
     for name in ("file", "folder/secret", "up/secret", "proc", "hard", "passwd"):
         with suppress(OSError):
-            assert str(host["secret"]).encode() not in box.read(f"/testbed/{name}")
+            assert str(host["secret"]).encode() not in sandbox.read(f"/testbed/{name}")
         with suppress(OSError):
-            box.write(f"/testbed/{name}", b"escaped")
+            sandbox.write(f"/testbed/{name}", b"escaped")
     with suppress(OSError):
-        box.write("/testbed/folder/new", b"escaped")
+        sandbox.write("/testbed/folder/new", b"escaped")
 
 
-def sparse_read(box: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
+def sparse_read(sandbox: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
     with suppress(OSError):
-        assert len(box.read("/testbed/sparse")) <= 1 << 30
+        assert len(sandbox.read("/testbed/sparse")) <= 1 << 30
 
 
-def still_answers(box: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
-    assert box.exec("echo on", timeout=20).output == b"on\n"
+def still_answers(sandbox: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
+    assert sandbox.exec("echo on", timeout=20).output == b"on\n"
 
 
-def flood_was_cut(box: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
+def flood_was_cut(sandbox: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
     assert len(result.output) == OUTPUT and result.dropped > 100 << 20
-    still_answers(box, result, host)
+    still_answers(sandbox, result, host)
 
 
-def forgery_is_only_output(box: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
+def forgery_is_only_output(sandbox: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
     assert result.exit_code == 7 and not result.timed_out and result.dropped == 0
     assert result.output.count(b"forged") == 60
-    still_answers(box, result, host)
+    still_answers(sandbox, result, host)
 
 
-def under_4_gib(box: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
+def under_4_gib(sandbox: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
     assert result.output.count(b"gulp") * (256 << 20) <= 4 << 30
 
 
-def stopped_in_time(box: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
+def stopped_in_time(sandbox: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
     assert result.timed_out
-    still_answers(box, result, host)
+    still_answers(sandbox, result, host)
 
 
 ATTEMPTS = (

@@ -28,11 +28,11 @@ IMAGE = "tiny"
 Make = Callable[..., Sandbox]
 
 
-def supervisor(box: Sandbox) -> int:
+def supervisor(sandbox: Sandbox) -> int:
     """The process on this machine with which the box ends."""
-    if isinstance(box, DockerSandbox):
-        return int(box._api.inspect_container(box.container)["State"]["Pid"])
-    return int(box._pid)  # type: ignore[attr-defined]
+    if isinstance(sandbox, DockerSandbox):
+        return int(sandbox._api.inspect_container(sandbox.container)["State"]["Pid"])
+    return int(sandbox._pid)  # type: ignore[attr-defined]
 
 
 def skip(reason: str) -> NoReturn:
@@ -91,8 +91,8 @@ def _maker(kind: str) -> Iterator[Make]:
         return made[-1]
 
     yield make
-    for box in made:
-        box.close()
+    for sandbox in made:
+        sandbox.close()
 
 
 @pytest.fixture(params=list(PROVIDERS))
@@ -114,7 +114,7 @@ def make_local(request: pytest.FixtureRequest, tree: Path) -> Iterator[Make]:
 
 
 @pytest.fixture
-def box(make: Make) -> Sandbox:
+def sandbox(make: Make) -> Sandbox:
     return make()
 
 

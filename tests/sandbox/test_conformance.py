@@ -18,8 +18,8 @@ from swe_gym_env.sandbox import LIMITS, Sandbox, SandboxSpec, client
 from tests.sandbox.conftest import PROVIDERS, Make, skip, supervisor
 
 
-def run(box: Sandbox, command: str, timeout: float = 20, **kwargs: object) -> str:
-    result = box.exec(command, timeout=timeout, **kwargs)  # type: ignore[arg-type]
+def run(sandbox: Sandbox, command: str, timeout: float = 20, **kwargs: object) -> str:
+    result = sandbox.exec(command, timeout=timeout, **kwargs)  # type: ignore[arg-type]
     assert not result.timed_out
     return result.output.decode()
 
@@ -46,124 +46,124 @@ def gone_soon(marker: str, seconds: float = 5) -> bool:
     return True
 
 
-def test_every_limit_is_declared(box: Sandbox) -> None:
-    assert isinstance(box, Sandbox)
-    assert set(box.guarantees) == set(LIMITS)
-    assert set(box.guarantees.values()) <= {"hard", "best effort", "none"}
+def test_every_limit_is_declared(sandbox: Sandbox) -> None:
+    assert isinstance(sandbox, Sandbox)
+    assert set(sandbox.guarantees) == set(LIMITS)
+    assert set(sandbox.guarantees.values()) <= {"hard", "best effort", "none"}
 
 
-def test_exit_codes_and_merged_streams(box: Sandbox) -> None:
-    result = box.exec("echo out; echo err >&2; exit 3", timeout=10)
+def test_exit_codes_and_merged_streams(sandbox: Sandbox) -> None:
+    result = sandbox.exec("echo out; echo err >&2; exit 3", timeout=10)
     assert (result.exit_code, result.output) == (3, b"out\nerr\n")
     assert not result.timed_out and result.dropped == 0 and 0 < result.seconds < 10
-    assert box.exec("kill -9 $$", timeout=10).exit_code == 128 + 9
-    assert box.exec("no-such-program", timeout=10).exit_code == 127
-    assert box.exec("echo hi | (exit 4)", timeout=10).exit_code == 4
+    assert sandbox.exec("kill -9 $$", timeout=10).exit_code == 128 + 9
+    assert sandbox.exec("no-such-program", timeout=10).exit_code == 127
+    assert sandbox.exec("echo hi | (exit 4)", timeout=10).exit_code == 4
 
 
-def test_working_folder_and_environment(box: Sandbox) -> None:
-    assert run(box, "cat a.py; cat /testbed/pkg/b.py") == "x = 1\ny = 2\n"
-    assert run(box, "cat b.py", cwd="/testbed/pkg") == "y = 2\n"
-    assert run(box, 'echo "$A|$FROM_IMAGE"', env={"A": "ü b"}) == "ü b|yes\n"
-    assert run(box, "tool; type -P tool").startswith("tool\n")
+def test_working_folder_and_environment(sandbox: Sandbox) -> None:
+    assert run(sandbox, "cat a.py; cat /testbed/pkg/b.py") == "x = 1\ny = 2\n"
+    assert run(sandbox, "cat b.py", cwd="/testbed/pkg") == "y = 2\n"
+    assert run(sandbox, 'echo "$A|$FROM_IMAGE"', env={"A": "ü b"}) == "ü b|yes\n"
+    assert run(sandbox, "tool; type -P tool").startswith("tool\n")
     assert (
-        run(box, 'test -d "$HOME" && touch "$HOME/f" && f=$(mktemp) && rm "$f" && echo "$LANG"')
+        run(sandbox, 'test -d "$HOME" && touch "$HOME/f" && f=$(mktemp) && rm "$f" && echo "$LANG"')
         == "C.UTF-8\n"
     )
-    missing = box.exec("echo never", timeout=10, cwd="/testbed/nowhere")
+    missing = sandbox.exec("echo never", timeout=10, cwd="/testbed/nowhere")
     assert missing.exit_code == 126 and b"No such file" in missing.output
 
 
-def test_nothing_carries_over_in_the_shell_but_files_do(box: Sandbox) -> None:
-    run(box, "cd pkg; export B=1; echo z > c.py")
-    assert run(box, 'pwd | grep -c pkg; echo "[$B]"; cat pkg/c.py') == "0\n[]\nz\n"
+def test_nothing_carries_over_in_the_shell_but_files_do(sandbox: Sandbox) -> None:
+    run(sandbox, "cd pkg; export B=1; echo z > c.py")
+    assert run(sandbox, 'pwd | grep -c pkg; echo "[$B]"; cat pkg/c.py') == "0\n[]\nz\n"
 
 
-def test_git_works_and_sees_only_the_change(box: Sandbox) -> None:
-    run(box, "echo 'x = 2' > a.py; rm -r pkg; mkdir pkg; touch pkg/new.py")
-    assert run(box, "git status --short") == " M a.py\n D pkg/b.py\n?? pkg/new.py\n"
-    assert run(box, "git stash -qu && git status --short; cat a.py") == "x = 1\n"
-    assert "pkg/new.py" in run(box, "git stash pop -q; ls pkg/*")
-    assert "[main" in run(box, "git checkout -q -B main && git -c user.name=a -c user.email=a "
+def test_git_works_and_sees_only_the_change(sandbox: Sandbox) -> None:
+    run(sandbox, "echo 'x = 2' > a.py; rm -r pkg; mkdir pkg; touch pkg/new.py")
+    assert run(sandbox, "git status --short") == " M a.py\n D pkg/b.py\n?? pkg/new.py\n"
+    assert run(sandbox, "git stash -qu && git status --short; cat a.py") == "x = 1\n"
+    assert "pkg/new.py" in run(sandbox, "git stash pop -q; ls pkg/*")
+    assert "[main" in run(sandbox, "git checkout -q -B main && git -c user.name=a -c user.email=a "
                                "commit -am changed")  # fmt: skip
 
 
 @pytest.mark.parametrize("how", ["sleep 1000", "trap '' TERM HUP INT; while :; do sleep 1; done"])
-def test_time_limit_kills_the_whole_tree(box: Sandbox, how: str) -> None:
+def test_time_limit_kills_the_whole_tree(sandbox: Sandbox, how: str) -> None:
     mark = f"9{time.time_ns()}"
     escape = (
         f"(setsid bash -c 'setsid sleep {mark}1 & exec sleep {mark}2' &) & setsid sleep {mark}3 &"
     )
-    result = box.exec(f"echo begun; {escape} sleep {mark}4 & {how}", timeout=1)
+    result = sandbox.exec(f"echo begun; {escape} sleep {mark}4 & {how}", timeout=1)
     assert result.timed_out and result.exit_code == 124
     assert result.output == b"begun\n" and 1 <= result.seconds < 5
     assert gone_soon(mark)
-    assert run(box, "echo on") == "on\n"
+    assert run(sandbox, "echo on") == "on\n"
 
 
-def test_time_limit_spares_what_earlier_commands_left_running(box: Sandbox) -> None:
-    server = run(box, "sleep 1000 & echo $!").strip()
-    assert box.exec("sleep 1000", timeout=0.5).timed_out
-    assert run(box, f"kill -0 {server} && echo alive") == "alive\n"
+def test_time_limit_spares_what_earlier_commands_left_running(sandbox: Sandbox) -> None:
+    server = run(sandbox, "sleep 1000 & echo $!").strip()
+    assert sandbox.exec("sleep 1000", timeout=0.5).timed_out
+    assert run(sandbox, f"kill -0 {server} && echo alive") == "alive\n"
 
 
-def test_background_child_does_not_delay_the_answer(box: Sandbox) -> None:
+def test_background_child_does_not_delay_the_answer(sandbox: Sandbox) -> None:
     began = time.monotonic()
-    assert run(box, "sleep 60 & echo hi") == "hi\n"
-    assert "hi\n" in run(box, "(while :; do echo flood; done) & echo hi")
-    assert run(box, "echo hi") == "hi\n"
+    assert run(sandbox, "sleep 60 & echo hi") == "hi\n"
+    assert "hi\n" in run(sandbox, "(while :; do echo flood; done) & echo hi")
+    assert run(sandbox, "echo hi") == "hi\n"
     assert time.monotonic() - began < 10
 
 
 def test_much_output_keeps_head_and_tail(make: Make) -> None:
-    box, size = make(output=1 << 20), 10_000_000
-    result = box.exec(f"echo BEGIN; head -c {size} /dev/zero | tr '\\0' a; echo END", timeout=60)
+    sandbox, size = make(output=1 << 20), 10_000_000
+    result = sandbox.exec(f"echo BEGIN; head -c {size} /dev/zero | tr '\\0' a; echo END", timeout=60)
     assert len(result.output) == 1 << 20
     assert result.dropped == size + 10 - (1 << 20)
     assert result.output.startswith(b"BEGIN\naaa") and result.output.endswith(b"aaaEND\n")
     assert result.head == 1 << 19
-    whole = box.exec("head -c 1000000 /dev/zero", timeout=20)
+    whole = sandbox.exec("head -c 1000000 /dev/zero", timeout=20)
     assert (len(whole.output), whole.dropped, whole.head) == (1_000_000, 0, 0)
 
 
-def test_binary_and_unicode(box: Sandbox) -> None:
-    assert box.exec(r"printf '\xff\x00\xfe\n'", timeout=10).output == b"\xff\x00\xfe\n"
-    assert run(box, "echo 'größer 漢字 🙂'") == "größer 漢字 🙂\n"
+def test_binary_and_unicode(sandbox: Sandbox) -> None:
+    assert sandbox.exec(r"printf '\xff\x00\xfe\n'", timeout=10).output == b"\xff\x00\xfe\n"
+    assert run(sandbox, "echo 'größer 漢字 🙂'") == "größer 漢字 🙂\n"
 
 
-def test_stdin(box: Sandbox) -> None:
+def test_stdin(sandbox: Sandbox) -> None:
     data = bytes(range(256)) * 2000
-    assert box.exec("cat", timeout=10, stdin=data).output == data
-    assert box.exec("true", timeout=10, stdin=data * 4).exit_code == 0
-    assert box.exec("cat", timeout=10).output == b""
-    assert box.exec("cat > copy; wc -c < copy", timeout=20, stdin=data * 8).output == b"4096000\n"
+    assert sandbox.exec("cat", timeout=10, stdin=data).output == data
+    assert sandbox.exec("true", timeout=10, stdin=data * 4).exit_code == 0
+    assert sandbox.exec("cat", timeout=10).output == b""
+    assert sandbox.exec("cat > copy; wc -c < copy", timeout=20, stdin=data * 8).output == b"4096000\n"
 
 
-def test_read_and_write(box: Sandbox) -> None:
+def test_read_and_write(sandbox: Sandbox) -> None:
     data = os.urandom(10_000_000)
     began = time.monotonic()
-    box.write("/testbed/new/folder/blob", data)
-    assert box.read("/testbed/new/folder/blob") == data
+    sandbox.write("/testbed/new/folder/blob", data)
+    assert sandbox.read("/testbed/new/folder/blob") == data
     assert time.monotonic() - began < 5
-    assert run(box, "wc -c < new/folder/blob") == "10000000\n"
-    box.write("/testbed/a.py", b"short")
-    assert box.read("/testbed/a.py") == b"short"
+    assert run(sandbox, "wc -c < new/folder/blob") == "10000000\n"
+    sandbox.write("/testbed/a.py", b"short")
+    assert sandbox.read("/testbed/a.py") == b"short"
     with pytest.raises(FileNotFoundError):
-        box.read("/testbed/nowhere")
+        sandbox.read("/testbed/nowhere")
     with pytest.raises(IsADirectoryError):
-        box.read("/testbed/pkg")
+        sandbox.read("/testbed/pkg")
     with pytest.raises(OSError):
-        box.write("/testbed/a.py/below", b"")
+        sandbox.write("/testbed/a.py/below", b"")
 
 
-def test_odd_files_do_not_hang_the_box(box: Sandbox) -> None:
-    run(box, "mkfifo pipe; ln -s /dev/zero zero")
+def test_odd_files_do_not_hang_the_box(sandbox: Sandbox) -> None:
+    run(sandbox, "mkfifo pipe; ln -s /dev/zero zero")
     for path in ("/testbed/pipe", "/testbed/zero"):
         with pytest.raises(OSError):
-            box.read(path)
+            sandbox.read(path)
     with pytest.raises(OSError):
-        box.write("/testbed/pipe", b"x")
-    assert run(box, "echo on") == "on\n"
+        sandbox.write("/testbed/pipe", b"x")
+    assert run(sandbox, "echo on") == "on\n"
 
 
 def test_boxes_are_apart_from_each_other_and_from_the_tree(make: Make, tree: Path) -> None:
@@ -172,13 +172,13 @@ def test_boxes_are_apart_from_each_other_and_from_the_tree(make: Make, tree: Pat
         return {str(p): (p.read_bytes(), p.stat().st_mode, p.stat().st_mtime_ns) for p in files}
 
     before = states()
-    boxes = [make() for _ in range(4)]
+    sandboxes = [make() for _ in range(4)]
 
     def work(number: int) -> str:
-        box = boxes[number]
-        run(box, f"echo {number} >> a.py; chmod 755 a.py; rm -r pkg; mkdir pkg; touch pkg/{number}")
+        sandbox = sandboxes[number]
+        run(sandbox, f"echo {number} >> a.py; chmod 755 a.py; rm -r pkg; mkdir pkg; touch pkg/{number}")
         time.sleep(0.1)
-        return run(box, "tail -1 a.py; ls pkg")
+        return run(sandbox, "tail -1 a.py; ls pkg")
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == [f"{n}\n{n}\n" for n in range(4)]
@@ -186,49 +186,49 @@ def test_boxes_are_apart_from_each_other_and_from_the_tree(make: Make, tree: Pat
 
 
 def test_box_made_in_a_thread_outlives_it(make: Make) -> None:
-    boxes: list[Sandbox] = []
-    thread = threading.Thread(target=lambda: boxes.append(make()))
+    sandboxes: list[Sandbox] = []
+    thread = threading.Thread(target=lambda: sandboxes.append(make()))
     thread.start()
     thread.join()
     time.sleep(0.2)
-    assert run(boxes[0], "echo on") == "on\n"
+    assert run(sandboxes[0], "echo on") == "on\n"
 
 
 def test_memory_hog_is_stopped(make: Make) -> None:
-    box = make(memory=200 << 20)
+    sandbox = make(memory=200 << 20)
     step = "data.append(bytearray(b'x' * (10 << 20))); time.sleep(0.02)"
     hog = f"import time; data = []\nfor _ in range(150): {step}\nprint('done')"
-    result = box.exec(f'python3 -c "{hog}"', timeout=60)
+    result = sandbox.exec(f'python3 -c "{hog}"', timeout=60)
     assert result.exit_code not in (0, 124) and b"done" not in result.output
-    assert run(box, "echo on") == "on\n"
+    assert run(sandbox, "echo on") == "on\n"
 
 
 def test_close_twice_and_use_after_close(make: Make) -> None:
-    box, mark = make(), f"8{time.time_ns()}"
-    run(box, f"sleep {mark} & setsid sleep {mark} & echo")
-    box.close()
+    sandbox, mark = make(), f"8{time.time_ns()}"
+    run(sandbox, f"sleep {mark} & setsid sleep {mark} & echo")
+    sandbox.close()
     assert not marked(mark)
-    box.close()
-    for use in (lambda: box.exec("true", timeout=5), lambda: box.read("/testbed/a.py")):
+    sandbox.close()
+    for use in (lambda: sandbox.exec("true", timeout=5), lambda: sandbox.read("/testbed/a.py")):
         with pytest.raises(SandboxError):
             use()
     with pytest.raises(SandboxError):
-        box.write("/testbed/a.py", b"")
+        sandbox.write("/testbed/a.py", b"")
 
 
-def test_dead_box_is_a_sandbox_error(box: Sandbox) -> None:
-    os.kill(supervisor(box), signal.SIGKILL)
+def test_dead_box_is_a_sandbox_error(sandbox: Sandbox) -> None:
+    os.kill(supervisor(sandbox), signal.SIGKILL)
     with pytest.raises(SandboxError):
         for _ in range(100):
-            box.exec("sleep 0.05", timeout=5)
+            sandbox.exec("sleep 0.05", timeout=5)
 
 
 def test_a_killed_nursery_is_replaced(make_local: Make) -> None:
-    box = make_local()
+    sandbox = make_local()
     assert client._NURSERY._process is not None
     client._NURSERY._process.kill()
     client._NURSERY._process.wait()
-    assert run(box, "echo on") == "on\n"
+    assert run(sandbox, "echo on") == "on\n"
     assert run(make_local(), "echo on") == "on\n"
 
 
@@ -236,38 +236,38 @@ def test_a_supervisor_that_hangs_before_its_box_is_made_is_killed(
     make_local: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_local()  # which kinds this machine can make is found out by now
-    new_box, stopped = client._NURSERY.new_box, list[int]()
+    new_sandbox, stopped = client._NURSERY.new_sandbox, list[int]()
 
     def hung() -> tuple[socket.socket, int]:
-        sock, pid = new_box()
+        sock, pid = new_sandbox()
         os.kill(pid, signal.SIGSTOP)
         stopped.append(os.pidfd_open(pid))
         return sock, pid
 
     monkeypatch.setattr(client, "START_SECONDS", 0.5)
     monkeypatch.setattr(client, "CLOSE_SECONDS", 0.5)
-    monkeypatch.setattr(client._NURSERY, "new_box", hung)
+    monkeypatch.setattr(client._NURSERY, "new_sandbox", hung)
     with pytest.raises(SandboxError, match="did not answer"):
         make_local()
     assert stopped and all(select.select([gone], [], [], 5)[0] for gone in stopped)
 
 
-def test_close_from_another_thread_ends_a_running_command(box: Sandbox) -> None:
+def test_close_from_another_thread_ends_a_running_command(sandbox: Sandbox) -> None:
     mark = f"7{time.time_ns()}"
-    threading.Timer(0.5, box.close).start()
+    threading.Timer(0.5, sandbox.close).start()
     began = time.monotonic()
     with pytest.raises(SandboxError):
-        box.exec(f"sleep {mark}", timeout=60)
+        sandbox.exec(f"sleep {mark}", timeout=60)
     assert time.monotonic() - began < 10 and gone_soon(mark)
 
 
-def test_a_forked_copy_of_the_parent_does_not_end_the_box(box: Sandbox) -> None:
+def test_a_forked_copy_of_the_parent_does_not_end_the_box(sandbox: Sandbox) -> None:
     pid = os.fork()
     if pid == 0:
-        box.close()
+        sandbox.close()
         os._exit(0)
     os.waitpid(pid, 0)
-    assert run(box, "echo on") == "on\n"
+    assert run(sandbox, "echo on") == "on\n"
 
 
 @pytest.mark.parametrize("kind", list(PROVIDERS))

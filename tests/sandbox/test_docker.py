@@ -20,15 +20,15 @@ from tests.sandbox.test_conformance import run
 
 
 @pytest.fixture
-def box(tree: Path) -> Iterator[DockerSandbox]:
+def sandbox(tree: Path) -> Iterator[DockerSandbox]:
     for make in _maker("docker"):
         made = make(memory=256 << 20, processes=40, cpus=0.5)
         assert isinstance(made, DockerSandbox)
         yield made
 
 
-def test_the_engine_was_given_every_limit(box: DockerSandbox) -> None:
-    container = box._api.inspect_container(box.container)
+def test_the_engine_was_given_every_limit(sandbox: DockerSandbox) -> None:
+    container = sandbox._api.inspect_container(sandbox.container)
     host = container["HostConfig"]
     assert host["NetworkMode"] == "none"
     assert host["Memory"] == host["MemorySwap"] == 256 << 20
@@ -36,12 +36,12 @@ def test_the_engine_was_given_every_limit(box: DockerSandbox) -> None:
     assert host["PidsLimit"] == 40
     assert host["AutoRemove"] and not host["Privileged"] and not host["Binds"]
     assert container["Config"]["Labels"][LABEL] == "box"
-    status = run(box, "cat /proc/self/status")
+    status = run(sandbox, "cat /proc/self/status")
     assert int(status.split("CapEff:")[1].split()[0], 16) == 0b1011  # chown, dac_override, fowner
     assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status
 
 
-def test_root_in_the_box_is_not_root_outside(box: DockerSandbox) -> None:
+def test_root_in_the_box_is_not_root_outside(sandbox: DockerSandbox) -> None:
     refused = [
         "mknod /tmp/disk b 254 0",
         "echo x > /proc/sys/kernel/core_pattern",
@@ -62,24 +62,24 @@ def test_root_in_the_box_is_not_root_outside(box: DockerSandbox) -> None:
         "ip link add dummy0 type dummy",
     ]
     for command in refused:
-        assert box.exec(f"({command}) 2>/dev/null", timeout=10).exit_code != 0, command
-    assert run(box, "echo on") == "on\n"
+        assert sandbox.exec(f"({command}) 2>/dev/null", timeout=10).exit_code != 0, command
+    assert run(sandbox, "echo on") == "on\n"
 
 
-def test_process_1_reaps_orphans(box: DockerSandbox) -> None:
-    run(box, "for i in 1 2 3 4 5; do (setsid sleep 0.1 &) ; done")
+def test_process_1_reaps_orphans(sandbox: DockerSandbox) -> None:
+    run(sandbox, "for i in 1 2 3 4 5; do (setsid sleep 0.1 &) ; done")
     time.sleep(0.5)
-    assert run(box, "grep -l 'State:.Z' /proc/[0-9]*/status | wc -l") == "0\n"
+    assert run(sandbox, "grep -l 'State:.Z' /proc/[0-9]*/status | wc -l") == "0\n"
 
 
-def test_an_image_without_python_says_so(box: DockerSandbox) -> None:
-    box.exec("rm -f /usr/bin/python3*", timeout=10)
-    box._api.commit(box.container, "swe-gym-env/no-python")
+def test_an_image_without_python_says_so(sandbox: DockerSandbox) -> None:
+    sandbox.exec("rm -f /usr/bin/python3*", timeout=10)
+    sandbox._api.commit(sandbox.container, "swe-gym-env/no-python")
     try:
         with pytest.raises(SetupError, match=r"no Python 3.9 or newer in this image"):
             provider("docker").create(SandboxSpec("swe-gym-env/no-python"))
     finally:
-        box._api.remove_image("swe-gym-env/no-python", force=True)
+        sandbox._api.remove_image("swe-gym-env/no-python", force=True)
 
 
 def test_no_engine_is_one_sentence(tmp_path: Path) -> None:
@@ -87,10 +87,10 @@ def test_no_engine_is_one_sentence(tmp_path: Path) -> None:
     assert reason and "DOCKER_HOST" in reason and "\n" not in reason
 
 
-def test_a_box_that_the_engine_removes_is_a_sandbox_error(box: DockerSandbox) -> None:
-    box._api.remove_container(box.container, force=True)
+def test_a_box_that_the_engine_removes_is_a_sandbox_error(sandbox: DockerSandbox) -> None:
+    sandbox._api.remove_container(sandbox.container, force=True)
     with pytest.raises(SandboxError):
-        box.exec("true", timeout=5)
+        sandbox.exec("true", timeout=5)
 
 
 def test_labels_tell_who_is_gone() -> None:

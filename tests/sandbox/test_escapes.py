@@ -124,18 +124,18 @@ class Place:
     """A provider, and a box next door with things of its own."""
 
     make: Make
-    box: Sandbox = field(init=False)
+    sandbox: Sandbox = field(init=False)
     steps: int = 0
 
     def __post_init__(self) -> None:
-        self.box = self.make()
+        self.sandbox = self.make()
         keep = "echo mine > kept; echo shared > /dev/shm/kept 2>/dev/null || true; sleep 1000 & "
-        self.pid = self.box.exec(f"{keep} echo $!", timeout=20).output.decode().strip()
+        self.pid = self.sandbox.exec(f"{keep} echo $!", timeout=20).output.decode().strip()
 
     def step(self) -> None:
         self.steps += 1
         command = f"kill -0 {self.pid} && cat a.py kept && git status --short && echo {self.steps}"
-        done = self.box.exec(command, timeout=60)
+        done = self.sandbox.exec(command, timeout=60)
         assert done.output.decode() == f"x = 1\nmine\n?? kept\n{self.steps}\n"
 
 
@@ -151,20 +151,20 @@ def place(request: pytest.FixtureRequest, tree: Path) -> Iterator[Place]:
         yield Place(make)
 
 
-def promised(box: Sandbox, attempt: Attempt) -> bool:
-    declared = box.guarantees[attempt.guarantee]
+def promised(sandbox: Sandbox, attempt: Attempt) -> bool:
+    declared = sandbox.guarantees[attempt.guarantee]
     return declared == "hard" or (
-        attempt.best_effort and declared == "best effort" and box.guarantees["isolation"] == "hard"
+        attempt.best_effort and declared == "best effort" and sandbox.guarantees["isolation"] == "hard"
     )
 
 
-def carry_out(box: Sandbox, attempt: Attempt, told: dict[str, object]) -> ExecResult | None:
+def carry_out(sandbox: Sandbox, attempt: Attempt, told: dict[str, object]) -> ExecResult | None:
     """None where the box did not survive it."""
     script = PRELUDE.format(host=json.dumps(told)) + attempt.script + "\nprint('escaped:', escaped)"
-    box.write("/testbed/attempt.py", script.encode())
+    sandbox.write("/testbed/attempt.py", script.encode())
     command = f"python3 /testbed/attempt.py {told['mark']}"
     try:
-        return box.exec(command, timeout=attempt.seconds)
+        return sandbox.exec(command, timeout=attempt.seconds)
     except SandboxError:
         return None
 
@@ -189,14 +189,14 @@ def test_attempts_are_many_and_about_every_promise() -> None:
     ("place", "attempt"), CASES, ids=lambda v: getattr(v, "name", str(v)), indirect=["place"]
 )
 def test_attempt(place: Place, attempt: Attempt, host: Host) -> None:
-    box = place.make(**attempt.limits)
+    sandbox = place.make(**attempt.limits)
     try:
-        if not promised(box, attempt):
+        if not promised(sandbox, attempt):
             return  # nothing is claimed, and it would harm this machine
         mark = f"5{time.time_ns()}"
         told, before = host.told(mark), host.state()
         with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(carry_out, box, attempt, told)
+            running = pool.submit(carry_out, sandbox, attempt, told)
             most = watch(running, place, mark)
         result = running.result()
         if attempt.guarantee == "processes":
@@ -210,10 +210,10 @@ def test_attempt(place: Place, attempt: Attempt, host: Host) -> None:
             assert attempt.dies or verdict == "[]", result.output[-2000:]
             assert b"escaped: ['" not in result.output
             if attempt.look:
-                attempt.look(box, result, {**told, "secret": host.secret})
+                attempt.look(sandbox, result, {**told, "secret": host.secret})
         assert result is not None or attempt.dies
     finally:
-        box.close()
+        sandbox.close()
     assert gone_soon(mark)
     assert mark not in Path("/proc/self/mounts").read_text()
     assert host.state() == before

@@ -12,7 +12,7 @@ from swe_gym_env.env import SWEEnv
 from swe_gym_env.sandbox import Sandbox, SandboxSpec
 from swe_gym_env.sandbox.history import scrub
 from swe_gym_env.types import TaskInstance
-from tests.toybox import FlakyBox, real_provider, toy_task
+from tests.support.toy_tasks import FlakySandbox, real_provider, toy_task
 
 GIT = "git -c user.name=toy -c user.email=toy@example.org"
 FUTURE = rf"""
@@ -39,7 +39,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskInstance:
     return toy_task(tmp_path, "future")
 
 
-class Counting(FlakyBox):
+class Counting(FlakySandbox):
     """A real box that counts its commands."""
 
     def __init__(self, inner: Sandbox) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from swe_gym_env.sandbox import Sandbox
-from swe_gym_env.sandbox.box import tree
+from swe_gym_env.sandbox.guest import tree
 from tests.sandbox.conftest import Make
 from tests.sandbox.test_conformance import run
 
@@ -176,13 +176,13 @@ def test_host_files_environment_and_processes_are_out_of_sight(
     secret = tmp_path / "secret"
     secret.write_text("hidden")
     monkeypatch.setenv("MY_API_KEY", "hunter2")
-    box = make_isolated()
-    assert run(box, f"cat {secret} 2>&1 | grep -c hidden; env | grep -c hunter2") == "0\n0\n"
-    assert run(box, "cat /proc/[0-9]*/environ 2>/dev/null | grep -c hunter2") == "0\n"
-    assert run(box, "ls -d /proc/[0-9]* | wc -l; uname -n").split()[1] == "box"
-    assert int(run(box, "ls -d /proc/[0-9]* | wc -l")) < 8
-    assert run(box, f"kill -0 {os.getpid()} 2>/dev/null && echo seen") == ""
-    names = run(box, "env | cut -d= -f1 | sort").split()
+    sandbox = make_isolated()
+    assert run(sandbox, f"cat {secret} 2>&1 | grep -c hidden; env | grep -c hunter2") == "0\n0\n"
+    assert run(sandbox, "cat /proc/[0-9]*/environ 2>/dev/null | grep -c hunter2") == "0\n"
+    assert run(sandbox, "ls -d /proc/[0-9]* | wc -l; uname -n").split()[1] == "box"
+    assert int(run(sandbox, "ls -d /proc/[0-9]* | wc -l")) < 8
+    assert run(sandbox, f"kill -0 {os.getpid()} 2>/dev/null && echo seen") == ""
+    names = run(sandbox, "env | cut -d= -f1 | sort").split()
     allowed = {"FROM_IMAGE", "HOME", "LANG", "PATH", "PWD", "PYTHONDONTWRITEBYTECODE", "SHLVL", "_"}
     assert set(names) - {"TERM", "container"} <= allowed  # Podman says these two
 
@@ -239,38 +239,38 @@ def test_installed_packages_are_hidden_and_programs_work(isolated: Sandbox) -> N
 
 
 def test_disk_is_limited(make_local: Make) -> None:
-    box = make_local(disk=16 << 20)
+    sandbox = make_local(disk=16 << 20)
     for place in ("/testbed", "/tmp", "$HOME", "/dev/shm"):
-        result = box.exec(f"head -c 12M /dev/zero > {place}/a; head -c 12M /dev/zero > {place}/b; "
+        result = sandbox.exec(f"head -c 12M /dev/zero > {place}/a; head -c 12M /dev/zero > {place}/b; "
                           f"e=$?; rm -f {place}/[ab]; exit $e", timeout=30)  # fmt: skip
         assert result.exit_code != 0 and b"No space left" in result.output, place
     with pytest.raises(OSError):
-        box.write("/testbed/big", bytes(32 << 20))
-    assert box.exec("rm -f big; echo 'x = 3' > a.py", timeout=10).exit_code == 0
+        sandbox.write("/testbed/big", bytes(32 << 20))
+    assert sandbox.exec("rm -f big; echo 'x = 3' > a.py", timeout=10).exit_code == 0
 
 
 def test_number_of_files_is_limited(make_local: Make) -> None:
-    box = make_local(inodes=500)
-    result = box.exec("mkdir many; cd many; touch $(seq 1000)", timeout=30)
+    sandbox = make_local(inodes=500)
+    result = sandbox.exec("mkdir many; cd many; touch $(seq 1000)", timeout=30)
     assert result.exit_code != 0 and b"No space left" in result.output
-    assert box.exec("rm -r many; echo x > a.py", timeout=10).exit_code == 0
+    assert sandbox.exec("rm -r many; echo x > a.py", timeout=10).exit_code == 0
 
 
 def test_fork_bomb_is_contained(make_isolated: Make) -> None:
-    box = make_isolated(processes=48)
+    sandbox = make_isolated(processes=48)
     before = len([name for name in os.listdir("/proc") if name.isdigit()])
-    box.exec(":(){ :|:& };: ; sleep 100", timeout=1.5)
+    sandbox.exec(":(){ :|:& };: ; sleep 100", timeout=1.5)
     during = len([name for name in os.listdir("/proc") if name.isdigit()])
     assert during - before < 80
-    assert run(box, "echo on") == "on\n"
-    crowd = box.exec("for i in $(seq 100); do sleep 2 & done; jobs | wc -l", timeout=20)
+    assert run(sandbox, "echo on") == "on\n"
+    crowd = sandbox.exec("for i in $(seq 100); do sleep 2 & done; jobs | wc -l", timeout=20)
     assert b"fork" in crowd.output or b"Resource temporarily unavailable" in crowd.output
 
 
 def test_many_processes_together_are_held_to_the_memory_limit(make_isolated: Make) -> None:
-    box = make_isolated(memory=200 << 20)
+    sandbox = make_isolated(memory=200 << 20)
     hog = "import time; data = b'x' * (90 << 20); time.sleep(2); print('do' + 'ne')"
-    result = box.exec(f'for i in 1 2 3 4; do python3 -c "{hog}" & done; wait', timeout=40)
+    result = sandbox.exec(f'for i in 1 2 3 4; do python3 -c "{hog}" & done; wait', timeout=40)
     assert result.output.count(b"done\n") <= 2
 
 
@@ -291,17 +291,17 @@ def test_enough_processes_are_ended_at_once_to_keep_the_memory_limit() -> None:
 
 
 def test_a_crowd_left_in_the_background_does_not_lock_the_agent_out(make_isolated: Make) -> None:
-    box = make_isolated(processes=40)
-    box.exec("for i in $(seq 80); do setsid sleep 100 & done 2>/dev/null", timeout=20)
-    assert run(box, "echo on") == "on\n"
+    sandbox = make_isolated(processes=40)
+    sandbox.exec("for i in $(seq 80); do setsid sleep 100 & done 2>/dev/null", timeout=20)
+    assert run(sandbox, "echo on") == "on\n"
 
 
 def test_so_many_commands_at_once_that_their_pipes_run_out(make_local: Make) -> None:
     """The kernel allows a user 64 large pipes, and all boxes are one user's."""
-    boxes = [make_local() for _ in range(80)]
-    with ThreadPoolExecutor(len(boxes)) as pool:
-        said = list(pool.map(lambda box: run(box, "sleep 2; echo here", timeout=60), boxes))
-    assert said == ["here\n"] * len(boxes)
+    sandboxes = [make_local() for _ in range(80)]
+    with ThreadPoolExecutor(len(sandboxes)) as pool:
+        said = list(pool.map(lambda sandbox: run(sandbox, "sleep 2; echo here", timeout=60), sandboxes))
+    assert said == ["here\n"] * len(sandboxes)
 
 
 def test_a_limit_cannot_be_raised(isolated: Sandbox) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from swe_gym_env.sandbox.box import kernel
+from swe_gym_env.sandbox.guest import kernel
 from tests.sandbox.conftest import skip
 
 REPOSITORY = Path(__file__).parents[2]

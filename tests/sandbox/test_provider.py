@@ -11,8 +11,8 @@ import pytest
 from swe_gym_env import sandbox
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox import docker, local
-from swe_gym_env.sandbox.box import kernel, seccomp
 from swe_gym_env.sandbox.client import StartError
+from swe_gym_env.sandbox.guest import kernel, seccomp
 from tests.sandbox.conftest import skip
 
 

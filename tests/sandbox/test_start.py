@@ -15,7 +15,7 @@ from swe_gym_env.grading import grade
 from swe_gym_env.sandbox import images
 from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.types import TaskInstance
-from tests.toybox import FINISH, FIX, FlakyBox, real_provider, toy_task
+from tests.support.toy_tasks import FINISH, FIX, FlakySandbox, real_provider, toy_task
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def in_tree(task: TaskInstance, *words: str) -> None:
 def test_a_commit_that_the_image_does_not_hold_is_refused(
     task: TaskInstance, provider: str, wrong: str
 ) -> None:
-    bad, boxes = replace(task, base_commit=wrong), real_provider(provider)
-    env = SWEEnv([bad], sandbox=boxes)
+    bad, sandboxes = replace(task, base_commit=wrong), real_provider(provider)
+    env = SWEEnv([bad], sandbox=sandboxes)
     with pytest.raises(SetupError, match="toy-1: the image 'toy' does not hold its base_commit"):
         env.reset()
     assert env.sandbox is None
     with pytest.raises(SetupError, match=r"holds no such commit.*Correct the row"):
-        grade(bad, task.gold_patch or "x", boxes)
+        grade(bad, task.gold_patch or "x", sandboxes)
 
 
 @pytest.mark.parametrize("length", [4, 7, 12, 39])
@@ -64,17 +64,17 @@ def test_a_hash_that_fits_two_commits_is_refused(task: TaskInstance) -> None:
 
 
 def test_an_image_without_repository_git_or_folder_is_refused(task: TaskInstance) -> None:
-    boxes = real_provider("local")
+    sandboxes = real_provider("local")
     tree = images.path_of(task.image) / "tree"
     nowhere = replace(task, env={"PATH": "/nowhere"})
     with pytest.raises(SetupError, match="git is not installed"):
-        start(boxes, nowhere)
+        start(sandboxes, nowhere)
     shutil.move(tree / ".git", tree.parent / "elsewhere")
     with pytest.raises(SetupError, match="no git repository"):
-        start(boxes, task)
+        start(sandboxes, task)
     (tree / ".git").write_text("gitdir: ../elsewhere\n")
     with pytest.raises(SetupError, match=r"\.git is a file"):
-        start(boxes, task)
+        start(sandboxes, task)
 
 
 def test_a_working_folder_that_is_not_there_is_refused(task: TaskInstance) -> None:
@@ -85,7 +85,7 @@ def test_a_working_folder_that_is_not_there_is_refused(task: TaskInstance) -> No
 
 
 def test_an_image_is_asked_once_and_a_box_that_died_is_a_fault(task: TaskInstance) -> None:
-    class Counting(FlakyBox):
+    class Counting(FlakySandbox):
         asked = 0
 
         def exec(self, command, **options):  # type: ignore[no-untyped-def]
@@ -93,7 +93,7 @@ def test_an_image_is_asked_once_and_a_box_that_died_is_a_fault(task: TaskInstanc
             return super().exec(command, **options)
 
     provider = real_provider("local")
-    dead = FlakyBox(provider.create(_spec(task)), 0)
+    dead = FlakySandbox(provider.create(_spec(task)), 0)
     with pytest.raises(SandboxError, match="the box is gone"):
         base_commit(dead, task)
     box = Counting(provider.create(_spec(task)), 9)

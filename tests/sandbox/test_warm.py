@@ -58,8 +58,8 @@ def test_what_is_wanted_next_stands_ready(counted: Counted) -> None:
     assert run(first, 'echo "[$NUMBER]"') == "[2]\n" and run(second, 'echo "[$NUMBER]"') == "[]\n"
     third = warm.create(ONE)  # none is left: it is made now
     assert third is counted.made[2]
-    for box in (first, second, third):
-        box.close()
+    for sandbox in (first, second, third):
+        sandbox.close()
     warm.close()
 
 
@@ -71,7 +71,7 @@ def test_what_nobody_claims_is_closed_and_what_is_wanted_is_kept(counted: Counte
     kept = warm.create(TWO)
     assert kept in counted.made and len(counted.made) == 2
     warm.close()
-    (dropped,) = [box for box in counted.made if box is not kept]
+    (dropped,) = [sandbox for sandbox in counted.made if sandbox is not kept]
     with pytest.raises(SandboxError):
         dropped.exec("true", timeout=5)
     assert run(kept, "echo on") == "on\n"
@@ -85,16 +85,16 @@ def test_a_box_that_died_while_it_stood_there_is_replaced(counted: Counted) -> N
     assert settled(counted, 1)
     os.kill(supervisor(counted.made[0]), signal.SIGKILL)
     time.sleep(0.3)
-    box = warm.create(ONE)
-    assert run(box, "echo on") == "on\n"
-    box.close()
+    sandbox = warm.create(ONE)
+    assert run(sandbox, "echo on") == "on\n"
+    sandbox.close()
     warm.close()
 
 
 def test_a_fault_in_the_making_is_no_fault_of_the_reset(counted: Counted) -> None:
     warm = WarmProvider(counted, ahead=2)
     warm.prefetch([SandboxSpec("no-such-image"), ONE])
-    box = warm.create(ONE)
-    assert run(box, "echo on") == "on\n"
-    box.close()
+    sandbox = warm.create(ONE)
+    assert run(sandbox, "echo on") == "on\n"
+    sandbox.close()
     warm.close()

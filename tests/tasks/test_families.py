@@ -16,11 +16,11 @@ from swe_gym_env import tasks
 from swe_gym_env.errors import SetupError
 from swe_gym_env.grading import diff, grade
 from swe_gym_env.sandbox.start import start
-from swe_gym_env.tasks.heldout import split_tasks
+from swe_gym_env.tasks.splits import split_tasks
 from swe_gym_env.types import TaskInstance
+from tests.support.toy_tasks import real_provider
 from tests.tasks import family_rows
 from tests.tasks.family_rows import ADD, FIX, WRONG, ZERO
-from tests.toybox import real_provider
 
 FAMILIES: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, str]]] = {
     "swe_gym": (family_rows.swe_gym, {"image": "gym", "prefix": ""}),
@@ -50,11 +50,11 @@ def toy(name: str, home: Path) -> TaskInstance:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gold_resolves_and_nothing_and_wrong_do_not(name: str, home: Path) -> None:
-    task, boxes = toy(name, home), real_provider("local")
-    gold = grade(task, task.gold_patch, boxes, timeout=60)
+    task, sandboxes = toy(name, home), real_provider("local")
+    gold = grade(task, task.gold_patch, sandboxes, timeout=60)
     assert (gold.status, gold.reward) == ("resolved", 1.0), gold.reason
     for patch in ("", WRONG):
-        outcome = grade(task, patch, boxes, timeout=60, allow_empty=True)
+        outcome = grade(task, patch, sandboxes, timeout=60, allow_empty=True)
         assert outcome.status == "unresolved" and outcome.tests, outcome.reason
         assert all(outcome.tests[test] == "FAILED" for test in task.fail_to_pass)
 
@@ -63,18 +63,18 @@ def test_gold_resolves_and_nothing_and_wrong_do_not(name: str, home: Path) -> No
 def test_the_agent_sees_neither_tests_nor_history_and_its_diff_is_gradable(
     name: str, home: Path
 ) -> None:
-    task, boxes = toy(name, home), real_provider("local")
-    box = start(boxes, task)
+    task, sandboxes = toy(name, home), real_provider("local")
+    sandbox = start(sandboxes, task)
     try:
 
         def run(command: str) -> str:
-            done = box.exec(command, timeout=60)
+            done = sandbox.exec(command, timeout=60)
             assert done.exit_code == 0, done.output
             return done.output.decode("utf-8", "replace")
 
         assert run("git log --all --format=%s").split() == ["base"]
         assert run("git status --porcelain") == ""
-        assert diff(box, task) == ""
+        assert diff(sandbox, task) == ""
         every = run("git cat-file --batch-all-objects --batch --unordered; grep -r . *.py || true")
         assert "assert add(1, 2) == 3" not in every and "a + b" not in every
         run("ls; test ! -e r2e_tests && test ! -e run_tests.sh && test ! -e .git/swe_gym_tests")
@@ -82,11 +82,11 @@ def test_the_agent_sees_neither_tests_nor_history_and_its_diff_is_gradable(
             "sed -i 's/a - b/a + b/' calc.py; echo 'assert 0' > test_calc.py; "
             "git -c user.name=a -c user.email=a@b commit -qam fix"
         )
-        patch = diff(box, task)
+        patch = diff(sandbox, task)
     finally:
-        box.close()
+        sandbox.close()
     assert "+    return a + b" in patch and "test_calc.py" in patch
-    outcome = grade(task, patch, boxes, timeout=60)
+    outcome = grade(task, patch, sandboxes, timeout=60)
     assert outcome.status == "resolved", outcome.reason
 
 

@@ -13,7 +13,7 @@ import pytest
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox import images
 from swe_gym_env.tasks import pypi
-from swe_gym_env.tasks.pypi.build import Workshop, build
+from swe_gym_env.tasks.pypi.build import PackageBuilder, build
 from swe_gym_env.tasks.pypi.catalog import Package
 from tests.tasks.tiny import SOURCE, TESTS, own_store, tiny_package
 
@@ -77,13 +77,13 @@ def test_a_killed_build_goes_on(
     with ledger.open("a") as out:
         out.write('{"candidate": "cut off he')
     tried: list[str] = []
-    original = Workshop.try_out
+    original = PackageBuilder.try_out
 
-    def spy(shop: Workshop, candidate: Any) -> str:
+    def spy(shop: PackageBuilder, candidate: Any) -> str:
         tried.append(candidate.id)
         return original(shop, candidate)
 
-    monkeypatch.setattr(Workshop, "try_out", spy)
+    monkeypatch.setattr(PackageBuilder, "try_out", spy)
     assert ids(build([tiny], counts={"unseen": 5}))[:3] == ids(small)
     assert 0 < len(tried) == len(set(tried))
     assert not set(tried) & {
@@ -96,7 +96,7 @@ def test_a_killed_build_goes_on(
 
 
 def test_an_endless_loop_is_no_task(store: Path, tiny: Package) -> None:
-    shop = Workshop(tiny)
+    shop = PackageBuilder(tiny)
     endless = next(c for c in shop.candidates if c.edit.new == b"+=")
     try:
         assert shop.try_out(endless) == "timeout"

@@ -14,7 +14,7 @@ import pytest
 from swe_gym_env.errors import SetupError
 from swe_gym_env.grading import grade
 from swe_gym_env.sandbox import images
-from swe_gym_env.tasks.pypi import listed, workshop
+from swe_gym_env.tasks.pypi import listed, package_builder
 from swe_gym_env.tasks.pypi.build import FULL, build
 from swe_gym_env.tasks.pypi.catalog import CORE, PACKAGES, Package
 from swe_gym_env.tasks.pypi.choose import Wanted
@@ -22,8 +22,8 @@ from swe_gym_env.tasks.pypi.operators import ONE_TOKEN
 from swe_gym_env.tasks.pypi.recording import SETS, record
 from swe_gym_env.tasks.pypi.validate import Validator
 from swe_gym_env.tasks.rows import from_row
+from tests.support.toy_tasks import real_provider
 from tests.tasks.tiny import own_store, tiny_package
-from tests.toybox import real_provider
 
 COUNTS = {"unseen": 6}
 Rows = list[dict[str, Any]]
@@ -58,7 +58,7 @@ class Here:
         self._spy(monkeypatch)
 
     def _spy(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        try_out, measure = Validator.try_out, workshop.baseline
+        try_out, measure = Validator.try_out, package_builder.baseline
 
         def tried(validator: Validator, bug: Any, *args: Any) -> Any:
             self.tried.append(bug.id)
@@ -69,7 +69,7 @@ class Here:
             return measure(package, *args)
 
         monkeypatch.setattr(Validator, "try_out", tried)
-        monkeypatch.setattr(workshop, "baseline", measured)
+        monkeypatch.setattr(package_builder, "baseline", measured)
 
     def forget(self) -> None:
         for name in ("tasks", "images"):
@@ -125,12 +125,12 @@ def test_the_same_sample_is_tried_once_in_a_store(here: Here) -> None:
 
 
 def test_tasks_from_the_list_are_tasks(here: Here) -> None:
-    boxes = real_provider("process")
+    sandboxes = real_provider("process")
     for row in build([here.tiny], counts={"unseen": 3}):
         task = from_row(row, "pypi")
-        assert grade(task, task.gold_patch, boxes, timeout=120).reward == 1.0
+        assert grade(task, task.gold_patch, sandboxes, timeout=120).reward == 1.0
         wrong = task.gold_patch.replace("\n+", "\n+ ")
-        assert grade(task, wrong, boxes, timeout=120).reward == 0.0
+        assert grade(task, wrong, sandboxes, timeout=120).reward == 0.0
 
 
 def test_bugs_that_are_not_in_the_list_are_found_anew(

@@ -22,8 +22,8 @@ from swe_gym_env.tasks.pypi.catalog import CORE, PACKAGES, PYTEST
 from swe_gym_env.tasks.pypi.record import changed_lines
 from swe_gym_env.tasks.pypi.suite import Suite
 from swe_gym_env.tasks.rows import from_row
+from tests.support.toy_tasks import real_provider
 from tests.tasks.tiny import SOURCE, own_store, tiny_package
-from tests.toybox import real_provider
 
 FILE = "tiny/__init__.py"
 
@@ -70,12 +70,12 @@ def test_tasks_hold_as_many_bugs_as_asked(rows: list[dict[str, Any]]) -> None:
 
 
 def test_every_one_of_the_bugs_has_to_be_mended(rows: list[dict[str, Any]]) -> None:
-    boxes = real_provider("process")
+    sandboxes = real_provider("process")
     for row in rows[1:]:
         task = from_row(row, "pypi")
-        assert grade(task, task.gold_patch, boxes, timeout=120).reward == 1.0
+        assert grade(task, task.gold_patch, sandboxes, timeout=120).reward == 1.0
         for which in range(len(row["metadata"]["parts"])):
-            assert grade(task, mended(row, which), boxes, timeout=120).reward == 0.0
+            assert grade(task, mended(row, which), sandboxes, timeout=120).reward == 0.0
 
 
 def test_the_difficulty_is_what_the_task_shows(rows: list[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from swe_gym_env.commands.validate import validate
 from swe_gym_env.sandbox import images
 from swe_gym_env.types import TaskInstance
-from tests.toybox import GOLD, real_provider, toy_task
+from tests.support.toy_tasks import GOLD, real_provider, toy_task
 
 TEST_PATCH = """diff --git a/test_calc.py b/test_calc.py
 --- a/test_calc.py

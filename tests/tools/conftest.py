@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from swe_gym_env.sandbox.base import Sandbox, SandboxSpec
-from tests.toybox import PROVIDERS, real_provider, toy_task
+from tests.support.toy_tasks import PROVIDERS, real_provider, toy_task
 
 
 @pytest.fixture(scope="module", params=PROVIDERS)
-def box(
+def sandbox(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Sandbox]:
     provider = real_provider(request.param)
@@ -19,6 +19,6 @@ def box(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWE_GYM_HOME", str(home))
         task = toy_task(home)
-        box = provider.create(SandboxSpec(task.image, task.workdir))
-        yield box
-        box.close()
+        sandbox = provider.create(SandboxSpec(task.image, task.workdir))
+        yield sandbox
+        sandbox.close()

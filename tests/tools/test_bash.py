@@ -14,8 +14,8 @@ from swe_gym_env.types import ToolCall
 
 
 @pytest.fixture(scope="module")
-def bash(box: Sandbox) -> Callable[..., BashTool]:
-    return lambda **options: BashTool(box, **options)
+def bash(sandbox: Sandbox) -> Callable[..., BashTool]:
+    return lambda **options: BashTool(sandbox, **options)
 
 
 def test_folder_and_exports_carry_over(bash) -> None:

@@ -20,9 +20,9 @@ FIVE = b"one\ntwo\nthree\nfour\nfive\n"
 
 
 @pytest.fixture
-def edit(box: Sandbox) -> Edit:
+def edit(sandbox: Sandbox) -> Edit:
     """The editor as an agent reaches it: by a call whose arguments are texts."""
-    toolbox = Toolbox(box, schema.offered(list(schema.TOOLS)), timeout=10, output_limit=2000)
+    toolbox = Toolbox(sandbox, schema.offered(list(schema.TOOLS)), timeout=10, output_limit=2000)
 
     def run(command: str, path: str, **arguments: str) -> str:
         call = {"command": command, "path": path, **arguments}
@@ -31,8 +31,8 @@ def edit(box: Sandbox) -> Edit:
     return run
 
 
-def test_a_file_is_shown_with_line_numbers(box: Sandbox, edit: Edit) -> None:
-    box.write("/testbed/f", FIVE)
+def test_a_file_is_shown_with_line_numbers(sandbox: Sandbox, edit: Edit) -> None:
+    sandbox.write("/testbed/f", FIVE)
     assert edit("view", "/testbed/f") == "1\tone\n2\ttwo\n3\tthree\n4\tfour\n5\tfive"
     assert edit("view", "/testbed/f", view_range="[2, 3]") == "2\ttwo\n3\tthree"
     assert edit("view", "/testbed/f", view_range="[4, -1]") == "4\tfour\n5\tfive"
@@ -41,39 +41,39 @@ def test_a_file_is_shown_with_line_numbers(box: Sandbox, edit: Edit) -> None:
         assert f"view_range is {wrong}, and /testbed/f has 5 lines" in edit(
             "view", "/testbed/f", view_range=wrong
         )
-    box.write("/testbed/f", b"")
+    sandbox.write("/testbed/f", b"")
     assert edit("view", "/testbed/f") == "(the file is empty)"
-    box.write("/testbed/f", "é\x1b[0m\u2028x\n\n".encode())
+    sandbox.write("/testbed/f", "é\x1b[0m\u2028x\n\n".encode())
     assert edit("view", "/testbed/f") == "1\té\\x1b[0m\u2028x\n2\t".rstrip("\n")
 
 
-def test_a_folder_is_listed_two_levels_deep(box: Sandbox, edit: Edit) -> None:
+def test_a_folder_is_listed_two_levels_deep(sandbox: Sandbox, edit: Edit) -> None:
     for name in ("b.py", "sub/c.py", "sub/deep/d.py", ".hidden/e.py", "__pycache__/x.pyc", "a b"):
-        box.write(f"/testbed/.tree/{name}", b"x")
+        sandbox.write(f"/testbed/.tree/{name}", b"x")
     assert edit("view", "/testbed/.tree") == "a b\nb.py\nsub/\nsub/c.py\nsub/deep/"
-    box.exec("mkdir -p '/testbed/em'\\''pty'", timeout=5)
+    sandbox.exec("mkdir -p '/testbed/em'\\''pty'", timeout=5)
     assert edit("view", "/testbed/em'pty") == "(the folder is empty)"
 
 
-def test_a_file_is_created_once_with_its_folders(box: Sandbox, edit: Edit) -> None:
+def test_a_file_is_created_once_with_its_folders(sandbox: Sandbox, edit: Edit) -> None:
     text = "a = 'é'\n\tb\r\n\nend without a newline"
     said = edit("create", "/testbed/new/deep/f.py", file_text=text)
     assert said == "(created /testbed/new/deep/f.py: 4 lines)"
-    assert box.read("/testbed/new/deep/f.py") == text.encode()
+    assert sandbox.read("/testbed/new/deep/f.py") == text.encode()
     assert "exists already" in edit("create", "/testbed/new/deep/f.py", file_text="x")
     assert "is a folder" in edit("create", "/testbed/new", file_text="x")
     assert "Not a directory" in edit("create", "/testbed/calc.py/f", file_text="x")
-    assert box.read("/testbed/new/deep/f.py") == text.encode()
+    assert sandbox.read("/testbed/new/deep/f.py") == text.encode()
     assert "undone" in edit("undo_edit", "/testbed/new/deep/f.py")
     with pytest.raises(FileNotFoundError):
-        box.read("/testbed/new/deep/f.py")
+        sandbox.read("/testbed/new/deep/f.py")
 
 
-def test_a_text_is_replaced_only_where_it_stands_once(box: Sandbox, edit: Edit) -> None:
-    box.write("/testbed/f", FIVE)
+def test_a_text_is_replaced_only_where_it_stands_once(sandbox: Sandbox, edit: Edit) -> None:
+    sandbox.write("/testbed/f", FIVE)
     said = edit("str_replace", "/testbed/f", old_str="four\n", new_str="4\n4.5\n")
     assert said == "(done)\n1\tone\n2\ttwo\n3\tthree\n4\t4\n5\t4.5\n6\tfive"
-    assert box.read("/testbed/f") == b"one\ntwo\nthree\n4\n4.5\nfive\n"
+    assert sandbox.read("/testbed/f") == b"one\ntwo\nthree\n4\n4.5\nfive\n"
     for old, said in (
         ("six", "old_str is not in /testbed/f"),
         ("e", "stands 4 times in /testbed/f, on lines 1, 3, 6; add"),
@@ -82,13 +82,13 @@ def test_a_text_is_replaced_only_where_it_stands_once(box: Sandbox, edit: Edit) 
         assert said in edit("str_replace", "/testbed/f", old_str=old, new_str="x")
     assert "are the same" in edit("str_replace", "/testbed/f", old_str="one", new_str="one")
     assert "(done)" in edit("str_replace", "/testbed/f", old_str="two\n")
-    assert box.read("/testbed/f") == b"one\nthree\n4\n4.5\nfive\n"
-    box.write("/testbed/f", b"aaa\n" + b"x\n" * 40)
+    assert sandbox.read("/testbed/f") == b"one\nthree\n4\n4.5\nfive\n"
+    sandbox.write("/testbed/f", b"aaa\n" + b"x\n" * 40)
     assert "2 times in /testbed/f, on lines 1;" in edit("str_replace", "/testbed/f", old_str="aa")
     assert "40 times in /testbed/f, on lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...;" in edit(
         "str_replace", "/testbed/f", old_str="x"
     )
-    box.write("/testbed/f", b"all")
+    sandbox.write("/testbed/f", b"all")
     assert "is empty now" in edit("str_replace", "/testbed/f", old_str="all")
 
 
@@ -106,57 +106,57 @@ def test_a_text_is_replaced_only_where_it_stands_once(box: Sandbox, edit: Edit) 
     ],
 )
 def test_lines_are_inserted_after_a_line(
-    box: Sandbox, edit: Edit, before: bytes, line: str, new: str, after: bytes
+    sandbox: Sandbox, edit: Edit, before: bytes, line: str, new: str, after: bytes
 ) -> None:
-    box.write("/testbed/f", before)
+    sandbox.write("/testbed/f", before)
     said = edit("insert", "/testbed/f", insert_line=line, new_str=new)
-    assert box.read("/testbed/f") == after
+    assert sandbox.read("/testbed/f") == after
     assert said.startswith("(done)\n") and new.rstrip("\n").split("\n")[-1] in said
     assert "has " in edit("insert", "/testbed/f", insert_line="9", new_str="x")
     assert "has " in edit("insert", "/testbed/f", insert_line="-1", new_str="x")
-    assert box.read("/testbed/f") == after
+    assert sandbox.read("/testbed/f") == after
 
 
-def test_edits_are_undone_one_by_one_and_file_by_file(box: Sandbox, edit: Edit) -> None:
-    box.write("/testbed/f", FIVE)
-    box.write("/testbed/g", FIVE)
+def test_edits_are_undone_one_by_one_and_file_by_file(sandbox: Sandbox, edit: Edit) -> None:
+    sandbox.write("/testbed/f", FIVE)
+    sandbox.write("/testbed/g", FIVE)
     edit("str_replace", "/testbed/f", old_str="one", new_str="1")
     edit("insert", "/testbed/f", insert_line="0", new_str="zero")
     edit("str_replace", "/testbed/g", old_str="one", new_str="1")
     edit("str_replace", "/testbed/f", old_str="nothing", new_str="1")  # refused: nothing to undo
     assert "undone" in edit("undo_edit", "/testbed/f")
-    assert box.read("/testbed/f") == FIVE.replace(b"one", b"1")
+    assert sandbox.read("/testbed/f") == FIVE.replace(b"one", b"1")
     assert "undone" in edit("undo_edit", "/testbed/f")
-    assert box.read("/testbed/f") == FIVE
+    assert sandbox.read("/testbed/f") == FIVE
     assert "no edit of /testbed/f is left" in edit("undo_edit", "/testbed/f")
-    assert box.read("/testbed/g") == FIVE.replace(b"one", b"1")
-    box.write("/testbed/g", b"by bash\n")
+    assert sandbox.read("/testbed/g") == FIVE.replace(b"one", b"1")
+    sandbox.write("/testbed/g", b"by bash\n")
     assert "changed by something else" in edit("undo_edit", "/testbed/g")
-    assert box.read("/testbed/g") == b"by bash\n"
+    assert sandbox.read("/testbed/g") == b"by bash\n"
 
 
-def test_windows_line_ends_stay(box: Sandbox, edit: Edit) -> None:
-    box.write("/testbed/f", FIVE.replace(b"\n", b"\r\n"))
+def test_windows_line_ends_stay(sandbox: Sandbox, edit: Edit) -> None:
+    sandbox.write("/testbed/f", FIVE.replace(b"\n", b"\r\n"))
     assert edit("view", "/testbed/f", view_range="[1, 2]") == "1\tone\n2\ttwo"
     edit("str_replace", "/testbed/f", old_str="two\nthree\n", new_str="2\r\n3\n\n")
-    assert box.read("/testbed/f") == b"one\r\n2\r\n3\r\n\r\nfour\r\nfive\r\n"
-    box.write("/testbed/f", b"a\r\nb\nc\n")  # mixed: nothing is guessed
+    assert sandbox.read("/testbed/f") == b"one\r\n2\r\n3\r\n\r\nfour\r\nfive\r\n"
+    sandbox.write("/testbed/f", b"a\r\nb\nc\n")  # mixed: nothing is guessed
     assert edit("view", "/testbed/f") == "1\ta\\x0d\n2\tb\n3\tc"
     assert "not in" in edit("str_replace", "/testbed/f", old_str="a\nb", new_str="x")
     edit("str_replace", "/testbed/f", old_str="b\n", new_str="B\n")
-    assert box.read("/testbed/f") == b"a\r\nB\nc\n"
+    assert sandbox.read("/testbed/f") == b"a\r\nB\nc\n"
 
 
-def test_what_is_no_text_is_left_to_bash(box: Sandbox, edit: Edit) -> None:
+def test_what_is_no_text_is_left_to_bash(sandbox: Sandbox, edit: Edit) -> None:
     for data, said in (
         (b"a\0b", "is a binary file"),
         (b"\xff\xfe", "is not UTF-8 text"),
         (b"x" * (MAX_FILE + 1), "more than"),
     ):
-        box.write("/testbed/blob", data)
+        sandbox.write("/testbed/blob", data)
         assert said in edit("view", "/testbed/blob")
         assert said in edit("str_replace", "/testbed/blob", old_str="x", new_str="y")
-        assert box.read("/testbed/blob") == data
+        assert sandbox.read("/testbed/blob") == data
     assert "not a regular file" in edit("view", "/dev/null")
 
 
@@ -187,14 +187,14 @@ def test_what_is_no_text_is_left_to_bash(box: Sandbox, edit: Edit) -> None:
         ({"command": "view", "path": "/testbed", "colour": "red"}, "no argument 'colour'"),
     ],
 )
-def test_bad_arguments_are_answered(box: Sandbox, arguments: dict[str, str], said: str) -> None:
-    toolbox = Toolbox(box, [schema.EDITOR], timeout=10, output_limit=500)
+def test_bad_arguments_are_answered(sandbox: Sandbox, arguments: dict[str, str], said: str) -> None:
+    toolbox = Toolbox(sandbox, [schema.EDITOR], timeout=10, output_limit=500)
     assert said in toolbox.run(ToolCall("str_replace_editor", arguments), 30)
 
 
-@pytest.mark.parametrize("box", ["local"], indirect=True)  # random paths: never on this machine's
-def test_random_calls_are_answered(box: Sandbox) -> None:
-    toolbox = Toolbox(box, [schema.EDITOR], timeout=10, output_limit=500)
+@pytest.mark.parametrize("sandbox", ["local"], indirect=True)  # random paths: never on this machine's
+def test_random_calls_are_answered(sandbox: Sandbox) -> None:
+    toolbox = Toolbox(sandbox, [schema.EDITOR], timeout=10, output_limit=500)
     rng = np.random.default_rng(0)
     paths = ["/testbed/calc.py", "/testbed/r.txt", "/testbed", "/proc/self/mem", "/tmp/\ud800"]
     answered = 0
@@ -207,9 +207,9 @@ def test_random_calls_are_answered(box: Sandbox) -> None:
             answered += 1
 
 
-def test_long_output_is_cut_like_that_of_a_command(box: Sandbox) -> None:
-    box.write("/testbed/long", b"".join(b"line %d\n" % n for n in range(5000)))
-    said = Editor(box, output_limit=100).run({"command": "view", "path": "/testbed/long"})
+def test_long_output_is_cut_like_that_of_a_command(sandbox: Sandbox) -> None:
+    sandbox.write("/testbed/long", b"".join(b"line %d\n" % n for n in range(5000)))
+    said = Editor(sandbox, output_limit=100).run({"command": "view", "path": "/testbed/long"})
     assert said.startswith("1\tline 0\n") and said.endswith("5000\tline 4999")
     assert "characters cut" in said and len(said) < 150
 
@@ -234,12 +234,12 @@ class Full:
 
 
 def test_a_full_disk_costs_the_edit_and_not_the_file() -> None:
-    box = Full()
-    editor = Editor(box)  # type: ignore[arg-type]
+    sandbox = Full()
+    editor = Editor(sandbox)  # type: ignore[arg-type]
     arguments = {"command": "str_replace", "path": "/f", "old_str": "old", "new_str": "longer"}
     assert "No space left on device" in editor.run(arguments)
-    assert box.data == b"old\n"
+    assert sandbox.data == b"old\n"
     assert "no edit" in editor.run({"command": "undo_edit", "path": "/f"})
-    box.gone = True
+    sandbox.gone = True
     with pytest.raises(SandboxError):
         editor.run(arguments)

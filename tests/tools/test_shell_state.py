@@ -59,9 +59,9 @@ ODD = [
 
 @pytest.mark.parametrize(("command", "said"), ODD, ids=[command for command, _ in ODD])
 def test_the_state_is_kept_and_nothing_else_is_printed(
-    box: Sandbox, command: str, said: str
+    sandbox: Sandbox, command: str, said: str
 ) -> None:
-    tool = BashTool(box)
+    tool = BashTool(sandbox)
     place = "/tmp/a place"
     assert tool.run(f"mkdir -p '{place}'; cd '{place}'; export MINE='my var'\n{command}") == said
     assert tool.run('echo "$MINE"; /bin/pwd') == f"my var\n{place}"
@@ -69,15 +69,15 @@ def test_the_state_is_kept_and_nothing_else_is_printed(
     assert tool.run('echo "$MINE"; /bin/pwd; echo "$OLDPWD"') == f"2\n/\n{place}"
 
 
-def test_a_text_that_ends_in_no_newline_stays_open(box: Sandbox) -> None:
-    tool = BashTool(box)
+def test_a_text_that_ends_in_no_newline_stays_open(sandbox: Sandbox) -> None:
+    tool = BashTool(sandbox)
     said = tool.run("cd /; export MINE=1; cat <<END\nfoo")
     assert said.endswith("foo") and "here-document" in said
     assert tool.run("echo $MINE; pwd") == "1\n/"
 
 
-def test_any_value_and_any_folder_come_back(box: Sandbox) -> None:
-    tool = BashTool(box)
+def test_any_value_and_any_folder_come_back(sandbox: Sandbox) -> None:
+    tool = BashTool(sandbox)
     tool.run(
         "export W=$'a\\nb\"c\\'d$e`f`\\\\' BYTES=$'\\377\\xfe' EMPTY=\n"
         "export FAKE=$'\\ndeclare -x UID=\"7\"'\n"
@@ -90,8 +90,8 @@ def test_any_value_and_any_folder_come_back(box: Sandbox) -> None:
     assert tool.run("/bin/pwd") == "/tmp/we\nird 'q"
 
 
-def test_exported_functions_and_attributes_stay(box: Sandbox) -> None:
-    tool = BashTool(box)
+def test_exported_functions_and_attributes_stay(sandbox: Sandbox) -> None:
+    tool = BashTool(sandbox)
     tool.run('greet() { echo "hello $1"; }; export -f greet; export UID; declare -rx FIXED=1')
     tool.run("export -n HOME; set -a; LATER=2")
     assert tool.run("greet you; bash -c 'greet child'") == "hello you\nhello child"
@@ -103,7 +103,7 @@ def test_exported_functions_and_attributes_stay(box: Sandbox) -> None:
     assert tool.run("echo ~") == "/tmp"
 
 
-def test_windows_line_ends_do_not_reach_bash(box: Sandbox) -> None:
-    tool = BashTool(box)
+def test_windows_line_ends_do_not_reach_bash(sandbox: Sandbox) -> None:
+    tool = BashTool(sandbox)
     assert tool.run("echo one\r\necho two\r\n") == "one\ntwo"
     assert tool.run("cat <<'E'\r\ntext\r\nE\r") == "text"

@@ -58,15 +58,15 @@ Parts = list[tuple[str, str, bool]]  # (folder here, folder there, leave install
 def _layers(image: images.Image, name: str, workdir: str) -> list[tuple[str, Parts]]:
     """Tags and what each adds to the one before: interpreters from outside the base (environments
     share those), the mounts, the tree."""
-    mounts = {box: Path(os.path.realpath(host)) for box, host in image.host_mounts().items()}
+    mounts = {sandbox: Path(os.path.realpath(host)) for sandbox, host in image.host_mounts().items()}
     below, layers = _base_tag()[0], list[tuple[str, Parts]]()
     for prefix in python_prefixes(tuple(map(str, mounts.values()))):
         below = f"{REPOSITORY}/python:{_digest(below, prefix)}"
         layers.append((below, [(prefix, prefix, True)]))
     if mounts:
-        stamps = [f"{box}={host}:{host.stat().st_mtime_ns}" for box, host in sorted(mounts.items())]
+        stamps = [f"{sandbox}={host}:{host.stat().st_mtime_ns}" for sandbox, host in sorted(mounts.items())]
         below = f"{REPOSITORY}/env:{_digest(below, *stamps)}"
-        layers.append((below, [(str(host), box, False) for box, host in mounts.items()]))
+        layers.append((below, [(str(host), sandbox, False) for sandbox, host in mounts.items()]))
     tag = f"{REPOSITORY}/{name.lower()}:{_digest(below, workdir, _stamp(image))}"
     return [*layers, (tag, [(str(image.tree_path), workdir, False)])]
 

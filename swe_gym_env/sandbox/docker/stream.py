@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from swe_gym_env.sandbox.box import wire
+from swe_gym_env.sandbox.guest import wire
 
 MODULES = ("kernel", "seccomp", "wire", "tree", "files", "supervisor", "contained")
 STDOUT, FRAME = 1, struct.Struct(">BxxxL")  # which stream, how many bytes of it follow
@@ -29,18 +29,18 @@ def take(count):
         part = os.read(0, count - len(data))
         data += part or os._exit(1)
     return data
-exec(compile(take(int(take(8))), "box", "exec"))
+exec(compile(take(int(take(8))), "guest", "exec"))
 """
 LOAD = """
 import sys, types
-package = sys.modules["box"] = types.ModuleType("box")
+package = sys.modules["guest"] = types.ModuleType("guest")
 package.__path__ = []
 for name, source in MODULES.items():
-    module = sys.modules["box." + name] = types.ModuleType("box." + name)
-    module.__package__ = "box"
+    module = sys.modules["guest." + name] = types.ModuleType("guest." + name)
+    module.__package__ = "guest"
     setattr(package, name, module)
-    exec(compile(source, f"box/{name}.py", "exec"), module.__dict__)
-sys.modules["box.contained"].main()
+    exec(compile(source, f"guest/{name}.py", "exec"), module.__dict__)
+sys.modules["guest.contained"].main()
 """
 
 
@@ -102,6 +102,6 @@ class Attached:
 @cache
 def program() -> bytes:
     """The supervisor's modules, as one program."""
-    folder = Path(__file__).parents[1] / "box"
+    folder = Path(__file__).parents[1] / "guest"
     sources = {name: (folder / f"{name}.py").read_text() for name in MODULES}
     return f"MODULES = {sources!r}\n{LOAD}".encode()

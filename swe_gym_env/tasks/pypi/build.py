@@ -20,9 +20,9 @@ from swe_gym_env.sandbox.images import home
 from swe_gym_env.tasks.pypi import fetch, listed
 from swe_gym_env.tasks.pypi.catalog import CORE, PACKAGES, Package
 from swe_gym_env.tasks.pypi.choose import Wanted, draw_set
+from swe_gym_env.tasks.pypi.package_builder import PackageBuilder
 from swe_gym_env.tasks.pypi.plan import Candidate, Group
 from swe_gym_env.tasks.pypi.splits import SPLITS
-from swe_gym_env.tasks.pypi.workshop import Workshop
 
 log = logging.getLogger(__name__)
 K = TypeVar("K")
@@ -45,12 +45,12 @@ def find(name: str, requires: Sequence[str] = ()) -> Package:
 
 def workshops(
     packages: Sequence[Package], seed: int, workers: int, progress: Progress | None, anew: bool
-) -> list[Workshop]:
+) -> list[PackageBuilder]:
     """Fetch the packages and, where the list does not know them, measure them."""
     return list(
         _each(
             {package: package for package in packages},
-            lambda package: Workshop(package, seed, anew),
+            lambda package: PackageBuilder(package, seed, anew),
             workers,
             lambda done, name: progress and progress(done, len(packages), f"package {name}"),
         ).values()
@@ -125,7 +125,7 @@ def build(
 @contextmanager
 def opened(
     packages: Sequence[Package], seed: int, workers: int, progress: Progress | None, anew: bool
-) -> Iterator[list[Workshop]]:
+) -> Iterator[list[PackageBuilder]]:
     """The packages' workshops, held by one process at a time."""
     with fetch.locked(home() / "tasks" / "pypi" / ".lock"):
         if not anew and not listed.path().is_file():
@@ -139,7 +139,7 @@ def opened(
 
 
 def fill(
-    shops: list[Workshop], wanted: Wanted, workers: int, progress: Progress | None
+    shops: list[PackageBuilder], wanted: Wanted, workers: int, progress: Progress | None
 ) -> list[dict[str, Any]]:
     """Try what the wanted set needs until it is whole; its rows. A package whose suite turns out
     not to pass here leaves ``shops``."""
@@ -171,8 +171,8 @@ def fill(
 
 
 def _prepare(
-    shops: list[Workshop],
-    tries: Collection[tuple[Workshop, Candidate | Group]],
+    shops: list[PackageBuilder],
+    tries: Collection[tuple[PackageBuilder, Candidate | Group]],
     workers: int,
     progress: Progress | None,
     count: tuple[int, int],

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from swe_gym_env.tasks.pypi.package_builder import PackageBuilder
 from swe_gym_env.tasks.pypi.plan import Candidate, Group, groups
 from swe_gym_env.tasks.pypi.splits import SPLITS, near_duplicates
-from swe_gym_env.tasks.pypi.workshop import Workshop
 
 PER_FUNCTION = 5
 
@@ -33,12 +33,12 @@ class Wanted:
         return short and (not self.operators or candidate.edit.operator in self.operators)
 
 
-def draw_set(shops: Sequence[Workshop], wanted: Wanted) -> list[tuple[Workshop, Candidate | Group]]:
+def draw_set(shops: Sequence[PackageBuilder], wanted: Wanted) -> list[tuple[PackageBuilder, Candidate | Group]]:
     """The wanted tasks, bugs of unknown verdict among them."""
     dropped = near_duplicates(
         (c.split, c.function.shape) for shop in shops for c in shop.candidates
     )
-    chosen: list[tuple[Workshop, Candidate | Group]] = []
+    chosen: list[tuple[PackageBuilder, Candidate | Group]] = []
     for split in SPLITS:
         sizes = wanted.sizes(split)
         lines = [_line(shop, split, wanted, dropped) for shop in shops] if sizes else []
@@ -49,8 +49,8 @@ def draw_set(shops: Sequence[Workshop], wanted: Wanted) -> list[tuple[Workshop, 
 
 
 def _in_turn(
-    shops: Sequence[Workshop], lines: Sequence[Sequence[Candidate]], size: int
-) -> Iterator[tuple[Workshop, Candidate | Group]]:
+    shops: Sequence[PackageBuilder], lines: Sequence[Sequence[Candidate]], size: int
+) -> Iterator[tuple[PackageBuilder, Candidate | Group]]:
     """One of each package, and again, until there are no more."""
     left: list[list[Candidate | Group]] = []
     for shop, line in zip(shops, lines, strict=True):
@@ -63,7 +63,7 @@ def _in_turn(
 
 
 def _line(
-    shop: Workshop, split: str, wanted: Wanted, dropped: set[tuple[str, str]]
+    shop: PackageBuilder, split: str, wanted: Wanted, dropped: set[tuple[str, str]]
 ) -> list[Candidate]:
     """A package's candidates for a split that are, or may be, valid."""
     taken: Counter[tuple[str, str, int]] = Counter()

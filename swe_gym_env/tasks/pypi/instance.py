@@ -120,7 +120,7 @@ def _image(package: Package, env: Path) -> images.Image:
     return images.Image(
         mounts={"/opt/env": f"{{home}}/{relative}"},
         masks=hidden_on_host(),
-        env=trees.box_env(package.path),
+        env=trees.sandbox_env(package.path),
     )
 
 

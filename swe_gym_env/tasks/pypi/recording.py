@@ -12,8 +12,8 @@ from swe_gym_env.tasks.pypi.catalog import CORE, Package
 from swe_gym_env.tasks.pypi.choose import Wanted
 from swe_gym_env.tasks.pypi.finding import Finding
 from swe_gym_env.tasks.pypi.operators import ONE_TOKEN
+from swe_gym_env.tasks.pypi.package_builder import PackageBuilder
 from swe_gym_env.tasks.pypi.plan import Candidate
-from swe_gym_env.tasks.pypi.workshop import Workshop
 
 # What `make demo` draws (conf/tasks/pypi.yaml, evaluation.tasks), then the default
 SETS = (Wanted({"train": 120, "heldout": 56}, operators=ONE_TOKEN), Wanted(FULL))
@@ -41,7 +41,7 @@ def record(
     return len(text) - len(shops)
 
 
-def _tried(shop: Workshop) -> Iterator[tuple[Candidate, Finding]]:
+def _tried(shop: PackageBuilder) -> Iterator[tuple[Candidate, Finding]]:
     """In the order in which they are tried."""
     found: Mapping[str, Finding] = {
         entry["candidate"]: Finding.from_json(entry["finding"])

@@ -100,7 +100,7 @@ def _image(row: Mapping[str, Any], facts: Spec, found: Fit, env: Environment) ->
         tree, _bytecode(whole, env), {change.new for change in (*found.gold, *found.tests)}
     )
     mount = f"{{home}}/{env.folder.relative_to(images.home())}"
-    variables = trees.box_env(facts.release.get("path", "."))
+    variables = trees.sandbox_env(facts.release.get("path", "."))
     images.save(aside.name, images.Image(mounts={"/opt/env": mount}, env=variables))
     trees.publish(aside, name)
     return Repository(name, base, gold, tests)

@@ -21,8 +21,8 @@ from algorithms.serving.fleet import Fleet
 from algorithms.serving.server import Launch, Server
 from algorithms.serving.vllm_policy import VLLMPolicy
 from algorithms.serving.weights import Version
-from swe_gym_env.agents.base import CONTEXT_FULL, Reply
 from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.base import CONTEXT_FULL, Reply
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_state
 

@@ -25,18 +25,18 @@ from algorithms.serving.fleet import Fleet
 from algorithms.serving.scorer import ServedScorer
 from algorithms.serving.vllm_policy import VLLMPolicy
 from algorithms.serving.weights import Version
-from experiments import serving
-from experiments.build import Parts
-from swe_gym_env.agents.base import Reply, State
-from swe_gym_env.agents.mixers import StudentOnly
-from swe_gym_env.agents.rollout import Request, rollout
+from experiments.pipeline.build import Parts
+from experiments.pipeline import serving
 from swe_gym_env.env import SWEEnv
+from swe_gym_env.policies.base import Reply, State
+from swe_gym_env.rollout.driver import Request, rollout
+from swe_gym_env.rollout.mixers import StudentOnly
 from swe_gym_env.types import Episode, TaskInstance, Turn
 from tests.algorithms.conftest import make_episode, make_state
 from tests.algorithms.serving.conftest import ARGUMENTS, ENVIRONMENT
 from tests.algorithms.serving.test_fleet import below, gone
 from tests.experiments.test_configuration import configuration
-from tests.toybox import copies, real_provider, toy_task
+from tests.support.toy_tasks import copies, real_provider, toy_task
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 STORY = (
@@ -191,7 +191,7 @@ def test_an_old_adapter_is_never_sampled_after_the_switch(served: Served) -> Non
 class Watched:
     """A policy that keeps what it was asked and answered, and calls ``then`` after each wave."""
 
-    needs_box, name = False, "student"
+    needs_sandbox, name = False, "student"
 
     def __init__(self, policy: VLLMPolicy, then: Any = lambda wave: None) -> None:
         self.policy, self.then = policy, then

@@ -21,7 +21,7 @@ from swe_gym_env.tasks.swebench.patches import changes
 from swe_gym_env.tasks.swebench.rebuild import CannotRebuildError, rebuild
 from swe_gym_env.tasks.swebench.releases import Release, candidates
 from swe_gym_env.tasks.swebench.specs import spec
-from tests.toybox import real_provider
+from tests.support.toy_tasks import real_provider
 
 ROW = "pallets__flask-5014"
 
@@ -44,14 +44,14 @@ def test_a_row_is_rebuilt_from_pypi_and_graded_in_a_local_box(
     assert task.metadata["build"] == "sdist" and task.metadata["release"].startswith("Flask==2.3")
     assert "not base_commit" in task.metadata["note"]
 
-    box = local.create(SandboxSpec(task.image, task.workdir, task.env))
+    sandbox = local.create(SandboxSpec(task.image, task.workdir, task.env))
     try:
         look = "git log --oneline | wc -l; git status --short; python -c 'import flask'; "
         look += "grep -c 'may not be empty' -r src tests; find . -name 'CHANGES*'; "
         look += "find . -name 'blueprints*.pyc' -o -name 'test_blueprints*.pyc'"
-        seen = box.exec(look, timeout=60, cwd=task.workdir).output.decode().splitlines()
+        seen = sandbox.exec(look, timeout=60, cwd=task.workdir).output.decode().splitlines()
     finally:
-        box.close()
+        sandbox.close()
     assert seen[0] == "1"  # one commit
     assert all(line.endswith(":0") for line in seen[1:])  # no fix, test, note, bytecode of theirs
 

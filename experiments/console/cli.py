@@ -1,0 +1,131 @@
+"""What the command lines of this package share: how they start and how they end.
+
+A mistake ends in one message that says what to do. Hydra lists the options of a group it does not
+know, but of a value (``training.learning_rate=1``) it only says that the key is not there, so the
+keys beside it are added here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.config import values
+from experiments.console.interrupt import INTERRUPTED, stoppable
+from experiments.console.progress import Display, plain
+from experiments.pipeline.launch import refuse_many
+from swe_gym_env import disk
+from swe_gym_env.errors import SetupError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+HYDRA = {"version_base": "1.3", "config_path": "../conf", "config_name": "config"}
+
+_composed = False  # did Hydra get as far as a configuration?
+
+
+def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: str) -> None:
+    """Ends in one clear message where the user has to act, and says how to go on after Ctrl-C. A
+    cell of a sweep ends without stopping the others; the sweep names it when all have ended."""
+    global _composed
+    _composed = True
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    try:
+        values.check(cfg)
+        display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
+        if module != "experiments.train":
+            refuse_many()
+        with stoppable(f"Stopped. What is done is kept; go on with: {command}"):
+            job(cfg, display)
+    except SetupError as error:
+        _end(str(error))
+    except OSError as error:
+        said = disk.message(error, error.filename or cfg.paths.runs)
+        if said is None:
+            raise
+        _end(said)
+
+
+def _end(said: str) -> NoReturn:
+    """Of a sweep, only this cell ends."""
+    said = plain(said)
+    print(f"\n{said}", file=sys.stderr)
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise CompactHydraException(said) from None  # which Hydra prints without a traceback
+    raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def explain_unknown() -> Iterator[None]:
+    """Around ``main``. What Hydra would end in a traceback is told first."""
+    if said := no_choice(sys.argv[1:]):
+        raise SystemExit("\n".join(said))
+    try:
+        yield
+    except KeyboardInterrupt:  # before there was anything to stop
+        raise SystemExit(INTERRUPTED) from None
+    except SystemExit as end:
+        if end.code == 1 and not _composed:
+            for line in unknown(sys.argv[1:]):
+                print(line, file=sys.stderr)
+        raise
+
+
+def no_choice(arguments: list[str]) -> list[str]:
+    """One line for each ``group=NUMBER``, which Hydra takes for a fault of the program."""
+    said = []
+    for key, _, value in (a.partition("=") for a in arguments if a[:1] not in "-+~"):
+        if (CONF / key).is_dir() and re.fullmatch(r"[-+.,\d]+", value):
+            choices = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
+            said.append(
+                f"{key}={value}: {key} is one of {choices}; values are given beside it, such as "
+                "beta=constant beta.start=0.3"
+            )
+    return said
+
+
+def unknown(arguments: list[str]) -> list[str]:
+    """One line for each ``key=value`` whose key the configuration does not have."""
+    given = [a.split("=", 1) for a in arguments if "=" in a and a[0] not in "-+~"]
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    chosen = [f"{key}={value}" for key, value in given if (CONF / key / f"{value}.yaml").is_file()]
+    keys = [key for key, _ in given]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=chosen)
+    return [
+        _beside(cfg, key)
+        for key in keys
+        if key not in groups and not key.startswith(("hydra.", "hydra/")) and not _has(cfg, key)
+    ]
+
+
+def _has(cfg: DictConfig, key: str) -> bool:
+    """Also where it has no value yet."""
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return isinstance(node, DictConfig) and last in list(node.keys())
+
+
+def _beside(cfg: DictConfig, key: str) -> str:
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if not isinstance(node, DictConfig):
+        return _beside(cfg, parent) if parent else f"there is no {key}"
+    there = [str(name) for name in node]
+    close = difflib.get_close_matches(last, there, 1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    where = parent or "the configuration"
+    return f"{key}: there is no {last!r}{hint}; {where} has: {', '.join(sorted(there))}"

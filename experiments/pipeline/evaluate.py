@@ -1,0 +1,140 @@
+"""One evaluation for every method, model and endpoint: whoever is measured acts alone.
+
+A run calls :func:`evaluate` for its student; ``python -m experiments.evaluate`` for any checkpoint,
+the expert or an endpoint. Killed, it goes on with the episodes that are missing. What it leaves
+beside episodes.jsonl: metrics.json, a CSV file for each table, and predictions in SWE-bench's form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
+
+from experiments.config import values
+from experiments.console.progress import Display
+from experiments.pipeline.build import Parts
+from experiments.pipeline import teachers
+from experiments.pipeline.play import play
+from experiments.results import evaluation, predictions
+from experiments.runs import inputs
+from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.base import Policy
+from swe_gym_env.policies.budget import Prices, Spent
+from swe_gym_env.rollout.driver import Request
+from swe_gym_env.rollout.mixers import StudentOnly
+from swe_gym_env.rollout.store import RoundFolder
+
+
+def evaluate(
+    parts: Parts,
+    folder: RoundFolder,
+    requests: Sequence[Request],
+    checkpoint: Path | None,
+    display: Display,
+    title: str,
+) -> dict[str, Any]:
+    """Does nothing where ``folder`` has been measured. Returns what stands in its metrics.json."""
+    if checkpoint is not None:
+        inputs.check_student(folder.path, checkpoint, "measured")
+    if folder.is_done("evaluate"):
+        return folder.metrics
+    cfg, taught = parts.cfg, _is_teacher(parts.cfg)
+    play(
+        folder,
+        requests,
+        parts,
+        display=display,
+        title=title,
+        student=_teacher(parts, folder) if taught else _student(parts, checkpoint),
+        mixer=StudentOnly(),
+    )
+    asked = {request.episode_id for request in requests}
+    episodes = [episode for episode in folder.episodes() if episode.episode_id in asked]
+    spent, prices = Spent(), Prices()
+    if taught:
+        spent, prices = folder.spent(parts.teacher.name), Prices(**cfg.teacher.prices)
+    tasks = [request.task for request in requests]
+    measured = evaluation.measure(episodes, tasks, spent, prices)
+    folder.add_metrics(
+        split=cfg.evaluation.split,
+        model=parts.teacher.name if taught else cfg.model.name,
+        checkpoint=None if taught else str(checkpoint or parts.start),
+        samples=cfg.evaluation.get("samples"),
+        **measured,
+    )
+    for table in [*evaluation.tables(measured), evaluation.of_tasks(episodes, tasks)]:
+        table.write_csv(folder.path)
+    predictions.write(folder.path, episodes)
+    folder.mark_done("evaluate")
+    return folder.metrics
+
+
+def alone(cfg: DictConfig) -> DictConfig:
+    """``cfg`` with what an evaluation has no use for taken out. Raises SetupError."""
+    values.check_some(cfg, "evaluation.samples")
+    own, who = cfg.copy(), cfg.evaluation.who
+    samples = cfg.evaluation.samples
+    if who == "teacher" and cfg.teacher.name == "trained":
+        with open_dict(own):  # it is found by what it was made of, which the next lines change
+            own.teacher.path = str(teachers.folder(cfg))
+    own.tasks.train = 0
+    if who == "student":
+        own.teacher.name = "expert"  # who needs no server and no weights, and is never asked
+    elif who == "teacher":
+        _check_teacher(cfg)
+        own.teacher.budget = dict.fromkeys(cfg.teacher.budget)  # it limits a run
+        own.model.requires = {"gpus": 0, "gpu_gb": 0}  # only its tokenizer counts tokens
+        if samples is None and "temperature" in own.teacher:
+            own.teacher.temperature, own.teacher.top_p = 0.0, 1.0
+    else:
+        raise SetupError(f"evaluation.who={who}: it is student or teacher")
+    return own
+
+
+def refuse_in_a_run(cfg: DictConfig) -> None:
+    """SetupError where a training run is told what only an evaluation by itself can do, or what
+    no evaluation can."""
+    untrained = cfg.evaluation.get("untrained", True)
+    if not isinstance(untrained, bool) and not (isinstance(untrained, int) and untrained >= 0):
+        raise SetupError(
+            f"evaluation.untrained={untrained}: it is true (all tasks), false (none), or on how "
+            "many of the tasks the untrained student is measured"
+        )
+    if _is_teacher(cfg) or cfg.evaluation.get("samples"):
+        raise SetupError(
+            "A run measures its student, greedily. evaluation.who and evaluation.samples are for "
+            "python -m experiments.evaluate, which measures its checkpoints too: model.path=FOLDER"
+        )
+
+
+def _is_teacher(cfg: DictConfig) -> bool:
+    return cfg.evaluation.get("who") == "teacher"
+
+
+def _check_teacher(cfg: DictConfig) -> None:
+    name = cfg.teacher.name
+    if name == "hf":
+        raise SetupError(
+            "evaluation.who=teacher measures the expert, a server or teacher=trained; a model in "
+            "this process is measured by model.path=FOLDER"
+        )
+    if cfg.teacher.get("actions"):
+        raise SetupError(
+            f"teacher.actions={cfg.teacher.actions}: who is measured writes turns in the form that "
+            f"is told in the prompt; give actions={cfg.teacher.actions} instead"
+        )
+
+
+def _student(parts: Parts, checkpoint: Path | None) -> Policy:
+    if parts.cfg.evaluation.get("samples"):
+        return parts.student(checkpoint)  # as section sampling says
+    return parts.student(checkpoint, temperature=0.0, top_p=1.0)
+
+
+def _teacher(parts: Parts, folder: RoundFolder) -> Policy:
+    """In the student's place, so that what it writes is parsed as anyone's; its calls and tokens
+    are written down."""
+    return parts.paid_teacher(parts.account([folder]))

@@ -1,0 +1,207 @@
+"""The phases of a run, in order. Each looks at the run folder first and does only what is missing.
+
+    tasks -> evaluate the untrained student -> iteration 0 -> evaluate
+          -> (collect -> score -> train) per round, evaluate -> summary, table, report
+
+With ``overlap`` N, up to N further rounds are collected while one trains. Who plays round k is
+fixed, whatever ends first: the student that round k - 1 - N left. So a resumed run is the same.
+
+Iteration 0 and the two evaluations around it live in a folder that all algorithms share. Nothing
+here knows an algorithm: it asks one whom to let act and what to train on (``algorithms/base.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from algorithms.base import Algorithm
+from experiments.analysis.every_measure import add_failures
+from experiments.config import values
+from experiments.console.progress import Display
+from experiments.pipeline.build import Parts
+from experiments.pipeline.evaluate import evaluate, refuse_in_a_run
+from experiments.pipeline.launch import training
+from experiments.pipeline import precision, preflight, remaining, sweeps
+from experiments.pipeline.round import collect, score, train
+from experiments.pipeline.tasks import Selection, select
+from experiments.pipeline.tracking import Tracker, track, tracker
+from experiments.report import write_report
+from experiments.results import summary
+from experiments.results.summary import ITERATION0, UNTRAINED
+from experiments.runs.folders import RunFolder, iteration0_folder, read_json, run_folder, write_json
+from experiments.runs.naming import evaluated_on, untrained_folder, untrained_tasks
+from experiments.view import write_view
+from swe_gym_env.rollout.store import RoundFolder
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, display: Display) -> Path:
+    """Returns the run folder, with everything in it."""
+    refuse_in_a_run(cfg)
+    values.check_some(cfg, "tasks.train", "evaluation.tasks")
+    folder = run_folder(cfg)
+    if folder.summary is None:
+        preflight.check(cfg)
+        parts = Parts(cfg)
+        parts.check()
+        display.console.print(f"run folder: {folder.path}")
+        with folder.lock(), contextlib.closing(parts):
+            with sweeps.siblings() as runs:
+                precision.settle(parts, folder.path, precision.of_sweep(runs, cfg))
+                folder.start(cfg)
+            with contextlib.closing(tracker(cfg, folder)) as tracked:
+                _phases(parts, folder, display, tracked)
+            for page in (folder.path / name for name in ("report.html", "episodes.html")):
+                page.unlink(missing_ok=True)  # of a run that was looked at before its end
+    finished = folder.summary
+    assert finished is not None
+    folder.remember()
+    if not (folder.path / "report.html").exists():
+        write_view(folder.path)
+        write_report(folder.path)
+    summary.show(display.console, folder, finished)
+    return folder.path
+
+
+def _phases(parts: Parts, folder: RunFolder, display: Display, tracked: Tracker) -> None:
+    cfg = parts.cfg
+    with folder.timed("tasks"):
+        tasks = select(cfg, read_json(folder.path / "tasks.json"), display)
+        write_json(folder.path / "tasks.json", tasks.ids)
+        log.info("%d training tasks, %d held out", len(tasks.train), len(tasks.heldout))
+    job = _Job(parts, tasks, folder, display, tracked)
+    job.iteration0()
+    for index in range(1, cfg.rounds + 1):
+        job.collect(index)  # nothing to do where it was done ahead
+        with job.training(index):
+            for ahead in range(index + 1, min(index + cfg.overlap, cfg.rounds) + 1):
+                job.collect(ahead)
+        job.evaluate(index)
+    job.close()
+    add_failures(folder.path, (*tasks.train, *tasks.heldout))
+
+
+class _Job:
+    """One run: its parts, its tasks and its folder."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        tasks: Selection,
+        folder: RunFolder,
+        display: Display,
+        tracked: Tracker,
+    ) -> None:
+        self.parts, self.tasks, self.folder, self.display = parts, tasks, folder, display
+        self.cfg, self.tracked = parts.cfg, tracked
+        self.evaluations: list[str] = []
+        self.ended = ["tasks"]
+
+    @contextlib.contextmanager
+    def _phase(self, timed: RunFolder, name: str) -> Iterator[None]:
+        before = timed.phases.get(name, 0.0)
+        with timed.timed(name):
+            yield
+        self.ended.append(name)
+        track(self.tracked, self.folder)
+        if timed.phases[name] - before >= 1:  # else it was done already
+            seconds = {**self.shared.phases, **self.folder.phases}
+            names = remaining.phases(self.cfg, self.parts.iteration0, self.parts.algorithm)
+            log.info(remaining.line(names, self.ended, seconds))
+
+    def iteration0(self) -> None:
+        """Made by whoever needs it first; another run that needs it too waits."""
+        cfg, own = self.cfg, self.folder
+        first = {request.task.instance_id for request in self.tasks.requests(0)}
+        shared = self.shared = iteration0_folder(cfg, sorted(first))
+        measured = evaluated_on(cfg)
+        count, untrained = untrained_tasks(cfg), shared.evaluation(untrained_folder(cfg))
+        trained = shared.evaluation(f"{measured}/{ITERATION0}")
+        with shared.lock(wait=True):
+            shared.start(cfg)
+            own.link(own.round(0).path, shared.round(0).path)
+            if count != 0:
+                self._evaluate(shared, UNTRAINED, untrained, None, count)
+                own.link(own.evaluation(UNTRAINED).path, untrained.path)
+            self.collect(0, shared)
+            with self.training(0, shared):
+                pass
+            self._evaluate(shared, ITERATION0, trained, shared.round(0).checkpoint)
+        own.link(own.evaluation(ITERATION0).path, trained.path)
+        track(self.tracked, own)
+
+    def _rounds(self, index: int) -> tuple[list[RoundFolder], Algorithm]:
+        folders = [self.folder.round(i) for i in range(index + 1)]
+        return folders, self.parts.algorithm if index else self.parts.iteration0
+
+    def collect(self, index: int, timed: RunFolder | None = None) -> None:
+        """Has the round played, by the newest student that ``overlap`` lets it wait for."""
+        timed, (folders, algorithm) = timed or self.folder, self._rounds(index)
+        name, staleness = folders[-1].path.name, min(self.cfg.overlap, max(0, index - 1))
+        student = folders[index - 1 - staleness].checkpoint if index else None
+        with self._phase(timed, f"collect {name}"):
+            collect(self.parts, algorithm, folders, self.tasks, student, self.display, staleness)
+        if algorithm.collect(index).score != "nothing":
+            with self._phase(timed, f"score {name}"):
+                score(self.parts, algorithm, folders, self.display)
+
+    @contextlib.contextmanager
+    def training(self, index: int, timed: RunFolder | None = None) -> Iterator[None]:
+        """Trains the round on what the algorithm makes of it, in a process of its own beside the
+        body where ``training.launch`` says how, else after it."""
+        timed, (folders, algorithm) = timed or self.folder, self._rounds(index)
+        launch, phase = self.cfg.training.get("launch"), f"train {folders[-1].path.name}"
+        settings = self.cfg.training if index else self.cfg.iteration0
+        if launch:
+            if not folders[-1].is_done("train"):
+                self.parts.free_memory()
+            clock = contextlib.ExitStack()  # of what remains after the body
+            with clock, training(launch, self.folder, index, self.display):
+                yield
+                clock.enter_context(self._phase(timed, phase))
+            return
+        yield
+        newest = folders[-2].checkpoint if index else None
+        with self._phase(timed, phase):
+            train(
+                self.parts, algorithm, folders, newest, settings.epochs, settings.lr, self.display
+            )
+
+    def evaluate(self, index: int) -> None:
+        if index == self.cfg.rounds or self.cfg.evaluation.every_round:
+            own = self.folder.round(index)
+            name = own.path.name
+            self._evaluate(self.folder, name, self.folder.evaluation(name), own.checkpoint)
+
+    def _evaluate(
+        self,
+        timed: RunFolder,
+        name: str,
+        where: RoundFolder,
+        checkpoint: Path | None,
+        count: int | None = None,
+    ) -> None:
+        """On the first ``count`` of the tasks; None: on all."""
+        self.evaluations.append(name)
+        title, requests = f"evaluate {summary.label(name)}", self.tasks.evaluation()[:count]
+        with self._phase(timed, f"evaluate {name}"):
+            evaluate(self.parts, where, requests, checkpoint, self.display, title)
+
+    def close(self) -> None:
+        """The claim, from what lies on disk."""
+        folder = self.folder
+        own = folder.phases
+        phases = {"tasks": own.pop("tasks"), **self.shared.phases, **own}
+        write_json(folder.path / "phases.json", phases)
+        verdicts = {
+            name: summary.verdicts_of(folder.evaluation(name).episodes())
+            for name in self.evaluations
+        }
+        claim = summary.summarize(folder, self.evaluations, verdicts)
+        write_json(folder.path / "summary.json", claim)

@@ -1,0 +1,240 @@
+"""One round: let the algorithm's choice of actors play, have what they did scored, train on it.
+
+Each part can be killed at any time: episodes and scores are kept one by one, a checkpoint is there
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from algorithms.base import Algorithm
+from experiments.console.progress import Display
+from experiments.pipeline.build import Parts
+from experiments.pipeline.play import play
+from experiments.pipeline.tasks import Selection
+from experiments.results import metrics
+from experiments.runs import inputs
+from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.budget import Spent
+from swe_gym_env.rollout.driver import Request
+from swe_gym_env.rollout.mixers import Mixer, StudentOnly, TeacherOnly
+from swe_gym_env.rollout.store import RoundFolder
+
+log = logging.getLogger(__name__)
+
+KEPT = "training"  # folder of a round whose training has not ended
+
+
+def collect(
+    parts: Parts,
+    algorithm: Algorithm,
+    folders: Sequence[RoundFolder],
+    tasks: Selection,
+    checkpoint: Path | None,
+    display: Display,
+    staleness: int = 0,
+) -> None:
+    """Leaves episodes.jsonl, annotations.jsonl and metrics.json in the last of ``folders``, which
+    are those of the rounds so far. ``staleness`` counts the rounds that ``checkpoint`` lacks."""
+    folder, index = folders[-1], len(folders) - 1
+    if checkpoint is not None:
+        inputs.check_student(folder.path, checkpoint, "was played by")
+    if folder.is_done("collect"):
+        return
+    plan = algorithm.collect(index)
+    student = parts.student(checkpoint, plan.temperature, plan.top_p)
+    account = parts.account(folders)
+    version = {"policy_version": index - 1 - staleness, "staleness": staleness} if index else {}
+    if staleness:
+        log.info("round %d is played by the student of round %d", index, index - 1 - staleness)
+    extra = 0
+    while True:
+        requests = _repeated(tasks.requests(index, extra), plan.repeats)
+        play(
+            folder,
+            requests,
+            parts,
+            display=display,
+            title=f"round {index}: collect",
+            student=student,
+            mixer=plan.mixer,
+            teacher=parts.paid_teacher(account),
+            annotate=plan.annotate == "label",
+        )
+        # a killed run has begun more than this: what it did after is decided again, and the same
+        asked = {request.episode_id for request in requests}
+        played = [episode for episode in folder.episodes() if episode.episode_id in asked]
+        more = algorithm.more(len(tasks.requests(index)), played)
+        if not more:
+            break
+        extra += more
+        log.info("round %d: %d more tasks", index, more)
+    _log_unlabeled(folder, index)
+    folder.add_metrics(
+        round=index,
+        **version,
+        planned_teacher_share=planned_share(plan.mixer),
+        **metrics.of_round(folder.episodes(), folder.annotations()),
+        **account.metrics,
+    )
+    folder.mark_done("collect")
+
+
+def _log_unlabeled(folder: RoundFolder, index: int) -> None:
+    """All its faults in one line: there may be thousands."""
+    labels = folder.annotations()
+    if why := metrics.why_unlabelled(labels):
+        told = ", ".join(f"{kind} {count}" for kind, count in why.items())
+        count = sum(why.values())
+        log.warning("round %d: %d of %d states unlabelled (%s)", index, count, len(labels), told)
+
+
+def _repeated(requests: Sequence[Request], repeats: int) -> list[Request]:
+    return [
+        replace(request, repeat=request.repeat * repeats + repeat)
+        for request in requests
+        for repeat in range(repeats)
+    ]
+
+
+def score(
+    parts: Parts,
+    algorithm: Algorithm,
+    folders: Sequence[RoundFolder],
+    display: Display,
+) -> None:
+    """Leaves scores.jsonl in the last of ``folders``, if the algorithm asks for scores. Episodes
+    that the teacher's budget does not reach stay without."""
+    own, index = folders[-1], len(folders) - 1
+    plan = algorithm.collect(index)
+    if plan.score == "nothing" or own.is_done("score"):
+        return
+    there = {(score.episode_id, score.turn) for score in own.scores()}
+    wanted = {
+        episode.episode_id: {
+            turn
+            for turn, executed in enumerate(episode.turns)
+            if plan.score_turns in ("all", executed.actor)
+        }
+        for episode in own.episodes()
+        if not episode.outcome.mask
+    }
+    missing = [e for e in own.episodes() if _lack(wanted, e.episode_id, there)]
+    parts.free_memory()
+    scorer = parts.scorer(folders[0].checkpoint if plan.score == "start" else None)
+    account = parts.account(folders)
+    # as far as they are taken
+    given = scorer.score(missing, plan.top_k, algorithm.objective.temperature)
+    with display.phase(f"round {index}: score", len(missing)) as advance, contextlib.closing(given):
+        for episode in missing:
+            if plan.score == "teacher" and account.over():
+                break
+            every = next(given)
+            found = [score for score in every if score.turn in wanted[episode.episode_id]]
+            if plan.score == "teacher":
+                account.add(Spent(scored_tokens=sum(len(score.logprobs) for score in found)))
+            own.add_scores(found)
+            advance(1)
+    own.add_metrics(**account.metrics)
+    own.mark_done("score")
+
+
+def _lack(wanted: dict[str, set[int]], name: str, there: set[tuple[str, int]]) -> bool:
+    """Not all of the episode's turns are scored: never begun, or torn by a kill."""
+    return any((name, turn) not in there for turn in wanted.get(name, ()))
+
+
+def planned_share(mixer: Mixer) -> float | None:
+    """What share of the turns the teacher is meant to take; None where no number says it."""
+    fixed = {StudentOnly: 0.0, TeacherOnly: 1.0}
+    return getattr(mixer, "beta", fixed.get(type(mixer)))
+
+
+def train(
+    parts: Parts,
+    algorithm: Algorithm,
+    folders: Sequence[RoundFolder],
+    checkpoint: Path | None,
+    epochs: int,
+    lr: float,
+    display: Display,
+) -> None:
+    """From ``checkpoint`` to ``checkpoint/`` in the last of ``folders`` (rounds 0, 1, ...)."""
+    own = folders[-1]
+    if own.is_done("train"):
+        return
+    from algorithms.engine import parallel, resume
+    from algorithms.engine.checkpoint import load_model
+    from algorithms.engine.examples import labels_as_executed, example_trees, prefix_breaks
+    from algorithms.engine.learner import Learner
+
+    parts.free_memory()
+    start, renderer = checkpoint or parts.start, parts.renderer
+    rounds = [folder.read(index) for index, folder in enumerate(folders)]
+    try:
+        examples = list(algorithm.examples(rounds))
+        samples = list(example_trees(examples, renderer, parts.training.max_tree_tokens))
+    except ValueError as error:
+        raise SetupError(f"algorithm={algorithm.name}: {error}") from None
+    place = "cpu" if parts.training.sharding == "full" else None  # shared out from there
+    learner = Learner(
+        load_model(start, parts.dtype, place),
+        renderer.tokenizer,
+        replace(parts.training, epochs=epochs, lr=lr),
+        algorithm.objective,
+    )
+    if not samples:
+        log.warning("round %d teaches nothing: the student stays as it was", len(folders) - 1)
+        learner.save(own.checkpoint)
+        if parallel.is_first():
+            own.mark_done("train")
+        return
+    total = epochs * sum(len(sample) for sample in samples)
+    with display.phase(f"round {len(folders) - 1}: train", total) as advance:
+        before = 0
+
+        def progress(done: int, _: int, message: str) -> None:
+            nonlocal before
+            advance(done - before, message.rsplit(",", 1)[0])
+            before = done
+
+        try:
+            report = learner.train(samples, progress, own.path / KEPT)
+        except ValueError as error:
+            raise SetupError(str(error)) from None
+    learner.save(own.checkpoint)
+    if not parallel.is_first():
+        return
+    as_executed, in_other_tokens = labels_as_executed(examples, renderer)
+    own.add_metrics(
+        losses=report.loss,
+        grad_norms=report.grad_norm,
+        learning_rates=report.lr,
+        **_measured(
+            accuracies=report.accuracy, clipped=report.clipped, divergences=report.divergence
+        ),
+        prefix_breaks=sum(prefix_breaks(example.episode, renderer) for example in examples),
+        labels_as_executed=as_executed,
+        labels_as_executed_in_other_tokens=in_other_tokens,
+        trees=report.trees,
+        trained_samples=report.trees * epochs,
+        trees_dropped=report.dropped,
+        trained_tokens=report.tokens,
+        label_tokens=report.label_tokens,
+        train_seconds=round(report.seconds, 1),
+        tokens_per_second=round(report.tokens_per_second, 1),
+    )
+    own.mark_done("train")
+    resume.forget(own.path / KEPT)
+
+
+def _measured(**lists: list[float]) -> dict[str, list[float | None]]:
+    """Without what no token of the run carried; a step without is None."""
+    found = {n: [None if math.isnan(v) else v for v in values] for n, values in lists.items()}
+    return {name: values for name, values in found.items() if any(v is not None for v in values)}

@@ -1,0 +1,200 @@
+"""Whoever serves the student: from the section ``serving`` of the configuration to servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from algorithms.engine.adapters import CONFIG, is_adapter
+from swe_gym_env.errors import SetupError
+
+if TYPE_CHECKING:
+    from algorithms.serving.fleet import Fleet
+    from algorithms.serving.server import Server
+    from algorithms.serving.vllm_policy import VLLMPolicy
+    from experiments.pipeline.build import Parts
+
+# Ranks that vLLM has memory laid out for
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+PROCESSED = "processed_logprobs"
+ENVIRONMENT = {
+    "VLLM_SERVER_DEV_MODE": "1",  # the routes that change weights
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def fleet(parts: Parts) -> Fleet:
+    """The servers of the student; none is started yet."""
+    from algorithms.serving.fleet import Fleet
+    from algorithms.serving.server import Server
+
+    cfg = parts.cfg.serving
+    servers = [Server(url=url.rstrip("/").removesuffix("/v1")) for url in cfg.urls or ()]
+    servers = servers or [_own(parts, index) for index in range(cfg.server.replicas)]
+    return Fleet(servers, timeout=cfg.timeout, concurrency=cfg.concurrency)
+
+
+def student(parts: Parts, folder: Path, **sampling: Any) -> VLLMPolicy:
+    """Asks for the checkpoint in ``folder``, which is published now."""
+    from algorithms.serving.vllm_policy import VLLMPolicy
+    from algorithms.serving.weights import Version
+
+    version = Version.of(folder)
+    parts.fleet.publish(version)
+    ends = _stop_ids(version.base) | {parts.renderer.end_id}
+    most = parts.cfg.serving.max_context
+    return VLLMPolicy(
+        parts.fleet, version, parts.renderer, sorted(ends), max_context=most, **sampling
+    )
+
+
+def missing(cfg: DictConfig) -> str | None:
+    """What stands in the way of ``serving=vllm``, found out in seconds."""
+    if cfg.serving.name != "vllm":
+        return None
+    if cfg.serving.urls:
+        silent = [url for url in cfg.serving.urls if not _answers(url)]
+        if silent:
+            return f"serving: no model server answers at {', '.join(silent)}"
+        return _untempered(cfg)
+    python = cfg.serving.server.python
+    if python and _imports_vllm(str(python)):
+        return None
+    found = f"{python} cannot import it" if python else "serving.server.python names none"
+    return (
+        f"serving: vLLM needs an environment of its own, and {found}; make one "
+        "(docs/serving.md) and give serving.server.python=VENV/bin/python, or the URLs of running "
+        "servers as serving.urls=[...], or take serving=hf"
+    )
+
+
+def _answers(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{url.rstrip('/').removesuffix('/v1')}/health", timeout=3.0).is_success
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+
+
+def _untempered(cfg: DictConfig) -> str | None:
+    """Whether a method whose log-probs must be those at its own temperature would get others."""
+    if cfg.algorithm.get("temperature", 1.0) == 1:
+        return None
+    raw = [url for url in cfg.serving.urls if _logprobs_mode(url) not in (None, PROCESSED)]
+    if not raw:
+        return None
+    return (
+        f"serving: {', '.join(raw)} gives log-probs at temperature 1, and algorithm="
+        f"{cfg.algorithm.name} needs those of algorithm.temperature={cfg.algorithm.temperature}: "
+        f"start it with --logprobs-mode {PROCESSED}"
+    )
+
+
+def _logprobs_mode(url: str) -> str | None:
+    """None where the server does not tell (it does with VLLM_SERVER_DEV_MODE=1)."""
+    import httpx
+
+    where = f"{url.rstrip('/').removesuffix('/v1')}/server_info"
+    try:
+        answer = httpx.get(where, params={"config_format": "json"}, timeout=3.0)
+        if not answer.is_success:
+            return None
+        return str(answer.json()["vllm_config"]["model_config"]["logprobs_mode"])
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
+        return None
+
+
+def _imports_vllm(python: str) -> bool:
+    look = "import sys, importlib.util as u; sys.exit(u.find_spec('vllm') is None)"
+    try:
+        return subprocess.run([python, "-c", look], capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def _own(parts: Parts, index: int) -> Server:
+    from algorithms.serving.server import Launch, Server
+
+    cfg, own = parts.cfg, parts.cfg.serving.server
+    gpus = ",".join(_gpus(own)[index * own.tensor_parallel : (index + 1) * own.tensor_parallel])
+    return Server(
+        launch=Launch(
+            command=[str(own.python), "-m", "vllm.entrypoints.openai.api_server"],
+            arguments=arguments(parts),
+            environment={
+                **ENVIRONMENT,
+                "CUDA_VISIBLE_DEVICES": gpus,
+                **{str(name): str(value) for name, value in (own.environment or {}).items()},
+            },
+            log=Path(cfg.paths.runs).absolute() / "serving" / f"{os.getpid()}-{index}.log",
+            restarts=own.restarts,
+            patience=own.patience,
+        )
+    )
+
+
+def arguments(parts: Parts) -> list[str]:
+    """All of vLLM's options but the model and the place."""
+    from algorithms.serving.weights import BASE
+
+    cfg, own = parts.cfg, parts.cfg.serving.server
+    options: dict[str, Any] = {
+        "served_model_name": BASE,
+        "dtype": parts.precision,
+        "max_model_len": cfg.serving.max_context,
+        "tensor_parallel_size": own.tensor_parallel,
+        "gpu_memory_utilization": own.memory_share,
+        "enable_prefix_caching": True,
+        "logprobs_mode": PROCESSED,  # of the distribution that tokens are drawn from
+        "generation_config": "vllm",  # no sampling settings but those of each request
+        "disable_uvicorn_access_log": True,
+    }
+    if rank := _rank(parts):
+        room = next((one for one in RANKS if one >= rank), rank)
+        options |= {"enable_lora": True, "max_lora_rank": room}
+        options |= {"max_loras": 2, "max_cpu_loras": 2}  # the old one's last turns, and the new one
+    options |= {str(name): value for name, value in (own.arguments or {}).items()}
+    flags: list[str] = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        flags += [flag] if value is True else [] if value is False else [flag, str(value)]
+    return flags
+
+
+def _rank(parts: Parts) -> int:
+    """Of the adapters that will be served; 0: whole weights."""
+    if is_adapter(parts.start):
+        return int(json.loads((parts.start / CONFIG).read_text())["r"])
+    return int(parts.cfg.training.lora_rank)
+
+
+def _gpus(own: DictConfig) -> list[str]:
+    needed = own.replicas * own.tensor_parallel
+    if own.gpus is not None:
+        given = [str(gpu) for gpu in own.gpus]
+    else:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        given = [gpu for gpu in seen.split(",") if gpu] or [str(gpu) for gpu in range(needed)]
+    if len(given) < needed:
+        raise SetupError(
+            f"serving.server: {own.replicas} replicas of {own.tensor_parallel} GPUs each need "
+            f"{needed}, and there are {len(given)} ({', '.join(given) or 'none'})"
+        )
+    return given
+
+
+def _stop_ids(folder: Path) -> set[int]:
+    """What the model's own generation settings end a turn with."""
+    try:
+        told = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
+    except FileNotFoundError:
+        return set()
+    return set(told if isinstance(told, list) else [] if told is None else [told])

@@ -1,0 +1,136 @@
+"""Whoever teaches: from the section ``teacher`` of the configuration to a policy."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from experiments.runs.folders import trained_folder
+from swe_gym_env import actions
+from swe_gym_env.actions import ActionFormat
+from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.base import Policy
+from swe_gym_env.policies.format_adapter import FormatAdapter
+from swe_gym_env.policies.lazy import LazyPolicy
+
+if TYPE_CHECKING:
+    import torch
+
+    from algorithms.serving.scorer import ServedScorer
+    from experiments.pipeline.build import Parts
+
+IN_PROCESS = ("hf", "trained")  # their weights are here, so that they can give log-probs
+
+
+def teacher(parts: Parts) -> Policy:
+    cfg = parts.cfg.teacher
+    if cfg.name == "expert":
+        from swe_gym_env.policies.expert import ExpertPolicy
+
+        return ExpertPolicy(cfg.tests, cfg.verdict)
+    if cfg.name == "server":
+        from swe_gym_env.policies.server import ServerPolicy
+
+        policy: Policy = ServerPolicy(
+            cfg.base_url,
+            cfg.model,
+            name=cfg.model,
+            api_key_env=cfg.api_key_env,
+            temperature=cfg.temperature,
+            max_tokens=cfg.max_tokens,
+            timeout=cfg.timeout,
+            concurrency=cfg.concurrency,
+            extra={"top_p": cfg.top_p},
+        )
+        return FormatAdapter(policy, form(parts)) if cfg.actions else policy
+    if cfg.name == "trained":  # reads the very ids of the student
+        return LazyPolicy(lambda: _load(parts), "trained")
+    if cfg.name == "hf":
+        return FormatAdapter(
+            LazyPolicy(lambda: _load(parts), f"hf:{cfg.path}"),
+            form(parts),
+        )
+    raise SetupError(f"teacher.name={cfg.name}: it is expert, server, hf or trained")
+
+
+def scores_served(cfg: DictConfig) -> bool:
+    """Whether the teacher is a server that also gives log-probs."""
+    return cfg.teacher.name == "server" and cfg.teacher.scores
+
+
+def served_scorer(parts: Parts) -> ServedScorer:
+    """teacher=server, where it also gives log-probs."""
+    from algorithms.serving.scorer import ServedScorer
+
+    cfg = parts.cfg.teacher
+    return ServedScorer(
+        cfg.base_url,
+        cfg.model,
+        parts.renderer,
+        name=cfg.model,
+        api_key_env=cfg.api_key_env,
+        timeout=cfg.timeout,
+        concurrency=cfg.concurrency,
+    )
+
+
+def form(parts: Parts) -> ActionFormat:
+    """``teacher.actions``, with those of the student's tools that it can say."""
+    own, student = parts.cfg.teacher.get("actions"), parts.student_form()
+    if own in (None, student.name):
+        return student
+    offered = {tool.name for tool in student.tools}
+    can = [tool.name for tool in actions.action_format(own).tools if tool.name in offered]
+    return actions.action_format(own, can)
+
+
+def folder(cfg: DictConfig) -> Path:
+    """Of a teacher that is a model in this process. SetupError where there is none."""
+    if cfg.teacher.name == "trained":
+        return _trained(cfg)
+    path = cfg.teacher.path
+    if not path or not (Path(path) / "config.json").is_file():
+        raise SetupError(
+            f"teacher={cfg.teacher.name}: teacher.path={path} is no Hugging Face model folder; "
+            "fetch one (hf download NAME --local-dir FOLDER) and give teacher.path=FOLDER"
+        )
+    return Path(path)
+
+
+def dtype(parts: Parts) -> torch.dtype:
+    import torch
+
+    own = parts.cfg.teacher.get("dtype")
+    return getattr(torch, own) if own else parts.dtype
+
+
+def _load(parts: Parts) -> Policy:
+    cfg = parts.cfg.teacher
+    return parts.model(
+        folder(parts.cfg),
+        dtype(parts),
+        temperature=cfg.temperature,
+        top_p=cfg.top_p,
+        max_new_tokens=cfg.max_new_tokens,
+        thinking=parts.cfg.model.thinking if cfg.name == "trained" else "kept",
+    )
+
+
+def _trained(cfg: DictConfig) -> Path:
+    """The checkpoint of teacher=trained. SetupError, with the command, where nobody made it yet."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if given := cfg.teacher.get("path"):
+        return Path(given)
+    own = trained_folder(cfg)
+    checkpoint = own.round(cfg.teacher.rounds).checkpoint
+    if (checkpoint / "config.json").is_file():
+        return checkpoint
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else ["..."]
+    raise SetupError(
+        f"teacher=trained: there is no trained teacher in {own.path} yet. Make it with\n"
+        f"  {shlex.join(['python', '-m', 'experiments.teacher', *given])}"
+    )

@@ -1,0 +1,255 @@
+"""Where a run lives, so that a killed one goes on and a finished one is not repeated.
+
+    runs/<algorithm>-<hash>/        one resolved configuration
+      config.yaml                   that configuration
+      inputs.json                   digests of the files that it reads (experiments/runs/inputs.py)
+      versions.json                 of each start: command, commit, packages, machine
+      tasks.json                    the task ids of each split, fixed when the run began
+      rounds/round_000 -> ...       iteration 0, a link into the shared folder
+      rounds/round_001/             episodes.jsonl annotations.jsonl metrics.json checkpoint/
+      evaluations/untrained -> ...  episodes.jsonl metrics.json; a link, as is iteration0
+      evaluations/round_002/
+      phases.json                   seconds of wall time per phase
+      summary.json                  the closing table; its presence means that the run is finished
+      report.html report.png tables/ episodes.html
+      tensorboard/, wandb/          with tracking=... (experiments/pipeline/tracking.py)
+    runs/iteration0-<hash>/         what all algorithms share: the same layout, keyed by all that
+                                    it depends on
+
+    runs/teacher-<hash>/            what python -m experiments.teacher made, keyed likewise
+    runs/sweep-<hash>/              which runs a sweep is made of (experiments/pipeline/sweeps.py)
+
+``experiments/runs/naming.py`` says what the hash depends on. The hash holds the paths of files, not
+their content: where a file was edited since its run began, the run with the new content gets a
+folder of its own, with a second hash; where a file was only moved, its run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from swe_gym_env.rollout.store import RoundFolder
+from experiments.runs import inputs
+from experiments.runs import versions
+from experiments.runs.naming import (
+    AFTER_ITERATION0,
+    MADE_FROM,
+    MAKES_TEACHER,
+    WHERE_ASKED,
+    digest,
+    resolved,
+)
+from swe_gym_env.disk import make_folder, room_for, write_text
+from swe_gym_env.disk import read_json as read_json
+from swe_gym_env.disk import write_json as write_json
+from swe_gym_env.errors import SetupError
+
+log = logging.getLogger(__name__)
+
+
+def run_folder(cfg: DictConfig) -> RunFolder:
+    return named(cfg, str(cfg.algorithm.name), resolved(cfg))
+
+
+def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
+    depends = resolved(cfg, AFTER_ITERATION0)
+    for key in ("lr", "epochs"):  # it has its own
+        depends["training"].pop(key)
+    if cfg.get("decided"):  # runs share it that compute alike
+        depends["model"]["dtype"] = cfg.decided.dtype
+    return named(cfg, "iteration0", depends, task_ids)
+
+
+def trained_folder(cfg: DictConfig) -> RunFolder:
+    """Of teacher=trained. It has a seed and a training of its own, so that students with different
+    ones can share it."""
+    data = resolved(cfg)
+    depends = {name: data.get(name) for name in MAKES_TEACHER}
+    own = data["teacher"]
+    depends |= {name: own[name] for name in MADE_FROM if name in own}
+    return named(cfg, "teacher", depends)
+
+
+def _trained(cfg: DictConfig) -> Path:
+    return trained_folder(cfg).round(cfg.teacher.rounds).checkpoint
+
+
+def evaluation_folder(cfg: DictConfig, without: tuple[str, ...]) -> RunFolder:
+    """Of an evaluation by itself, which does not depend on the sections ``without``."""
+    data, name = resolved(cfg, without), cfg.model.name
+    if cfg.evaluation.who == "teacher":
+        name = cfg.teacher.name
+        data["teacher"] = {k: v for k, v in data["teacher"].items() if k not in WHERE_ASKED}
+    return named(cfg, f"evaluation-{name}", data)
+
+
+def runs(cfg: DictConfig) -> Path:
+    return Path(cfg.paths.runs).expanduser().absolute()
+
+
+def named(
+    cfg: DictConfig, kind: str, data: dict[str, Any], more: Sequence[str] | None = None
+) -> RunFolder:
+    """The folder in ``paths.runs`` of what depends on ``data`` and ``more``.
+
+    Its name holds the precision that was asked for. What an older version began, whose default was
+    bfloat16, is found under its name and goes on in bfloat16.
+    """
+    if data["model"]["dtype"] == "auto":
+        before = {**data, "model": {**data["model"], "dtype": "bfloat16"}}
+        if _is_older(_path(cfg, kind, before, more)):
+            data = before
+    return _of_contents(cfg, _path(cfg, kind, data, more), kind, data, more)
+
+
+def _path(cfg: DictConfig, kind: str, data: Mapping[str, Any], more: Sequence[str] | None) -> Path:
+    return runs(cfg) / f"{kind}-{digest(data if more is None else [data, more])}"
+
+
+def _is_older(folder: Path) -> bool:
+    try:
+        lines = (folder / "config.yaml").read_text().splitlines()
+    except OSError:
+        return False
+    return not any(line.startswith("decided:") for line in lines)
+
+
+def _of_contents(
+    cfg: DictConfig, path: Path, kind: str, data: Mapping[str, Any], more: Sequence[str] | None
+) -> RunFolder:
+    """``path`` where it was not begun with other contents, else the folder that was begun with
+    these, or is to be."""
+    found = inputs.found(data, lambda: _trained(cfg))
+    if not found:
+        return RunFolder(path)
+    contents = {name: one["content"] for name, one in found.items()}
+    key = digest([inputs.without_paths(data, contents), contents, more])
+    own = {"key": key, "inputs": found}
+    stored = read_json(path / inputs.FILE)
+    differs = inputs.changed(stored["inputs"], found) if stored else []
+    if stored and not differs:
+        return RunFolder(path, own)
+    for other in sorted(path.parent.glob(f"{kind}-*/{inputs.FILE}")):
+        if (read_json(other) or {}).get("key") == key:
+            return RunFolder(other.parent, own)
+    if not differs:
+        return RunFolder(path, own)
+    return RunFolder(path.with_name(f"{path.name}-{key[:6]}"), own, differs)
+
+
+def sweep_cells(folder: Path) -> list[dict[str, Any]]:
+    """What sweep.json says of each cell (``experiments/pipeline/sweeps.py``); [] where it is no sweep's."""
+    return (read_json(folder / "sweep.json") or {}).get("cells", [])
+
+
+def phases_so_far(run: Path) -> dict[str, float]:
+    """Seconds of the phases that have ended; until the run has, those of iteration 0 stand in the
+    folder that runs share."""
+    shared = (run / "rounds" / "round_000").resolve().parents[1]
+    times: dict[str, float] = read_json(shared / "phases.json") or {}
+    return times | (read_json(run / "phases.json") or {})
+
+
+class RunFolder:
+    """One folder of the layout above. ``inputs`` is what ``inputs.json`` shall hold, ``differs``
+    says why it is not the folder that its settings alone would name."""
+
+    def __init__(
+        self, path: Path, inputs: Mapping[str, Any] | None = None, differs: Sequence[str] = ()
+    ) -> None:
+        self.path, self.inputs, self.differs = path, inputs, differs
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        return read_json(self.path / "summary.json")
+
+    def round(self, index: int) -> RoundFolder:
+        return RoundFolder(self.path / "rounds" / f"round_{index:03d}")
+
+    def evaluation(self, name: str) -> RoundFolder:
+        return RoundFolder(self.path / "evaluations" / name)
+
+    def start(self, cfg: DictConfig) -> None:
+        if self.differs and not (self.path / "config.yaml").exists():
+            log.warning("a new folder, %s: %s", self.path.name, "; ".join(self.differs))
+        self.remember()
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        path = self.path / "versions.json"
+        write_json(path, versions.add(read_json(path)))
+
+    def remember(self) -> None:
+        """What was read at the first start. A run of an older version knows it from now on."""
+        if self.inputs and not (self.path / inputs.FILE).exists():
+            write_json(self.path / inputs.FILE, self.inputs)
+
+    def link(self, own: Path, shared: Path) -> None:
+        """``own`` becomes a relative link to ``shared``, so that runs/ can be moved as a whole."""
+        make_folder(shared)
+        make_folder(own.parent)
+        target = os.path.relpath(shared, own.parent)
+        if own.is_symlink() and os.readlink(own) == target:
+            return
+        own.unlink(missing_ok=True)
+        own.symlink_to(target)
+
+    @contextlib.contextmanager
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Only one process works in a folder. The kernel lets go of the lock when that one dies."""
+        make_folder(self.path)
+        with room_for(self.path):
+            opened = (self.path / ".lock").open("a+")
+        with opened as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                file.seek(0)
+                raise SetupError(
+                    f"process {file.read().strip()} is already working in {self.path}: "
+                    "wait for it, stop it, or change the configuration (another seed, say)"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    @property
+    def busy(self) -> bool:
+        """Another process works in it."""
+        try:
+            with (self.path / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the wall time to ``phases.json``, also where the phase is interrupted."""
+        began = time.monotonic()
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(SetupError):  # a full disk, perhaps: what was first is told
+                self._add_time(phase, time.monotonic() - began)
+            raise
+        self._add_time(phase, time.monotonic() - began)
+
+    def _add_time(self, phase: str, seconds: float) -> None:
+        phases = self.phases
+        phases[phase] = round(phases.get(phase, 0.0) + seconds, 1)
+        write_json(self.path / "phases.json", phases)
+
+    @property
+    def phases(self) -> dict[str, float]:
+        return read_json(self.path / "phases.json") or {}

@@ -1,0 +1,295 @@
+"""The roll-out driver: it plays many episodes at once and knows no algorithm.
+
+Episodes advance in waves, so that a model in process answers all waiting states in one batch and
+an expert or a server works beside it. Who acts is the mixer's word, what is learned the caller's.
+What an episode holds depends on its request alone, not on how many run beside it or which ends
+first. Scoring, which may take seconds, runs aside while the slot is filled again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
+
+from swe_gym_env.env import Step, SWEEnv
+from swe_gym_env.errors import EngineError, InfraError, PolicyError
+from swe_gym_env.policies.base import CONTEXT_FULL, Policy
+from swe_gym_env.rollout import history as histories
+from swe_gym_env.rollout.circuit_breaker import CircuitBreaker
+from swe_gym_env.rollout.mixers import Mixer
+from swe_gym_env.rollout.running import Live, Request
+from swe_gym_env.rollout.turns import TurnCollector
+from swe_gym_env.sandbox.base import SandboxSpec
+from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
+
+__all__ = ["Progress", "Request", "rollout"]
+
+log = logging.getLogger(__name__)
+
+# A wave waits so long for its slowest command; who is later joins a later wave. Longer than most
+# commands, so that the make-up of the batches, too, is normally the same in each run.
+BATCH_WAIT_SECONDS = 30.0
+MOST_AHEAD = 64  # a provider that makes boxes ahead of need is told of so many
+COMMANDS_PER_CPU = 2  # at once: with more, each takes longer, up to its time limit
+LAST_SECONDS = 10.0  # after an interrupt, for the scoring of what has ended
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``turns`` counts every executed turn so far, ``resolved`` the resolved among the ``done``."""
+
+    total: int
+    done: int = 0
+    resolved: int = 0
+    running: int = 0
+    turns: int = 0
+
+
+OnEpisode = Callable[[Episode, list[Annotation]], None]
+
+
+def rollout(
+    requests: Sequence[Request],
+    *,
+    make_env: Callable[[TaskInstance], SWEEnv],
+    student: Policy,
+    teacher: Policy | None = None,
+    mixer: Mixer,
+    annotate: bool,
+    on_episode: OnEpisode,
+    concurrency: int = 8,
+    retries: int = 2,
+    max_faults: int = 10,
+    history: int | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Progress:
+    """Play every request; ``on_episode`` is called, in the calling thread, as each one ends.
+
+    With ``annotate`` the teacher says in every visited state what it would have done. A fault of
+    the machinery has the episode played again in a new box, ``retries`` times; then it is delivered
+    as ``infra_error``; what fails for all of them (``EngineError``) is charged to none. Raises
+    SetupError after ``max_faults`` of one kind in a row (``faults.py``). An exception closes every
+    box and goes on upwards; a KeyboardInterrupt first has what has ended scored, for ten seconds.
+    ``history``: how many observations student and teacher see, the newest; None is all of them.
+    """
+    histories.check(history)
+    ids = [request.episode_id for request in requests]
+    if len(set(ids)) < len(ids):
+        raise ValueError("two requests share one episode id: give them different repeats or seeds")
+    turns = TurnCollector(student, teacher, mixer, annotate)
+    driver = _Driver(make_env, turns, on_episode, retries, CircuitBreaker(max_faults), history, progress)
+    return driver.run(requests, concurrency)
+
+
+class _Driver:
+    def __init__(
+        self,
+        make_env: Callable[[TaskInstance], SWEEnv],
+        turns: TurnCollector,
+        on_episode: OnEpisode,
+        retries: int,
+        faults: CircuitBreaker,
+        window: int | None,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.make_env, self.turns, self.retries = make_env, turns, retries
+        self.faults, self.window = faults, window
+        self.on_episode, self.progress = on_episode, progress
+        self.live: list[Live] = []
+        self.grading: dict[Future[Outcome], Live] = {}
+
+    def run(self, requests: Sequence[Request], concurrency: int) -> Progress:
+        self.waiting = deque((request, 1) for request in requests)
+        self.now = Progress(total=len(requests))
+        cpus = os.cpu_count() or 1
+        self.steppers = ThreadPoolExecutor(min(concurrency, COMMANDS_PER_CPU * cpus), "step")
+        self.graders = ThreadPoolExecutor(min(concurrency, cpus), "grade")
+        hurry = False
+        try:
+            while self.waiting or self.live or self.grading:
+                self._settle()
+                self._fill(concurrency)
+                self._settle()
+                self._wave()
+                self._collect_grades(block=not self.live and not self.waiting)
+                self.progress(replace(self.now, running=len(self.live) + len(self.grading)))
+                self._rest()
+        except KeyboardInterrupt:
+            hurry = True
+            wait(self.grading, timeout=LAST_SECONDS)
+            self._collect_grades(block=False)
+            raise
+        finally:
+            self._close(hurry)
+        return self.now
+
+    def _fill(self, concurrency: int) -> None:
+        while self.waiting and len(self.live) < concurrency and not self.faults.pause():
+            request, attempt = self.waiting.popleft()
+            live = Live(request, self.make_env(request.task), attempt, self.window)
+            self._run(live, partial(_reset, live))
+            self.live.append(live)
+            if prefetch := getattr(live.env.provider, "prefetch", None):
+                prefetch(
+                    [
+                        SandboxSpec.of(request.task)
+                        for request, _ in islice(self.waiting, MOST_AHEAD)
+                    ]
+                )
+
+    def _rest(self) -> None:
+        """Nothing to do until whatever is down may have come back."""
+        if not self.live and self.waiting and (pause := self.faults.pause()):
+            wait(self.grading, timeout=pause, return_when=FIRST_COMPLETED)
+            if not self.grading:
+                time.sleep(pause)
+
+    def _wave(self) -> None:
+        """One turn of every episode that waits for one."""
+        ready = [live for live in self.live if live.pending is None]
+        for live, turn in zip(ready, self.turns.take(ready), strict=True):
+            if isinstance(turn, Turn):
+                live.said = turn
+                self._run(live, partial(live.step, turn.text))
+            elif turn.startswith(CONTEXT_FULL):
+                self._run(live, partial(live.stop, "context_full"))
+            else:
+                self._lost(live, PolicyError.cause, turn)
+
+    def _run(self, live: Live, call: Callable[[], Any]) -> None:
+        live.since = time.monotonic()
+        live.pending = self.steppers.submit(_timed, call)
+
+    def _settle(self) -> None:
+        """Wait for what runs in the boxes, though not long for the slow; take what is done."""
+        running = {live.pending: live.since for live in self.live if live.pending}
+        fresh = [job for job in running if time.monotonic() - running[job] < BATCH_WAIT_SECONDS]
+        if fresh:
+            wait(fresh, timeout=BATCH_WAIT_SECONDS)
+        elif running and len(running) == len(self.live):
+            wait([*running, *self.grading], return_when=FIRST_COMPLETED)
+        for live in [live for live in self.live if live.pending and live.pending.done()]:
+            pending, live.pending = live.pending, None
+            assert pending is not None
+            try:
+                result, seconds = pending.result()
+            except InfraError as error:  # reset found no box
+                self._lost(live, error.cause, str(error))
+                continue
+            if live.system_prompt:
+                step, patch = result
+                self._stepped(live, step, patch, seconds)
+            else:
+                live.observation, live.info = result
+                live.system_prompt = live.info["system_prompt"]
+
+    def _stepped(self, live: Live, step: Step, patch: str | None, seconds: float) -> None:
+        observation, _, terminated, truncated, live.info = step
+        if live.said is not None:
+            said = replace(live.said, action=live.info["action"], step_seconds=seconds, patch=patch)
+            live.turns.append(said)
+            live.said = None
+            self.now = replace(self.now, turns=self.now.turns + 1)
+        live.observation = observation
+        if not (terminated or truncated):
+            return
+        outcome: Outcome | None = live.info.get("outcome")
+        if outcome is not None and live.info["stop_reason"] == "infra_error":
+            self._lost(live, *_cause(outcome))
+        elif outcome is None and live.env.grade_mode == "deferred":
+            self.live.remove(live)
+            self._grade(live)
+        else:
+            ungraded = Outcome("unresolved", mask=True, reason="not graded")
+            self._deliver(live, outcome or ungraded, live.info["stop_reason"])
+
+    def _grade(self, live: Live) -> None:
+        live.since = time.monotonic()
+        self.grading[self.graders.submit(_later, self.faults.pause(), live.env.grade)] = live
+
+    def _lost(self, live: Live, cause: str, message: str) -> None:
+        """Play it again, unless it has used up its attempts; an engine that is down uses none."""
+        name, charged = live.request.episode_id, cause != EngineError.cause
+        if charged and live.attempt > self.retries:
+            log.warning("%s: given up after %d attempts: %s", name, live.attempt, message)
+            outcome = Outcome("infra_error", mask=True, reason=f"{cause}: {message}")
+            self._deliver(live, outcome, "infra_error")
+        else:
+            level = logging.WARNING if charged else logging.DEBUG  # the row of faults tells it all
+            log.log(level, "%s: attempt %d lost, again: %s", name, live.attempt, message)
+            live.env.close()
+            self.live.remove(live)
+            self.waiting.appendleft((live.request, live.attempt + charged))
+        self.faults.add(cause, message, live.began)
+
+    def _collect_grades(self, block: bool) -> None:
+        done = {future for future in self.grading if future.done()}
+        if block and self.grading and not done:
+            done, _ = wait(self.grading, return_when=FIRST_COMPLETED)
+        for future in done:
+            live, outcome = self.grading.pop(future), future.result()
+            cause, message = _cause(outcome)
+            if cause == EngineError.cause:
+                self.faults.add(cause, message, live.since)
+                self._grade(live)
+                continue
+            self._deliver(live, outcome, live.info["stop_reason"])
+            if cause:
+                self.faults.add(cause, message, live.since)
+
+    def _deliver(self, live: Live, outcome: Outcome, stop_reason: str) -> None:
+        if live in self.live:
+            self.live.remove(live)
+        if outcome.status != "infra_error":
+            self.faults.success()
+        done, resolved = self.now.done + 1, self.now.resolved + outcome.resolved
+        self.now = replace(self.now, done=done, resolved=resolved)
+        self.on_episode(live.episode(outcome, stop_reason), live.annotations)
+        live.env.close()
+
+    def _close(self, hurry: bool) -> None:
+        """Leave no box behind, whatever was going on, and no thread. In a ``hurry`` the threads
+        that score or wait for a teacher are not waited for: they end by themselves."""
+        pools = (self.steppers, self.graders)
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        self.turns.close(wait=False)
+        for live in self.live:
+            live.env.close()  # kills what runs in the box, so that its thread comes back
+        self.steppers.shutdown(wait=True)
+        self.graders.shutdown(wait=not hurry or all(job.done() for job in self.grading))
+        self.turns.close(wait=not hurry or not self.turns.busy)
+        for live in self.live:
+            live.env.close()  # a reset that was under way has made its box by now
+
+
+T = TypeVar("T")
+
+
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
+    started = time.monotonic()
+    return call(), time.monotonic() - started
+
+
+def _later(pause: float, call: Callable[[], T]) -> T:
+    time.sleep(pause)
+    return call()
+
+
+def _cause(outcome: Outcome) -> tuple[str, str]:
+    """The kind of fault and what it said; ("", ...) where there was none."""
+    cause, _, message = outcome.reason.partition(": ")
+    return (cause, message) if outcome.status == "infra_error" else ("", "")
+
+
+def _reset(live: Live) -> tuple[str, dict[str, Any]]:
+    request = live.request
+    return live.env.reset(seed=request.seed, options={"instance_id": request.task.instance_id})

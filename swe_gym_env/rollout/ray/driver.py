@@ -1,0 +1,267 @@
+"""Episodes on the machines of a Ray cluster: the same roll-out, one Ray task for each episode.
+
+Ray places the tasks, and runs one again whose machine, process or box was lost. Each plays its one
+request as a process alone would, so where it runs changes nothing. Only this process, the driver,
+writes: an episode is recorded when its task's answer is here, so none can be recorded twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import ray
+from omegaconf import DictConfig
+from ray import cloudpickle
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from swe_gym_env.env import SWEEnv
+from swe_gym_env.errors import InfraError, SetupError
+from swe_gym_env.policies.base import Policy
+from swe_gym_env.rollout.circuit_breaker import CircuitBreaker
+from swe_gym_env.rollout.driver import OnEpisode, Progress, Request
+from swe_gym_env.rollout.driver import rollout as in_this_process
+from swe_gym_env.rollout.mixers import Mixer
+from swe_gym_env.rollout.ray.actors import Models, BudgetClient, BudgetServer
+from swe_gym_env.rollout.ray.nodes import Nodes, connect, name
+from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance
+
+log = logging.getLogger(__name__)
+
+WAKE_SECONDS = 1.0
+STOP_SECONDS = 2.0  # for episodes under way when the run is stopped; boxes outlive no worker
+# What a worker on another machine must see as this process does
+PASSED_ON = ("SWE_GYM_HOME", "HF_HUB_OFFLINE", "HF_HOME", "DOCKER_HOST")
+
+Played = tuple[Episode, list[Annotation]]
+Work = tuple[dict[str, str], bytes]  # environment variables, and the roll-out's pickled options
+
+_tried: set[str] = set()  # machines on which a box has been made by this process
+
+
+class MaskedEpisodeError(InfraError):
+    """``args``: why, and the episode that the machinery spoilt with its labels, for when Ray has
+    tried often enough."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def rollout(
+    requests: Sequence[Request],
+    *,
+    cluster: DictConfig,
+    make_env: Callable[[TaskInstance], SWEEnv],
+    student: Policy,
+    teacher: Policy | None = None,
+    mixer: Mixer,
+    annotate: bool,
+    on_episode: OnEpisode,
+    concurrency: int = 8,
+    max_faults: int = 10,
+    history: int | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Progress:
+    """As the roll-out in one process (``swe_gym_env/rollout/driver.py``), with the group
+    ``cluster``. ``make_env`` and the policies must pickle, but for a ``LazyPolicy``, which stays
+    here and answers all. SetupError where the cluster cannot be reached, no machine of it has room
+    for one episode, or one cannot make a box."""
+    if not requests:
+        return Progress(total=0)
+    connect(cluster.address)
+    nodes = Nodes({"CPU": cluster.cpus, "memory": cluster.memory_gb * 2**30})
+    with Models() as models, BudgetServer.of(teacher) as budget_server:
+        options: dict[str, Any] = {
+            "make_env": make_env,
+            "student": models.shared(student),
+            "teacher": models.shared(teacher) if teacher else None,
+            "mixer": mixer,
+            "annotate": annotate,
+            "history": history,
+            "max_faults": max_faults,  # of an engine that is down, which costs no attempt
+        }
+        if budget_server:
+            options["teacher"].account = None  # each episode gets a purse instead
+        passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        work = ray.put((passed_on, cloudpickle.dumps(options)))
+        _try_machines(nodes, work, requests[0].task)
+        faults = CircuitBreaker(max_faults)
+        driver = _Driver(cluster, work, budget_server, nodes, faults, on_episode, progress)
+        return driver.run(requests, concurrency)
+
+
+class _Driver:
+    def __init__(
+        self,
+        cluster: DictConfig,
+        work: ray.ObjectRef,
+        budget_server: BudgetServer | None,
+        nodes: Nodes,
+        faults: CircuitBreaker,
+        on_episode: OnEpisode,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.work, self.budget_server, self.nodes, self.faults = work, budget_server, nodes, faults
+        self.on_episode, self.progress = on_episode, progress
+        self.options = {
+            "num_cpus": cluster.cpus,
+            "memory": int(cluster.memory_gb * 2**30),
+            "max_retries": cluster.retries,
+            "retry_exceptions": [MaskedEpisodeError],
+            "scheduling_strategy": "SPREAD",
+        }
+        self.under_way: dict[ray.ObjectRef, tuple[Request, float]] = {}  # and since when
+
+    def run(self, requests: Sequence[Request], concurrency: int) -> Progress:
+        waiting = deque(requests)
+        self.now = Progress(total=len(requests))
+        budget_client = self.budget_server.budget_client if self.budget_server else None
+        try:
+            while waiting or self.under_way:
+                while waiting and len(self.under_way) < concurrency and not self.faults.pause():
+                    request = waiting.popleft()
+                    # (the name stands in what Ray says of a task)
+                    play = ray.remote(_play).options(name=request.episode_id, **self.options)
+                    began = time.monotonic()
+                    self.under_way[play.remote(self.work, budget_client, request)] = request, began
+                for ref in self._ended():
+                    self._deliver(ref, *self.under_way.pop(ref))
+                self.nodes.look()
+                self.progress(replace(self.now, running=len(self.under_way)))
+        finally:
+            self._stop()
+        return self.now
+
+    def _ended(self) -> list[ray.ObjectRef]:
+        """Wakes also for what the teacher was paid, to record it."""
+        bill = [self.budget_server.bill] if self.budget_server else []
+        if not self.under_way:  # a pause after faults
+            time.sleep(WAKE_SECONDS)
+            return []
+        done, _ = ray.wait([*self.under_way, *bill], timeout=WAKE_SECONDS)
+        if self.budget_server and self.budget_server.bill in done:
+            self.budget_server.settle()
+        return [ref for ref in done if ref in self.under_way]
+
+    def _deliver(self, ref: ray.ObjectRef, request: Request, began: float) -> None:
+        try:
+            episode, labels = ray.get(ref)
+        except RayTaskError as error:
+            if not isinstance(error.cause, MaskedEpisodeError):
+                raise _here(error) from None
+            _, episode, labels = error.cause.args
+        except RayError as error:
+            episode, labels = _lost(request, error), []
+        if episode.outcome.mask:
+            log.warning("%s: given up: %s", request.episode_id, episode.outcome.reason)
+        self.now = replace(
+            self.now,
+            done=self.now.done + 1,
+            resolved=self.now.resolved + episode.outcome.resolved,
+            turns=self.now.turns + len(episode.turns),
+        )
+        self.on_episode(episode, labels)
+        if episode.outcome.mask:
+            cause, _, reason = episode.outcome.reason.partition(": ")
+            self.faults.add(cause, reason, began)
+        else:
+            self.faults.success()
+
+    def _stop(self) -> None:
+        """Leave nothing of ours going on in the cluster, whatever was."""
+        for force in (False, True):
+            for ref in self.under_way:
+                ray.cancel(ref, force=force)
+            if refs := list(self.under_way):
+                _, going = ray.wait(refs, num_returns=len(refs), timeout=STOP_SECONDS)
+                self.under_way = {ref: self.under_way[ref] for ref in going}
+
+
+def _play(work: Work, budget_client: BudgetClient | None, request: Request) -> Played:
+    """In a worker of the cluster: one episode. MaskedEpisodeError where it says nothing of the agent."""
+    options = _unpacked(work)
+    if budget_client:
+        options["teacher"].account = budget_client.of(request.episode_id)
+    played: list[Played] = []
+    in_this_process([request], on_episode=lambda *one: played.append(one), retries=0, **options)
+    ((episode, labels),) = played
+    if episode.outcome.mask:
+        raise MaskedEpisodeError(episode.outcome.reason, episode, labels)
+    return episode, labels
+
+
+def _unpacked(work: Work) -> dict[str, Any]:
+    passed_on, options = work
+    os.environ.update(passed_on)
+    return _options(options)
+
+
+@lru_cache(1)
+def _options(pickled: bytes) -> dict[str, Any]:
+    """Once for each worker process and phase: connections and caches last from one episode to the
+    next."""
+    return cloudpickle.loads(pickled)
+
+
+def _try_machines(nodes: Nodes, work: ray.ObjectRef, task: TaskInstance) -> None:
+    """Make a box on each that this process has not tried yet. SetupError with all that cannot."""
+    tries = {}
+    for node in nodes.able:
+        if node["NodeID"] not in _tried:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            remote = ray.remote(_try).options(num_cpus=0, scheduling_strategy=there)
+            tries[remote.remote(work, task)] = node
+    wrong = []
+    for ref, node in tries.items():
+        try:
+            ray.get(ref)
+            _tried.add(node["NodeID"])
+        except RayTaskError as error:
+            if not isinstance(error.cause, SetupError):
+                raise _here(error) from None
+            wrong.append(f"  - {name(node)}: {error.cause}")
+        except RayError:  # it has gone since
+            continue
+    if wrong:
+        raise SetupError("these machines of the cluster cannot play yet:\n" + "\n".join(wrong))
+
+
+def _try(work: Work, task: TaskInstance) -> None:
+    env = _unpacked(work)["make_env"](task)
+    try:
+        env.reset(options={"instance_id": task.instance_id})
+    except InfraError as error:  # it may pass; episodes are tried again
+        log.warning("%s", error)
+    finally:
+        env.close()
+
+
+def _here(error: RayTaskError) -> BaseException:
+    """What went wrong in a worker, as if it had been here. Where it is no fault of the user's, the
+    worker's own traceback is logged."""
+    if not isinstance(error.cause, SetupError):
+        log.error("%s", error)
+    return error.cause
+
+
+def _lost(request: Request, error: RayError) -> Episode:
+    """An episode whose machines were lost each time."""
+    reason = f"ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return Episode(
+        episode_id=request.episode_id,
+        instance_id=request.task.instance_id,
+        seed=request.seed,
+        round=request.round,
+        repeat=request.repeat,
+        system_prompt="",
+        turns=(),
+        outcome=Outcome("infra_error", mask=True, reason=reason),
+        stop_reason="infra_error",
+    )

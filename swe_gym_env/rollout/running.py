@@ -1,0 +1,106 @@
+"""An episode from its request, through play, to the record that is kept of it."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from swe_gym_env.env import Step, SWEEnv
+from swe_gym_env.policies.base import Key, Policy, State, shown
+from swe_gym_env.rollout.history import windowed
+from swe_gym_env.rollout.working_diff import UNKNOWN, changes
+from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
+
+
+@dataclass(frozen=True)
+class Request:
+    """One episode to play."""
+
+    task: TaskInstance
+    seed: int = 0
+    round: int = 0
+    repeat: int = 0
+
+    @property
+    def episode_id(self) -> str:
+        return f"{self.task.instance_id}/{self.round}/{self.repeat}/{self.seed}"
+
+    def key(self, turn: int, role: str) -> Key:
+        return (self.seed, self.round, self.task.instance_id, self.repeat, turn, role)
+
+
+@dataclass(eq=False)
+class Live:
+    """An episode in play. ``pending`` runs in its box, ``since`` then; ``said`` is the turn behind
+    it, None for a reset or a stop. ``window``: see ``history.py``. ``patch``: what stands changed
+    in the box, as far as it was looked at."""
+
+    request: Request
+    env: SWEEnv
+    attempt: int = 1
+    window: int | None = None
+    pending: Future[Any] | None = None
+    since: float = 0.0
+    said: Turn | None = None
+    patch: str | None = None
+    system_prompt: str = ""
+    observation: str = ""
+    turns: list[Turn] = field(default_factory=list)
+    annotations: list[Annotation] = field(default_factory=list)
+    fallbacks: int = 0  # turns that fell to the student because the teacher failed
+    info: dict[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    def key(self, role: str) -> Key:
+        return self.request.key(len(self.turns), role)
+
+    def state(self, role: str, policy: Policy) -> State:
+        """What ``policy`` is shown of the episode as it stands."""
+        return State(
+            key=self.key(role),
+            task=shown(self.request.task, policy),
+            system_prompt=self.system_prompt,
+            turns=windowed(self.turns, self.window),
+            observation=self.observation,
+            sandbox=self.env.sandbox if policy.needs_sandbox else None,
+        )
+
+    def step(self, text: str) -> tuple[Step, str | None]:
+        """The environment's step, and the patch after it where that is another than before."""
+        step = self.env.step(text)
+        call, box, before = step[-1]["action"], self.env.sandbox, self.patch
+        if box is None or before == UNKNOWN or (call is None and before is not None):
+            return step, None  # it has ended, git is slow or gone, or nothing was run
+        self.patch = changes(box, self.request.task)
+        return step, self.patch if self.patch != before else None
+
+    def stop(self, reason: str) -> tuple[Step, None]:
+        """Likewise, where the episode is ended from outside."""
+        return self.env.stop(reason), None
+
+    def episode(self, outcome: Outcome, stop_reason: str) -> Episode:
+        request, left_out = self.request, self.info.get("left_out")
+        return Episode(
+            episode_id=request.episode_id,
+            instance_id=request.task.instance_id,
+            seed=request.seed,
+            round=request.round,
+            repeat=request.repeat,
+            system_prompt=self.system_prompt,
+            turns=tuple(self.turns),
+            outcome=outcome,
+            stop_reason=stop_reason,
+            final_observation=self.observation,
+            patch=self.info.get("patch", ""),
+            seconds=time.monotonic() - self.began,
+            metadata={
+                "attempts": self.attempt,
+                "teacher_fallbacks": self.fallbacks,
+                "tokens": self.info.get("tokens", 0),
+                "costs": dict(self.env.costs),
+                **({"history": self.window} if self.window else {}),
+                **({"left_out": list(left_out)} if left_out else {}),
+            },
+        )

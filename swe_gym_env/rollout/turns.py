@@ -1,0 +1,167 @@
+"""One turn for many episodes: who takes it, what they say, and what the teacher would have said.
+
+Student and teacher are each asked once for all their states, side by side. When the teacher
+executes a turn its label is that turn. A teacher that fails never costs an episode: the label
+carries the error, and a turn that was the teacher's falls to the student, and is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+
+from swe_gym_env.actions import ActionFormat, FormatError, read
+from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.base import Policy, Reply
+from swe_gym_env.rollout.mixers import Mixer
+from swe_gym_env.rollout.running import Live
+from swe_gym_env.text import joined, unusable, whole
+from swe_gym_env.types import Annotation, ToolCall, Turn
+
+log = logging.getLogger(__name__)
+
+
+class TurnCollector:
+    """``annotate``: ask the teacher in every visited state, not only where it acts."""
+
+    def __init__(
+        self, student: Policy, teacher: Policy | None, mixer: Mixer, annotate: bool
+    ) -> None:
+        self.student, self.teacher = student, teacher
+        self.mixer, self.annotate = mixer, annotate
+        self._aside = ThreadPoolExecutor(1, "teacher")
+        self._asked: Future[dict[Live, Reply]] | None = None
+
+    def take(self, ready: Sequence[Live]) -> list[Turn | str]:
+        """For each episode the turn to execute, or the error of the student that had to act.
+
+        The labels of the turns are added to the episodes.
+        """
+        if not ready:
+            return []
+        led = [live for live in ready if self.mixer.actor(live.key("mixer")) == "teacher"]
+        own = [live for live in ready if live not in led]
+        taught, said = self._ask(ready if self.annotate else led, own)
+        labels = {
+            live: label(
+                reply,
+                live.env.form,
+                (
+                    live.request.episode_id,
+                    len(live.turns),
+                    self.teacher.name if self.teacher else "",
+                ),
+            )
+            for live, reply in taught.items()
+        }
+        fallen = [live for live in led if labels[live].text is None]
+        for live in fallen:
+            live.fallbacks += 1
+        said |= self._ask_student(fallen)
+        turns: list[Turn | str] = []
+        for live in ready:
+            turn = (
+                _student_turn(live, said[live])
+                if live in said
+                else _teacher_turn(live, labels[live], taught[live])
+            )
+            if self.annotate and isinstance(turn, Turn):
+                live.annotations.append(replace(labels[live], executed=live not in said))
+            turns.append(turn)
+        return turns
+
+    @property
+    def busy(self) -> bool:
+        """Is the teacher still being asked?"""
+        return self._asked is not None and not self._asked.done()
+
+    def close(self, wait: bool) -> None:
+        self._aside.shutdown(wait=wait, cancel_futures=True)
+
+    def _ask(
+        self, taught: Sequence[Live], own: Sequence[Live]
+    ) -> tuple[dict[Live, Reply], dict[Live, Reply]]:
+        """Both at the same time, unless both work in the boxes."""
+        if not taught:
+            return {}, self._ask_student(own)
+        if self.teacher is None:
+            raise SetupError("a teacher is needed to act or to label, and none was given")
+        asked = self._asked = self._aside.submit(self._ask_teacher, self.teacher, taught)
+        if self.teacher.needs_sandbox and self.student.needs_sandbox:
+            wait([asked])
+        said = self._ask_student(own)
+        return asked.result(), said
+
+    def _ask_student(self, episodes: Sequence[Live]) -> dict[Live, Reply]:
+        if not episodes:
+            return {}
+        states = [live.state("student", self.student) for live in episodes]
+        return dict(zip(episodes, self.student.act(states), strict=True))
+
+    @staticmethod
+    def _ask_teacher(teacher: Policy, episodes: Sequence[Live]) -> dict[Live, Reply]:
+        states = [live.state("teacher", teacher) for live in episodes]
+        try:
+            return dict(zip(episodes, teacher.act(states), strict=True))
+        except SetupError:
+            raise
+        except Exception as error:
+            log.exception("the teacher failed in %d states", len(states))
+            return {live: Reply(error=f"{type(error).__name__}: {error}") for live in episodes}
+
+
+def label(reply: Reply, form: ActionFormat, key: tuple[str, int, str]) -> Annotation:
+    """The teacher's turn in the student's ``form``; or why there is none. ``key``: episode, turn,
+    annotator."""
+    found = Annotation(*key, text=None)
+    if reply.error:
+        return replace(found, error=reply.error)
+    try:
+        call = reply.action or read(form, joined(reply.text or ""))
+        text = form.render(call)
+    except FormatError as error:
+        return replace(found, error=f"format: {error}")
+    if fault := unusable(text):
+        return replace(found, error=f"format: {fault}")
+    return replace(found, text=text, action=call)
+
+
+def _student_turn(live: Live, reply: Reply) -> Turn | str:
+    """The student's own words, parsed or not; its error where it has none."""
+    text = reply.text
+    if text is None and reply.action is not None:
+        text = _written(reply.action, live.env.form)
+    if reply.error or text is None:
+        return reply.error or "an empty reply"
+    return Turn(
+        observation=live.observation,
+        actor="student",
+        text=whole(text),
+        token_ids=reply.token_ids,
+        logprobs=reply.logprobs,
+        policy_version=reply.policy_version,
+        act_seconds=reply.seconds,
+    )
+
+
+def _written(call: ToolCall, form: ActionFormat) -> str:
+    """A call that a server read out of the student's words, put into words again. One that ``form``
+    cannot say is a malformed turn."""
+    try:
+        return form.render(call)
+    except FormatError:
+        return json.dumps({"name": call.name, "arguments": dict(call.arguments)})
+
+
+def _teacher_turn(live: Live, label: Annotation, reply: Reply) -> Turn:
+    assert label.text is not None
+    return Turn(
+        observation=live.observation,
+        actor="teacher",
+        text=label.text,
+        policy_version=reply.policy_version,
+        act_seconds=reply.seconds,
+    )
