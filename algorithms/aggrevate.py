@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.base import Collect, Plain, Round, Target, TrainingExample
 from algorithms.filters import Aggregation, Keep, check, chosen
 from algorithms.schedules import latest_switch
 from swe_gym_env.rollout.mixers import SingleSwitch

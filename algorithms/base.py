@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, Protocol
 
 from algorithms.engine.objective import Objective
 from swe_gym_env.rollout.mixers import Mixer
-from swe_gym_env.types import Annotation, Episode, Scores
+from swe_gym_env.rollout.store import Round
+from swe_gym_env.types import Episode, Scores
 
 
 @dataclass(frozen=True)
@@ -35,27 +35,6 @@ class Collect:
     top_k: int = 0
     temperature: float | None = None
     top_p: float | None = None
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round left on disk."""
-
-    index: int
-    episodes: Sequence[Episode]
-    annotations: Sequence[Annotation]
-    scores: Sequence[Scores] = ()
-
-    @cached_property
-    def _scores(self) -> dict[str, dict[int, Scores]]:
-        found: dict[str, dict[int, Scores]] = {}
-        for score in self.scores:
-            found.setdefault(score.episode_id, {})[score.turn] = score
-        return found
-
-    def scores_of(self, episode: Episode) -> dict[int, Scores]:
-        """By turn; one that was not scored is not there."""
-        return self._scores.get(episode.episode_id, {})
 
 
 @dataclass(frozen=True)
@@ -81,8 +60,9 @@ class Target:
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """One episode and all that is to be learned from it. It becomes one token tree; lessons that
-    follow each other with the same ``group`` share a tree, and so their common prompt."""
+    """One episode and all that is to be learned from it. It becomes one token tree; training
+    examples that follow each other with the same ``group`` share a tree, and so their common
+    prompt."""
 
     episode: Episode
     targets: tuple[Target, ...]

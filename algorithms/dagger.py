@@ -2,7 +2,7 @@
 
 The student learns the teacher's turn given the state, weight 1; the history holds what was
 executed. Where the teacher acted itself, its turn is the label. A state whose label failed goes
-unlabelled.
+unlabeled.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.base import Collect, Plain, Round, Target, TrainingExample
 from algorithms.filters import Aggregation, Keep, check, chosen, one_of
 from algorithms.schedules import Schedule
 from swe_gym_env.rollout.mixers import PerTurnBeta
@@ -27,7 +27,7 @@ class DAgger(Plain):
     ``labels``: those of all states, of the student's alone, or of the teacher's own turns alone.
     ``annotator``: learn the labels of that one alone, by its name in annotations.jsonl, also where
     another teacher executed the turn; None: of all that there are. A turn that a teacher executed
-    and nobody labelled is its own label.
+    and nobody labeled is its own label.
     """
 
     beta: Schedule

@@ -1,4 +1,4 @@
-"""Generalised knowledge distillation (arXiv 2306.13649): a divergence of whole distributions.
+"""Generalized knowledge distillation (arXiv 2306.13649): a divergence of whole distributions.
 
 Whole episodes are the student's or the teacher's; on the tokens of all of them the student comes
 closer to the teacher's distribution. GKD's lambda is the *student's* share: 1 - beta.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.base import Collect, Plain, Round, Target, TrainingExample
 from algorithms.engine.objective import Objective
 from algorithms.filters import at_least_one, chosen
 from swe_gym_env.rollout.mixers import PerEpisodeBeta
@@ -18,7 +18,7 @@ from swe_gym_env.rollout.mixers import PerEpisodeBeta
 @dataclass(frozen=True)
 class GKD(Plain):
     """Who acts: student or teacher, episode by episode. Label: the executed turn. Weight: the
-    generalised Jensen-Shannon divergence from the teacher, per token.
+    generalized Jensen-Shannon divergence from the teacher, per token.
 
     ``student_share`` is GKD's lambda. ``jsd_beta`` 0 is the forward KL, 1 the reverse. ``top_k``:
     how many of the teacher's most likely tokens are kept for each place.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from algorithms.base import Collect, TrainingExample, Round, Target
+from algorithms.base import Collect, Round, Target, TrainingExample
 from algorithms.engine.objective import Kind, Objective, Ratio
 from algorithms.filters import at_least_one, kept, one_distribution, one_of
 from swe_gym_env.rollout.mixers import StudentOnly

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.base import Collect, Plain, Round, Target, TrainingExample
 from algorithms.filters import Aggregation, at_least_one, check, chosen
 from swe_gym_env.rollout.mixers import SingleSwitch
 from swe_gym_env.types import Episode

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.base import Collect, Plain, Round, Target, TrainingExample
 from algorithms.engine.objective import Objective
 from algorithms.filters import at_least_one, chosen, one_distribution, one_of
 from swe_gym_env.rollout.mixers import StudentOnly

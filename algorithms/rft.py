@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.base import Collect, Plain, Round, Target, TrainingExample
 from algorithms.filters import Aggregation, at_least_one, check, chosen, one_of
 from swe_gym_env.rollout.mixers import StudentOnly, TeacherOnly
 from swe_gym_env.types import Actor
@@ -35,4 +35,6 @@ class RFT(Plain):
 
     def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         for _, episode in chosen(rounds, "resolved", self.aggregation, self.window):
-            yield TrainingExample(episode, tuple(Target(n, None) for n in range(len(episode.turns))))
+            yield TrainingExample(
+                episode, tuple(Target(n, None) for n in range(len(episode.turns)))
+            )

@@ -1,7 +1,7 @@
 """Supervised fine-tuning: the teacher acts, and the student learns every turn of it, weight 1.
 
 By default on episodes that ended with ``finish``, failed ones included. A turn that fell to the
-student, because the teacher failed or its budget was spent, is context and no lesson.
+student, because the teacher failed or its budget was spent, is kept as context but not trained on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, TrainingExample, Plain, Round, Target
+from algorithms.base import Collect, Plain, Round, Target, TrainingExample
 from algorithms.filters import Aggregation, Keep, check, chosen
 from swe_gym_env.rollout.mixers import TeacherOnly
 

@@ -2,8 +2,8 @@
 
     python -m examples.vector_env
 
-Every environment is a process with its own box. With autoreset off, an environment that has ended
-waits until a ``reset_mask`` names it.
+Every environment is a process with its own sandbox. With autoreset off, an environment that has
+ended waits until a ``reset_mask`` names it.
 """
 
 import argparse

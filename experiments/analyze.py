@@ -64,7 +64,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     model.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     model.add_argument("--limit", type=int, metavar="N", help="episodes of each set; default: all")
-    sandboxes = parser.add_argument_group("with models and boxes")
+    sandboxes = parser.add_argument_group("with models and sandboxes")
     sandboxes.add_argument(
         "--recovery",
         action="store_true",
@@ -88,7 +88,7 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def analyse(given: argparse.Namespace, display: Display) -> None:
+def analyze(given: argparse.Namespace, display: Display) -> None:
     known: Tasks = {}
     _open_sweeps(given)
     there = [folder for folder in given.runs if (folder / "config.yaml").is_file()]
@@ -221,7 +221,7 @@ def main() -> None:
     given = arguments().parse_args()
 
     def job(_: DictConfig, display: Display) -> None:
-        analyse(given, display)
+        analyze(given, display)
 
     guarded(job, OmegaConf.create(LOGGING), "experiments.analyze")
 

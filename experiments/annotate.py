@@ -7,10 +7,10 @@
     teacher=...     expert, server, hf or trained, and its options (teacher.path=FOLDER, ...)
     workers.*, logging.*, sandbox=...   as for experiments.run
 
-A model sees the stored states and needs no box. The expert looks into a box, so the executed turns
-are played again in a new one. The labels are added to the round's annotations.jsonl under the
-annotator's name, beside those that are there. python -m experiments.train trains it again.
-Killed or stopped, the same command goes on; states whose label failed are asked again.
+A model sees the stored states and needs no sandbox. The expert looks into a sandbox, so the
+executed turns are played again in a new one. The labels are added to the round's annotations.jsonl
+under the annotator's name, beside those that are there. python -m experiments.train trains it
+again. Killed or stopped, the same command goes on; states whose label failed are asked again.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ MAY_DIFFER = ("teacher", "workers", "logging", "sandbox")  # from the run's own 
 
 def annotate(cfg: DictConfig, display: Display) -> None:
     """Labels every turn of the round that ``cfg.relabel.run`` and ``.round`` name."""
-    from experiments.pipeline.build import Parts
     from experiments.pipeline import preflight
+    from experiments.pipeline.build import Parts
     from experiments.pipeline.relabel import relabel
     from experiments.pipeline.tasks import select
 

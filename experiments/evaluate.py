@@ -28,9 +28,9 @@ from experiments.config import values
 from experiments.console import terminal
 from experiments.console.cli import HYDRA, explain_unknown, guarded
 from experiments.console.progress import Display
+from experiments.pipeline import precision, preflight, teachers
 from experiments.pipeline.build import Parts
 from experiments.pipeline.evaluate import alone, evaluate
-from experiments.pipeline import precision, preflight, teachers
 from experiments.pipeline.tasks import select
 from experiments.report import write_evaluation
 from experiments.results import evaluation

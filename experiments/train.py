@@ -7,7 +7,7 @@
     ROUND           which of its rounds; 0 is iteration 0
 
 A run does this by itself, and starts this command where training.launch says how. By hand it trains
-a stored round: one that was collected elsewhere, labelled anew by python -m experiments.annotate,
+a stored round: one that was collected elsewhere, labeled anew by python -m experiments.annotate,
 or whose checkpoint was deleted. Killed, the same command goes on from training.save_every's last.
 """
 

@@ -110,9 +110,10 @@ class SWEEnv(gymnasium.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Start a task in a fresh box: ``options={"instance_id": ...}``, or one drawn by the seed.
+        """Start a task in a fresh sandbox: ``options={"instance_id": ...}``, or one drawn by the
+        seed.
 
-        Raises SandboxError where no box could be made.
+        Raises SandboxError where no sandbox could be made.
         """
         super().reset(seed=seed)
         self.close()
@@ -165,7 +166,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         return self._end(f"(stopped: {reason})", reason, None)
 
     def grade(self) -> Outcome:
-        """Score the ended episode in a fresh box (where ``grade="deferred"``, or once more)."""
+        """Score the ended episode in a fresh sandbox (where ``grade="deferred"``, or once more)."""
         if not self._stop_reason or self.task is None:
             raise ResetNeeded("only an ended episode can be graded")
         if self._stop_reason == "infra_error" and self._outcome is not None:
@@ -182,10 +183,10 @@ class SWEEnv(gymnasium.Env[str, str]):
         return "\n\n".join(self._transcript) if self.render_mode == "ansi" else None
 
     def close(self) -> None:
-        """Throw the box away. May be called twice."""
-        box, self.sandbox, self._toolbox = self.sandbox, None, None
-        if box is not None:
-            box.close()
+        """Throw the sandbox away. May be called twice."""
+        sandbox, self.sandbox, self._toolbox = self.sandbox, None, None
+        if sandbox is not None:
+            sandbox.close()
 
     # -- the parts -----------------------------------------------------------------------------
 
@@ -236,7 +237,7 @@ class SWEEnv(gymnasium.Env[str, str]):
     def _end(
         self, observation: str, reason: str, call: ToolCall | None, said: bool = False
     ) -> Step:
-        """Take the patch, give the box back, and score."""
+        """Take the patch, give the sandbox back, and score."""
         assert self.sandbox is not None and self.task is not None
         started = time.monotonic()
         try:

@@ -1,7 +1,7 @@
 """Faults by who has to act on them.
 
 A bad roll-out is data, not a crash: an :class:`InfraError` ends one episode, is counted by its
-``cause``, retried in a new box, and never becomes a reward of 0. A :class:`SetupError` ends the
+``cause``, retried in a new sandbox, and never becomes a reward of 0. A :class:`SetupError` ends the
 program, because only the user can mend it; its message says how.
 """
 
@@ -23,13 +23,13 @@ class InfraError(SWEGymError):
 
 
 class SandboxError(InfraError):
-    """A box could not be made, died, or stopped answering."""
+    """A sandbox could not be made, died, or stopped answering."""
 
     cause = "sandbox"
 
 
 class EngineError(SandboxError):
-    """What makes all boxes does not answer: no single episode is to blame."""
+    """What makes all sandboxes does not answer: no single episode is to blame."""
 
     cause = "engine"
 

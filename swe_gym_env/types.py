@@ -111,8 +111,8 @@ class Turn:
     ``text`` is what stands in the history, in the student's action format. ``token_ids`` and
     ``logprobs`` have one entry per sampled token, the end-of-turn token included; both are empty
     where no model of ours sampled the turn. ``action`` is None where the text held no valid call.
-    ``patch`` is what stood changed in the box afterwards, for readers alone; None: no other than
-    before, or not looked at, as after the last turn, whose patch is the episode's.
+    ``patch`` is what stood changed in the sandbox afterwards, for readers alone; None: no other
+    than before, or not looked at, as after the last turn, whose patch is the episode's.
     """
 
     observation: str
@@ -196,9 +196,12 @@ def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
     """Rebuild ``cls`` from :func:`to_dict`. Unknown keys are ignored: old files stay readable."""
     kwargs: dict[str, Any] = {}
     for spec in dataclasses.fields(cls):  # type: ignore[arg-type]
-        if spec.name not in data:
-            continue
-        value = data[spec.name]
+        key = spec.name
+        if key not in data:
+            key = _FORMER.get(key, key)
+            if key not in data:
+                continue
+        value = data[key]
         nested = _NESTED.get((cls.__name__, spec.name))
         if nested is not None and value is not None:
             many = isinstance(value, (list, tuple))
@@ -208,6 +211,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
         kwargs[spec.name] = value
     return cls(**kwargs)
 
+
+_FORMER = {"actor": "executor"}  # names of fields in files of older versions
 
 _NESTED: dict[tuple[str, str], type] = {
     ("Turn", "action"): ToolCall,

@@ -59,7 +59,7 @@ def test_the_engine_knows_no_method() -> None:
 
 
 def test_a_method_is_one_short_file_and_one_yaml() -> None:
-    shared = {"__init__", "base", "schedules", "selection"}
+    shared = {"__init__", "base", "schedules", "filters"}
     files = {p.stem for p in (ROOT / "algorithms").glob("*.py")} - shared
     assert files == {p.stem for p in (ROOT / "conf" / "algorithm").glob("*.yaml")}
     for name in files:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 import algorithms
 from algorithms.base import Round
-from experiments.pipeline.phases import build
+from experiments.pipeline import build
 from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
 from tests.support.toy_tasks import real_provider, toy_task
 

@@ -1,4 +1,4 @@
-"""SWEEnv through Gymnasium's own checks, in real boxes, to every end an episode can have."""
+"""SWEEnv through Gymnasium's own checks, in real sandboxes, to every end an episode can have."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_grading_can_wait(make: Make) -> None:
     env = make(grade="deferred")
     _, reward, terminated, _, info = play(env, [FIX, FINISH])
     assert (reward, terminated) == (0.0, True) and "outcome" not in info
-    assert env.sandbox is None  # the box is given back before the tests run
+    assert env.sandbox is None  # the sandbox is given back before the tests run
     assert env.grade().resolved
     with pytest.raises(ResetNeeded):
         make().grade()
@@ -189,10 +189,12 @@ def test_a_box_that_dies_is_a_masked_outcome(make: Make, provider: SandboxProvid
     observation, reward, terminated, truncated, info = play(env, [LOOK, FIX])
     assert (reward, terminated, truncated) == (0.0, False, True)
     assert info["stop_reason"] == "infra_error" and "failed" in observation
-    assert info["outcome"] == Outcome("infra_error", mask=True, reason="sandbox: the box is gone")
-    step = play(env, [LOOK, FIX, FINISH])  # the diff finds the box gone
+    assert info["outcome"] == Outcome(
+        "infra_error", mask=True, reason="sandbox: the sandbox is gone"
+    )
+    step = play(env, [LOOK, FIX, FINISH])  # the diff finds the sandbox gone
     assert step[4]["outcome"].mask and step[3]
-    assert all(box.closed for box in flaky.made)
+    assert all(sandbox.closed for sandbox in flaky.made)
 
 
 def test_no_box_at_all_is_an_exception_of_reset(make: Make) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.base import TrainingExample, Target
+from algorithms.base import Target, TrainingExample
 from algorithms.engine.rendering import Renderer, Reply
 from algorithms.engine.tree import STREAMS, TokenTree
 from swe_gym_env.rollout.history import windowed
@@ -94,8 +94,11 @@ def _stream(nodes: Sequence[_Node], name: str) -> np.ndarray:
 def example_trees(
     examples: Iterable[TrainingExample], renderer: Renderer, most: int | None = None
 ) -> Iterator[TokenTree]:
-    """One tree for each lesson, or for each run of lessons with the same group; where that would
-    have more than ``most`` tokens, each lesson has its own after all, of the same group."""
+    """One tree per training example, or one per run of examples with the same ``group``.
+
+    A group's tree that would have more than ``most`` tokens is split: each of its examples gets a
+    tree of its own, of the same group.
+    """
     numbered = enumerate(examples)
     for _, run in groupby(numbered, key=lambda item: item[1].group or item[0]):
         group = [example for _, example in run]
@@ -110,7 +113,7 @@ def example_trees(
 
 
 def example_tree(example: TrainingExample, renderer: Renderer) -> TokenTree | None:
-    """The tree of one lesson; None if it teaches nothing."""
+    """The tree of one training example; None if it teaches nothing."""
     return tree_of([example], renderer)
 
 
@@ -123,7 +126,8 @@ def executed_tree(episode: Episode, renderer: Renderer) -> TokenTree | None:
 
 
 def tree_of(examples: Sequence[TrainingExample], renderer: Renderer) -> TokenTree | None:
-    """The tree of lessons whose episodes have a beginning in common. None if none teaches anything.
+    """The tree of training examples whose episodes have a beginning in common. None if none teaches
+    anything.
 
     ValueError where a target names a turn that is not there, or lacks what its weight needs.
     """
@@ -219,8 +223,8 @@ def _streams(target: Target, reply: Reply, episode: Episode) -> list[dict[str, A
         advantages = [many] * count if isinstance(many, (int, float)) else list(many)
         if len(advantages) != count:
             raise ValueError(f"{where}: {len(advantages)} advantages for {count} sampled tokens")
-        for row, advantage, behaviour in zip(rows, advantages, turn.logprobs, strict=False):
-            row |= {"pg_weight": target.pg_weight, "advantage": advantage, "behaviour": behaviour}
+        for row, advantage, behavior in zip(rows, advantages, turn.logprobs, strict=False):
+            row |= {"pg_weight": target.pg_weight, "advantage": advantage, "behavior": behavior}
         for row, score in zip(rows[:count], scores.logprobs if scores else (), strict=False):
             row["score"] = score
     if target.kl_weight:

@@ -64,7 +64,7 @@ class HFPolicy:
         top_p: float = 0.9,
         max_new_tokens: int = 128,
         max_context: int = 4096,
-        wave: int = 32,
+        batch_size: int = 32,
         cache_bytes: int = 2 << 30,
         version: str = "",
         name: str = "student",
@@ -76,7 +76,11 @@ class HFPolicy:
         check_model(self.model)
         self._windows = layer_windows(self.model.config.get_text_config(decoder=True))
         self.temperature, self.top_p = temperature, top_p
-        self.max_new_tokens, self.max_context, self.wave = max_new_tokens, max_context, wave
+        self.max_new_tokens, self.max_context, self.batch_size = (
+            max_new_tokens,
+            max_context,
+            batch_size,
+        )
         self.version, self.name = version, name
         self.store = PrefixStore(cache_bytes)
         eos = model.generation_config.eos_token_id
@@ -93,7 +97,7 @@ class HFPolicy:
         return cls(load_model(folder, dtype), load_tokenizer(folder), **options)
 
     def act(self, states: Sequence[State]) -> list[Reply]:
-        """One reply per state, in order, at most ``wave`` of them in one batch."""
+        """One reply per state, in order, at most ``batch_size`` of them in one batch."""
         replies: list[Reply | None] = [None] * len(states)
         rows = []
         for place, state in enumerate(states):
@@ -108,11 +112,11 @@ class HFPolicy:
                 continue
             limit = min(self.max_new_tokens, room)
             rows.append(_Row(place, state.key, ids, len(ids), limit, keyed_rng(state.key)))
-        for low in range(0, len(rows), self.wave):
-            wave, started = rows[low : low + self.wave], time.monotonic()
-            self._generate(wave)
-            seconds = (time.monotonic() - started) / len(wave)
-            for row in wave:
+        for low in range(0, len(rows), self.batch_size):
+            batch, started = rows[low : low + self.batch_size], time.monotonic()
+            self._generate(batch)
+            seconds = (time.monotonic() - started) / len(batch)
+            for row in batch:
                 replies[row.place] = self._reply(row, seconds)
         return [reply for reply in replies if reply is not None]
 

@@ -1,7 +1,7 @@
 """From token trees to the next checkpoint. Knows weights on tokens, and no algorithm.
 
 All trees of a micro-batch lie in one packed row: no padding, what they begin with alike is computed
-once, and attention costs what each tree costs alone. The optimiser starts fresh in every round (its
+once, and attention costs what each tree costs alone. The optimizer starts fresh in every round (its
 state is not saved): rounds then depend on nothing but the checkpoint before them, and a short
 warm-up replaces the moments.
 """
@@ -37,12 +37,12 @@ FILLER = [TokenTree(_two, _two - [1, 0], _two.astype(np.float32), _two)]  # a ro
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. Lengths are in tokens, ``batch_size`` in trees per optimiser step (those of one
+    """How to train. Lengths are in tokens, ``batch_size`` in trees per optimizer step (those of one
     group count as one). After a linear warm-up the learning rate goes in a straight line to
     ``lr_end`` times ``lr``.
     ``checkpointing`` computes each layer again in the backward: memory for a third more time.
     ``sharding``: whether each of several processes holds everything, or its share of it.
-    ``save_every`` so many optimiser steps, what a killed training goes on from is kept."""
+    ``save_every`` so many optimizer steps, what a killed training goes on from is kept."""
 
     lr: float = 1e-4
     batch_size: int = 8
@@ -66,7 +66,7 @@ class TrainingConfig:
         if self.lr <= 0:
             raise ValueError("training.lr must be positive")
         if self.save_every is not None and self.save_every < 1:
-            raise ValueError("training.save_every is null or at least 1 optimiser step")
+            raise ValueError("training.save_every is null or at least 1 optimizer step")
         if self.sharding not in ("none", "full"):
             raise ValueError(f"training.sharding={self.sharding}: it is none or full")
         if not 0 <= self.lr_end <= 1:
@@ -75,7 +75,7 @@ class TrainingConfig:
 
 @dataclass
 class TrainReport:
-    """What a training run did; every list has one entry per optimiser step."""
+    """What a training run did; every list has one entry per optimizer step."""
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)  # of label tokens, before the update
@@ -102,7 +102,7 @@ class TrainReport:
 
 
 def micro_batches(samples: Sequence[TokenTree], budget: int) -> Iterator[list[TokenTree]]:
-    """Split one optimiser batch into rows of at most ``budget`` tokens (or one longer tree)."""
+    """Split one optimizer batch into rows of at most ``budget`` tokens (or one longer tree)."""
     row: list[TokenTree] = []
     size = 0
     for sample in sorted(samples, key=len):
@@ -116,17 +116,15 @@ def micro_batches(samples: Sequence[TokenTree], budget: int) -> Iterator[list[To
 
 
 def _groups(samples: Sequence[TokenTree]) -> list[list[TokenTree]]:
-    """What was too long for one tree stays in one optimiser step all the same."""
+    """What was too long for one tree stays in one optimizer step all the same."""
     found: dict[str | int, list[TokenTree]] = {}
     for sample in samples:
         found.setdefault(sample.group or id(sample), []).append(sample)
     return list(found.values())
 
 
-def _batches(
-    groups: list[list[TokenTree]], config: TrainingConfig
-) -> Iterator[list[TokenTree]]:
-    """What each optimiser step is of, over all epochs."""
+def _batches(groups: list[list[TokenTree]], config: TrainingConfig) -> Iterator[list[TokenTree]]:
+    """What each optimizer step is of, over all epochs."""
     for epoch in range(config.epochs):
         order = list(groups)
         random.Random(f"{config.seed}/{epoch}").shuffle(order)
@@ -164,7 +162,7 @@ class Learner:
         progress: Progress | None = None,
         kept: Path | None = None,
     ) -> TrainReport:
-        """``epochs`` passes in seeded order, each optimiser batch with its own denominator. Every
+        """``epochs`` passes in seeded order, each optimizer batch with its own denominator. Every
         ``save_every`` steps all is kept in the folder ``kept``; what lies there is gone on from."""
         config, report = self.config, TrainReport()
         check_student(self.model.config.get_text_config().to_dict(), type(self.model).__name__)
@@ -173,7 +171,7 @@ class Learner:
         if not usable:
             raise ValueError(
                 f"Nothing to train on: of {len(samples)} trees none has a weighted token and at "
-                f"most {config.max_tree_tokens} tokens. Were any episodes kept and labelled?"
+                f"most {config.max_tree_tokens} tokens. Were any episodes kept and labeled?"
             )
         if self.objective.truncation is not None:
             self._remember_old(usable)
@@ -213,7 +211,7 @@ class Learner:
     def _accumulate(
         self, batch: list[TokenTree], optimizer: MasterAdamW, report: TrainReport
     ) -> None:
-        """Gradients of one optimiser batch; the denominator is known before its first row."""
+        """Gradients of one optimizer batch; the denominator is known before its first row."""
         whole = denominator(batch, self.objective)
         sums = torch.zeros(4, dtype=torch.float64)
         rows = list(micro_batches(batch, self.config.micro_batch_tokens))

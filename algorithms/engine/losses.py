@@ -110,13 +110,13 @@ def policy_gradient(
     the policies' ratio, whose mean estimates the reverse KL of the student as it is now.
 
     The stream ``old`` holds the trainer's log-probs before the first update where the objective
-    wants truncation; else the behaviour's serve.
+    wants truncation; else the behavior's serve.
     """
     streams = packed.streams
     taken = streams["pg_weight"] != 0
-    behaviour, advantage = streams["behaviour"], streams["advantage"]
+    behavior, advantage = streams["behavior"], streams["advantage"]
     away = torch.zeros_like(logprobs)
-    old = streams.get("old", behaviour)
+    old = streams.get("old", behavior)
     log_ratio = torch.where(taken, logprobs - old, 0.0).clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO)
     if objective.ratio == "sequence":
         log_ratio = _mean_of_sequence(log_ratio, taken, packed.sequence)
@@ -129,7 +129,7 @@ def policy_gradient(
     clamped = ratio if low is high is None else ratio.clamp(low, high)
     each = -torch.minimum(ratio * advantage, clamped * advantage)
     if objective.truncation is not None:
-        each = each * (old - behaviour).exp().clamp(max=objective.truncation)
+        each = each * (old - behavior).exp().clamp(max=objective.truncation)
     return each, (clamped * advantage < ratio * advantage) & taken, away
 
 
@@ -162,7 +162,7 @@ def per_token_divergence(
 
 
 def jsd(student: torch.Tensor, teacher: torch.Tensor, beta: float) -> torch.Tensor:
-    """Generalised Jensen-Shannon divergence of (m, k) log-probs and one bin for all other tokens:
+    """Generalized Jensen-Shannon divergence of (m, k) log-probs and one bin for all other tokens:
 
         beta KL(teacher || mix) + (1 - beta) KL(student || mix)
         mix = beta teacher + (1 - beta) student

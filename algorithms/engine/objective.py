@@ -1,7 +1,7 @@
 """What a training run descends, as data: which losses on which streams of a token tree.
 
 A tree carries three streams of weights (``tree.py``): cross-entropy, policy gradient, divergence.
-The loss of an optimiser batch is
+The loss of an optimizer batch is
 
     ( sum ce_weight * CE  +  sum pg_weight * PG  +  coefficient * sum kl_weight * D ) / denominator
 
@@ -33,13 +33,13 @@ class Objective:
     be what the tokens were drawn from (and the scorer asked for); cross-entropy is learned at 1.
 
     ``truncation``: the trainer's own log-probs before the first update are the old policy, and each
-    token is weighted by min(old / behaviour, truncation) against the mismatch between sampler and
+    token is weighted by min(old / behavior, truncation) against the mismatch between sampler and
     trainer. Null: the sampler's log-probs are the old policy.
 
     ``divergence`` with r = log(scored / student) on the token that stands there: k1 = -r,
     k2 = r^2 / 2, k3 = exp(r) - r - 1 (Schulman's estimators of the reverse KL). As a *loss* on the
     student's own tokens k2 has the gradient of the reverse KL, k3 that of the forward KL, and k1
-    none in expectation. ``jsd`` is GKD's generalised Jensen-Shannon divergence (arXiv 2306.13649)
+    none in expectation. ``jsd`` is GKD's generalized Jensen-Shannon divergence (arXiv 2306.13649)
     over the scorer's top-k tokens and one bin for all others: ``jsd_beta`` 0 is the forward KL,
     1 the reverse.
 

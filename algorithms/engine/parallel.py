@@ -1,6 +1,6 @@
 """Data parallelism, plainly: every process holds all trees and computes its share of the rows.
 
-Losses are sums over a denominator of the whole optimiser batch, so gradients are added up, never
+Losses are sums over a denominator of the whole optimizer batch, so gradients are added up, never
 averaged, and the number of processes is as free as the number of micro-batches. A wrapper that
 averages would need equal shares. ``torchrun --nproc-per-node N`` says how many processes there are.
 """

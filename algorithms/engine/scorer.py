@@ -1,8 +1,8 @@
 """A model that says how likely it finds the student's turns, token by token.
 
 It reads the very ids that the student sampled, so it must have the student's tokenizer; another one
-is refused, since its log-probs would be of other tokens. Scoring needs no box: it runs over stored
-episodes, each one packed row, so that a history is computed once for all its turns.
+is refused, since its log-probs would be of other tokens. Scoring needs no sandbox: it runs over
+stored episodes, each one packed row, so that a history is computed once for all its turns.
 """
 
 from __future__ import annotations

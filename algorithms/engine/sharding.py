@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and the optimiser's state, each in pieces over all processes.
+"""FSDP2: weights, gradients and the optimizer's state, each in pieces over all processes.
 
 torch's ``fully_shard`` is used as it is. accelerate's plug-in for it averages gradients, which
 wants equal shares, and gathers weights where the model's own ``forward`` begins; here losses are

@@ -1,6 +1,6 @@
 """Token trees: an episode's history once, every label a branch of it.
 
-One sample per labelled turn would repeat the whole prefix each time. Here each node of a token
+One sample per labeled turn would repeat the whole prefix each time. Here each node of a token
 trie is computed once; ``parent`` says all there is to know: a token attends to its ancestors and
 itself, stands at the position of its depth, and is predicted *from its parent* - which, for the
 first token of a branch, is not the token to its left. So targets are explicit pairs of nodes, and
@@ -25,7 +25,7 @@ class TokenTree:
     """One token tree of n nodes in depth-first order; arrays have shape (n,) unless told.
 
     Three streams of weights, each for predicting the node's token from its parent: ``ce_weight``;
-    ``pg_weight`` with ``advantage`` and ``behaviour`` (the log-prob it was sampled with);
+    ``pg_weight`` with ``advantage`` and ``behavior`` (the log-prob it was sampled with);
     ``kl_weight`` with ``score`` and ``top_ids``, ``top_logprobs`` (n, k). Left out, they are 0.
     """
 
@@ -34,11 +34,11 @@ class TokenTree:
     ce_weight: np.ndarray  # float32
     segment: np.ndarray  # int64, the turn that the token belongs to
     name: str = ""
-    group: str = ""  # trees of one group stay in one optimiser step
+    group: str = ""  # trees of one group stay in one optimizer step
     sequence: np.ndarray = None  # type: ignore[assignment]  # int64, the episode of the tree
     pg_weight: np.ndarray = None  # type: ignore[assignment]  # float32, as all that follow
     advantage: np.ndarray = None  # type: ignore[assignment]
-    behaviour: np.ndarray = None  # type: ignore[assignment]
+    behavior: np.ndarray = None  # type: ignore[assignment]
     kl_weight: np.ndarray = None  # type: ignore[assignment]
     score: np.ndarray = None  # type: ignore[assignment]
     top_ids: np.ndarray = None  # type: ignore[assignment]  # int64
@@ -132,7 +132,7 @@ STREAMS = (
     "ce_weight",
     "pg_weight",
     "advantage",
-    "behaviour",
+    "behavior",
     "kl_weight",
     "score",
     "top_ids",

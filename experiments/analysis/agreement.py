@@ -1,6 +1,6 @@
 """Does the student do what the teacher would have done, in the states that it reaches itself?
 
-Of the turns that the student executed and the teacher labelled: the share where label and turn are
+Of the turns that the student executed and the teacher labeled: the share where label and turn are
 the same text, and where they are the same call (tool and arguments, blanks at the ends apart,
 whatever was said around it). A malformed turn is no call, so it agrees with none.
 """
@@ -34,7 +34,7 @@ def _canonical(call: ToolCall) -> tuple[str, dict[str, str]]:
     return call.name, {key: value.strip() for key, value in call.arguments.items()}
 
 
-def labelled(played: EpisodeSet) -> Iterator[tuple[Episode, Annotation]]:
+def labeled(played: EpisodeSet) -> Iterator[tuple[Episode, Annotation]]:
     """Every label of a turn that the student executed, with its episode."""
     episodes = {episode.episode_id: episode for episode in played.episodes}
     for label in played.annotations:
@@ -46,9 +46,9 @@ def labelled(played: EpisodeSet) -> Iterator[tuple[Episode, Annotation]]:
 
 
 def compared(played: EpisodeSet) -> dict[str, list[Compared]]:
-    """By annotator: each labelled turn of the student."""
+    """By annotator: each labeled turn of the student."""
     found: dict[str, list[Compared]] = defaultdict(list)
-    for episode, label in labelled(played):
+    for episode, label in labeled(played):
         turn = episode.turns[label.turn]
         text = turn.text.strip() == (label.text or "").strip()
         call = same_call(turn.action, label.action)
@@ -57,7 +57,7 @@ def compared(played: EpisodeSet) -> dict[str, list[Compared]]:
 
 
 def _sets(run: StoredRun) -> Iterator[tuple[EpisodeSet, str, list[Compared]]]:
-    """Raises NotMeasured where no round holds a labelled turn of the student."""
+    """Raises NotMeasured where no round holds a labeled turn of the student."""
     found = [(one, by, pairs) for one in run.rounds for by, pairs in compared(one).items()]
     if not found:
         raise NotMeasured("no turn of the student has a teacher's label beside it")
@@ -93,7 +93,7 @@ BY_TURN = Measure(
         "Agreement of the student's turn and the teacher's label, by turn",
         ("set", "annotator", "turn", "turns", *TEXT, *CALL),
         (),
-        "Turns that the student executed and the teacher labelled; turn 0 is the first. "
+        "Turns that the student executed and the teacher labeled; turn 0 is the first. "
         "Wilson intervals.",
         (*TEXT, *CALL),
         Curve("turn", "same_call", "series", "call_low", "call_high", percent=True),
@@ -106,7 +106,7 @@ BY_ROUND = Measure(
         "Agreement of the student's turn and the teacher's label, by round",
         ("round", "annotator", "episodes", "turns", *TEXT, *CALL),
         (),
-        "Turns that the student executed and the teacher labelled. Intervals: bootstrap over "
+        "Turns that the student executed and the teacher labeled. Intervals: bootstrap over "
         "episodes.",
         (*TEXT, *CALL),
         Curve("round", "same_call", "run", "call_low", "call_high", percent=True),

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from experiments.analysis.agreement import labelled
+from experiments.analysis.agreement import labeled
 from experiments.results.intervals import share
 from experiments.results.tables import Table
 from experiments.runs.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
@@ -47,7 +47,7 @@ def said(played: EpisodeSet) -> Iterator[tuple[Episode, str, int, ToolCall | Non
     for episode in played.episodes:
         for index, turn in enumerate(episode.turns):
             yield episode, turn.actor, index, turn.action
-    for episode, label in labelled(played):
+    for episode, label in labeled(played):
         yield episode, "teacher", label.turn, label.action
 
 

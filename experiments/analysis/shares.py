@@ -1,7 +1,7 @@
 """Does it help that the teacher acts, and from when on?
 
 kappa, the student's turns before the teacher takes over, is drawn before an episode begins, so the
-rates at different kappas are a randomised comparison. It is drawn again from the episode's key
+rates at different kappas are a randomized comparison. It is drawn again from the episode's key
 here, as the mixer did it. The share of turns that the teacher took in the end is no such thing: it
 depends on how long the episode went on, which depends on how well it went.
 """

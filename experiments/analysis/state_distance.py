@@ -1,8 +1,8 @@
 """How far the states that the student visits are from those that the teacher visits.
 
-The state at turn t is what was executed before it: boxes answer the same to the same commands. Two
-histories are as far apart as their words differ: 1 - 2 M / T with M words in matching runs and T
-words in both (Ratcliff and Obershelp, ``difflib``), 0 for the same and 1 for nothing in common. A
+The state at turn t is what was executed before it: sandboxes answer the same to the same commands.
+Two histories are as far apart as their words differ: 1 - 2 M / T with M words in matching runs and
+T words in both (Ratcliff and Obershelp, ``difflib``), 0 for the same and 1 for nothing in common. A
 student's state counts with its distance to the nearest state of any of the teacher's episodes.
 
 The teacher seldom played the very task, so it is measured twice: on the same task in the words that

@@ -2,11 +2,11 @@
 
     python -m experiments.benchmarks.attacks [FILE.md]
 
-prints a Markdown table. Each attack of `tests/support/attacks.py` is run twice in a `local` box:
-once as `swebench.harness.run_evaluation` does it (its ways to apply a patch, its eval script with
-the exit code recorded, its `get_eval_report` on the log), once by `swe_gym_env.grading.grade`. No
-Docker is needed. The last rows are what no guard decides (`docs/grading.md`). Run it from a
-checkout, with the extra `swebench`.
+prints a Markdown table. Each attack of `tests/support/attacks.py` is run twice in a `local`
+sandbox: once as `swebench.harness.run_evaluation` does it (its ways to apply a patch, its eval
+script with the exit code recorded, its `get_eval_report` on the log), once by
+`swe_gym_env.grading.grade`. No Docker is needed. The last rows are what no guard decides
+(`docs/grading.md`). Run it from a checkout, with the extra `swebench`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def official(task: TaskInstance, patch: str, sandboxes: SandboxProvider) -> str:
-    """The harness's verdict on ``patch``, by its own steps in one of our boxes."""
+    """The harness's verdict on ``patch``, by its own steps in one of our sandboxes."""
     from swebench.harness.grading import get_eval_report
     from swebench.harness.run_evaluation import GIT_APPLY_CMDS
     from swebench.harness.utils import make_test_spec

@@ -78,15 +78,15 @@ def faults(arena: Arena, times: int) -> dict[str, tuple[int, Break]]:
             few,
             lambda arena, job, n: ways.interrupt(arena, job, (n + 1) / (few + 1), True),
         ),
-        "kill -9 of 2 boxes, grading ones included": (
+        "kill -9 of 2 sandboxes, grading ones included": (
             few,
             lambda arena, job, n: ways.lose_sandboxes(job, 2, 0.2 + 0.1 * n),
         ),
-        "kill -9 of what makes the boxes, twice": (
+        "kill -9 of what makes the sandboxes, twice": (
             few,
             lambda arena, job, n: ways.lose_nursery(job, 2, 0.2 + 0.1 * n),
         ),
-        "a box hangs": (
+        "a sandbox hangs": (
             max(1, few // 2),
             lambda arena, job, n: ways.lose_sandboxes(job, 1, 0.3 + 0.2 * n, signal.SIGSTOP),
         ),

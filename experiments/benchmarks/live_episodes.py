@@ -4,8 +4,8 @@
     python -m experiments.benchmarks.live_episodes --sandbox docker --live 32 --episodes 64
 
 Each episode looks around, applies the gold patch, runs the tests that the fix is about, finishes,
-and is graded in a fresh box. Prints episodes a minute, memory an episode (what the machine has less
-while all are live and idle, divided by their number), and what is left behind afterwards.
+and is graded in a fresh sandbox. Prints episodes a minute, memory an episode (what the machine has
+less while all are live and idle, divided by their number), and what is left behind afterwards.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def play(sandboxes: SandboxProvider, chosen: list[TaskInstance], live: int, epis
 def memory(sandboxes: SandboxProvider, chosen: list[TaskInstance], live: int) -> None:
     before = available()
     began = time.monotonic()
-    envs = [SWEEnv([chosen[n % len(chosen)]], sandbox=sandboxes, grade="never") for n in range(live)]
+    envs = [
+        SWEEnv([chosen[n % len(chosen)]], sandbox=sandboxes, grade="never") for n in range(live)
+    ]
     for env in envs:
         env.reset()
         env.step("```bash\ngit status --short; echo x > new.txt\n```")
@@ -104,7 +106,7 @@ def available() -> float:
 
 
 def traces() -> dict[str, int]:
-    """What boxes could leave behind on this machine."""
+    """What sandboxes could leave behind on this machine."""
     processes = [name for name in os.listdir("/proc") if name.isdigit()]
     return {
         "processes": len(processes),

@@ -27,7 +27,7 @@ from experiments.runs.folders import read_json
 SMALL = ("rounds=1", "iteration0.epochs=1")
 SETUPS = (
     ("beta=constant", "beta.start=0.5", "iteration0.episodes=16", "evaluation.tasks=16"),
-    ("algorithm=grpo", "iteration0.episodes=24", "episodes_per_round=4", "serving.wave=8"),
+    ("algorithm=grpo", "iteration0.episodes=24", "episodes_per_round=4", "serving.batch_size=8"),
     ("algorithm=sft", "iteration0.episodes=12", "workers.threads=1", "workers.concurrency=8"),
 )
 

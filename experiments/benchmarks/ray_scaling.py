@@ -3,9 +3,10 @@
     python -m experiments.benchmarks.ray_scaling --runs 3 --turn-seconds 10
 
 The nodes are processes on this machine, each with room for ``--slots`` episodes at once; a turn's
-wait stands for the time a served model takes. Boxes, commands, grading and everything that Ray does
-are real, and share this machine's cores: what is measured is what driver and scheduling cost, and
-where the cores are used up. Each node gets two waves of episodes, so the work grows with the nodes.
+wait stands for the time a served model takes. Sandboxes, commands, grading and everything that Ray
+does are real, and share this machine's cores: what is measured is what driver and scheduling cost,
+and where the cores are used up. Each node gets two batches of episodes, so the work grows with the
+nodes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import ray
-from omegaconf import DictConfig, OmegaConf
 from ray.cluster_utils import Cluster
 
 from experiments.benchmarks.live_episodes import script
@@ -32,7 +32,7 @@ from swe_gym_env.rollout.ray import driver
 from swe_gym_env.types import Annotation, Episode, TaskInstance
 
 STORE = 78_643_200  # bytes, the least that Ray takes
-WAVES = 2
+BATCHES = 2
 NODES = (1, 2, 4)
 
 
@@ -54,7 +54,7 @@ def make_env(task: TaskInstance) -> SWEEnv:
 
 
 def play(
-    cluster: DictConfig, chosen: list[TaskInstance], episodes: int, seconds: float
+    cluster: driver.Cluster, chosen: list[TaskInstance], episodes: int, seconds: float
 ) -> tuple[float, int]:
     """Wall seconds, and how many episodes were resolved."""
     ended: list[Episode] = []
@@ -88,16 +88,14 @@ def main() -> None:
     chosen = tasks.load("pypi", split="train", limit=8)
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
     nodes = Cluster(initialize_head=True, head_node_args=head)
-    settings = OmegaConf.create(
-        {"address": nodes.address, "cpus": 1, "memory_gb": 0.1, "retries": 3}
-    )
+    settings = driver.Cluster(nodes.address, cpus=1, memory_gb=0.1)
     rates: dict[int, float] = {}
     print("| nodes | episodes a minute | efficiency | spread | resolved |\n|---|---|---|---|---|")
     for count in NODES:
         while len(nodes.worker_nodes) < count:
             nodes.add_node(num_cpus=args.slots, object_store_memory=STORE)
         play(settings, chosen, args.slots * count, 0.0)  # starts the worker processes
-        episodes, found, resolved = WAVES * args.slots * count, [], 0
+        episodes, found, resolved = BATCHES * args.slots * count, [], 0
         for _ in range(args.runs):
             seconds, good = play(settings, chosen, episodes, args.turn_seconds)
             found.append(60 * episodes / seconds)

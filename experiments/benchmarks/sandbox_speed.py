@@ -63,10 +63,10 @@ def ours(kind: str, task: TaskInstance, steps: int) -> Times:
     turn = f"```bash\n{COMMAND}\n```"
     assert env.step(turn)[0].startswith("hi")
     times["step"] = [milliseconds(lambda: env.step(turn)) for _ in range(steps)]
-    box = env.sandbox
-    assert box is not None
-    times["write 10 MB"] = [milliseconds(lambda: box.write("/tmp/blob", BLOB))]
-    times["read 10 MB"] = [milliseconds(lambda: box.read("/tmp/blob"))]
+    sandbox = env.sandbox
+    assert sandbox is not None
+    times["write 10 MB"] = [milliseconds(lambda: sandbox.write("/tmp/blob", BLOB))]
+    times["read 10 MB"] = [milliseconds(lambda: sandbox.read("/tmp/blob"))]
     env.close()
     env = SWEEnv([task], sandbox=warm, grade="never")
     times["warm reset"] = []

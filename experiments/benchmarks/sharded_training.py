@@ -5,7 +5,7 @@
     python -m experiments.benchmarks.sharded_training --head
 
 One line per process: resident memory after the model is there (and shared out, where there are
-several), its peak in two optimiser steps, and its peak while the checkpoint is written. Weights are
+several), its peak in two optimizer steps, and its peak while the checkpoint is written. Weights are
 by chance, bfloat16, with float32 masters. ``--head`` measures forward and backward of the output
 layer alone: in chunks as the learner computes it, and with all logits at once.
 """

@@ -1,10 +1,11 @@
-"""A storm of kill -9: what do boxes leave behind when the process that made them is shot?
+"""A storm of kill -9: what do sandboxes leave behind when the process that made them is shot?
 
     python -m experiments.benchmarks.storm --sandbox local --kills 50
     python -m experiments.benchmarks.storm --sandbox docker --kills 30
 
-Each victim starts boxes and commands in them without end and is killed at a random moment, so that
-some die while a box is being made. Prints what is there afterwards and was not there before.
+Each victim starts sandboxes and commands in them without end and is killed at a random moment, so
+that some die while a sandbox is being made. Prints what is there afterwards and was not there
+before.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from swe_gym_env.sandbox.docker.leftovers import LABEL
 VICTIM = """
 import sys, threading
 from swe_gym_env.sandbox import SandboxSpec, provider
-boxes = provider(sys.argv[1])
+sandboxes = provider(sys.argv[1])
 def play():
-    box = boxes.create(SandboxSpec("storm"))
-    box.exec(f"setsid sleep {sys.argv[2]} & sleep {sys.argv[2]}", timeout=60)
+    sandbox = sandboxes.create(SandboxSpec("storm"))
+    sandbox.exec(f"setsid sleep {sys.argv[2]} & sleep {sys.argv[2]}", timeout=60)
 while True:
     threading.Thread(target=play).start()
     threading.Event().wait(0.1)
@@ -49,8 +50,8 @@ def there(mark: str) -> dict[str, set[str]]:
     docker = DockerProvider()
     containers = set()
     if docker.unavailable() is None:
-        labelled = docker.api.containers(all=True, filters={"label": f"{LABEL}=box"})
-        containers = {container["Id"] for container in labelled}
+        labeled = docker.api.containers(all=True, filters={"label": f"{LABEL}=sandbox"})
+        containers = {container["Id"] for container in labeled}
     return {
         "processes": processes - {str(os.getpid())},
         "mounts": set(Path("/proc/self/mountinfo").read_text().splitlines()),

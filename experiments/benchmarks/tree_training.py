@@ -64,7 +64,7 @@ def trajectory(turns: int, seed: int = 0, length: int = 0) -> Work:
     rng = random.Random(seed)
     parent: list[int] = []
     weight: list[float] = []
-    labelled: list[int] = []  # the last node of each label
+    labeled: list[int] = []  # the last node of each label
 
     def grow(tip: int, count: int, learned: float = 0.0) -> int:
         for _ in range(count):
@@ -74,14 +74,14 @@ def trajectory(turns: int, seed: int = 0, length: int = 0) -> Work:
         return tip
 
     tip = grow(-1, OPENING)
-    while len(labelled) < turns or len(parent) < length:
+    while len(labeled) < turns or len(parent) < length:
         tip = grow(tip, rng.randint(*OBSERVATION))
-        labelled.append(grow(tip, rng.randint(*REPLY), 1.0))
+        labeled.append(grow(tip, rng.randint(*REPLY), 1.0))
         tip = grow(tip, rng.randint(*REPLY))
-    cut = length or labelled[-1] + 1  # what was executed in the last turn teaches nothing
+    cut = length or labeled[-1] + 1  # what was executed in the last turn teaches nothing
     ids = np.array([rng.randrange(VOCABULARY) for _ in range(cut)], dtype=np.int64)
     tree = _sample(ids, np.array(parent[:cut]), np.array(weight[:cut]))
-    return Work(tree, [_chain(tree, end) for end in labelled if end < cut])
+    return Work(tree, [_chain(tree, end) for end in labeled if end < cut])
 
 
 def _sample(ids: np.ndarray, parent: np.ndarray, weight: np.ndarray) -> TokenTree:

@@ -49,7 +49,9 @@ class Verdicts:
 def patches(task: TaskInstance, provider: DockerProvider) -> dict[str, str]:
     sandbox = provider.create(SandboxSpec.of(task))
     try:
-        sandbox.write(f"{task.workdir}/gold.patch", task.gold_patch.encode("utf-8", "surrogateescape"))
+        sandbox.write(
+            f"{task.workdir}/gold.patch", task.gold_patch.encode("utf-8", "surrogateescape")
+        )
         apply = "git apply gold.patch && rm gold.patch && git diff --name-only | grep -m1 'py$'"
         done = sandbox.exec(apply, timeout=60, cwd=task.workdir)
         file = done.output.decode().strip()

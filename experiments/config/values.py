@@ -116,7 +116,7 @@ RULES: dict[str, dict[str, Rule]] = {
     ),
     "teacher.prices": dict.fromkeys(("prompt", "generated", "scored"), _number(null=True)),
     "serving": {
-        **dict.fromkeys(("wave", "max_context", "concurrency"), _whole(1)),
+        **dict.fromkeys(("batch_size", "max_context", "concurrency"), _whole(1)),
         "cache_gb": _number(),
         "timeout": _number(above=True),
     },

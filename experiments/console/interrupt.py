@@ -1,9 +1,9 @@
-"""Ctrl-C: once ends the work in order, twice at once. Neither leaves a box behind.
+"""Ctrl-C: once ends the work in order, twice at once. Neither leaves a sandbox behind.
 
 In order means within seconds: episodes that have ended are scored and written, for ten seconds at
 most; those under way are played again, the same, by the next start; a training begins again from
 the checkpoint before it. At once means that this process ends where it stands, which the run folder
-and the boxes survive as they do a kill.
+and the sandboxes survive as they do a kill.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _say(text: str) -> None:
 
 def _end() -> NoReturn:
     """Once those around have told how things stand, not waiting for threads that wait for a server
-    or for tests in a box."""
+    or for tests in a sandbox."""
     main = threading.main_thread()
     if any(not thread.daemon for thread in threading.enumerate() if thread is not main):
         threading.Thread(target=_leave, daemon=True).start()

@@ -242,7 +242,7 @@ class Parts:
             folder,
             dtype,
             max_context=cfg.max_context,
-            wave=cfg.get("wave", 64),
+            batch_size=cfg.get("batch_size", 64),
             cache_bytes=int(cfg.get("cache_gb", 2) * 2**30),
             **options,
         )

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, open_dict
 
 from experiments.config import values
 from experiments.console.progress import Display
-from experiments.pipeline.build import Parts
 from experiments.pipeline import teachers
+from experiments.pipeline.build import Parts
 from experiments.pipeline.play import play
 from experiments.results import evaluation, predictions
 from experiments.runs import inputs

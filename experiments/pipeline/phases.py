@@ -23,10 +23,10 @@ from algorithms.base import Algorithm
 from experiments.analysis.every_measure import add_failures
 from experiments.config import values
 from experiments.console.progress import Display
+from experiments.pipeline import precision, preflight, remaining, sweeps
 from experiments.pipeline.build import Parts
 from experiments.pipeline.evaluate import evaluate, refuse_in_a_run
 from experiments.pipeline.launch import training
-from experiments.pipeline import precision, preflight, remaining, sweeps
 from experiments.pipeline.round import collect, score, train
 from experiments.pipeline.tasks import Selection, select
 from experiments.pipeline.tracking import Tracker, track, tracker

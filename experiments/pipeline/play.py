@@ -73,4 +73,5 @@ def _rollout(cluster: DictConfig) -> Callable[..., Progress]:
         if error.name != "ray":
             raise
         raise SetupError("cluster=ray: Ray is not installed: pip install -e '.[ray]'") from None
-    return partial(driver.rollout, cluster=cluster)
+    own = {name: cluster[name] for name in ("address", "cpus", "memory_gb", "retries")}
+    return partial(driver.rollout, cluster=driver.Cluster(**own))

@@ -1,9 +1,9 @@
 """What another teacher would have done in the states of stored episodes.
 
 Episodes go in groups, turn by turn, so that a model gets the states of many episodes in one batch
-and finds what it computed for the turn before. Only a teacher that needs the box gets one: the
+and finds what it computed for the turn before. Only a teacher that needs the sandbox gets one: the
 executed turns are played again in it. Where that goes another way than it did (a limit of seconds,
-a box that breaks) the rest of the episode stays unlabelled, and says so.
+a sandbox that breaks) the rest of the episode stays unlabeled, and says so.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.rollout.turns import label
 from swe_gym_env.types import Annotation, Episode, TaskInstance
 
-IN_SANDBOXES = 8  # episodes at once where each needs a box
+IN_SANDBOXES = 8  # episodes at once where each needs a sandbox
 
 
 @dataclass(eq=False)
 class _Replay:
     """A stored episode gone through again: ``wanted`` are the turns that lack a label, ``lost``
-    says why it cannot go on. ``env`` is None for a teacher that needs no box."""
+    says why it cannot go on. ``env`` is None for a teacher that needs no sandbox."""
 
     episode: Episode
     task: TaskInstance
@@ -51,7 +51,7 @@ class _Replay:
         )
 
     def go_to(self, turn: int) -> None:
-        """Bring the box from the turn before to where ``turn`` is to be taken."""
+        """Bring the sandbox from the turn before to where ``turn`` is to be taken."""
         if self.env is None or self.lost or turn > max(self.wanted):
             return
         try:
@@ -75,7 +75,7 @@ def relabel(
     """Adds labels of ``parts.teacher`` to the last of ``folders``, the rounds of one run so far.
     How many it has given by now, and in how many states it failed.
 
-    ``tasks`` by id; a teacher that needs no box does not miss them.
+    ``tasks`` by id; a teacher that needs no sandbox does not miss them.
     """
     own, teacher = folders[-1], parts.teacher
     there = {
@@ -88,7 +88,9 @@ def relabel(
     for episode in episodes:
         wanted = {n for n in range(len(episode.turns)) if (episode.episode_id, n) not in there}
         if teacher.needs_sandbox and episode.instance_id not in tasks:
-            raise SetupError(f"{teacher.name} needs a box, and {episode.instance_id} is not there")
+            raise SetupError(
+                f"{teacher.name} needs a sandbox, and {episode.instance_id} is not there"
+            )
         task = tasks.get(episode.instance_id) or _words_of(episode)
         env = parts.make_env(task) if teacher.needs_sandbox else None
         replays += [_Replay(episode, task, wanted, env)] if wanted else []

@@ -89,10 +89,10 @@ def collect(
 def _log_unlabeled(folder: RoundFolder, index: int) -> None:
     """All its faults in one line: there may be thousands."""
     labels = folder.annotations()
-    if why := metrics.why_unlabelled(labels):
+    if why := metrics.why_unlabeled(labels):
         told = ", ".join(f"{kind} {count}" for kind, count in why.items())
         count = sum(why.values())
-        log.warning("round %d: %d of %d states unlabelled (%s)", index, count, len(labels), told)
+        log.warning("round %d: %d of %d states unlabeled (%s)", index, count, len(labels), told)
 
 
 def _repeated(requests: Sequence[Request], repeats: int) -> list[Request]:
@@ -171,7 +171,7 @@ def train(
         return
     from algorithms.engine import parallel, resume
     from algorithms.engine.checkpoint import load_model
-    from algorithms.engine.examples import labels_as_executed, example_trees, prefix_breaks
+    from algorithms.engine.examples import example_trees, labels_as_executed, prefix_breaks
     from algorithms.engine.learner import Learner
 
     parts.free_memory()

@@ -34,7 +34,7 @@ STEPS = {
 RATES = {"rate": "resolved", "low": "resolved_low", "high": "resolved_high"}  # 95 % interval
 EPISODES = (*RATES, "mean_turns", "mean_tokens", "format_error_rate", "empty_patches")
 COLLECTED = (*EPISODES, "teacher_share", "planned_teacher_share", "student_says_the_same")
-COLLECTED += ("unlabelled", "teacher_calls", "teacher_generated_tokens", "teacher_scored_tokens")
+COLLECTED += ("unlabeled", "teacher_calls", "teacher_generated_tokens", "teacher_scored_tokens")
 COLLECTED += ("teacher_cost",)
 
 
@@ -97,7 +97,7 @@ def parts(folder: RunFolder) -> Iterator[tuple[str, list[Point]]]:
 
 
 def _losses(found: dict[str, Any], index: int, before: int, seen: int) -> list[Point]:
-    """The samples of a round are laid evenly over its optimiser steps."""
+    """The samples of a round are laid evenly over its optimizer steps."""
     steps = len(found.get("losses", ()))
     points = []
     for step in range(steps):

@@ -1,4 +1,4 @@
-"""Measures this machine: how fast the student answers and learns, and what boxes cost.
+"""Measures this machine: how fast the student answers and learns, and what sandboxes cost.
 
 Real parts only: the model in the policy that plays, the trainer that trains, episodes of the
 built-in expert. Wall time, so other programs should not run beside it. Precision and threads are
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from experiments.console.progress import Display
-from experiments.pipeline.build import Parts
 from experiments.pipeline import precision
+from experiments.pipeline.build import Parts
 from experiments.pipeline.tasks import select
 from experiments.plan.hardware import calibration_file
 from experiments.runs.folders import write_json
@@ -90,7 +90,7 @@ def answering(
 
     made: list[HFPolicy] = []
     whole = max(BATCHES)
-    load = timed(lambda: made.append(HFPolicy.from_folder(model, dtype, wave=whole)), clock)
+    load = timed(lambda: made.append(HFPolicy.from_folder(model, dtype, batch_size=whole)), clock)
     policy = made[0]
     policy.stop_ids = set()  # so that every answer has the length asked for
     decode: dict[str, float] = {}
@@ -151,7 +151,7 @@ def learning(
 
 
 def _trees(renderer: Renderer, count: int, most: int) -> list[TokenTree]:
-    from algorithms.base import TrainingExample, Target
+    from algorithms.base import Target, TrainingExample
     from algorithms.engine.examples import example_trees
 
     examples = []
@@ -185,7 +185,7 @@ def _sandboxes(parts: Parts, display: Display) -> dict[str, Any]:
             concurrency=concurrency,
         )
 
-    play(0, len(tasks))()  # the first box in an image looks for later history
+    play(0, len(tasks))()  # the first sandbox in an image looks for later history
     played.clear()
     alone = timed(play(1, 1))
     episodes = list(played)

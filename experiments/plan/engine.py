@@ -71,7 +71,7 @@ class Used:
 class Engine:
     """One replica. ``rows`` answers at most at once. ``continuous``: a new one joins as soon as
     there is room, else when the batch before has ended. ``processor`` is what it shares with the
-    boxes, if it runs on the CPU."""
+    sandboxes, if it runs on the CPU."""
 
     def __init__(
         self,

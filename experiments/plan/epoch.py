@@ -11,7 +11,7 @@ from experiments.plan.hardware import CPU, Roofline, gpu
 
 
 def epoch_seconds(cfg: DictConfig, trees: Sequence[int], groups: int, cpu: CPU, gpus: int) -> float:
-    """``trees`` in tokens, of ``groups`` that share a place in an optimiser step; on ``gpus`` GPUs,
+    """``trees`` in tokens, of ``groups`` that share a place in an optimizer step; on ``gpus`` GPUs,
     or 0: on ``cpu``. GPUs take the rows of a step in turn; the last one that works makes the others
     wait."""
     training = cfg.training
@@ -31,7 +31,7 @@ def epoch_seconds(cfg: DictConfig, trees: Sequence[int], groups: int, cpu: CPU, 
 
 
 def _rows(trees: Sequence[int], budget: int) -> list[int]:
-    """Tokens of the packed rows of one optimiser step, as algorithms/engine/learner.py packs
+    """Tokens of the packed rows of one optimizer step, as algorithms/engine/learner.py packs
     them."""
     rows: list[int] = []
     for tree in sorted(trees):

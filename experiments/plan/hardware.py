@@ -98,8 +98,8 @@ class CPU:
     """This machine, all figures in seconds or per second.
 
     ``decode`` maps a batch to the seconds of one step (straight lines between), ``prefill`` and
-    ``train`` are tokens a second, ``update`` is one step of the optimiser, ``start`` the loading of
-    the libraries, ``load`` and ``save`` are of the model. Work in boxes is CPU time of one item
+    ``train`` are tokens a second, ``update`` is one step of the optimizer, ``start`` the loading of
+    the libraries, ``load`` and ``save`` are of the model. Work in sandboxes is CPU time of one item
     when many run at once; ``step`` is the mean over an episode's turns, ``finish`` the diff at its
     end, ``expert`` what the built-in teacher looks up for one turn. ``parallel`` of them run at
     full speed at once.

@@ -18,7 +18,7 @@ from experiments.plan.engine import Engine, Used
 from experiments.plan.epoch import epoch_seconds
 from experiments.plan.hardware import CPU, OnCPU, Roofline, gpu, this_cpu
 from experiments.plan.shapes import BF16, KNOWN, Shape
-from experiments.plan.simulate import SandboxTimes, Machine, Make, Played, play_many, replicas
+from experiments.plan.simulate import Machine, Make, Played, SandboxTimes, play_many, replicas
 from experiments.plan.workload import Agent, Learned
 from experiments.runs.naming import untrained_tasks
 from swe_gym_env.rollout.mixers import Mixer, StudentOnly
@@ -217,7 +217,7 @@ class Planner:
         """Our own loop: one batch after another, on one GPU or this CPU."""
         serving = self.cfg.serving
         tokens = serving.get("cache_gb", 2) * 2**30 / model.kv_bytes
-        rows = serving.get("wave") or AT_ONCE
+        rows = serving.get("batch_size") or AT_ONCE
         if self.gpus:
             return replicas(1, self._roofline(model, 1, own=True), rows, tokens, continuous=False)
         speed = OnCPU(self.cpu)

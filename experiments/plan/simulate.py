@@ -1,8 +1,9 @@
 """The loop of swe_gym_env/rollout/driver.py, simulated event by event.
 
-In turn: wait for what runs in the boxes (though not long for the slow), fill up with new episodes,
-ask student and teacher for one turn of all that wait, execute it. Grading goes on beside. The time
-that the loop spends waiting is put down to what it waited for, so the parts add up to the whole.
+In turn: wait for what runs in the sandboxes (though not long for the slow), fill up with new
+episodes, ask student and teacher for one turn of all that wait, execute it. Grading goes on beside.
+The time that the loop spends waiting is put down to what it waited for, so the parts add up to the
+whole.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import simpy
 
 from experiments.plan.engine import Engine, Process, Used, busy
 from experiments.plan.hardware import Speed
-from swe_gym_env.rollout.driver import COMMANDS_PER_CPU, BATCH_WAIT_SECONDS
+from swe_gym_env.rollout.driver import BATCH_WAIT_SECONDS, COMMANDS_PER_CPU
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Script:
 
 @dataclass(frozen=True)
 class SandboxTimes:
-    """CPU seconds of a box's life beside the turns, and of the built-in teacher for one turn (None:
-    the teacher is a model). ``cpus`` are those that run commands."""
+    """CPU seconds of a sandbox's life beside the turns, and of the built-in teacher for one turn
+    (None: the teacher is a model). ``cpus`` are those that run commands."""
 
     reset: float
     finish: float
@@ -63,7 +64,7 @@ def replicas(
 @dataclass(frozen=True)
 class Machine:
     """What plays the episodes. ``student`` and ``teacher`` make their engines. ``shared``: how many
-    things the one processor does at full speed that boxes and models share; None: models have
+    things the one processor does at full speed that sandboxes and models share; None: models have
     GPUs."""
 
     sandboxes: SandboxTimes

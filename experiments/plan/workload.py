@@ -1,7 +1,8 @@
 """What there is to do in each phase: episodes, turns and tokens, drawn from the stated assumptions.
 
 Who acts, who labels and what is learned is the algorithm's word: its own mixer is asked about each
-turn, and its own choice of lessons is made from episodes that are nothing but turns and verdicts.
+turn, and its own choice of training examples is made from episodes that are nothing but turns and
+verdicts.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def _tokens(
 @dataclass(frozen=True)
 class Learned:
     """What a training goes through in one epoch: the sizes of its trees in tokens, and how many
-    groups of them share an optimiser step's place."""
+    groups of them share an optimizer step's place."""
 
     trees: tuple[int, ...]
     groups: int

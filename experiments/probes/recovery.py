@@ -35,7 +35,7 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.base import Policy
 from swe_gym_env.rollout.driver import Request
 from swe_gym_env.rollout.store import RoundFolder
-from swe_gym_env.types import Episode, Actor, TaskInstance
+from swe_gym_env.types import Actor, Episode, TaskInstance
 
 LEADS = ("student", "teacher", "expert")
 

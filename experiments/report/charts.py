@@ -1,6 +1,6 @@
 """Any table with a curve as a figure: Vega-Lite says what is drawn, vl-convert draws it as SVG.
 
-The SVG names the page's colours (``var(--student)``), so that it follows light and dark. No browser
+The SVG names the page's colors (``var(--student)``), so that it follows light and dark. No browser
 is needed.
 """
 
@@ -31,9 +31,9 @@ NUMBER = "abs(datum.value) < 1000 ? format(datum.value, '~g') : format(datum.val
 
 @dataclass(frozen=True)
 class Style:
-    """How one line looks: a colour of ``palette.css``, and whether it stays in the background."""
+    """How one line looks: a color of ``palette.css``, and whether it stays in the background."""
 
-    colour: str
+    color: str
     dashed: bool = False
     faint: bool = False
 
@@ -81,13 +81,13 @@ def curve(
         "scale": {"domain": [low, high], "nice": False},
         "axis": {"values": rounded(low, high), "labelExpr": _label_expr(drawn.percent)},
     }
-    colour = {
+    color = {
         "field": "by",
         "type": "nominal",
         "legend": None,
-        "scale": {"domain": names, "range": [f"var(--{styles[n].colour})" for n in names]},
+        "scale": {"domain": names, "range": [f"var(--{styles[n].color})" for n in names]},
     }
-    shared = {"x": x, "color": colour}
+    shared = {"x": x, "color": color}
     layers = [*_intervals(rows, y), *_lines(names, styles, y), *_dots(rows, y)]
     if labels:
         at = {"x": x, "y": {"field": "at", **y}, "text": {"field": "by"}}

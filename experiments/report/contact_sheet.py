@@ -1,4 +1,4 @@
-"""Figures outside a page: their colours in place of the names, several on a sheet, as PNG."""
+"""Figures outside a page: their colors in place of the names, several on a sheet, as PNG."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ MARGIN, SHEET = 32.0, 1250.0  # pixels: around a sheet, and how far its rows go
 LETTER = 7.0  # of a caption
 
 
-def colours(theme: str = "light") -> dict[str, str]:
-    """The names and colours of ``palette.css``."""
+def colors(theme: str = "light") -> dict[str, str]:
+    """The names and colors of ``palette.css``."""
     light, dark = PALETTE.read_text("utf-8").split('[data-theme="dark"]')
     return dict(re.findall(r"--([\w-]+): (#\w+)", light if theme == "light" else dark))
 
 
 def painted(svg: str, theme: str = "light") -> str:
-    """With colours in place of their names, for where no page says what they are."""
-    known = colours(theme)
+    """With colors in place of their names, for where no page says what they are."""
+    known = colors(theme)
     return re.sub(r"var\(--([\w-]+)\)", lambda name: known[name[1]], svg)
 
 

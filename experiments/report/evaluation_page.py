@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.report import html
 from experiments.report.html import Page, Section
-from experiments.report.run_page import analysed, facts, write_all
+from experiments.report.run_page import analyzed, facts, write_all
 from experiments.results import evaluation
 from experiments.results.tables import Curve, Table
 from experiments.runs.evaluations import Stored
@@ -63,7 +63,7 @@ def _sections(run: RunData, stored: Stored) -> list[Section]:
     kinds = [_kinds(table) for table in run.analysis if table.name == "failures"]
     found = [_upright(closing), *(_with_intervals(table, "rate") for table in groups), *kinds]
     others = [table for table in run.analysis if table.name != "failures"]
-    return [*(Section(t.title, t.note, t) for t in found), *map(analysed, others)]
+    return [*(Section(t.title, t.note, t) for t in found), *map(analyzed, others)]
 
 
 def _upright(table: Table) -> Table:

@@ -32,7 +32,7 @@ def above(rows: Sequence[Mapping[str, Any]], top: float | None) -> tuple[float, 
 
 
 def apart(places: Sequence[float], gap: float) -> list[float]:
-    """``places`` moved as little as keeps ``gap`` between neighbours, in the same order."""
+    """``places`` moved as little as keeps ``gap`` between neighbors, in the same order."""
     order = sorted(range(len(places)), key=lambda k: places[k])
     blocks: list[list[float]] = []  # middle, members
     for k in order:

@@ -128,7 +128,7 @@ def _flat(data: Any, above: str = "") -> dict[str, str]:
 
 
 def grouped(cells: Sequence[Cell]) -> list[Group]:
-    """In the order in which they come; labelled by what tells them apart."""
+    """In the order in which they come; labeled by what tells them apart."""
     members: dict[frozenset[tuple[str, str]], list[Cell]] = {}
     for cell in cells:
         own = frozenset((k, v) for k, v in cell.keys.items() if k != SEED)

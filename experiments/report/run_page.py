@@ -17,7 +17,7 @@ from experiments.runs.reader import Evaluation, RunData, read_run
 
 CLAIM = 50  # tasks below which the page claims nothing
 AXES = (("round", "By round"), ("training episodes", "By training episodes"), ("teacher calls", ""))
-SHARES = {"planned": charts.Style("dim", dashed=True), "realised": charts.Style("teacher")}
+SHARES = {"planned": charts.Style("dim", dashed=True), "realized": charts.Style("teacher")}
 LOSSES = {"step": charts.Style("dim", faint=True), "trailing mean": charts.Style("student")}
 
 
@@ -87,8 +87,8 @@ def _sections(run: RunData) -> list[Section]:
         if len(run.evaluations) > 1:
             paired = run_tables.paired(run)
             found.append(Section(paired.title, paired.note, paired, half=True))
-        behaviour = run_tables.behaviour(run)
-        found.append(Section(behaviour.title, behaviour.note, behaviour, half=bool(found[1:])))
+        behavior = run_tables.behavior(run)
+        found.append(Section(behavior.title, behavior.note, behavior, half=bool(found[1:])))
         if len(run.evaluations) > 1:
             figures = rate_figures(curve)
             found.append(Section(curve.title, curve.note, curve, figures, kind="folded"))
@@ -105,7 +105,7 @@ def _sections(run: RunData) -> list[Section]:
         took = run_tables.time(run)
         title = f"Time, {html.clock(sum(run.phases.values()))} in all"
         found.append(Section(title, table=took, kind="bars", half=len(run.evaluations) <= 3))
-    return found + [analysed(table) for table in run.analysis if table.name != "failures"]
+    return found + [analyzed(table) for table in run.analysis if table.name != "failures"]
 
 
 def rate_figures(curve: Table, names: Mapping[str, str] | None = None) -> list[Figure]:
@@ -138,7 +138,7 @@ def _training_figures(run: RunData) -> list[Figure]:
     return found
 
 
-def analysed(table: Table) -> Section:
+def analyzed(table: Table) -> Section:
     """A table that another command measured."""
     figures = []
     if table.curve and table.rows:

@@ -53,7 +53,7 @@ def paired(run: RunData) -> Table:
     return Table("paired", "The same tasks", columns, rows, note)
 
 
-def behaviour(run: RunData) -> Table:
+def behavior(run: RunData) -> Table:
     rows = []
     for e in run.evaluations:
         m, n = e.metrics, e.rate.n
@@ -75,7 +75,7 @@ def behaviour(run: RunData) -> Table:
     )
     shares = ("submitted", "empty patch", "malformed")
     columns = ("student", *shares, "turns", "tokens", "seconds")
-    return Table("behaviour", "How the student works", columns, rows, note, shares)
+    return Table("behavior", "How the student works", columns, rows, note, shares)
 
 
 def curve(run: RunData) -> Table:
@@ -107,11 +107,11 @@ def rounds(run: RunData) -> Table:
         labels, agree = part.agreement
         resolved = sum(e.outcome.resolved for e in part.episodes)
         planned = part.metrics.get("planned_teacher_share")
-        realised = (part.teacher_share, part.teacher_text)
-        row = (part.index, len(part.episodes), resolved, planned, *realised, labels, agree)
+        realized = (part.teacher_share, part.teacher_text)
+        row = (part.index, len(part.episodes), resolved, planned, *realized, labels, agree)
         rows.append(row)
     note = (
-        "Teacher's share of the executed turns, planned (beta) and realised, and of the characters "
+        "Teacher's share of the executed turns, planned (beta) and realized, and of the characters "
         "in them. Labels: what the teacher said beside the student's turns. Agree: how many of "
         "those are the student's own turn, word for word."
     )
@@ -127,7 +127,7 @@ def shares(run: RunData) -> Table:
         for part in run.rounds
         for name, share in (
             ("planned", part.metrics.get("planned_teacher_share")),
-            ("realised", part.teacher_share),
+            ("realized", part.teacher_share),
         )
         if share is not None
     ]

@@ -24,7 +24,7 @@ from experiments.report.run_page import (
     AXES,
     CLAIM,
     SHARES,
-    analysed,
+    analyzed,
     facts,
     rate_figures,
     write_all,
@@ -151,7 +151,7 @@ def _sections(
     if first:
         table = sweep_tables.seeds(groups)
         found.append(Section("", table=table, kind="folded"))
-    return found + [analysed(table) for table in read_tables(out / "analysis")]
+    return found + [analyzed(table) for table in read_tables(out / "analysis")]
 
 
 def _dots(groups: Sequence[Group], result: Table) -> str:

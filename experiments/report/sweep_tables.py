@@ -1,6 +1,7 @@
 """Methods against each other, over seeds and tasks: the tables of a sweep's page.
 
-Rates and differences come from ``experiments/results/statistics.py``; here is only which cells go in.
+Rates and differences come from ``experiments/results/statistics.py``; here is only which cells go
+in.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def curves(groups: Sequence[Group]) -> Table:
 
 
 def shares(groups: Sequence[Group]) -> Table:
-    """The teacher's share of the executed turns, means over seeds: planned (beta) and realised."""
+    """The teacher's share of the executed turns, means over seeds: planned (beta) and realized."""
     found: dict[tuple[str, int, str], list[Value]] = {}
     for group in groups:
         for run in group.runs:

@@ -55,13 +55,13 @@ def of_round(episodes: Sequence[Episode], annotations: Iterable[Annotation]) -> 
         "episodes": len(episodes),
         **of_episodes(episodes),
         "labels": sum(label.text is not None for label in labels.values()),
-        "unlabelled": sum(label.text is None for label in labels.values()),
+        "unlabeled": sum(label.text is None for label in labels.values()),
         "teacher_fallbacks": sum(e.metadata.get("teacher_fallbacks", 0) for e in episodes),
         "student_says_the_same": _mean(agreed),
     }
 
 
-def why_unlabelled(annotations: Iterable[Annotation]) -> dict[str, int]:
+def why_unlabeled(annotations: Iterable[Annotation]) -> dict[str, int]:
     """How many states the teacher left without a label, by kind of fault, the most common first."""
     kinds = (_KIND.search(label.error) for label in annotations if label.text is None)
     return dict(Counter(kind[0] if kind else "other" for kind in kinds).most_common())

@@ -82,7 +82,7 @@ def show(console: Console, folder: RunFolder, summary: Mapping[str, Any]) -> Non
     for metrics in summary["rounds"]:
         console.print(
             f"round {metrics['round']}: {metrics['episodes']} episodes, {metrics['resolved']} "
-            f"resolved; teacher's share of turns {metrics['teacher_share']:.0%} realised, "
+            f"resolved; teacher's share of turns {metrics['teacher_share']:.0%} realized, "
             f"{_percent(metrics['planned_teacher_share'])} planned"
         )
     times = ", ".join(f"{phase} {time_of(seconds)}" for phase, seconds in summary["phases"].items())

@@ -44,7 +44,7 @@ class RoundData:
 
     @cached_property
     def teacher_share(self) -> float | None:
-        """Realised: executed turns that the teacher took. None where nothing was collected."""
+        """Realized: executed turns that the teacher took. None where nothing was collected."""
         taken = [turn.actor == "teacher" for turn in self.turns]
         return sum(taken) / len(taken) if taken else None
 

@@ -133,7 +133,7 @@ def _row(watch: Watch, phase: Phase, now: bool, took: Mapping[str, float]) -> li
 
 def _episode(row: Mapping[str, Any]) -> Text:
     status, turns = row["outcome"]["status"], row["turns"]
-    taught = sum(turn["executor"] == "teacher" for turn in turns)
+    taught = sum(turn["actor"] == "teacher" for turn in turns)
     good = status == "resolved"
     told = f"{len(turns)} turns" + (f", {taught} by the teacher" if taught else "")
     why = "" if good else f", {row['stop_reason'].replace('_', ' ')}"
@@ -155,8 +155,8 @@ def _words(row: Mapping[str, Any]) -> Panel:
     number = turns.index(turn) + 1
     lines = plain(turn["text"]).splitlines()
     text = "\n".join(lines[:LINES]) + ("\n…" if len(lines) > LINES else "")
-    title = Text(f"{turn['executor']}, turn {number} of {len(turns)}, {plain(row['instance_id'])}")
-    style = STYLE.get(turn["executor"], "")
+    title = Text(f"{turn['actor']}, turn {number} of {len(turns)}, {plain(row['instance_id'])}")
+    style = STYLE.get(turn["actor"], "")
     return Panel(Text(text), title=title, title_align="left", box=box.ROUNDED, border_style=style)
 
 

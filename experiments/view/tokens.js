@@ -1,4 +1,4 @@
-// Tokens as they were sampled, in the colour of who acted; the shade is the weight in the loss.
+// Tokens as they were sampled, in the color of who acted; the shade is the weight in the loss.
 const STREAM = { ce: "cross-entropy", pg: "policy gradient", kl: "divergence" };
 
 function weightOf(track, n) {

@@ -1,8 +1,8 @@
 """The tokens of every turn, and the weights with which a round was trained on them.
 
-Nothing is worked out anew: the algorithm says its lessons from the files of the run, they become
-the token trees that the learner took, and what is shown is read off the nodes of those trees. So a
-label that the trainer saw in other tokens than a reader would expect is seen here.
+Nothing is worked out anew: the algorithm says its training examples from the files of the run, they
+become the token trees that the learner took, and what is shown is read off the nodes of those
+trees. So a label that the trainer saw in other tokens than a reader would expect is seen here.
 """
 
 from __future__ import annotations

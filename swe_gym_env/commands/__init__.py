@@ -81,4 +81,4 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"\ninterrupted; what is finished is kept. Go on with:\n  {again}", file=sys.stderr)
         sys.stderr.flush()
         sys.stdout.flush()
-        os._exit(130)  # boxes of unfinished tasks end with this process; nobody waits for them
+        os._exit(130)  # sandboxes of unfinished tasks end with this process; nobody waits for them

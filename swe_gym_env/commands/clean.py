@@ -1,8 +1,8 @@
-"""Remove what boxes left behind: containers, temporary folders of sandbox=process, images.
+"""Remove what sandboxes left behind: containers, temporary folders of sandbox=process, images.
 
-Boxes clean up after themselves; this is for those that were killed with all that watched over them.
-Only what no living process owns is removed, unless --all is given. Docker images that were made of
-tasks of the local store go with --images; they are made again when they are needed.
+Sandboxes clean up after themselves; this is for those that were killed with all that watched over
+them. Only what no living process owns is removed, unless --all is given. Docker images that were
+made of tasks of the local store go with --images; they are made again when they are needed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         count += _containers(api, options, verb)
         if options.images:
             _images(api, options, verb)
-    print(f"{verb} {count} boxes")
+    print(f"{verb} {count} sandboxes")
     return 0
 
 

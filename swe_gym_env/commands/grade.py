@@ -4,7 +4,7 @@ PREDICTIONS: {instance_id, model_name_or_path, model_patch}, as .jsonl, or .json
 mapping. Writes OUT/results.jsonl (one line a finished task), OUT/logs/INSTANCE.log with its marker
 beside it, and OUT/report.json. Killed or interrupted, the same command goes on with what is
 missing. A task is graded again if its row, its patch, the kind of sandbox, the time limit or the
-code that grades has changed since, or if its boxes failed.
+code that grades has changed since, or if its sandboxes failed.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def engine() -> Any:
-    """The SDK's low-level client of the engine that boxes would use. Raises SetupError."""
+    """The SDK's low-level client of the engine that sandboxes would use. Raises SetupError."""
     from swe_gym_env.sandbox.docker import DockerProvider
 
     provider = DockerProvider()

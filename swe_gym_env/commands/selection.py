@@ -1,4 +1,4 @@
-"""Arguments that several commands share: which tasks, and in which kind of box."""
+"""Arguments that several commands share: which tasks, and in which kind of sandbox."""
 
 from __future__ import annotations
 

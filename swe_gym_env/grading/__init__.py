@@ -1,8 +1,8 @@
-"""The verdict on a patch: it is applied in a fresh box, hidden tests are put over it, and run.
+"""The verdict on a patch: it is applied in a fresh sandbox, hidden tests are put over it, and run.
 
-Nothing of the agent's own box is trusted but the diff. A fault of the machinery is never the
-agent's 0: it is retried in a new box and comes back as a masked ``infra_error``. What guards the
-verdict is told in ``docs/grading.md``.
+Nothing of the agent's own sandbox is trusted but the diff. A fault of the machinery is never the
+agent's 0: it is retried in a new sandbox and comes back as a masked ``infra_error``. What guards
+the verdict is told in ``docs/grading.md``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["MAX_PATCH", "diff", "grade", "score", "verdict"]
 log = logging.getLogger(__name__)
 
 LONGEST = 100_000  # bytes; the kernel takes no longer single argument than 128 KiB
-# Not in /tmp, which boxes without isolation share; under .git a diff does not see it
+# Not in /tmp, which sandboxes without isolation share; under .git a diff does not see it
 SCRIPT = ".git/swe_gym_eval.sh"
 
 
@@ -95,7 +95,7 @@ def _unfit(patch: str) -> str:
 def _run(
     task: TaskInstance, patch: str, provider: SandboxProvider, timeout: float, nonce: str
 ) -> str:
-    """The log of one run in one box, sealed with what was seen from outside."""
+    """The log of one run in one sandbox, sealed with what was seen from outside."""
     limits = Limits(output=16 << 20)
     sandbox = start(provider, task, limits, for_agent=False)
     try:
@@ -115,7 +115,7 @@ def _run(
             records=spy.read(_record(sandbox, spy)) if spy and not run.timed_out else (),
         )
     except OSError as error:
-        raise GradingError(f"the box refused a file: {error}") from error
+        raise GradingError(f"the sandbox refused a file: {error}") from error
     finally:
         sandbox.close()
     return sealed(run.output.decode("utf-8", "replace"), nonce, trailer)

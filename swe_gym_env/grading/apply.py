@@ -1,4 +1,5 @@
-"""Put an agent's patch into the grading box: applied by git, looked at, its test edits undone."""
+"""Put an agent's patch into the grading sandbox: applied by git, looked at, its test edits
+undone."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from swe_gym_env.grading import parsers, patches
 from swe_gym_env.sandbox.base import ExecResult, Sandbox
 from swe_gym_env.types import TaskInstance
 
-PATCH = ".git/swe_gym.patch"  # not in /tmp, which boxes without isolation share
+PATCH = ".git/swe_gym.patch"  # not in /tmp, which sandboxes without isolation share
 GIT_SECONDS = 60.0
-ROOM = 64 << 20  # bytes that a grading box has for any patch
+ROOM = 64 << 20  # bytes that a grading sandbox has for any patch
 MOST_READ = 200  # files of shared configuration that are read; more are set back unread
 # Names come from git itself, both sides of a rename (in reverse, git names the old side). Where an
 # image's tree is not quite the base commit, a diff against the base holds that difference too: then
@@ -65,7 +66,7 @@ def apply(sandbox: Sandbox, task: TaskInstance, patch: str) -> Applied:
     if done.exit_code != 0:
         said = text.strip()[-300:]
         if "No space left" in said and patches.unpacked(patch) < ROOM:
-            raise GradingError(f"the box has no room for the patch: {said}")
+            raise GradingError(f"the sandbox has no room for the patch: {said}")
         return Applied(f"{parsers.APPLY_FAILED}:\n{said}\n", patches.refused(patch, said))
     *fields, root = text.split("\0")
     touched = dict(zip(fields[::2], fields[1::2], strict=True))

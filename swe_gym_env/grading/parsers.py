@@ -44,7 +44,7 @@ _NOUNS = {"PASSED": "passed", "FAILED": "failed", "XFAIL": "xfailed", "XPASS": "
 # Of several lines about one test the first of these counts: what passed may fail in its teardown
 _WORST = ("ERROR", "FAILED", "XPASS", "SKIPPED", "PASSED", "XFAIL")
 
-_COLOUR = re.compile(r"\x1b\[[0-9;:]*[A-Za-z]|\r")
+_COLOR = re.compile(r"\x1b\[[0-9;:]*[A-Za-z]|\r")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|[uU]([0-9a-f]{8}|[0-9a-f]{4}))")
 
 Parser = Callable[[str, Collection[str]], dict[str, str]]
@@ -59,7 +59,7 @@ def pytest_summary(log: str, wanted: Collection[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     lines, subtests = Counter[str](), Counter[str]()
-    for line in _closing(_COLOUR.sub("", log).split("\n")):
+    for line in _closing(_COLOR.sub("", log).split("\n")):
         if match := _LINE.fullmatch(line):
             lines[match[1]] += 1
             _add(found, _name(match[2], wanted), match[1])
@@ -111,7 +111,7 @@ def _runs(log: str) -> list[str]:
 
 
 def _plain(line: str) -> str:
-    return _COLOUR.sub("", line).strip()
+    return _COLOR.sub("", line).strip()
 
 
 def _name(rest: str, wanted: Collection[str]) -> str:
@@ -139,7 +139,7 @@ def r2e_gym(log: str, wanted: Collection[str]) -> dict[str, str]:
     """Statuses as R2E-Gym's rows have them: ids without the file, joined by dots, of tests that
     passed, failed or broke. A file that cannot be collected has the empty id."""
     found: dict[str, str] = {}
-    for line in _closing(_COLOUR.sub("", log).split("\n")):
+    for line in _closing(_COLOR.sub("", log).split("\n")):
         match = _LINE.fullmatch(line.strip())
         if match and match[1] in ("PASSED", "FAILED", "ERROR"):
             name = ".".join(match[2].split("::")[1:]).split(" - ")[0]
@@ -175,7 +175,7 @@ def parser(name: str) -> Parser:
         near = "".join(f" {one}?" for one in difflib.get_close_matches(name, known, 1))
         raise SetupError(f"unknown log parser {name!r}:{near} there are {', '.join(known)}")
     parse = PARSER_REGISTRY[name]
-    return lambda log, wanted: dict(parse(_COLOUR.sub("", log), None))
+    return lambda log, wanted: dict(parse(_COLOR.sub("", log), None))
 
 
 def test_output(log: str, word: str) -> str | None:

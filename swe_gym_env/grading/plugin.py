@@ -1,8 +1,9 @@
 """The witness: a pytest plugin that travels into the graded run and reports beside its log.
 
-Read as text, never imported here: the grader writes it, under a random name, into the box (outside
-the agent's tree) and loads it with ``-p``. It runs in whatever pytest and Python the task has, so
-it is written for pytest 3 and Python 3.6. The names below are set by lines put after this text.
+Read as text, never imported here: the grader writes it, under a random name, into the sandbox
+(outside the agent's tree) and loads it with ``-p``. It runs in whatever pytest and Python the task
+has, so it is written for pytest 3 and Python 3.6. The names below are set by lines put after this
+text.
 """
 
 import ast

@@ -26,7 +26,7 @@ _KEPT = {"PASSED", "XFAIL"}
 
 @dataclass(frozen=True)
 class TestRecorder:
-    """Names drawn for one run. ``folder`` and ``record`` are paths in the box."""
+    """Names drawn for one run. ``folder`` and ``record`` are paths in the sandbox."""
 
     module: str
     folder: str
@@ -38,7 +38,7 @@ class TestRecorder:
 
     def source(self) -> bytes:
         text = Path(__file__).with_name("plugin.py").read_text()
-        record = self.record.rpartition("/")[2]  # beside the folder, wherever the box has that
+        record = self.record.rpartition("/")[2]  # beside the folder, wherever the sandbox has that
         values = {"NONCE": self.nonce, "RECORD": record, "CANARY": self.canary}
         values |= {"MODULE": self.module}
         lines = [f"{name} = {value!r}\n" for name, value in values.items()]
@@ -66,10 +66,12 @@ class TestRecorder:
         return records
 
 
-def recorder(commands: Sequence[str], folder: str, hidden: Sequence[str] = ()) -> TestRecorder | None:
+def recorder(
+    commands: Sequence[str], folder: str, hidden: Sequence[str] = ()
+) -> TestRecorder | None:
     """One for the commands of a test run, or None where none of them is a plain pytest.
 
-    ``folder``: where it may write in the box. ``hidden``: files that the run must not change.
+    ``folder``: where it may write in the sandbox. ``hidden``: files that the run must not change.
     """
     runs = sum(len(_PYTEST.findall(line)) for line in commands)
     if not runs or any(_OUT_OF_REACH.search(line) for line in commands):

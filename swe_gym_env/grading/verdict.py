@@ -1,8 +1,8 @@
 """From the log of a graded run to an outcome, by swebench's rules and our guards.
 
 The log is all that is needed, so that it can be kept and judged again. Its last line, the trailer,
-is the grader's own: what it saw from outside the box (the exit code, the time limit) and what the
-witness reported. The guards only ever turn a resolved into a tampered.
+is the grader's own: what it saw from outside the sandbox (the exit code, the time limit) and what
+the witness reported. The guards only ever turn a resolved into a tampered.
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ CONTEXT_FULL = "context full"
 
 @dataclass(frozen=True)
 class State:
-    """What a policy may look at. ``sandbox`` is set only for a policy with ``needs_sandbox``. ``task``
-    is the whole task, with its gold patch and its hidden tests, only for one with ``needs_answer``;
-    everybody else gets a view without them."""
+    """What a policy may look at. ``sandbox`` is set only for a policy with ``needs_sandbox``.
+    ``task`` is the whole task, with its gold patch and its hidden tests, only for one with
+    ``needs_answer``; everybody else gets a view without them."""
 
     key: Key
     task: TaskView | TaskInstance

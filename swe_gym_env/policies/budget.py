@@ -1,7 +1,7 @@
 """What a teacher may cost, and what it has cost so far.
 
 A teacher is the dearest part of a run, so methods are compared at the same budget. Once it is
-spent, nothing stops: further states stay unlabelled, a turn that was the teacher's falls to the
+spent, nothing stops: further states stay unlabeled, a turn that was the teacher's falls to the
 student, and what is left to score stays unscored.
 
 Spending is recorded as it happens, batch by batch, so that a killed run neither forgets it nor

@@ -12,7 +12,7 @@ _loading = threading.Lock()  # student and teacher are asked side by side; loadi
 
 
 class LazyPolicy:
-    """``load`` gives a policy that needs no box."""
+    """``load`` gives a policy that needs no sandbox."""
 
     needs_sandbox = False
 

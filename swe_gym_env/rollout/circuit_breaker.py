@@ -1,9 +1,9 @@
 """Faults that pile up: when a roll-out waits a little, and when it gives up.
 
-One box that dies is played again at once. What takes everything down at the same time (an engine
-that restarts, a server that is gone) needs time to come back, so after each further fault without
-an episode played to its end in between, the next start waits longer. Who goes on failing all the
-same is stopped: a night of ``infra_error`` helps nobody.
+One sandbox that dies is played again at once. What takes everything down at the same time (an
+engine that restarts, a server that is gone) needs time to come back, so after each further fault
+without an episode played to its end in between, the next start waits longer. Who goes on failing
+all the same is stopped: a night of ``infra_error`` helps nobody.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds; doubled in between
 WHAT_TO_DO = {
     "engine": "start the sandbox's engine",
-    "sandbox": "see whether this machine still makes boxes: free memory, free disk, the tasks' "
+    "sandbox": "see whether this machine still makes sandboxes: free memory, free disk, the tasks' "
     "images (`python -m swe_gym_env validate`)",
     "policy": "see whether the model's server is up and sane",
     "grading": "see whether the tasks' tests still run (`python -m swe_gym_env validate`)",

@@ -1,6 +1,6 @@
 """The roll-out driver: it plays many episodes at once and knows no algorithm.
 
-Episodes advance in waves, so that a model in process answers all waiting states in one batch and
+Episodes advance in batches, so that a model in process answers all waiting states in one batch and
 an expert or a server works beside it. Who acts is the mixer's word, what is learned the caller's.
 What an episode holds depends on its request alone, not on how many run beside it or which ends
 first. Scoring, which may take seconds, runs aside while the slot is filled again.
@@ -34,10 +34,10 @@ __all__ = ["Progress", "Request", "rollout"]
 
 log = logging.getLogger(__name__)
 
-# A wave waits so long for its slowest command; who is later joins a later wave. Longer than most
+# A batch waits so long for its slowest command; who is later joins a later batch. Longer than most
 # commands, so that the make-up of the batches, too, is normally the same in each run.
 BATCH_WAIT_SECONDS = 30.0
-MOST_AHEAD = 64  # a provider that makes boxes ahead of need is told of so many
+MOST_AHEAD = 64  # a provider that makes sandboxes ahead of need is told of so many
 COMMANDS_PER_CPU = 2  # at once: with more, each takes longer, up to its time limit
 LAST_SECONDS = 10.0  # after an interrupt, for the scoring of what has ended
 
@@ -74,18 +74,21 @@ def rollout(
     """Play every request; ``on_episode`` is called, in the calling thread, as each one ends.
 
     With ``annotate`` the teacher says in every visited state what it would have done. A fault of
-    the machinery has the episode played again in a new box, ``retries`` times; then it is delivered
-    as ``infra_error``; what fails for all of them (``EngineError``) is charged to none. Raises
-    SetupError after ``max_faults`` of one kind in a row (``faults.py``). An exception closes every
-    box and goes on upwards; a KeyboardInterrupt first has what has ended scored, for ten seconds.
-    ``history``: how many observations student and teacher see, the newest; None is all of them.
+    the machinery has the episode played again in a new sandbox, ``retries`` times; then it is
+    delivered as ``infra_error``; what fails for all of them (``EngineError``) is charged to none.
+    Raises SetupError after ``max_faults`` of one kind in a row (``faults.py``). An exception closes
+    every sandbox and goes on upwards; a KeyboardInterrupt first has what has ended scored, for ten
+    seconds. ``history``: how many observations student and teacher see, the newest; None is all of
+    them.
     """
     histories.check(history)
     ids = [request.episode_id for request in requests]
     if len(set(ids)) < len(ids):
         raise ValueError("two requests share one episode id: give them different repeats or seeds")
     turns = TurnCollector(student, teacher, mixer, annotate)
-    driver = _Driver(make_env, turns, on_episode, retries, CircuitBreaker(max_faults), history, progress)
+    driver = _Driver(
+        make_env, turns, on_episode, retries, CircuitBreaker(max_faults), history, progress
+    )
     return driver.run(requests, concurrency)
 
 
@@ -118,7 +121,7 @@ class _Driver:
                 self._settle()
                 self._fill(concurrency)
                 self._settle()
-                self._wave()
+                self._batch()
                 self._collect_grades(block=not self.live and not self.waiting)
                 self.progress(replace(self.now, running=len(self.live) + len(self.grading)))
                 self._rest()
@@ -152,7 +155,7 @@ class _Driver:
             if not self.grading:
                 time.sleep(pause)
 
-    def _wave(self) -> None:
+    def _batch(self) -> None:
         """One turn of every episode that waits for one."""
         ready = [live for live in self.live if live.pending is None]
         for live, turn in zip(ready, self.turns.take(ready), strict=True):
@@ -169,7 +172,7 @@ class _Driver:
         live.pending = self.steppers.submit(_timed, call)
 
     def _settle(self) -> None:
-        """Wait for what runs in the boxes, though not long for the slow; take what is done."""
+        """Wait for what runs in the sandboxes, though not long for the slow; take what is done."""
         running = {live.pending: live.since for live in self.live if live.pending}
         fresh = [job for job in running if time.monotonic() - running[job] < BATCH_WAIT_SECONDS]
         if fresh:
@@ -181,7 +184,7 @@ class _Driver:
             assert pending is not None
             try:
                 result, seconds = pending.result()
-            except InfraError as error:  # reset found no box
+            except InfraError as error:  # reset found no sandbox
                 self._lost(live, error.cause, str(error))
                 continue
             if live.system_prompt:
@@ -256,19 +259,19 @@ class _Driver:
         live.env.close()
 
     def _close(self, hurry: bool) -> None:
-        """Leave no box behind, whatever was going on, and no thread. In a ``hurry`` the threads
+        """Leave no sandbox behind, whatever was going on, and no thread. In a ``hurry`` the threads
         that score or wait for a teacher are not waited for: they end by themselves."""
         pools = (self.steppers, self.graders)
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
         self.turns.close(wait=False)
         for live in self.live:
-            live.env.close()  # kills what runs in the box, so that its thread comes back
+            live.env.close()  # kills what runs in the sandbox, so that its thread comes back
         self.steppers.shutdown(wait=True)
         self.graders.shutdown(wait=not hurry or all(job.done() for job in self.grading))
         self.turns.close(wait=not hurry or not self.turns.busy)
         for live in self.live:
-            live.env.close()  # a reset that was under way has made its box by now
+            live.env.close()  # a reset that was under way has made its sandbox by now
 
 
 T = TypeVar("T")

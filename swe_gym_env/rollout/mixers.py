@@ -10,7 +10,7 @@ from swe_gym_env.types import Actor
 
 
 class Mixer(Protocol):
-    """RemotePolicy once for each turn of each episode."""
+    """Asked once for each turn of each episode."""
 
     def actor(self, key: Key) -> Actor:
         """Depends on nothing but ``key``."""
@@ -40,7 +40,7 @@ class StudentOnly:
 
 @dataclass(frozen=True)
 class TeacherOnly:
-    """Behaviour cloning: demonstrations."""
+    """Behavior cloning: demonstrations."""
 
     def actor(self, key: Key) -> Actor:
         return "teacher"

@@ -33,9 +33,9 @@ class Request:
 
 @dataclass(eq=False)
 class Live:
-    """An episode in play. ``pending`` runs in its box, ``since`` then; ``said`` is the turn behind
-    it, None for a reset or a stop. ``window``: see ``history.py``. ``patch``: what stands changed
-    in the box, as far as it was looked at."""
+    """An episode in play. ``pending`` runs in its sandbox, ``since`` then; ``said`` is the turn
+    behind it, None for a reset or a stop. ``window``: see ``history.py``. ``patch``: what stands
+    changed in the sandbox, as far as it was looked at."""
 
     request: Request
     env: SWEEnv
@@ -70,10 +70,10 @@ class Live:
     def step(self, text: str) -> tuple[Step, str | None]:
         """The environment's step, and the patch after it where that is another than before."""
         step = self.env.step(text)
-        call, box, before = step[-1]["action"], self.env.sandbox, self.patch
-        if box is None or before == UNKNOWN or (call is None and before is not None):
+        call, sandbox, before = step[-1]["action"], self.env.sandbox, self.patch
+        if sandbox is None or before == UNKNOWN or (call is None and before is not None):
             return step, None  # it has ended, git is slow or gone, or nothing was run
-        self.patch = changes(box, self.request.task)
+        self.patch = changes(sandbox, self.request.task)
         return step, self.patch if self.patch != before else None
 
     def stop(self, reason: str) -> tuple[Step, None]:

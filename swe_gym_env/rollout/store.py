@@ -23,11 +23,11 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from algorithms.base import Round
 from swe_gym_env.disk import read_json, room_for, write_json
 from swe_gym_env.policies.budget import Spent
 from swe_gym_env.text import unusable
@@ -43,6 +43,27 @@ PADDING = b"\0\xef\xbb\xbf \t\r\n"  # zeros that a crash left, a byte-order mark
 UNUSABLE = "format: the text holds"
 
 _reported: set[tuple[Path, int]] = set()  # damaged lines
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round left on disk."""
+
+    index: int
+    episodes: Sequence[Episode]
+    annotations: Sequence[Annotation]
+    scores: Sequence[Scores] = ()
+
+    @cached_property
+    def _scores(self) -> dict[str, dict[int, Scores]]:
+        found: dict[str, dict[int, Scores]] = {}
+        for score in self.scores:
+            found.setdefault(score.episode_id, {})[score.turn] = score
+        return found
+
+    def scores_of(self, episode: Episode) -> dict[int, Scores]:
+        """By turn; one that was not scored is not there."""
+        return self._scores.get(episode.episode_id, {})
 
 
 class RoundFolder:

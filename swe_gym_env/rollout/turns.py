@@ -84,7 +84,7 @@ class TurnCollector:
     def _ask(
         self, taught: Sequence[Live], own: Sequence[Live]
     ) -> tuple[dict[Live, Reply], dict[Live, Reply]]:
-        """Both at the same time, unless both work in the boxes."""
+        """Both at the same time, unless both work in the sandboxes."""
         if not taught:
             return {}, self._ask_student(own)
         if self.teacher is None:

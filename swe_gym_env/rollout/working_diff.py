@@ -1,8 +1,8 @@
 """What an agent has changed so far, after each of its turns: for whoever reads the episode later.
 
-The verdict does not rest on it (``grading.diff``, which trusts nothing of the box, makes the patch
-that is scored), so it can be quick: git's own index knows which files nobody touched. A copy of it
-is used, so that what ``git status`` tells the agent stays as it was.
+The verdict does not rest on it (``grading.diff``, which trusts nothing of the sandbox, makes the
+patch that is scored), so it can be quick: git's own index knows which files nobody touched. A copy
+of it is used, so that what ``git status`` tells the agent stays as it was.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def changes(sandbox: Sandbox, task: TaskInstance) -> str:
     """The diff against ``task.base_commit``, new files included; ``UNKNOWN`` where git fails."""
     try:
         done = sandbox.exec(LOOK.format(base=task.base_commit), timeout=SECONDS, cwd=task.workdir)
-    except (InfraError, OSError):  # a box that is gone says so to the agent's next command
+    except (InfraError, OSError):  # a sandbox that is gone says so to the agent's next command
         return UNKNOWN
     if done.exit_code != 0:
         return UNKNOWN

@@ -20,7 +20,7 @@ LIMITS = ("isolation", "network", "cpu", "memory", "processes", "disk", "output"
 
 @dataclass(frozen=True)
 class Limits:
-    """Per box. Sizes in bytes, times in seconds."""
+    """Per sandbox. Sizes in bytes, times in seconds."""
 
     cpus: float = 2.0  # cores
     memory: int = 2 << 30
@@ -60,7 +60,7 @@ class ExecResult:
 
 @runtime_checkable
 class Sandbox(Protocol):
-    """One box. Used by one thread at a time; different boxes are independent."""
+    """One sandbox. Used by one thread at a time; different sandboxes are independent."""
 
     guarantees: Mapping[str, Guarantee]
 
@@ -76,21 +76,21 @@ class Sandbox(Protocol):
         """Run ``bash -c command`` in a fresh process group and wait for that shell to end.
 
         A background child that holds stdout does not delay the answer. At ``timeout`` seconds the
-        whole process tree is killed. Raises SandboxError if the box itself is gone.
+        whole process tree is killed. Raises SandboxError if the sandbox itself is gone.
         """
 
     def read(self, path: str) -> bytes:
-        """The file at an absolute path in the box. Raises FileNotFoundError."""
+        """The file at an absolute path in the sandbox. Raises FileNotFoundError."""
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file, making its folders. Raises OSError (a full disk, say)."""
 
     def close(self) -> None:
-        """Kill everything in the box and remove its writable layer. May be called twice."""
+        """Kill everything in the sandbox and remove its writable layer. May be called twice."""
 
 
 class SandboxProvider(Protocol):
-    """Makes boxes of one kind."""
+    """Makes sandboxes of one kind."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""The parent's side of a box: start its supervisor, send it requests, read its answers."""
+"""The parent's side of a sandbox: start its supervisor, send it requests, read its answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BOOT = "import sys; sys.path.append({!r}); from guest.main import nursery; nurs
 
 
 class StartError(SandboxError):
-    """The box could not be made. ``errno`` is that of the call that failed, or 0."""
+    """The sandbox could not be made. ``errno`` is that of the call that failed, or 0."""
 
     def __init__(self, message: str, errno: int = 0) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class StartError(SandboxError):
 
 
 class SupervisedSandbox:
-    """A box behind a socket. Which namespaces it has, if any, is a matter of ``config``."""
+    """A sandbox behind a socket. Which namespaces it has, if any, is a matter of ``config``."""
 
     def __init__(
         self,
@@ -86,14 +86,14 @@ class SupervisedSandbox:
     def close(self) -> None:
         if self._sock.fileno() < 0:
             return
-        if os.getpid() != self._owner:  # a forked copy must not end its parent's box
+        if os.getpid() != self._owner:  # a forked copy must not end its parent's sandbox
             self._sock.close()
             return
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
             self._sock.settimeout(CLOSE_SECONDS)
             try:
-                while self._sock.recv(1 << 16):  # its end is the end of all that ran in the box
+                while self._sock.recv(1 << 16):  # its end is the end of all that ran in the sandbox
                     pass
             except TimeoutError:
                 self._end_by_force()
@@ -112,7 +112,7 @@ class SupervisedSandbox:
 
     def _request(self, request: Any, seconds: float) -> tuple[bytes, bytes]:
         if self._sock.fileno() < 0:
-            raise SandboxError("the box is closed")
+            raise SandboxError("the sandbox is closed")
         deadline = time.monotonic() + seconds
         data = marshal.dumps(request, 2)  # which every Python reads
         try:
@@ -125,10 +125,10 @@ class SupervisedSandbox:
             return kind, self._receive(length, deadline)
         except TimeoutError:
             self.close()
-            raise SandboxError(f"the box did not answer within {seconds:.0f} s") from None
+            raise SandboxError(f"the sandbox did not answer within {seconds:.0f} s") from None
         except OSError as error:
             self.close()
-            raise SandboxError(f"the box is gone: {error}") from None
+            raise SandboxError(f"the sandbox is gone: {error}") from None
 
     def _receive(self, count: int, deadline: float) -> bytes:
         data = bytearray(count)
@@ -143,7 +143,7 @@ class SupervisedSandbox:
 
 
 class _Nursery:
-    """One warm interpreter for each process that makes boxes; it ends with that process."""
+    """One warm interpreter for each process that makes sandboxes; it ends with that process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -162,7 +162,7 @@ class _Nursery:
                 (pid,) = struct.unpack("!i", self._control.recv(4))
             except (OSError, struct.error) as error:  # the latter: it ended without an answer
                 self._process.kill()
-                raise StartError(f"cannot start a box: {error}") from error
+                raise StartError(f"cannot start a sandbox: {error}") from error
         return ours, pid
 
     def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
@@ -179,7 +179,7 @@ class _Nursery:
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 env={k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},
-                start_new_session=True,  # Ctrl-C is for the parent, which then ends the boxes
+                start_new_session=True,  # Ctrl-C is for the parent, which then ends the sandboxes
             )
         return control, process
 
@@ -198,5 +198,5 @@ def _os_error(payload: bytes) -> OSError:
 
 
 def _interpreter() -> str:
-    """Outside any virtual environment: it starts faster, and a box may not see that folder."""
+    """Outside any virtual environment: it starts faster, and a sandbox may not see that folder."""
     return getattr(sys, "_base_executable", None) or sys.executable

@@ -66,7 +66,7 @@ _clean: set[tuple[str, str]] = set()  # images that need nothing, by name and ba
 
 
 def scrub(sandbox: Sandbox, task: TaskInstance) -> None:
-    """Take all out of the box's repository that came after ``task.base_commit``.
+    """Take all out of the sandbox's repository that came after ``task.base_commit``.
 
     HEAD's branch is set to that commit; files stay as they are. An image that was found clean is
     not looked at again by this process, and one that this project made not at all. Raises

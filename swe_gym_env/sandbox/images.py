@@ -1,9 +1,9 @@
 """The local image store: what `local` and `process` sandboxes start from, without a registry.
 
 An image is a folder ``<home>/images/<name>/`` with an ``image.json``. Its ``tree`` becomes the
-working folder of the box (read-only below, changes on top); ``mounts`` are host folders seen
-read-only in the box (a virtual environment, say); ``masks`` are paths that look empty in the box
-(so that an installed copy of a package cannot give the answer away).
+working folder of the sandbox (read-only below, changes on top); ``mounts`` are host folders seen
+read-only in the sandbox (a virtual environment, say); ``masks`` are paths that look empty in the
+sandbox (so that an installed copy of a package cannot give the answer away).
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class Image:
     """``tree`` is relative to the image's folder; the mounts' host paths may use ``{home}``."""
 
     tree: str = "tree"
-    mounts: Mapping[str, str] = field(default_factory=dict)  # path in the box -> path on the host
+    mounts: Mapping[str, str] = field(
+        default_factory=dict
+    )  # path in the sandbox -> path on the host
     masks: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     folder: Path = Path()

@@ -1,8 +1,8 @@
-"""Boxes out of user namespaces and overlayfs: no daemon, no account, no installation.
+"""Sandboxes out of user namespaces and overlayfs: no daemon, no account, no installation.
 
-A box sees the host's programs read-only, the image's tree with a writable layer in memory on top,
-and nothing else. It is made in milliseconds whatever the size of the tree, and is gone without a
-trace when its last process is, because its mounts live only in its own namespace.
+A sandbox sees the host's programs read-only, the image's tree with a writable layer in memory on
+top, and nothing else. It is made in milliseconds whatever the size of the tree, and is gone without
+a trace when its last process is, because its mounts live only in its own namespace.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from swe_gym_env.sandbox.client import StartError, SupervisedSandbox
 from swe_gym_env.sandbox.guest import kernel
 
 HOME = "/home/agent"
-OUTER_UID = 61_000  # owns a root-started box on the host: below 65536, and in no distribution's use
-# Before 5.14 processes are counted per user of the whole machine, which is no limit for a box.
+OUTER_UID = (
+    61_000  # owns a root-started sandbox on the host: below 65536, and in no distribution's use
+)
+# Before 5.14 processes are counted per user of the whole machine, which is no limit for a sandbox.
 COUNTS_PER_SANDBOX = (5, 14)
 GUARANTEES: dict[str, Guarantee] = {
     "isolation": "hard",
@@ -45,17 +47,18 @@ _ETC = {
     "/etc/passwd": f"root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:1000:1000::{HOME}:/bin/bash\n"
     "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "/etc/group": "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n",
-    "/etc/hosts": "127.0.0.1 localhost box\n::1 localhost\n",
-    "/etc/hostname": "box\n",
+    "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+    "/etc/hostname": "sandbox\n",
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "/etc/resolv.conf": "",
-    "/etc/gitconfig": "[safe]\n\tdirectory = *\n[user]\n\tname = agent\n\temail = agent@box\n"
+    "/etc/gitconfig": "[safe]\n\tdirectory = *\n[user]\n\tname = agent\n\temail = agent@sandbox\n"
     "[init]\n\tdefaultBranch = main\n[advice]\n\tdetachedHead = false\n",
 }
 
 
 class LocalProvider:
-    """``copy`` makes every box from a full copy of its tree, as kernels before 6.6 need anyway."""
+    """``copy`` makes every sandbox from a full copy of its tree, as kernels before 6.6 need
+    anyway."""
 
     name = "local"
 
@@ -75,14 +78,14 @@ class LocalProvider:
             reason = _probe()
             if reason:
                 raise SetupError(reason) from error
-            raise SandboxError(f"cannot make a box from {spec.image!r}: {error}") from error
+            raise SandboxError(f"cannot make a sandbox from {spec.image!r}: {error}") from error
 
     def _start(self, image: images.Image, spec: SandboxSpec) -> SupervisedSandbox:
         limits = spec.limits
         as_root = os.geteuid() == 0
         mounts = {sandbox: os.path.realpath(host) for sandbox, host in image.host_mounts().items()}
         needed = [sys.base_prefix, *python_prefixes(tuple(mounts.values()))]
-        prefixes = _outside_usr(needed)  # ours, too: a box has a Python in any case
+        prefixes = _outside_usr(needed)  # ours, too: a sandbox has a Python in any case
         binds, links, files = _host_parts()
         config: dict[str, Any] = {
             "kind": "local",
@@ -139,7 +142,7 @@ def _rlimits(limits: Limits) -> list[tuple[int, int]]:
 
 @cache
 def _host_parts() -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[tuple[str, bytes]]]:
-    """(mounts, symbolic links, files) that every box takes from this host."""
+    """(mounts, symbolic links, files) that every sandbox takes from this host."""
     binds, links = [("/usr", "/usr")], []
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
         if os.path.islink(name):
@@ -187,7 +190,7 @@ def _installed_packages(prefixes: tuple[str, ...]) -> list[str]:
 
 @cache
 def _probe() -> str | None:
-    """Make a real box once: nothing else tells whether one can be made."""
+    """Make a real sandbox once: nothing else tells whether one can be made."""
     if platform.system() != "Linux" or not kernel.SUPPORTED:
         return "the local sandbox needs Linux on x86_64 or aarch64; use sandbox=process"
     if not os.path.exists("/bin/bash"):

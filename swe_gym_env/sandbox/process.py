@@ -21,7 +21,9 @@ from swe_gym_env.sandbox import images
 from swe_gym_env.sandbox.base import ExecResult, Guarantee, SandboxSpec
 from swe_gym_env.sandbox.client import SupervisedSandbox
 
-PREFIX = "swe-gym-box-"  # then the process that made the box: `clean` looks whether it lives
+PREFIX = (
+    "swe-gym-sandbox-"  # then the process that made the sandbox: `clean` looks whether it lives
+)
 GUARANTEES: dict[str, Guarantee] = {
     "isolation": "none",
     "network": "none",
@@ -51,7 +53,8 @@ class ProcessProvider:
 
 
 class ProcessSandbox(SupervisedSandbox):
-    """Paths under the box's working folder and mounts are put in place of what they mean here."""
+    """Paths under the sandbox's working folder and mounts are put in place of what they mean
+    here."""
 
     def __init__(self, image: images.Image, spec: SandboxSpec) -> None:
         self._folder = folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))

@@ -1,10 +1,10 @@
-"""A task's box, set up: where an image alone is not yet the task.
+"""A task's sandbox, set up: where an image alone is not yet the task.
 
 Task sets that share one image among many bugs, or whose images hold the hidden tests or the later
-history, say in ``metadata`` what is to be run: ``setup`` in every box of the task, ``hide`` after
-that in the agent's only (without it, the history after the base commit is taken out there). All
-leave the same tree at ``task.base_commit``, so that what the agent changed in one box applies in
-the other.
+history, say in ``metadata`` what is to be run: ``setup`` in every sandbox of the task, ``hide``
+after that in the agent's only (without it, the history after the base commit is taken out there).
+All leave the same tree at ``task.base_commit``, so that what the agent changed in one sandbox
+applies in the other.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def start(
 
 
 def base_commit(sandbox: Sandbox, task: TaskInstance) -> str:
-    """The full hash of ``task.base_commit``, which may be short or a tag, in a box of the task.
+    """The full hash of ``task.base_commit``, which may be short or a tag, in a sandbox of the task.
 
     An image is asked once in a process, unless a tag is given.
     Raises SetupError where the image holds no such commit, no repository, no git or no such folder;
-    SandboxError where the box did not answer.
+    SandboxError where the sandbox did not answer.
     """
     key = (task.image, task.workdir, task.base_commit)
     if key in _bases:
@@ -83,7 +83,9 @@ def base_commit(sandbox: Sandbox, task: TaskInstance) -> str:
             f"{task.base_commit!r}: {said}. Correct the row, or use the image that its task was "
             "made from."
         )
-    if said.startswith(task.base_commit.lower()):  # not a tag, which each box may have made anew
+    if said.startswith(
+        task.base_commit.lower()
+    ):  # not a tag, which each sandbox may have made anew
         _bases[key] = said
     return said
 

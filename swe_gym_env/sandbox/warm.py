@@ -1,7 +1,7 @@
-"""Boxes made ahead of need: a reset then takes what stands ready.
+"""Sandboxes made ahead of need: a reset then takes what stands ready.
 
-Worth it where making a box takes longer than an agent should wait (a container: 0.3 s and more).
-Whoever knows which tasks come next says so with ``prefetch``; the roll-out driver does.
+Worth it where making a sandbox takes longer than an agent should wait (a container: 0.3 s and
+more). Whoever knows which tasks come next says so with ``prefetch``; the roll-out driver does.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Key = tuple[Any, ...]
 
 
 class WarmProvider:
-    """``provider`` with at most ``ahead`` unclaimed boxes, ready or in the making."""
+    """``provider`` with at most ``ahead`` unclaimed sandboxes, ready or in the making."""
 
     def __init__(self, provider: SandboxProvider, ahead: int = 4, workers: int = 4) -> None:
         self.name, self.unavailable = provider.name, provider.unavailable
         self._provider, self._ahead, self._workers = provider, ahead, workers
         self._forget()
-        os.register_at_fork(after_in_child=self._forget)  # the boxes are the parent's
+        os.register_at_fork(after_in_child=self._forget)  # the sandboxes are the parent's
 
     def _forget(self) -> None:
         self._lock = Lock()
@@ -45,7 +45,7 @@ class WarmProvider:
                 sandbox.read("/etc/hostname")  # it may have died while it stood there
                 return sandbox
             except (SWEGymError, OSError) as error:
-                log.info("a box that was made ahead of need is no good: %s", error)
+                log.info("a sandbox that was made ahead of need is no good: %s", error)
         return self._provider.create(spec)
 
     def prefetch(self, specs: Sequence[SandboxSpec]) -> None:
@@ -79,7 +79,7 @@ def _discard(future: Future[Sandbox]) -> None:
     try:
         future.result().close()
     except SWEGymError as error:
-        log.info("a box that was made ahead of need was not made: %s", error)
+        log.info("a sandbox that was made ahead of need was not made: %s", error)
 
 
 def _key(spec: SandboxSpec) -> Key:

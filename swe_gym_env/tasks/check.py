@@ -1,4 +1,4 @@
-"""Is this a task? RemotePolicy before anything is built or started: what only its author can mend.
+"""Is this a task? Asked before anything is built or started: what only its author can mend.
 
 Every task passes here, whichever set it comes from, and so do those that were made in Python and
 given to the environment. Messages name the field as rows have it (``patch``, ``FAIL_TO_PASS``).

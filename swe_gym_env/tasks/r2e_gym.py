@@ -3,7 +3,8 @@
 A row has no patch, no lists of tests and no command. The image brings ``run_tests.sh`` and the
 hidden ``r2e_tests``, and the row says what each test must report afterwards, failures included:
 graded is whether the statuses are exactly those (``metadata["expected"]``). The tests lie in every
-box's reach until ``setup`` puts them below .git, and in the agent's box ``hide`` removes them.
+sandbox's reach until ``setup`` puts them below .git, and in the agent's sandbox ``hide`` removes
+them.
 
 FAIL_TO_PASS is what passes in the recorded run after the commit and did not in the one before it;
 without that record it is every test that passes.

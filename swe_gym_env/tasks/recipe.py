@@ -1,8 +1,8 @@
 """What the images of SWE-bench's descendants share: a conda environment named testbed, a checkout
 in /testbed with all of its history, and hidden tests that come as a patch.
 
-The scripts below turn that into a task: every box begins at one commit, tagged ``BASE``, and in the
-agent's box that commit is the whole history, since the fix is often further up in it.
+The scripts below turn that into a task: every sandbox begins at one commit, tagged ``BASE``, and in
+the agent's sandbox that commit is the whole history, since the fix is often further up in it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Rows have no image, test command or parser: those are conventions of SWE-Gym's fork of the SWE-bench
 harness, written down here. Unlike that harness, nothing is installed again before the tests, since
-a box has no network; the images come installed.
+a sandbox has no network; the images come installed.
 
 The paper that this project follows trains on 2 338 tasks and holds 100 out without saying which.
 Here the 100 are drawn by ``heldout.split_tasks``.

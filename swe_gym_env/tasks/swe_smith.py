@@ -1,9 +1,9 @@
 """SWE-smith: 59 000 bugs put into 128 Python repositories, which share one image each.
 
-The image holds the repository without the bug, and a row's ``patch`` is the bug, so every box first
-gets it, as upstream's own branches have it: the bug with the tests in one commit, and on top one
-without the files of FAIL_TO_PASS, where the agent begins. (Those branches themselves would have to
-be fetched from GitHub.) The gold patch is the bug in reverse.
+The image holds the repository without the bug, and a row's ``patch`` is the bug, so every sandbox
+first gets it, as upstream's own branches have it: the bug with the tests in one commit, and on top
+one without the files of FAIL_TO_PASS, where the agent begins. (Those branches themselves would have
+to be fetched from GitHub.) The gold patch is the bug in reverse.
 
 A few repositories are not tested by ``pytest --verbose`` in the environment ``testbed``; their rows
 and those without a problem statement are left out, and the log says how many.
@@ -33,7 +33,7 @@ OTHERWISE_TESTED = (
     "tornadoweb__tornado",
     "un33k__python-slugify",
 )
-TESTS = "swe-gym-tests"  # the commit that still has them; gone from the agent's box
+TESTS = "swe-gym-tests"  # the commit that still has them; gone from the agent's sandbox
 
 
 def load(

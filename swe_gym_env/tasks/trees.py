@@ -98,7 +98,7 @@ def _with(script: str, tree: Path, scratch: Path, other: str = "", **files: str)
 
 
 def sandbox_env(source: str) -> Mapping[str, str]:
-    """What commands in a box need to find its environment, mounted at /opt/env, and the package
+    """What commands in a sandbox need to find its environment, mounted at /opt/env, and the package
     under test, which is not installed there but lies in ``source``, a folder of the tree."""
     return {
         "PATH": "/opt/env/bin:/usr/local/bin:/usr/bin:/bin",
@@ -106,7 +106,7 @@ def sandbox_env(source: str) -> Mapping[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         "LANG": "C.UTF-8",
-        # the tree may belong to another user than the one in the box
+        # the tree may belong to another user than the one in the sandbox
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "safe.directory",
         "GIT_CONFIG_VALUE_0": "*",
@@ -114,7 +114,7 @@ def sandbox_env(source: str) -> Mapping[str, str]:
 
 
 def publish(aside: Path, name: str) -> Path:
-    """Move a finished image to its place; one that is the same stays, a box may stand on it."""
+    """Move a finished image to its place; one that is the same stays, a sandbox may stand on it."""
     final = images.path_of(name)
     if _same(aside, final):
         shutil.rmtree(aside)

@@ -17,7 +17,7 @@ FINISH = schema.FINISH.name  # ends the episode; there is nothing to run
 
 
 class Toolbox:
-    """The tools of one episode, all on one box."""
+    """The tools of one episode, all on one sandbox."""
 
     def __init__(
         self, sandbox: Sandbox, tools: Sequence[schema.Tool], timeout: float, output_limit: int
@@ -27,7 +27,8 @@ class Toolbox:
         self.editor = Editor(sandbox, output_limit)
 
     def run(self, call: ToolCall, time_left: float) -> str:
-        """The observation of any call but ``finish``. Raises SandboxError if the box is gone."""
+        """The observation of any call but ``finish``. Raises SandboxError if the sandbox is
+        gone."""
         if call.name not in self.tools:
             return prompts.unknown_tool(call.name, list(self.tools))
         try:

@@ -1,7 +1,7 @@
 """The bash tool: commands that feel like one shell session, over a sandbox that keeps no session.
 
 Each call is a fresh ``bash -c``. The working folder and the exported variables are printed after a
-marker when the shell ends, kept here, and put back before the next command: no file in the box,
+marker when the shell ends, kept here, and put back before the next command: no file in the sandbox,
 no extra process to look after, nothing lost when a command is killed but its own changes.
 """
 
@@ -73,8 +73,8 @@ _ENDS = re.compile(r"\b(?:exec|noexec|kill)\b|\bset\s+-\w*n")
 _SAVE_BEFORE = """builtin trap 'case $BASH_COMMAND in *exec\\ * | kill\\ * | set\\ *n*) \
 {{ __swe_save "$?"; }} >/dev/null 2>&1 ;; esac' DEBUG
 """
-# Before the first command: what the box exports by itself, which a command may unset later. RemotePolicy
-# for once, because it takes a fork to use such a list within the shell.
+# Before the first command: what the sandbox exports by itself, which a command may unset later.
+# Asked for once, because it takes a fork to use such a list within the shell.
 _NAMES = "builtin compgen -e; builtin printf '%s\\n' {names}"
 # `export -p` prints "declare -x", with a letter for each other attribute; "export" in posix mode
 _EXPORTED = re.compile(r"^(?:declare -\w*x\w*|export(?: -\w+)?) (\w+)", re.MULTILINE)
@@ -102,7 +102,7 @@ class BashTool:
         self._names: frozenset[str] | None = None
 
     def run(self, command: str, time_left: float = float("inf")) -> str:
-        """The observation. Raises SandboxError if the box is gone."""
+        """The observation. Raises SandboxError if the sandbox is gone."""
         command = command.encode("utf-8", "replace").decode().replace("\0", "")
         command = plain_command(command)
         if len(command.encode()) > MAX_COMMAND:

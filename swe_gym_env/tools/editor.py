@@ -1,8 +1,8 @@
 """The editor: looking at and changing files without the quoting that a shell wants.
 
-It works past the shell, on the box's files, so it neither sees nor changes the state of the bash
-tool. What it cannot do is said and changes nothing. A file with Windows line ends is edited as if
-it had plain ones, and keeps its own.
+It works past the shell, on the sandbox's files, so it neither sees nor changes the state of the
+bash tool. What it cannot do is said and changes nothing. A file with Windows line ends is edited as
+if it had plain ones, and keeps its own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Editor:
 
     def run(self, arguments: Mapping[str, Any], time_left: float = float("inf")) -> str:
         """The observation of a call with arguments read by the tool's schema. Raises SandboxError
-        if the box is gone."""
+        if the sandbox is gone."""
         path = arguments["path"].strip()
         try:
             _check(path)

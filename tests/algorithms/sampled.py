@@ -1,4 +1,5 @@
-"""Episodes as a student samples them, their lessons, and the same sequences with nothing shared."""
+"""Episodes as a student samples them, their training examples, and the same sequences with nothing
+shared."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from algorithms.base import TrainingExample, Target
+from algorithms.base import Target, TrainingExample
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.scorer import HFScorer
 from swe_gym_env.types import Episode, Turn

@@ -1,4 +1,4 @@
-"""Whose labels are learned where several teachers have labelled the same states."""
+"""Whose labels are learned where several teachers have labeled the same states."""
 
 from algorithms.base import Round, Target
 from algorithms.dagger import DAgger
@@ -29,7 +29,7 @@ def test_one_annotator_or_all():
     assert learned("other") == [(0, "left"), (1, "finish")]
 
 
-def test_a_turn_that_a_teacher_executed_is_its_own_label_where_nobody_labelled():
+def test_a_turn_that_a_teacher_executed_is_its_own_label_where_nobody_labeled():
     assert learned("other", Round(0, ROUND.episodes, [])) == [(1, None)]
 
 

@@ -171,17 +171,17 @@ def test_no_extreme_of_logits_or_scores_makes_a_nan(objective):
     found = logprobs.gather(1, token[:, None])[:, 0]
     predicted = Predicted(found, token == 0, logprobs, top_ids, logprobs.detach())
     packed = pack([random_tree(random.Random(0), 5, 9)])
-    behaviour, score = (torch.tensor([r[n] for r in rows]) for n in (2, 3))
+    behavior, score = (torch.tensor([r[n] for r in rows]) for n in (2, 3))
     packed.streams.update(
         ce_weight=keep.float(),
         pg_weight=keep.float(),
         advantage=torch.arange(size) % 3 - 1.0,
-        behaviour=behaviour,
+        behavior=behavior,
         kl_weight=keep.float(),
         score=score,
-        top_logprobs=torch.stack([score, torch.full_like(score, -2.0), score, behaviour], -1),
+        top_logprobs=torch.stack([score, torch.full_like(score, -2.0), score, behavior], -1),
     )
-    packed.streams["old"] = behaviour.clamp(min=-1e4)
+    packed.streams["old"] = behavior.clamp(min=-1e4)
     packed = type(packed)(**{**vars(packed), "sequence": torch.arange(size) % 5})
     sums = total(objective, predicted, packed)
     sums.loss.backward()

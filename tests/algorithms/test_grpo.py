@@ -93,7 +93,7 @@ def test_dynamic_sampling_plays_on_until_enough_groups_differ():
     assert method.more(2, [*useful, *useless, *lost]) == 0  # they were tried all the same
 
 
-def test_grpo_penalises_leaving_the_start_only_where_asked():
+def test_grpo_penalizes_leaving_the_start_only_where_asked():
     assert GRPO().collect(1).score == "nothing"
     method = GRPO(repeats=4, kl=0.01)
     assert method.collect(1).score == "start" and method.objective.coefficient == 0.01

@@ -107,7 +107,7 @@ def test_a_store_too_small_for_the_beginning_only_costs_time(tiny, tokenizer):
 
 def test_answers_do_not_depend_on_company_or_order(tiny, tokenizer):
     _, together = replies_of(tiny, tokenizer, states())
-    _, reverse = replies_of(tiny, tokenizer, states()[::-1], wave=3)
+    _, reverse = replies_of(tiny, tokenizer, states()[::-1], batch_size=3)
     alone = [replies_of(tiny, tokenizer, [state])[1][0] for state in states()]
     for one, two, three in zip(together, reverse[::-1], alone, strict=True):
         assert one.token_ids == two.token_ids == three.token_ids

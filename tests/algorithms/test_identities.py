@@ -72,7 +72,7 @@ def examples(s, group=False, **weights):
 
 
 def computed(s, items, objective=Objective(), rows=None):  # noqa: B008
-    """Loss and gradient of one optimiser batch; ``rows`` cuts its trees into micro-batches."""
+    """Loss and gradient of one optimizer batch; ``rows`` cuts its trees into micro-batches."""
     model = tiny_model(s.size)
     trees = list(example_trees(items, s.renderer))
     learner = Learner(model, None, TrainingConfig(), objective)

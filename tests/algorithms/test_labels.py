@@ -7,9 +7,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from algorithms.base import TrainingExample, Round, Target
+from algorithms.base import Round, Target, TrainingExample
 from algorithms.dagger import DAgger
-from algorithms.engine.examples import labels_as_executed, example_tree
+from algorithms.engine.examples import example_tree, labels_as_executed
 from algorithms.engine.rendering import Renderer
 from algorithms.gkd import GKD
 from algorithms.grpo import GRPO

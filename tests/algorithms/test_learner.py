@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from algorithms.base import TrainingExample, Target
+from algorithms.base import Target, TrainingExample
 from algorithms.engine import losses
 from algorithms.engine.checkpoint import load_model, load_tokenizer, save_checkpoint
 from algorithms.engine.examples import example_tree

@@ -36,14 +36,14 @@ def reverse(theta, teacher) -> float:
 
 def loss_of(theta, start, teacher, objective: Objective):
     """All tokens at once, each as often as the student who acted draws it."""
-    behaviour, found = start.log_softmax(-1), theta.log_softmax(-1)
+    behavior, found = start.log_softmax(-1), theta.log_softmax(-1)
     zeros, none = torch.zeros(TOKENS, dtype=theta.dtype), torch.empty(TOKENS, 0)
     streams = {
         "ce_weight": zeros,
         "kl_weight": zeros,
-        "pg_weight": behaviour.exp(),
-        "advantage": teacher - behaviour,
-        "behaviour": behaviour,
+        "pg_weight": behavior.exp(),
+        "advantage": teacher - behavior,
+        "behavior": behavior,
         "score": teacher,
     }
     packed = SimpleNamespace(streams=streams, sequence=torch.arange(TOKENS))

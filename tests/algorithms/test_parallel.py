@@ -34,7 +34,7 @@ LISTS = ("loss", "accuracy", "clipped", "divergence", "grad_norm")
 
 
 def trained(folder: Path, samples, tokenizer) -> None:
-    """Three optimiser batches an epoch, the last of them one tree: a process gets nothing."""
+    """Three optimizer batches an epoch, the last of them one tree: a process gets nothing."""
     told = {}
     for name, (objective, options) in CASES.items():
         config = TrainingConfig(

@@ -1,6 +1,6 @@
 import pytest
 
-from algorithms.base import TrainingExample, Target
+from algorithms.base import Target, TrainingExample
 from algorithms.engine.examples import example_tree
 from algorithms.engine.rendering import DATE, Renderer, fingerprint
 from swe_gym_env.errors import SetupError
@@ -79,7 +79,8 @@ def test_sampled_ids_survive_and_a_cut_turn_gets_an_end_without_loss(tokenizer):
     sampled = (tokenizer.unk_token_id, 5, 6)
     turn = Turn("look", "student", "x56", None, sampled)
     tree = example_tree(
-        TrainingExample(make_episode([turn, TURNS[1]]), (Target(0, None), Target(1, None))), renderer
+        TrainingExample(make_episode([turn, TURNS[1]]), (Target(0, None), Target(1, None))),
+        renderer,
     )
     assert tuple(tree.token_ids[(tree.ce_weight != 0) & (tree.segment == 0)]) == sampled
     ends = (tree.token_ids == renderer.end_id) & (tree.segment == 0)

@@ -16,7 +16,7 @@ from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.tree import TokenTree, pack
 from tests.algorithms.conftest import tiny_model
-from tests.algorithms.test_tree import grads, example, naive_loss, path, random_tree
+from tests.algorithms.test_tree import example, grads, naive_loss, path, random_tree
 
 
 def tree_of(rng: random.Random, trunk: list[int], size: int) -> TokenTree:
@@ -121,7 +121,7 @@ def with_all_streams(tree: TokenTree, seed: int) -> TokenTree:
         tree,
         pg_weight=some(),
         advantage=draw.normal(size=n).astype(np.float32),
-        behaviour=-4 * draw.random(n).astype(np.float32),
+        behavior=-4 * draw.random(n).astype(np.float32),
         kl_weight=some(),
         score=-4 * draw.random(n).astype(np.float32),
         sequence=draw.integers(0, 3, n),

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from algorithms.base import TrainingExample, Target
+from algorithms.base import Target, TrainingExample
 from algorithms.engine import forward as passes
 from algorithms.engine.checkpoint import load_model
 from algorithms.engine.divergence import divergences
@@ -200,7 +200,8 @@ def test_gradients_go_through_scaled_and_capped_logits(tokenizer, case) -> None:
     model = accepted(tokenizer, case)
     renderer, episodes = played(model, tokenizer, 2, top_p=1.0)
     trees = [
-        example_tree(TrainingExample(item, (Target(0, "ab"), Target(1, None))), renderer) for item in episodes
+        example_tree(TrainingExample(item, (Target(0, "ab"), Target(1, None))), renderer)
+        for item in episodes
     ]
     expected = naive_loss(model, trees)
     expected.backward()

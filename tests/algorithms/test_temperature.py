@@ -21,8 +21,8 @@ from algorithms.mixed import Mixed
 from algorithms.opd import OPD
 from algorithms.schedules import Schedule
 from algorithms.serving.scorer import ServedScorer
-from experiments.pipeline.build import Parts
 from experiments.pipeline import serving
+from experiments.pipeline.build import Parts
 from swe_gym_env.errors import SetupError
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.sampled import taught
@@ -91,7 +91,7 @@ def test_the_trainers_log_probs_are_those_of_trl(tokenizer, temperature) -> None
 
 def gradient_on_all_tokens(logits, rewards, objective, drawn_at: float):
     """Our gradient of every token, weighted by how often it is drawn: an expectation."""
-    behaviour = (logits.detach() / drawn_at).log_softmax(-1)
+    behavior = (logits.detach() / drawn_at).log_softmax(-1)
     theta = logits.clone().requires_grad_()
     found = (theta / objective.temperature).log_softmax(-1)
     size, none = len(logits), torch.empty(len(logits), 0)
@@ -99,9 +99,9 @@ def gradient_on_all_tokens(logits, rewards, objective, drawn_at: float):
     streams = {
         "ce_weight": zeros,
         "kl_weight": zeros,
-        "pg_weight": behaviour.exp(),
+        "pg_weight": behavior.exp(),
         "advantage": rewards,
-        "behaviour": behaviour if drawn_at == objective.temperature else found.detach(),
+        "behavior": behavior if drawn_at == objective.temperature else found.detach(),
         "score": zeros,
     }
     packed = SimpleNamespace(streams=streams, sequence=torch.arange(size))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from algorithms.base import TrainingExample, Target
+from algorithms.base import Target, TrainingExample
 from algorithms.engine.examples import example_tree, prefix_breaks
 from algorithms.engine.hf_policy import HFPolicy
 from algorithms.engine.rendering import Renderer

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from algorithms.base import TrainingExample, Target
+from algorithms.base import Target, TrainingExample
 from algorithms.engine import attention
 from algorithms.engine.examples import example_tree
 from algorithms.engine.learner import Learner, TrainingConfig, micro_batches
@@ -131,7 +131,9 @@ def test_lesson_trees_equal_one_sample_per_label(tokenizer):
 def test_a_branch_begins_at_its_parent_and_shares_what_is_equal(tokenizer):
     renderer = Renderer(tokenizer)
     turns = [Turn("o1", "student", "abXY"), Turn("o2", "student", "done")]
-    tree = example_tree(TrainingExample(make_episode(turns), (Target(0, "abZ"), Target(1, None))), renderer)
+    tree = example_tree(
+        TrainingExample(make_episode(turns), (Target(0, "abZ"), Target(1, None))), renderer
+    )
     learned = np.flatnonzero((tree.ce_weight != 0) & (tree.segment == 0))
     assert renderer.decode(tree.token_ids[learned]) == "abZ<|im_end|>"
     header = path(tree, int(tree.parent[learned[0]]))
@@ -187,5 +189,7 @@ def test_a_windowed_history_is_learned_as_it_was_seen(tokenizer):
     assert "0" * 90 in text and "3" * 90 in text and "4" * 90 in text
     assert "1" * 90 not in text and text.count("90 characters, left out") == 2
     whole = example_tree(TrainingExample(make_episode(turns), labels), renderer)
-    wide = example_tree(TrainingExample(make_episode(turns, metadata={"history": 9}), labels), renderer)
+    wide = example_tree(
+        TrainingExample(make_episode(turns, metadata={"history": 9}), labels), renderer
+    )
     assert len(whole) == len(wide) and whole.ce_weight.sum() == wide.ce_weight.sum()

@@ -1,4 +1,5 @@
-"""The Docker daemon is killed in mid-round and comes back: every episode is there, and no box."""
+"""The Docker daemon is killed in mid-round and comes back: every episode is there, and no
+sandbox."""
 
 from __future__ import annotations
 

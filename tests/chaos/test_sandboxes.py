@@ -1,4 +1,5 @@
-"""Boxes that die, hang or flood: the episode is played again, or the agent is told; no other."""
+"""Sandboxes that die, hang or flood: the episode is played again, or the agent is told; no
+other."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.support.chaos.faults import Arena, lose_sandboxes, lose_nursery, missed
+from tests.support.chaos.faults import Arena, lose_nursery, lose_sandboxes, missed
 
 
 @pytest.mark.timeout(600)

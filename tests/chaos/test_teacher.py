@@ -1,4 +1,4 @@
-"""A teacher that fails in every way: the round ends, what it left unlabelled is counted, once."""
+"""A teacher that fails in every way: the round ends, what it left unlabeled is counted, once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_a_teacher_with_a_third_of_faults_costs_labels_and_no_episode(arena: Are
     assert not job.doubled() and not job.orphans() and "Traceback" not in run.said
     rounds = [episode for episode in job.raw() if "/rounds/" in episode["file"]]
     assert len(rounds) == 2 + 5 and not any(e["outcome"]["mask"] for e in rounds)
-    told = dict(re.findall(r"round (\d): (\d+) of \d+ states unlabelled", run.said))
+    told = dict(re.findall(r"round (\d): (\d+) of \d+ states unlabeled", run.said))
     counted = {}
     for path in job.files("metrics.json"):
         measured = json.loads(path.read_text())
-        if measured.get("unlabelled"):
-            counted[str(measured["round"])] = str(measured["unlabelled"])
+        if measured.get("unlabeled"):
+            counted[str(measured["round"])] = str(measured["unlabeled"])
     assert told == counted and sum(map(int, counted.values())) > 0
-    lines = [line for line in run.said.splitlines() if "unlabelled" in line or "HTTP" in line]
+    lines = [line for line in run.said.splitlines() if "unlabeled" in line or "HTTP" in line]
     assert len(lines) == len(counted), "one line for a round"

@@ -1,7 +1,7 @@
 """Once with the real small model: a killed run ends with the very weights of one that was not.
 
 In bfloat16 a sample also depends on what else is in its batch, and a run that goes on has other
-batches. With ``serving.wave=1``, the fixed batch, each answer is computed alone.
+batches. With ``serving.batch_size=1``, the fixed batch, each answer is computed alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.support.chaos.driver import Zygote
 from tests.support.chaos.faults import Arena, Kill, kill
 
 FIXED = (
-    "serving.wave=1",
+    "serving.batch_size=1",
     "model.dtype=bfloat16",
     "rounds=2",
     "episodes_per_round=4",

@@ -1,4 +1,4 @@
-"""The command line as a user has it: a process of its own, on tiny tasks in real boxes."""
+"""The command line as a user has it: a process of its own, on tiny tasks in real sandboxes."""
 
 from __future__ import annotations
 

@@ -21,15 +21,15 @@ from tests.support.toy_tasks import real_provider
 LEAVE_A_SANDBOX = """
 import sys
 from swe_gym_env.sandbox import SandboxSpec, provider
-box = provider("process").create(SandboxSpec("toy"))
-print(box._folder, box._pid, flush=True)
+sandbox = provider("process").create(SandboxSpec("toy"))
+print(sandbox._folder, sandbox._pid, flush=True)
 input()
 """
 
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where boxes of this test lie, so that others on this machine are not looked at."""
+    """Where sandboxes of this test lie, so that others on this machine are not looked at."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -59,7 +59,7 @@ def test_a_killed_boxs_folder_goes_and_a_living_ones_stays(
         done = run("clean", "--dry-run")
         assert f"would remove folder {left}\n" in done.stdout and Path(left).exists()
         done = run("clean")
-        assert f"removed folder {left}\n" in done.stdout and "removed 1 boxes" in done.stdout
+        assert f"removed folder {left}\n" in done.stdout and "removed 1 sandboxes" in done.stdout
         assert "containers are not looked at: no Docker Engine answers" in done.stdout
         assert not Path(left).exists()
         assert living.exec("cat calc.py", timeout=20).exit_code == 0

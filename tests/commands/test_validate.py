@@ -63,7 +63,7 @@ def test_verdicts_report_and_the_list_of_valid_tasks(
 def test_repeats_find_tests_that_do_not_always_say_the_same(
     task: TaskInstance, tmp_path: Path
 ) -> None:
-    """A test that passes every other time, counted in a file beside the box."""
+    """A test that passes every other time, counted in a file beside the sandbox."""
     count = f"echo >> {tmp_path}/count; [ $(($(wc -l < {tmp_path}/count) / 2 % 2)) = 0 ]"
     script = f"cd /testbed; {count} || echo 'assert 0' >> test_calc.py\n{task.eval_script}"
     flaky = replace(task, eval_script=script)
@@ -106,7 +106,7 @@ def test_mistakes_are_one_line_that_says_what_to_do(tmp_path: Path, run: Run) ->
         ("nosuch",): "there are jsonl, pypi",
         ("rows.jsonl",): "no task file at 'rows.jsonl'",
         ("pypi", "-o", "help"): "KEY=VALUE is wanted",
-        ("pypi", "-o", "colour=red"): "has no option colour",
+        ("pypi", "-o", "color=red"): "has no option color",
     }.items():
         done = run("validate", *words, code=1)
         assert done.stderr.startswith("error: ") and said in done.stderr

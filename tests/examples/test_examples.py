@@ -1,4 +1,4 @@
-"""The examples, run as a user runs them: as programs, on real boxes."""
+"""The examples, run as a user runs them: as programs, on real sandboxes."""
 
 from __future__ import annotations
 

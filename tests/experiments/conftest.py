@@ -1,7 +1,7 @@
 """A whole job that is real in every part and takes seconds: a tiny repository, a tiny student.
 
-The student is a random Llama, so that it babbles and every budget comes into play; the boxes, the
-tests in them, the expert, the training and the files are those of the main job.
+The student is a random Llama, so that it babbles and every budget comes into play; the sandboxes,
+the tests in them, the expert, the training and the files are those of the main job.
 """
 
 from __future__ import annotations

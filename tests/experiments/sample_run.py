@@ -1,4 +1,5 @@
-"""A run folder as ``experiments/runs/folders.py`` lays it out, with episodes that try to break it."""
+"""A run folder as ``experiments/runs/folders.py`` lays it out, with episodes that try to break
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Divergence against torch's own, and recovery in real boxes."""
+"""Divergence against torch's own, and recovery in real sandboxes."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.pipeline.build import Parts
 from experiments.pipeline import preflight
+from experiments.pipeline.build import Parts
 from experiments.pipeline.round import planned_share
 from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.lazy import LazyPolicy

@@ -52,7 +52,7 @@ def test_methods_that_need_log_probs(job: Job) -> None:
             for line in (own / "episodes.jsonl").read_text().splitlines()
             for turn in json.loads(line)["turns"]
         ]
-        students = sum(turn["executor"] == "student" for turn in turns)
+        students = sum(turn["actor"] == "student" for turn in turns)
         assert len({(one["episode_id"], one["turn"]) for one in scores}) == (
             students if method == "mixed" else len(turns)
         )

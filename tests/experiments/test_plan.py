@@ -19,7 +19,7 @@ from experiments.plan.hardware import CPU, GPUS, OnCPU, Roofline, calibration_fi
 from experiments.plan.known import Facts
 from experiments.plan.phases import Planner
 from experiments.plan.shapes import KNOWN, shape
-from experiments.plan.simulate import SandboxTimes, Machine, Script, play, play_many
+from experiments.plan.simulate import Machine, SandboxTimes, Script, play, play_many
 from experiments.runs.folders import RunFolder, run_folder
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Outcome, ToolCall, Turn
@@ -153,7 +153,7 @@ def test_with_room_for_all_it_takes_as_long_as_the_longest() -> None:
         [script(n, observed=0) for n in lengths], machine(4, prefill=1e9), annotate=False
     )
     alone = play([script(9, observed=0)], machine(1, prefill=1e9), annotate=False)
-    waves_with_a_diff = 3  # of the others' last turns: all wait for the slowest box
+    waves_with_a_diff = 3  # of the others' last turns: all wait for the slowest sandbox
     assert several.seconds == pytest.approx(alone.seconds + 2.0 * waves_with_a_diff)
 
 
@@ -253,7 +253,7 @@ def test_this_machine_is_measured_and_the_command_line_wins(job: Job) -> None:
     assert "decode" in printed and calibration_file(cfg.plan).is_file()
     found = this_cpu(cfg.plan)
     assert found.grade > 0 and found.prefill > 0 and found.train > 0 and found != CPU()
-    assert this_cpu(configuration("plan.boxes.grade=99").plan).grade == 99
+    assert this_cpu(configuration("plan.sandboxes.grade=99").plan).grade == 99
 
 
 def test_a_run_that_has_been_says_its_own_turns_and_tokens(tmp_path: Path) -> None:

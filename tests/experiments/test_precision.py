@@ -16,8 +16,8 @@ from algorithms.engine import precision as measured
 from algorithms.engine.precision import Choice
 from experiments import annotate
 from experiments.evaluate import folder_of
-from experiments.pipeline.build import Parts
 from experiments.pipeline import precision, preflight
+from experiments.pipeline.build import Parts
 from experiments.plan.hardware import measured_with, this_cpu
 from experiments.runs.folders import RunFolder, iteration0_folder, run_folder, trained_folder
 from swe_gym_env.errors import SetupError

@@ -106,7 +106,7 @@ def test_numbers_are_those_of_the_episodes(run_folder: Path, report: Path, page)
     test = mcnemar(sft.verdicts, last.verdicts)
     assert rows(page, "paired")[-1][3:] == [str(test.gained), str(test.lost), p_value(test.p)]
     finished = sum(e.stop_reason == "finished" for e in last.episodes) / 60
-    assert rows(page, "behaviour")[-1][1] == f"{finished * 100:.1f} %"
+    assert rows(page, "behavior")[-1][1] == f"{finished * 100:.1f} %"
     assert rows(page, "endings")[0] == ["resolved", "–", str(sft.rate.resolved), shown[1]]
     played = run.rounds[2].episodes
     resolved = sum(e.outcome.resolved for e in played)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.pipeline.build import Parts
 from experiments.pipeline import preflight, serving
+from experiments.pipeline.build import Parts
 from experiments.runs.folders import run_folder
 from swe_gym_env.errors import SetupError
 from tests.algorithms.serving.conftest import vllm_python as vllm_python
@@ -125,5 +125,5 @@ def test_a_served_run_is_killed_and_goes_on_to_its_end(
     assert (rounds / "round_001/checkpoint/adapter_model.safetensors").exists()
     lines = (rounds / "round_001/episodes.jsonl").read_text().splitlines()
     turns = [turn for line in lines for turn in json.loads(line)["turns"]]
-    served = {os.path.realpath(t["policy_version"]) for t in turns if t["executor"] == "student"}
+    served = {os.path.realpath(t["policy_version"]) for t in turns if t["actor"] == "student"}
     assert served == {os.path.realpath(rounds / "round_000/checkpoint")}

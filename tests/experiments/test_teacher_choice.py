@@ -9,8 +9,8 @@ import pytest
 
 from algorithms.base import Collect, Plain
 from experiments.console.progress import Display
-from experiments.pipeline.build import Parts
 from experiments.pipeline import preflight, teachers
+from experiments.pipeline.build import Parts
 from experiments.pipeline.round import score
 from experiments.runs.folders import iteration0_folder, run_folder, trained_folder
 from swe_gym_env.actions import action_format

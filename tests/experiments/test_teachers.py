@@ -37,7 +37,7 @@ def again(job: Job, run: Path, *overrides: str, code: int = 0) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_round_is_labelled_again_by_other_teachers(job: Job, model: Model) -> None:
+def test_a_round_is_labeled_again_by_other_teachers(job: Job, model: Model) -> None:
     job.run("beta=constant")
     run = job.folder()
     own = run / "rounds/round_001"
@@ -54,17 +54,17 @@ def test_a_round_is_labelled_again_by_other_teachers(job: Job, model: Model) -> 
     system = model.requests[0]["messages"][0]["content"]
     assert system == prompts.system_prompt(HERMES)
     again(job, run, *server)
-    assert len(model.requests) == turns, "what is labelled is not asked again"
+    assert len(model.requests) == turns, "what is labeled is not asked again"
 
     (own / "annotations.jsonl").unlink()
     assert f"{turns} labels by expert" in again(job, run, "teacher=expert", "sandbox=local")
-    assert labels(own, "expert") == before, "in a box that was played again it says the same"
+    assert labels(own, "expert") == before, "in a sandbox that was played again it says the same"
 
     printed = again(job, run, "teacher=trained", *SMALL, code=2)
     assert "python -m experiments.teacher" in printed and "Traceback" not in printed
 
 
-def test_the_command_line_of_labelling_says_what_it_wants(job: Job) -> None:
+def test_the_command_line_of_labeling_says_what_it_wants(job: Job) -> None:
     def printed(*given: str, code: int = 2) -> str:
         return Job(job.home, job.runs, given).run(module="experiments.annotate", code=code)
 
@@ -107,7 +107,7 @@ def test_a_teacher_is_trained_by_one_command_then_samples_and_scores(job: Job) -
     assert all(one.scorer == "trained" and max(one.logprobs) <= 0 for one in scores)
     job.run("teacher=trained", *MADE)
     asked = RoundFolder(job.folder() / "rounds/round_001").metrics
-    assert asked["teacher_calls"] > 0 and asked["unlabelled"] + asked["labels"] == asked["turns"]
+    assert asked["teacher_calls"] > 0 and asked["unlabeled"] + asked["labels"] == asked["turns"]
     job.run("teacher=trained", *MADE, "evaluation.who=teacher", module="experiments.evaluate")
     alone = RoundFolder(job.folder("evaluation-trained-*")).metrics
     assert alone["model"] == "trained" and alone["n"] == alone["tasks"] > 0
@@ -138,7 +138,7 @@ def test_a_budget_is_kept_through_a_kill_and_the_run_ends_without_its_teacher(jo
     metrics = RoundFolder(run / "rounds/round_001").metrics
     assert (metrics["teacher_calls"], metrics["budget_spent"]) == (limit, True)
     assert metrics["teacher_generated_tokens"] == sum(row["generated_tokens"] for row in rows) > 0
-    assert metrics["unlabelled"] > 0 and metrics["teacher_cost"] is None
+    assert metrics["unlabeled"] > 0 and metrics["teacher_cost"] is None
     first = RoundFolder(run / "rounds/round_000").metrics
     assert not first["budget_spent"] and first["teacher_calls"] < limit
     assert (run / "summary.json").exists()

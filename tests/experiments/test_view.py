@@ -152,13 +152,13 @@ def test_two_evaluations_of_a_task_side_by_side_and_its_link(page, view: Path) -
 def test_dark_light_and_a_telephone(page) -> None:
     from playwright.sync_api import expect
 
-    colour = "getComputedStyle(document.documentElement).backgroundColor"
-    light = page.evaluate(colour)
+    color = "getComputedStyle(document.documentElement).backgroundColor"
+    light = page.evaluate(color)
     page.emulate_media(color_scheme="dark")
     # (the page's policy forbids the eval that wait_for_function polls with)
     expect(page.locator("html")).not_to_have_css("background-color", light)
     page.locator("#theme").click()
-    assert page.evaluate(colour) == light
+    assert page.evaluate(color) == light
     page.set_viewport_size({"width": 390, "height": 800})
     page.locator("#rows .row").nth(3).click()
     expect(page.locator("#episode h2")).to_be_visible()

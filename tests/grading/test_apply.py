@@ -62,7 +62,7 @@ MOVES = {
 
 
 def applied(task: TaskInstance, patch: str, sandboxes: SandboxProvider) -> tuple[Applied, str]:
-    """And what a fresh box then holds that the base commit does not, as git tells it."""
+    """And what a fresh sandbox then holds that the base commit does not, as git tells it."""
     sandbox = start(sandboxes, task, for_agent=False)
     try:
         result = apply(sandbox, task, patch)
@@ -75,7 +75,11 @@ def applied(task: TaskInstance, patch: str, sandboxes: SandboxProvider) -> tuple
 @pytest.mark.parametrize("options", [("-M",), ("--no-renames",), ("diff.mnemonicPrefix=true",)])
 @pytest.mark.parametrize("name", MOVES)
 def test_a_hidden_test_is_back_however_it_went(
-    task: TaskInstance, sandboxes: SandboxProvider, tmp_path: Path, name: str, options: tuple[str, ...]
+    task: TaskInstance,
+    sandboxes: SandboxProvider,
+    tmp_path: Path,
+    name: str,
+    options: tuple[str, ...],
 ) -> None:
     patch = made(task, tmp_path, f"{FIX} {MOVES[name]}", *options)
     result, changed = applied(task, patch, sandboxes)
@@ -195,7 +199,9 @@ def test_real_tampering_is_still_caught(
     assert outcome.status == "tampered" and outcome.reward == 0, outcome
 
 
-def test_thousands_of_configurations_hide_none(task: TaskInstance, sandboxes: SandboxProvider) -> None:
+def test_thousands_of_configurations_hide_none(
+    task: TaskInstance, sandboxes: SandboxProvider
+) -> None:
     lie = "def pytest_collection_modifyitems(items): del items[:]"
     many = "".join(new(f"d{n}/conftest.py", "x = 1") for n in range(3000))
     shared = "".join(new(f"d{n}/setup.cfg", "[tool:pytest]\naddopts = --co") for n in range(300))

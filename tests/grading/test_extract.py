@@ -88,14 +88,14 @@ HARMLESS = {
 def extracted(task: TaskInstance, command: str, name: str = "local") -> Extracted:
     """What comes out of a sandbox in which the bug was fixed and then this was done."""
     sandboxes = real_provider(name)
-    box = start(sandboxes, task)
+    sandbox = start(sandboxes, task)
     try:
-        base, began = base_commit(box, task), moment()
-        box.exec(FIX, timeout=60)
-        box.exec(command, timeout=60)
-        return extract(box, task, sandboxes, base, began)
+        base, began = base_commit(sandbox, task), moment()
+        sandbox.exec(FIX, timeout=60)
+        sandbox.exec(command, timeout=60)
+        return extract(sandbox, task, sandboxes, base, began)
     finally:
-        box.close()
+        sandbox.close()
 
 
 @pytest.mark.parametrize("name", REPOSITORY)
@@ -126,7 +126,9 @@ def test_both_ways_give_the_same_patch(task: TaskInstance) -> None:
         "mkdir calc; head -c 3000 /dev/urandom > calc/bin"
     )
     sandbox_work = f"mkdir -p .seed; {work}".replace("/dev/urandom", "calc.py")
-    assert extracted(task, sandbox_work).patch == extracted(task, f"{sandbox_work}; rm -rf .git").patch
+    assert (
+        extracted(task, sandbox_work).patch == extracted(task, f"{sandbox_work}; rm -rf .git").patch
+    )
 
 
 @pytest.mark.parametrize("name", ["removed", "disk full"])
@@ -239,7 +241,8 @@ def test_a_repository_around_tracked_files_hides_nothing(
 
 
 class Second:
-    """A provider whose boxes after the first cannot be made, as on a machine with a full disk."""
+    """A provider whose sandboxes after the first cannot be made, as on a machine with a full
+    disk."""
 
     name = "second"
 

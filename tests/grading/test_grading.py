@@ -1,4 +1,4 @@
-"""Patches judged in real boxes: a task made here, by every way an episode can end."""
+"""Patches judged in real sandboxes: a task made here, by every way an episode can end."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_no_change_is_empty_and_no_history_is_told(task: TaskInstance, sandbox: 
 
 
 class Faulty:
-    """A provider whose first boxes break."""
+    """A provider whose first sandboxes break."""
 
     name = "faulty"
 
@@ -181,7 +181,7 @@ class Faulty:
     def create(self, spec: SandboxSpec) -> Sandbox:
         self.made += 1
         if self.made <= self.faults:
-            raise SandboxError("the box died")
+            raise SandboxError("the sandbox died")
         return self.inner.create(spec)
 
 
@@ -195,4 +195,4 @@ def test_a_lasting_fault_is_masked_and_never_a_zero_of_the_agents(task: TaskInst
     provider = Faulty(real_provider("process"), faults=9)
     outcome = grade(task, task.gold_patch, provider, timeout=120, retries=2)
     assert (outcome.status, outcome.mask, provider.made) == ("infra_error", True, 3)
-    assert "sandbox: the box died" in outcome.reason
+    assert "sandbox: the sandbox died" in outcome.reason

@@ -180,7 +180,7 @@ def test_several_runs_are_read_where_so_many_were_reported() -> None:
     assert parsers.several(theirs, 2) is theirs
 
 
-def test_colours_do_not_hide_statuses_from_parsers_of_swebench() -> None:
+def test_colors_do_not_hide_statuses_from_parsers_of_swebench() -> None:
     parse = parsers.parser("parse_log_pytest")
     assert parse("\x1b[32mPASSED\x1b[0m t.py::\x1b[1ma\x1b[0m\r\n", ()) == {"t.py::a": "PASSED"}
 

@@ -61,7 +61,9 @@ def test_a_server_that_does_not_count_is_counted_here(model, policy, usage) -> N
 def test_calls_are_cut_off_exactly_within_a_batch_and_it_is_said_once(caplog) -> None:
     paid, _ = account(Spent(calls=4), calls=6)
     call = ToolCall("bash", {"command": "ls -l"}, "I look around.")
-    teacher = Budgeted(ScriptedPolicy([Reply(action=call)], "expert", needs_sandbox=True), paid, words)
+    teacher = Budgeted(
+        ScriptedPolicy([Reply(action=call)], "expert", needs_sandbox=True), paid, words
+    )
     assert (teacher.name, teacher.needs_sandbox) == ("expert", True)
     with caplog.at_level(logging.WARNING):
         first = teacher.act([state(repeat=n) for n in range(3)])

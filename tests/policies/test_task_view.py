@@ -78,7 +78,7 @@ def leaks(value: Any) -> list[str]:
 
 
 def _plain(state: State) -> bool:
-    return state.sandbox is None  # a box cannot be pickled
+    return state.sandbox is None  # a sandbox cannot be pickled
 
 
 class Nosy:

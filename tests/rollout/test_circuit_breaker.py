@@ -32,7 +32,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Engine:
-    """A provider that is down from its ``last``-th box on, for some ``seconds``."""
+    """A provider that is down from its ``last``-th sandbox on, for some ``seconds``."""
 
     name = "engine"
 
@@ -99,9 +99,9 @@ def test_what_fails_at_the_same_time_counts_once() -> None:
     row = circuit_breaker.CircuitBreaker(3)
     began = time.monotonic()
     for _ in range(64):
-        row.add("sandbox", "the box is gone", began)
+        row.add("sandbox", "the sandbox is gone", began)
     assert row.count == 1 and row.pause() == 0
-    row.add("sandbox", "the box is gone", time.monotonic())
+    row.add("sandbox", "the sandbox is gone", time.monotonic())
     assert row.count == 2 and row.pause() > 0
     row.success()
     assert row.count == 0 and row.pause() == 0

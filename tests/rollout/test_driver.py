@@ -1,4 +1,5 @@
-"""The roll-out driver on real boxes: what is recorded, and that faults and order change nothing."""
+"""The roll-out driver on real sandboxes: what is recorded, and that faults and order change
+nothing."""
 
 from __future__ import annotations
 
@@ -125,7 +126,7 @@ def test_the_teacher_plays_and_its_labels_are_its_turns(tasks, provider) -> None
         ]
 
 
-def test_every_visited_state_is_labelled_and_the_history_is_what_was_executed(
+def test_every_visited_state_is_labeled_and_the_history_is_what_was_executed(
     tasks, provider
 ) -> None:
     played = play(tasks, provider, mixer=PerTurnBeta(0.4), repeats=2)
@@ -260,7 +261,7 @@ def test_a_lost_box_is_replaced_and_the_episode_played_again(tasks, provider) ->
     )
     assert episode.metadata["attempts"] == 3 and episode.stop_reason == "finished"
     assert len(episode.turns) == 3 and "a + b" in episode.patch
-    assert all(box.closed for box in flaky.made)
+    assert all(sandbox.closed for sandbox in flaky.made)
 
 
 def test_after_the_retries_it_is_an_infra_error_that_counts_for_nothing(tasks, provider) -> None:
@@ -358,7 +359,7 @@ def test_an_interrupt_delivers_what_is_done_and_leaves_no_box(tasks, provider) -
             on_episode=lambda episode, _: played.append(episode.instance_id),
         )
     assert sorted(played) == ["toy-1", "toy-2"]
-    assert flaky.made and all(box.closed for box in flaky.made)
+    assert flaky.made and all(sandbox.closed for sandbox in flaky.made)
     assert threading.active_count() == before
 
 

@@ -23,7 +23,7 @@ KEYS: list[Key] = [
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
-def test_the_realised_share_is_beta_within_three_sigma(beta: float) -> None:
+def test_the_realized_share_is_beta_within_three_sigma(beta: float) -> None:
     mixer = PerTurnBeta(beta)
     share = sum(mixer.actor(key) == "teacher" for key in KEYS) / len(KEYS)
     assert abs(share - beta) < 3 * math.sqrt(beta * (1 - beta) / len(KEYS))

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import ray
-from omegaconf import DictConfig, OmegaConf
 from ray.cluster_utils import Cluster
 
 from swe_gym_env.env import SWEEnv
@@ -55,9 +54,9 @@ class Machines:
     def add(self) -> Any:
         return patiently(lambda: self.cluster.add_node(num_cpus=1, object_store_memory=STORE))
 
-    def settings(self, **values: Any) -> DictConfig:
-        given = {"cpus": 0.5, "memory_gb": 0.1, "retries": 3, **values}
-        return OmegaConf.create({"name": "ray", "address": self.cluster.address, **given})
+    def settings(self, **values: Any) -> driver.Cluster:
+        given = {"address": self.cluster.address, "cpus": 0.5, "memory_gb": 0.1, "retries": 3}
+        return driver.Cluster(**{**given, **values})
 
     def play(self, count: int = 3, *, how: Any = None, **options: Any) -> Played:
         """Of ``count`` episodes, all that were delivered, in order of their names."""

@@ -1,10 +1,10 @@
-"""Ways out of a box, and of its limits, as data: what is tried, and which promise it is about.
+"""Ways out of a sandbox, and of its limits, as data: what is tried, and which promise it is about.
 
-Each ``script`` is Python that runs in a box, after ``PRELUDE``. ``HOST`` says what there is to be
-had outside (a world-writable file with a secret in it, a process, open ports, sockets); ``check``
-takes the name of a success. A script that went through without one ends with ``escaped: []``; one
-that may not come so far is marked ``dies``. What happened to the host and to the box next door is
-looked at from outside, in ``test_escapes.py``.
+Each ``script`` is Python that runs in a sandbox, after ``PRELUDE``. ``HOST`` says what there is to
+be had outside (a world-writable file with a secret in it, a process, open ports, sockets);
+``check`` takes the name of a success. A script that went through without one ends with ``escaped:
+[]``; one that may not come so far is marked ``dies``. What happened to the host and to the sandbox
+next door is looked at from outside, in ``test_escapes.py``.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ print("begun", flush=True)
 
 @dataclass(frozen=True)
 class Attempt:
-    """``guarantee`` is one of LIMITS. ``look`` is called, outside, with the box, what the command
-    came back with, and ``HOST``."""
+    """``guarantee`` is one of LIMITS. ``look`` is called, outside, with the sandbox, what the
+    command came back with, and ``HOST``."""
 
     name: str
     guarantee: str
@@ -98,7 +98,9 @@ def flood_was_cut(sandbox: Sandbox, result: ExecResult, host: Mapping[str, objec
     still_answers(sandbox, result, host)
 
 
-def forgery_is_only_output(sandbox: Sandbox, result: ExecResult, host: Mapping[str, object]) -> None:
+def forgery_is_only_output(
+    sandbox: Sandbox, result: ExecResult, host: Mapping[str, object]
+) -> None:
     assert result.exit_code == 7 and not result.timed_out and result.dropped == 0
     assert result.output.count(b"forged") == 60
     still_answers(sandbox, result, host)
@@ -342,7 +344,7 @@ for name in os.listdir("/testbed"):
 for folder in ("work", "upper", "../work", "../upper", ".disk", "../.lower"):
     check(folder, os.path.exists("/testbed/" + folder))
 """),
-    Attempt("programs that boxes share", "isolation", """
+    Attempt("programs that sandboxes share", "isolation", """
 for path in ("/usr/bin/env", "/opt/env/bin/tool", os.path.realpath(sys.executable)):
     try:
         with open(path, "rb") as file:
@@ -516,7 +518,7 @@ if os.fork() == 0:
         except OSError: pass
 time.sleep(1000)
 """, seconds=3.0, dies=True, look=stopped_in_time),
-    Attempt("a daemon that outlives its box", "cleanup", """
+    Attempt("a daemon that outlives its sandbox", "cleanup", """
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:

@@ -29,7 +29,7 @@ Make = Callable[..., Sandbox]
 
 
 def supervisor(sandbox: Sandbox) -> int:
-    """The process on this machine with which the box ends."""
+    """The process on this machine with which the sandbox ends."""
     if isinstance(sandbox, DockerSandbox):
         return int(sandbox._api.inspect_container(sandbox.container)["State"]["Pid"])
     return int(sandbox._pid)  # type: ignore[attr-defined]
@@ -97,19 +97,19 @@ def _maker(kind: str) -> Iterator[Make]:
 
 @pytest.fixture(params=list(PROVIDERS))
 def make(request: pytest.FixtureRequest, tree: Path) -> Iterator[Make]:
-    """Makes boxes of every provider in turn."""
+    """Makes sandboxes of every provider in turn."""
     yield from _maker(request.param)
 
 
 @pytest.fixture(params=ISOLATING)
 def make_isolated(request: pytest.FixtureRequest, tree: Path) -> Iterator[Make]:
-    """Makes boxes of every provider that isolates."""
+    """Makes sandboxes of every provider that isolates."""
     yield from _maker(request.param)
 
 
 @pytest.fixture(params=LOCAL)
 def make_local(request: pytest.FixtureRequest, tree: Path) -> Iterator[Make]:
-    """Makes boxes whose agent is nobody in particular and sees a read-only system."""
+    """Makes sandboxes whose agent is nobody in particular and sees a read-only system."""
     yield from _maker(request.param)
 
 

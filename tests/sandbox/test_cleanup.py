@@ -20,8 +20,8 @@ from swe_gym_env.sandbox import SandboxSpec
 from tests.sandbox.conftest import PROVIDERS, supervisor
 kind, mark = sys.argv[1:]
 idle, busy = [PROVIDERS[kind]().create(SandboxSpec("tiny")) for _ in range(2)]
-for box in (idle, busy):
-    box.exec(f"setsid sleep {mark} & sleep {mark} & echo x > new", timeout=10)
+for sandbox in (idle, busy):
+    sandbox.exec(f"setsid sleep {mark} & sleep {mark} & echo x > new", timeout=10)
 print(supervisor(idle), supervisor(busy), flush=True)
 busy.exec(f"sleep {mark}", timeout=1000)
 """

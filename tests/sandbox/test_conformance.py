@@ -117,7 +117,9 @@ def test_background_child_does_not_delay_the_answer(sandbox: Sandbox) -> None:
 
 def test_much_output_keeps_head_and_tail(make: Make) -> None:
     sandbox, size = make(output=1 << 20), 10_000_000
-    result = sandbox.exec(f"echo BEGIN; head -c {size} /dev/zero | tr '\\0' a; echo END", timeout=60)
+    result = sandbox.exec(
+        f"echo BEGIN; head -c {size} /dev/zero | tr '\\0' a; echo END", timeout=60
+    )
     assert len(result.output) == 1 << 20
     assert result.dropped == size + 10 - (1 << 20)
     assert result.output.startswith(b"BEGIN\naaa") and result.output.endswith(b"aaaEND\n")
@@ -136,7 +138,9 @@ def test_stdin(sandbox: Sandbox) -> None:
     assert sandbox.exec("cat", timeout=10, stdin=data).output == data
     assert sandbox.exec("true", timeout=10, stdin=data * 4).exit_code == 0
     assert sandbox.exec("cat", timeout=10).output == b""
-    assert sandbox.exec("cat > copy; wc -c < copy", timeout=20, stdin=data * 8).output == b"4096000\n"
+    assert (
+        sandbox.exec("cat > copy; wc -c < copy", timeout=20, stdin=data * 8).output == b"4096000\n"
+    )
 
 
 def test_read_and_write(sandbox: Sandbox) -> None:
@@ -176,7 +180,10 @@ def test_boxes_are_apart_from_each_other_and_from_the_tree(make: Make, tree: Pat
 
     def work(number: int) -> str:
         sandbox = sandboxes[number]
-        run(sandbox, f"echo {number} >> a.py; chmod 755 a.py; rm -r pkg; mkdir pkg; touch pkg/{number}")
+        run(
+            sandbox,
+            f"echo {number} >> a.py; chmod 755 a.py; rm -r pkg; mkdir pkg; touch pkg/{number}",
+        )
         time.sleep(0.1)
         return run(sandbox, "tail -1 a.py; ls pkg")
 

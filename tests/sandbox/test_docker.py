@@ -35,7 +35,7 @@ def test_the_engine_was_given_every_limit(sandbox: DockerSandbox) -> None:
     assert (host["CpuQuota"], host["CpuPeriod"]) == (50_000, 100_000)
     assert host["PidsLimit"] == 40
     assert host["AutoRemove"] and not host["Privileged"] and not host["Binds"]
-    assert container["Config"]["Labels"][LABEL] == "box"
+    assert container["Config"]["Labels"][LABEL] == "sandbox"
     status = run(sandbox, "cat /proc/self/status")
     assert int(status.split("CapEff:")[1].split()[0], 16) == 0b1011  # chown, dac_override, fowner
     assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status
@@ -126,7 +126,7 @@ def test_a_storm_of_kills_leaves_nothing(tree: Path) -> None:
         pids.append(parent.pid)
 
     def left() -> list[str]:
-        found = api.containers(all=True, filters={"label": f"{LABEL}=box"})
+        found = api.containers(all=True, filters={"label": f"{LABEL}=sandbox"})
         return [
             c["State"] for c in found if int(c["Labels"][f"{LABEL}.owner"].split(":")[1]) in pids
         ]

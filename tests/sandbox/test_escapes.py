@@ -1,5 +1,5 @@
-"""The attempts of ``attempts.py``, beside a box next door that goes on working and a host that is
-looked over before and after.
+"""The attempts of ``attempts.py``, beside a sandbox next door that goes on working and a host that
+is looked over before and after.
 
 An attempt runs in every provider that promises what it is about, and nowhere else: a provider that
 isolates nothing never sees those that would harm this machine.
@@ -121,7 +121,7 @@ def _called(listening: socket.socket) -> bool:
 
 @dataclass
 class Place:
-    """A provider, and a box next door with things of its own."""
+    """A provider, and a sandbox next door with things of its own."""
 
     make: Make
     sandbox: Sandbox = field(init=False)
@@ -154,12 +154,14 @@ def place(request: pytest.FixtureRequest, tree: Path) -> Iterator[Place]:
 def promised(sandbox: Sandbox, attempt: Attempt) -> bool:
     declared = sandbox.guarantees[attempt.guarantee]
     return declared == "hard" or (
-        attempt.best_effort and declared == "best effort" and sandbox.guarantees["isolation"] == "hard"
+        attempt.best_effort
+        and declared == "best effort"
+        and sandbox.guarantees["isolation"] == "hard"
     )
 
 
 def carry_out(sandbox: Sandbox, attempt: Attempt, told: dict[str, object]) -> ExecResult | None:
-    """None where the box did not survive it."""
+    """None where the sandbox did not survive it."""
     script = PRELUDE.format(host=json.dumps(told)) + attempt.script + "\nprint('escaped:', escaped)"
     sandbox.write("/testbed/attempt.py", script.encode())
     command = f"python3 /testbed/attempt.py {told['mark']}"
@@ -170,7 +172,7 @@ def carry_out(sandbox: Sandbox, attempt: Attempt, told: dict[str, object]) -> Ex
 
 
 def watch(running: Future[ExecResult | None], place: Place, mark: str) -> int:
-    """The box next door works meanwhile. The most processes seen at once."""
+    """The sandbox next door works meanwhile. The most processes seen at once."""
     most = 0
     while True:
         place.step()

@@ -40,7 +40,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskInstance:
 
 
 class Counting(FlakySandbox):
-    """A real box that counts its commands."""
+    """A real sandbox that counts its commands."""
 
     def __init__(self, inner: Sandbox) -> None:
         super().__init__(inner, 1 << 30)
@@ -60,11 +60,11 @@ def test_nothing_after_the_base_commit_is_left(tmp_path: Path, task: TaskInstanc
     in_tree(tmp_path, FUTURE)
     with_env = SWEEnv([task], sandbox=real_provider("local"))
     with_env.reset(seed=0)
-    box = with_env.sandbox
-    assert box is not None
+    sandbox = with_env.sandbox
+    assert sandbox is not None
 
     def said(command: str) -> str:
-        return box.exec(command, timeout=60).output.decode()
+        return sandbox.exec(command, timeout=60).output.decode()
 
     assert said("git log --all --format=%H").split() == [task.base_commit]
     assert said("git fsck --lost-found --no-progress 2>&1") == ""
@@ -81,14 +81,14 @@ def test_nothing_after_the_base_commit_is_left(tmp_path: Path, task: TaskInstanc
 def test_a_clean_image_is_looked_at_once_and_one_of_ours_never(task: TaskInstance) -> None:
     provider, commands = real_provider("local"), []
     for source in ("pypi", "", ""):
-        box = Counting(provider.create(SandboxSpec(task.image, task.workdir)))
-        scrub(box, replace(task, source=source))
-        commands.append(box.commands)
-        box.close()
+        sandbox = Counting(provider.create(SandboxSpec(task.image, task.workdir)))
+        scrub(sandbox, replace(task, source=source))
+        commands.append(sandbox.commands)
+        sandbox.close()
     assert commands == [0, 1, 0]
 
 
 def test_a_base_commit_that_is_not_there_is_no_fault_of_the_agents(task: TaskInstance) -> None:
-    box = real_provider("local").create(SandboxSpec(task.image, task.workdir))
-    scrub(box, replace(task, base_commit="0" * 40))
-    box.close()
+    sandbox = real_provider("local").create(SandboxSpec(task.image, task.workdir))
+    scrub(sandbox, replace(task, base_commit="0" * 40))
+    sandbox.close()

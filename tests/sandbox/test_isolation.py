@@ -179,7 +179,7 @@ def test_host_files_environment_and_processes_are_out_of_sight(
     sandbox = make_isolated()
     assert run(sandbox, f"cat {secret} 2>&1 | grep -c hidden; env | grep -c hunter2") == "0\n0\n"
     assert run(sandbox, "cat /proc/[0-9]*/environ 2>/dev/null | grep -c hunter2") == "0\n"
-    assert run(sandbox, "ls -d /proc/[0-9]* | wc -l; uname -n").split()[1] == "box"
+    assert run(sandbox, "ls -d /proc/[0-9]* | wc -l; uname -n").split()[1] == "sandbox"
     assert int(run(sandbox, "ls -d /proc/[0-9]* | wc -l")) < 8
     assert run(sandbox, f"kill -0 {os.getpid()} 2>/dev/null && echo seen") == ""
     names = run(sandbox, "env | cut -d= -f1 | sort").split()
@@ -241,8 +241,8 @@ def test_installed_packages_are_hidden_and_programs_work(isolated: Sandbox) -> N
 def test_disk_is_limited(make_local: Make) -> None:
     sandbox = make_local(disk=16 << 20)
     for place in ("/testbed", "/tmp", "$HOME", "/dev/shm"):
-        result = sandbox.exec(f"head -c 12M /dev/zero > {place}/a; head -c 12M /dev/zero > {place}/b; "
-                          f"e=$?; rm -f {place}/[ab]; exit $e", timeout=30)  # fmt: skip
+        fill = " ".join(f"head -c 12M /dev/zero > {place}/{name};" for name in "ab")
+        result = sandbox.exec(f"{fill} e=$?; rm -f {place}/[ab]; exit $e", timeout=30)
         assert result.exit_code != 0 and b"No space left" in result.output, place
     with pytest.raises(OSError):
         sandbox.write("/testbed/big", bytes(32 << 20))
@@ -297,10 +297,12 @@ def test_a_crowd_left_in_the_background_does_not_lock_the_agent_out(make_isolate
 
 
 def test_so_many_commands_at_once_that_their_pipes_run_out(make_local: Make) -> None:
-    """The kernel allows a user 64 large pipes, and all boxes are one user's."""
+    """The kernel allows a user 64 large pipes, and all sandboxes are one user's."""
     sandboxes = [make_local() for _ in range(80)]
     with ThreadPoolExecutor(len(sandboxes)) as pool:
-        said = list(pool.map(lambda sandbox: run(sandbox, "sleep 2; echo here", timeout=60), sandboxes))
+        said = list(
+            pool.map(lambda sandbox: run(sandbox, "sleep 2; echo here", timeout=60), sandboxes)
+        )
     assert said == ["here\n"] * len(sandboxes)
 
 

@@ -78,10 +78,10 @@ def test_an_image_without_repository_git_or_folder_is_refused(task: TaskInstance
 
 
 def test_a_working_folder_that_is_not_there_is_refused(task: TaskInstance) -> None:
-    box = real_provider("local").create(_spec(task))
+    sandbox = real_provider("local").create(_spec(task))
     with pytest.raises(SetupError, match=r"/nowhere cannot be entered \(No such file"):
-        base_commit(box, replace(task, workdir="/nowhere"))
-    box.close()
+        base_commit(sandbox, replace(task, workdir="/nowhere"))
+    sandbox.close()
 
 
 def test_an_image_is_asked_once_and_a_box_that_died_is_a_fault(task: TaskInstance) -> None:
@@ -94,12 +94,12 @@ def test_an_image_is_asked_once_and_a_box_that_died_is_a_fault(task: TaskInstanc
 
     provider = real_provider("local")
     dead = FlakySandbox(provider.create(_spec(task)), 0)
-    with pytest.raises(SandboxError, match="the box is gone"):
+    with pytest.raises(SandboxError, match="the sandbox is gone"):
         base_commit(dead, task)
-    box = Counting(provider.create(_spec(task)), 9)
-    assert base_commit(box, task) == base_commit(box, task) == task.base_commit
-    assert box.asked == 1
-    for made in (dead, box):
+    sandbox = Counting(provider.create(_spec(task)), 9)
+    assert base_commit(sandbox, task) == base_commit(sandbox, task) == task.base_commit
+    assert sandbox.asked == 1
+    for made in (dead, sandbox):
         made.close()
 
 

@@ -1,4 +1,4 @@
-"""Boxes that stand ready are taken, and none of them is left over."""
+"""Sandboxes that stand ready are taken, and none of them is left over."""
 
 from __future__ import annotations
 

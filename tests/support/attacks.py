@@ -101,8 +101,8 @@ def _patch(tree: Path, files: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Attack:
-    """``files`` are written, then ``shell`` runs, in the agent's box; ``patch`` makes a raw patch
-    of the task instead. ``reason``: what the outcome's must match."""
+    """``files`` are written, then ``shell`` runs, in the agent's sandbox; ``patch`` makes a raw
+    patch of the task instead. ``reason``: what the outcome's must match."""
 
     name: str
     files: Mapping[str, str] = field(default_factory=dict)

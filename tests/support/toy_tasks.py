@@ -1,4 +1,4 @@
-"""A tiny repository with a bug, and tasks on it, for tests that need a real box but no package.
+"""A tiny repository with a bug, and tasks on it, for tests that need a real sandbox but no package.
 
 The image is made in the test's own store; its tests run with this project's interpreter.
 """
@@ -93,7 +93,8 @@ def real_provider(name: str) -> SandboxProvider:
 
 
 class Flaky:
-    """A real provider whose boxes break: ``broken[n]`` says at which exec the n-th box does."""
+    """A real provider whose sandboxes break: ``broken[n]`` says at which exec the n-th sandbox
+    does."""
 
     name = "flaky"
 
@@ -111,7 +112,7 @@ class Flaky:
 
 
 class FlakySandbox:
-    """A real box that dies at its ``last``-th command (0: the first)."""
+    """A real sandbox that dies at its ``last``-th command (0: the first)."""
 
     def __init__(self, inner: Sandbox, last: int) -> None:
         self.inner, self.left = inner, last
@@ -122,7 +123,7 @@ class FlakySandbox:
         from swe_gym_env.errors import SandboxError
 
         if self.left <= 0:
-            raise SandboxError("the box is gone")
+            raise SandboxError("the sandbox is gone")
         self.left -= 1
         return self.inner.exec(command, **options)
 

@@ -1,4 +1,4 @@
-"""Task sets of others: rows of their shape become tasks that a real box grades as it should.
+"""Task sets of others: rows of their shape become tasks that a real sandbox grades as it should.
 
 The data sets themselves could not be reached where this was written; see ``family_rows``.
 """

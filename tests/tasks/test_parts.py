@@ -193,7 +193,8 @@ def test_a_row_without_a_column_says_which() -> None:
 
 
 def test_an_archives_files_belong_to_whoever_unpacks_it(tmp_path: Path) -> None:
-    """Else a box cannot change them: older tarfile keeps the packer's ids where root unpacks."""
+    """Else a sandbox cannot change them: older tarfile keeps the packer's ids where root
+    unpacks."""
     import io
     import os
     import tarfile

@@ -1,4 +1,5 @@
-"""Several bugs in one task, and how hard a task is: a package made here, graded in real boxes."""
+"""Several bugs in one task, and how hard a task is: a package made here, graded in real
+sandboxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A box with the toy repository, of every kind that this machine can start."""
+"""A sandbox with the toy repository, of every kind that this machine can start."""
 
 from __future__ import annotations
 

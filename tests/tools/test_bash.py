@@ -1,4 +1,5 @@
-"""The bash tool on real boxes: what feels like one session, and what must never hang or break."""
+"""The bash tool on real sandboxes: what feels like one session, and what must never hang or
+break."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The editor on real boxes: what it shows, what it changes, and what it refuses to touch."""
+"""The editor on real sandboxes: what it shows, what it changes, and what it refuses to touch."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_what_is_no_text_is_left_to_bash(sandbox: Sandbox, edit: Edit) -> None:
         ({"command": "insert", "path": "/testbed/calc.py", "insert_line": "0"}, "needs new_str"),
         ({"command": "insert", "path": "/testbed/calc.py", "insert_line": "two"}, "whole number"),
         ({"command": "insert", "path": "/x", "insert_line": "9" * 5000}, "whole number"),
-        ({"command": "view", "path": "/testbed", "colour": "red"}, "no argument 'colour'"),
+        ({"command": "view", "path": "/testbed", "color": "red"}, "no argument 'color'"),
     ],
 )
 def test_bad_arguments_are_answered(sandbox: Sandbox, arguments: dict[str, str], said: str) -> None:
@@ -192,7 +192,9 @@ def test_bad_arguments_are_answered(sandbox: Sandbox, arguments: dict[str, str],
     assert said in toolbox.run(ToolCall("str_replace_editor", arguments), 30)
 
 
-@pytest.mark.parametrize("sandbox", ["local"], indirect=True)  # random paths: never on this machine's
+@pytest.mark.parametrize(
+    "sandbox", ["local"], indirect=True
+)  # random paths: never on this machine's
 def test_random_calls_are_answered(sandbox: Sandbox) -> None:
     toolbox = Toolbox(sandbox, [schema.EDITOR], timeout=10, output_limit=500)
     rng = np.random.default_rng(0)
@@ -215,7 +217,8 @@ def test_long_output_is_cut_like_that_of_a_command(sandbox: Sandbox) -> None:
 
 
 class Full:
-    """A box whose disk is full after the file that is there; and later, a box that is gone."""
+    """A sandbox whose disk is full after the file that is there; and later, a sandbox that is
+    gone."""
 
     guarantees: dict = {}  # noqa: RUF012
 
@@ -224,7 +227,7 @@ class Full:
 
     def read(self, path: str) -> bytes:
         if self.gone:
-            raise SandboxError("the box is gone")
+            raise SandboxError("the sandbox is gone")
         return self.data
 
     def write(self, path: str, data: bytes) -> None:

@@ -1,7 +1,7 @@
 """The expert's choice of a turn: look, undo, edit, test, finish, by what is and what was seen.
 
-It holds no plan. Every turn is decided anew from the box and the visible history, so it is right
-in states that it did not lead to, which is what labelling a student's states asks for.
+It holds no plan. Every turn is decided anew from the sandbox and the visible history, so it is
+right in states that it did not lead to, which is what labeling a student's states asks for.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Work:
 
 
 class ExpertPolicy:
-    """A teacher that knows the gold patch and needs the box. ``tests``: it runs the visible tests
-    before it finishes, which tells nothing where all that fail are hidden, and costs the most.
-    ``verdict``: it goes on after a wrong edit, which no student can tell from a right one where
-    all tests that fail are hidden; without, it finishes after either."""
+    """A teacher that knows the gold patch and needs the sandbox. ``tests``: it runs the visible
+    tests before it finishes, which tells nothing where all that fail are hidden, and costs the
+    most. ``verdict``: it goes on after a wrong edit, which no student can tell from a right one
+    where all tests that fail are hidden; without, it finishes after either."""
 
     name = "expert"
     needs_sandbox = True
@@ -74,7 +74,7 @@ class ExpertPolicy:
         started = perf_counter()
         try:
             if state.sandbox is None:
-                raise PolicyError("the expert needs the box of the state, which holds none")
+                raise PolicyError("the expert needs the sandbox of the state, which holds none")
             if not isinstance(state.task, TaskInstance):
                 raise PolicyError("the expert needs the gold patch, which the state does not hold")
             action = self._turn(state, state.sandbox, state.task)
@@ -189,7 +189,9 @@ def _fits(present: list[str], patch: FilePatch) -> bool:
     return True
 
 
-def _edit(history: History, sandbox: Sandbox, work: Work, rng: np.random.Generator) -> ToolCall | None:
+def _edit(
+    history: History, sandbox: Sandbox, work: Work, rng: np.random.Generator
+) -> ToolCall | None:
     """The edit if its lines stand in the history, else a look at them."""
     path, present, blocks = work.patch.path, work.present or [], work.missing or []
     if work.patch.deletes:

@@ -1,4 +1,4 @@
-"""The present state of a box, seen out of band: nothing here may leave a trace in it.
+"""The present state of a sandbox, seen out of band: nothing here may leave a trace in it.
 
 ``GIT_OPTIONAL_LOCKS=0`` keeps git status from refreshing the index; git diff has to be told by a
 setting of its own, and then lists files whose time alone changed. Sed runs without ``-i``.
@@ -58,7 +58,9 @@ def probe(sandbox: Sandbox, task: TaskInstance) -> Probe:
     return _against_base(sandbox, task, head, untracked)
 
 
-def _against_base(sandbox: Sandbox, task: TaskInstance, head: str, untracked: tuple[str, ...]) -> Probe:
+def _against_base(
+    sandbox: Sandbox, task: TaskInstance, head: str, untracked: tuple[str, ...]
+) -> Probe:
     base = shlex.quote(task.base_commit)
     diff = "g diff --no-ext-diff --no-renames --ignore-submodules -z"
     result = sandbox.exec(
@@ -107,7 +109,7 @@ def read_base(sandbox: Sandbox, task: TaskInstance, path: str) -> str | None:
 
 
 def gives(sandbox: Sandbox, edit: Edit, path: str, wanted: str) -> bool:
-    """Does the box's own sed turn the file into ``wanted``?"""
+    """Does the sandbox's own sed turn the file into ``wanted``?"""
     result = sandbox.exec(f"sed {shlex.quote(edit.script)} {shlex.quote(path)}", timeout=TIMEOUT)
     return (
         not result.exit_code

@@ -1,8 +1,9 @@
 """Episodes on the machines of a Ray cluster: the same roll-out, one Ray task for each episode.
 
-Ray places the tasks, and runs one again whose machine, process or box was lost. Each plays its one
-request as a process alone would, so where it runs changes nothing. Only this process, the driver,
-writes: an episode is recorded when its task's answer is here, so none can be recorded twice.
+Ray places the tasks, and runs one again whose machine, process or sandbox was lost. Each plays its
+one request as a process alone would, so where it runs changes nothing. Only this process, the
+driver, writes: an episode is recorded when its task's answer is here, so none can be recorded
+twice.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import ray
-from omegaconf import DictConfig
 from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -29,21 +29,39 @@ from swe_gym_env.rollout.circuit_breaker import CircuitBreaker
 from swe_gym_env.rollout.driver import OnEpisode, Progress, Request
 from swe_gym_env.rollout.driver import rollout as in_this_process
 from swe_gym_env.rollout.mixers import Mixer
-from swe_gym_env.rollout.ray.actors import Models, BudgetClient, BudgetServer
+from swe_gym_env.rollout.ray.actors import BudgetClient, BudgetServer, Models
 from swe_gym_env.rollout.ray.nodes import Nodes, connect, name
 from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance
 
 log = logging.getLogger(__name__)
 
 WAKE_SECONDS = 1.0
-STOP_SECONDS = 2.0  # for episodes under way when the run is stopped; boxes outlive no worker
+STOP_SECONDS = 2.0  # for episodes under way when the run is stopped; sandboxes outlive no worker
 # What a worker on another machine must see as this process does
 PASSED_ON = ("SWE_GYM_HOME", "HF_HUB_OFFLINE", "HF_HOME", "DOCKER_HOST")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Which Ray cluster plays, and what each episode may use of it.
+
+    Attributes:
+        address: ``local`` starts Ray on this machine; ``auto`` or ``HOST:PORT`` joins a cluster.
+        cpus: CPU cores of a node that one episode reserves; it mostly waits for a model.
+        memory_gb: Memory of a node that one episode reserves, in GiB.
+        retries: How often an episode is played again whose machine, process or sandbox was lost.
+    """
+
+    address: str = "local"
+    cpus: float = 0.5
+    memory_gb: float = 1.0
+    retries: int = 3
+
 
 Played = tuple[Episode, list[Annotation]]
 Work = tuple[dict[str, str], bytes]  # environment variables, and the roll-out's pickled options
 
-_tried: set[str] = set()  # machines on which a box has been made by this process
+_tried: set[str] = set()  # machines on which a sandbox has been made by this process
 
 
 class MaskedEpisodeError(InfraError):
@@ -57,7 +75,7 @@ class MaskedEpisodeError(InfraError):
 def rollout(
     requests: Sequence[Request],
     *,
-    cluster: DictConfig,
+    cluster: Cluster,
     make_env: Callable[[TaskInstance], SWEEnv],
     student: Policy,
     teacher: Policy | None = None,
@@ -69,10 +87,10 @@ def rollout(
     history: int | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
-    """As the roll-out in one process (``swe_gym_env/rollout/driver.py``), with the group
+    """As the roll-out in one process (``swe_gym_env/rollout/driver.py``), on the machines of
     ``cluster``. ``make_env`` and the policies must pickle, but for a ``LazyPolicy``, which stays
     here and answers all. SetupError where the cluster cannot be reached, no machine of it has room
-    for one episode, or one cannot make a box."""
+    for one episode, or one cannot make a sandbox."""
     if not requests:
         return Progress(total=0)
     connect(cluster.address)
@@ -100,7 +118,7 @@ def rollout(
 class _Driver:
     def __init__(
         self,
-        cluster: DictConfig,
+        cluster: Cluster,
         work: ray.ObjectRef,
         budget_server: BudgetServer | None,
         nodes: Nodes,
@@ -185,7 +203,8 @@ class _Driver:
 
 
 def _play(work: Work, budget_client: BudgetClient | None, request: Request) -> Played:
-    """In a worker of the cluster: one episode. MaskedEpisodeError where it says nothing of the agent."""
+    """In a worker of the cluster: one episode. MaskedEpisodeError where it says nothing of the
+    agent."""
     options = _unpacked(work)
     if budget_client:
         options["teacher"].account = budget_client.of(request.episode_id)
@@ -211,7 +230,8 @@ def _options(pickled: bytes) -> dict[str, Any]:
 
 
 def _try_machines(nodes: Nodes, work: ray.ObjectRef, task: TaskInstance) -> None:
-    """Make a box on each that this process has not tried yet. SetupError with all that cannot."""
+    """Make a sandbox on each that this process has not tried yet. SetupError with all that
+    cannot."""
     tries = {}
     for node in nodes.able:
         if node["NodeID"] not in _tried:

@@ -1,9 +1,10 @@
-"""Boxes as containers of a Docker Engine, or of anything that speaks its API (Podman, rootless).
+"""Sandboxes as containers of a Docker Engine, or of anything that speaks its API (Podman,
+rootless).
 
 The engine makes and limits the container; what runs in it as process 1 is the same supervisor as in
-every other box, so a command costs what it costs in a shell and not the 70 ms of `docker exec`. Its
-code goes in over the attached stdin, so any image with bash and Python will do, unchanged. When the
-parent ends, however it ends, the engine closes that stdin, the supervisor goes, and the engine
+every other sandbox, so a command costs what it costs in a shell and not the 70 ms of `docker exec`.
+Its code goes in over the attached stdin, so any image with bash and Python will do, unchanged. When
+the parent ends, however it ends, the engine closes that stdin, the supervisor goes, and the engine
 removes the container.
 """
 
@@ -97,7 +98,7 @@ class DockerProvider:
         except (docker.errors.DockerException, OSError) as error:
             self._environments.pop(spec.image, None)
             kind = SandboxError if isinstance(error, docker.errors.APIError) else EngineError
-            raise kind(f"cannot make a box of {spec.image!r}: {_brief(error)}") from error
+            raise kind(f"cannot make a sandbox of {spec.image!r}: {_brief(error)}") from error
 
     def _watch(self) -> None:
         with self._lock:
@@ -138,7 +139,7 @@ class DockerSandbox(SupervisedSandbox):
             spec.image,
             entrypoint=["/bin/sh", "-c", FIND, RECEIVE],
             command=[],
-            hostname="box",
+            hostname="sandbox",
             user="0:0",
             working_dir="/",
             stdin_open=True,
@@ -163,7 +164,7 @@ class DockerSandbox(SupervisedSandbox):
         except BaseException as error:
             self._end_by_force()
             if NO_PYTHON in str(error):
-                raise SetupError(f"{spec.image!r}: {NO_PYTHON}, which a box needs") from None
+                raise SetupError(f"{spec.image!r}: {NO_PYTHON}, which a sandbox needs") from None
             raise
 
     def _end_by_force(self) -> None:

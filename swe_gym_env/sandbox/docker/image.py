@@ -1,4 +1,4 @@
-"""Docker images out of the local store's, so that the same task runs in either kind of box.
+"""Docker images out of the local store's, so that the same task runs in either kind of sandbox.
 
 Three layers: a base with this host's release of Debian or Ubuntu (so that its Python is the one
 that an environment was made with), an environment that many tasks share, and the task's own tree.
@@ -27,7 +27,7 @@ from swe_gym_env.sandbox.local import python_prefixes
 REPOSITORY = "swe-gym-env"
 PACKAGES = "python3,python3-venv,git,patch,procps,ca-certificates"
 log = logging.getLogger(__name__)
-_LOCK = threading.Lock()  # two boxes of one image are often asked for at once
+_LOCK = threading.Lock()  # two sandboxes of one image are often asked for at once
 
 
 def ensure(api: Any, name: str, workdir: str = "/testbed") -> str:
@@ -40,7 +40,7 @@ def ensure(api: Any, name: str, workdir: str = "/testbed") -> str:
         raise SetupError(f"image {name!r} lacks {image.tree_path}: build it again")
     layers = _layers(image, name, workdir)
     top = layers[-1][0]
-    if not _exists(api, top):  # one question, since every box asks it
+    if not _exists(api, top):  # one question, since every sandbox asks it
         with _LOCK:
             below = base(api)
             for tag, parts in layers:
@@ -58,13 +58,18 @@ Parts = list[tuple[str, str, bool]]  # (folder here, folder there, leave install
 def _layers(image: images.Image, name: str, workdir: str) -> list[tuple[str, Parts]]:
     """Tags and what each adds to the one before: interpreters from outside the base (environments
     share those), the mounts, the tree."""
-    mounts = {sandbox: Path(os.path.realpath(host)) for sandbox, host in image.host_mounts().items()}
+    mounts = {
+        sandbox: Path(os.path.realpath(host)) for sandbox, host in image.host_mounts().items()
+    }
     below, layers = _base_tag()[0], list[tuple[str, Parts]]()
     for prefix in python_prefixes(tuple(map(str, mounts.values()))):
         below = f"{REPOSITORY}/python:{_digest(below, prefix)}"
         layers.append((below, [(prefix, prefix, True)]))
     if mounts:
-        stamps = [f"{sandbox}={host}:{host.stat().st_mtime_ns}" for sandbox, host in sorted(mounts.items())]
+        stamps = [
+            f"{sandbox}={host}:{host.stat().st_mtime_ns}"
+            for sandbox, host in sorted(mounts.items())
+        ]
         below = f"{REPOSITORY}/env:{_digest(below, *stamps)}"
         layers.append((below, [(str(host), sandbox, False) for sandbox, host in mounts.items()]))
     tag = f"{REPOSITORY}/{name.lower()}:{_digest(below, workdir, _stamp(image))}"

@@ -1,6 +1,6 @@
 """No container outlives the process that made it, wherever that process was killed.
 
-A started box ends with its stdin. One that was made and not yet started has none, so a small
+A started sandbox ends with its stdin. One that was made and not yet started has none, so a small
 process of ours watches the parent and removes what still carries its label. For all else (the
 machine went down, say) there are ``python -m swe_gym_env clean`` and the label's date.
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 LABEL = "swe_gym_env"
-TTL = 24 * 3600  # seconds after which a box ends, whoever still holds it
+TTL = 24 * 3600  # seconds after which a sandbox ends, whoever still holds it
 LOOKS, PAUSE = 20, 0.5  # an engine may still be making what it was asked for
 
 
@@ -33,13 +33,13 @@ def connect(address: str) -> Any:
 
 
 def labels() -> dict[str, str]:
-    """By these a box that was left behind is known: whose it is, and until when it may live."""
+    """By these a sandbox that was left behind is known: whose it is, and until when it may live."""
     expires = str(int(time.time()) + TTL)
-    return {LABEL: "box", f"{LABEL}.owner": _owner(os.getpid()), f"{LABEL}.expires": expires}
+    return {LABEL: "sandbox", f"{LABEL}.owner": _owner(os.getpid()), f"{LABEL}.expires": expires}
 
 
 def abandoned(label: Mapping[str, str]) -> bool:
-    """Has the process that made this box ended, or its time run out?"""
+    """Has the process that made this sandbox ended, or its time run out?"""
     host, pid, started = label.get(f"{LABEL}.owner", "::").rsplit(":", 2)
     expired = int(label.get(f"{LABEL}.expires", "0")) < time.time()
     return expired or (host == socket.gethostname() and _started(int(pid or 0)) != started)

@@ -20,7 +20,7 @@ REQUESTS, ANSWERS = 0, 1
 def main() -> None:
     try:
         config: dict[str, Any] = wire.receive(REQUESTS)
-        kernel.prctl(4, 0)  # not dumpable: nobody in the box may look into this process
+        kernel.prctl(4, 0)  # not dumpable: nobody in the sandbox may look into this process
         os.umask(0o022)
         _end_at(time.monotonic() + config["ttl"])
         if kernel.SUPPORTED:
@@ -36,7 +36,7 @@ def main() -> None:
 def _end_at(deadline: float) -> None:
     """Should the engine forget to tell us that the parent has gone."""
 
-    def look(*_: object) -> None:  # anyone in the box can send this signal
+    def look(*_: object) -> None:  # anyone in the sandbox can send this signal
         if time.monotonic() >= deadline:
             os._exit(0)
 

@@ -1,4 +1,5 @@
-"""Files in and out of a box, past the shell. Nothing in the box may make these calls hang."""
+"""Files in and out of a sandbox, past the shell. Nothing in the sandbox may make these calls
+hang."""
 
 from __future__ import annotations
 

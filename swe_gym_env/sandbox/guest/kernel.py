@@ -2,7 +2,7 @@
 
 Building a root out of detached mounts needs the mount calls of Linux 5.12, which neither ``os`` nor
 the tools of util-linux give us in one process; starting a program for each would cost more time
-than the whole box may take.
+than the whole sandbox may take.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""From a request to a supervisor in its box.
+"""From a request to a supervisor in its sandbox.
 
-Starting an interpreter costs more than making a box, so each parent keeps one warm (``nursery``),
-which forks for every box. That child stays outside and only waits, holding the socket: when the
-parent reads its end, everything in the box is gone. The child's child enters all the new namespaces
-at once and becomes their process 1. Real root is never mapped: started as root, the box is owned by
-an ordinary uid that nobody else uses.
+Starting an interpreter costs more than making a sandbox, so each parent keeps one warm
+(``nursery``), which forks for every sandbox. That child stays outside and only waits, holding the
+socket: when the parent reads its end, everything in the sandbox is gone. The child's child enters
+all the new namespaces at once and becomes their process 1. Real root is never mapped: started as
+root, the sandbox is owned by an ordinary uid that nobody else uses.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAMESPACES = (
     | kernel.CLONE_NEWUTS
     | kernel.CLONE_NEWCGROUP
 )
-INSIDE = 1000  # uid and gid in the box
+INSIDE = 1000  # uid and gid in the sandbox
 
 
 def nursery(control_fd: int, parent: int) -> None:
@@ -104,11 +104,11 @@ def _inside(sock: int, parent: int, config: root.Config, pieces: root.Pieces | N
         os.setsid()
         os.umask(0o022)
         with open("/proc/self/oom_score_adj", "w") as handle:
-            handle.write("500")  # should the host run out of memory, boxes go first
+            handle.write("500")  # should the host run out of memory, sandboxes go first
         kernel.make_private()
         root.build(config, pieces or root.Pieces(config))
         kernel.bring_up_loopback()
-        kernel.name_host(b"box")
+        kernel.name_host(b"sandbox")
         os.close(0)
         for stream in range(3):
             if stream:
@@ -116,7 +116,7 @@ def _inside(sock: int, parent: int, config: root.Config, pieces: root.Pieces | N
             os.open("/dev/null", os.O_RDWR)
         _close_all_but(sock, parent)
         kernel.drop_privileges()
-        kernel.prctl(4, 0)  # not dumpable: nobody in the box may look into this process
+        kernel.prctl(4, 0)  # not dumpable: nobody in the sandbox may look into this process
         kernel.prctl(1, 9)  # die with the process outside
         seccomp.install()
     except BaseException as error:

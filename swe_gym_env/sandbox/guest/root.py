@@ -1,8 +1,8 @@
-"""The new root: which parts of the host a box sees, and on what it may write.
+"""The new root: which parts of the host a sandbox sees, and on what it may write.
 
-Everything is opened first as a detached mount, by whoever may read it (real root, or the box's own
-owner); then, inside the new namespaces, the pieces are hung into an empty root and the old root is
-let go. So nothing is ever made on the host's disk, and nothing is left there.
+Everything is opened first as a detached mount, by whoever may read it (real root, or the sandbox's
+own owner); then, inside the new namespaces, the pieces are hung into an empty root and the old root
+is let go. So nothing is ever made on the host's disk, and nothing is left there.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def has_user_xattr(disk: int) -> bool:
 
 
 def shifted(tree: str, uid: int, gid: int) -> int | None:
-    """The tree with its owner shown as the box's; None where the file system cannot do that."""
+    """The tree with its owner shown as the sandbox's; None where the file system cannot do that."""
     fd = read_only(tree)
     owner = os.stat(tree)
     if (owner.st_uid, owner.st_gid) == (uid, gid):

@@ -1,7 +1,7 @@
 """A system-call filter, written as BPF by hand so that no library is needed.
 
-A box has no capabilities, so most of these calls would fail anyway; the filter keeps code that was
-written by a model away from the parts of the kernel in which holes are found most often.
+A sandbox has no capabilities, so most of these calls would fail anyway; the filter keeps code that
+was written by a model away from the parts of the kernel in which holes are found most often.
 """
 
 from __future__ import annotations
@@ -81,7 +81,12 @@ ABSENT = {
     "clone3": (435, 435),
     "memfd_secret": (447, 447),
 }
-SOCKET_FAMILIES = (1, 2, 10, 16)  # unix, inet, inet6, netlink; vsock would leave the network box
+SOCKET_FAMILIES = (
+    1,
+    2,
+    10,
+    16,
+)  # unix, inet, inet6, netlink; vsock would leave the network sandbox
 TERMINAL_TRICKS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06

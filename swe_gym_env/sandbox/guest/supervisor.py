@@ -1,4 +1,4 @@
-"""Process 1 of a box: runs commands, watches them, and moves files in and out.
+"""Process 1 of a sandbox: runs commands, watches them, and moves files in and out.
 
 One command runs at a time. Its output is read here, so that a flood costs the parent nothing; its
 time limit is kept here, next to the processes that have to be killed for it.
@@ -52,7 +52,7 @@ class Output:
 
 
 class Supervisor:
-    """Answers requests until the parent lets go; then the box ends with it."""
+    """Answers requests until the parent lets go; then the sandbox ends with it."""
 
     def __init__(
         self, sock: int, parent: int | None, config: dict[str, Any], answers: int | None = None
@@ -68,7 +68,7 @@ class Supervisor:
         self.poll.register(sock, select.POLLIN)
         self.drains: set[int] = set()  # pipes that background children still hold
         self.children = False
-        kernel.default_signal(2)  # Python's own handler would let the box interrupt us
+        kernel.default_signal(2)  # Python's own handler would let the sandbox interrupt us
         for fd in {sock, self.answers, *([] if parent is None else [parent])}:
             os.set_inheritable(fd, False)
         for kind, value in config["rlimits"]:  # ours too: nothing can raise a limit it inherits
@@ -117,7 +117,9 @@ class Supervisor:
         self._reap()
         older = frozenset(tree.living()) if self.children else frozenset()
         source, sink = os.pipe()
-        with contextlib.suppress(OSError):  # a user may have 64 MiB of pipes, whatever the boxes
+        with contextlib.suppress(
+            OSError
+        ):  # a user may have 64 MiB of pipes, whatever the sandboxes
             fcntl.fcntl(source, 1031, 1 << 20)  # F_SETPIPE_SZ: fewer turns for much output
         given, feed = os.pipe()
         try:

@@ -1,7 +1,7 @@
-"""Frames between the parent and a box: a length, a kind, a payload.
+"""Frames between the parent and a sandbox: a length, a kind, a payload.
 
-What goes in is marshalled (a box trusts its parent; version 2, for any interpreter in it). What
-comes out of a box is only numbers and bytes, because the parent does not trust the box.
+What goes in is marshaled (a sandbox trusts its parent; version 2, for any interpreter in it). What
+comes out of a sandbox is only numbers and bytes, because the parent does not trust the sandbox.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def reply_os_error(sock: int, error: OSError) -> None:
 
 
 def reply_error(sock: int, error: BaseException) -> None:
-    """The box cannot go on."""
+    """The sandbox cannot go on."""
     number = error.errno if isinstance(error, OSError) and error.errno else 0
     text = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
     with contextlib.suppress(Gone, OSError):

@@ -33,7 +33,9 @@ class Wanted:
         return short and (not self.operators or candidate.edit.operator in self.operators)
 
 
-def draw_set(shops: Sequence[PackageBuilder], wanted: Wanted) -> list[tuple[PackageBuilder, Candidate | Group]]:
+def draw_set(
+    shops: Sequence[PackageBuilder], wanted: Wanted
+) -> list[tuple[PackageBuilder, Candidate | Group]]:
     """The wanted tasks, bugs of unknown verdict among them."""
     dropped = near_duplicates(
         (c.split, c.function.shape) for shop in shops for c in shop.candidates

@@ -82,7 +82,7 @@ def environment_for(name: str, requires: Sequence[str]) -> Path:
 
 
 def _relocatable_scripts(folder: Path) -> None:
-    """In a box the environment is mounted elsewhere: scripts must not name this place."""
+    """In a sandbox the environment is mounted elsewhere: scripts must not name this place."""
     for script in folder.iterdir():
         if not script.is_symlink() and script.is_file():
             data = script.read_bytes()

@@ -1,6 +1,6 @@
 """Make a task of a valid bug: the image with its one-commit history, the patches, the row.
 
-The tree shares unchanged files with the package's pristine tree by hard links (no box writes to
+The tree shares unchanged files with the package's pristine tree by hard links (no sandbox writes to
 the layer below it); ``.git`` is made afresh with fixed names and dates, so that the same bug gives
 the same commit on every machine.
 """

@@ -16,7 +16,7 @@ from swe_gym_env.tasks.pypi.edits import Context, Source
 Change = tuple[int, int, bytes]
 Operator = Callable[[ast.AST, Source, Context], Iterator[Change]]
 OPERATORS: dict[str, Operator] = {}
-# A draw among a function's candidates favours operators whose damage can be seen in the code
+# A draw among a function's candidates favors operators whose damage can be seen in the code
 WEIGHTS = {"wrong_constant": 0.6, "wrong_variable": 0.4}
 # These change one token, and the line itself shows what the fix may be: conf/tasks/pypi.yaml
 ONE_TOKEN = (
@@ -230,7 +230,7 @@ def wrong_return(node: ast.AST, src: Source, _context: Context) -> Iterator[Chan
 
 @operator
 def wrong_variable(node: ast.AST, src: Source, context: Context) -> Iterator[Change]:
-    """A parameter is read where its neighbour was meant."""
+    """A parameter is read where its neighbor was meant."""
     if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load):
         return
     names = [name for name in context.parameters if name not in ("self", "cls")]

@@ -147,7 +147,7 @@ def functions(file: str, src: Source) -> Iterator[tuple[Function, ast.FunctionDe
 
 
 def shape(function: ast.FunctionDef) -> str:
-    """The function's statements as normalised text: names of its own kept, comments and layout
+    """The function's statements as normalized text: names of its own kept, comments and layout
     gone. Two functions with the same words in the same order are the same to a reader."""
     body = function.body
     if ast.get_docstring(function) is not None:

@@ -1,6 +1,6 @@
 """Near-duplicates across splits: a function that was trained on must not stand in an evaluation.
 
-Two functions count as near-duplicates when their statements, as normalised text, are nearly the
+Two functions count as near-duplicates when their statements, as normalized text, are nearly the
 same words in the same order. The evaluation's copy is the one that goes.
 """
 

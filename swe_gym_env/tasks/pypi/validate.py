@@ -3,7 +3,7 @@
 Kept only if the suite passed before (three runs with different hash seeds; other tests are left
 out), then: (1) some of the tests that enter the bug's function fail; (2) without these, which is
 what the agent sees, the whole suite passes with the bug; (3) put back, the same ones fail again
-and their neighbours pass. So every test has run with the bug, and each that failed twice. That
+and their neighbors pass. So every test has run with the bug, and each that failed twice. That
 the gold patch mends it follows from the tree: the round trip in ``instance.py`` is equal byte for
 byte to the tree whose suite passed.
 

@@ -46,7 +46,7 @@ def _is_docstring(node: ast.AST) -> bool:
 
 
 def _children(node: ast.AST) -> Iterator[ast.AST]:
-    """The children that hold behaviour: no annotations, no decorators."""
+    """The children that hold behavior: no annotations, no decorators."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list"):
             continue

@@ -17,13 +17,13 @@ from swe_gym_env.tasks.swebench.script import eval_script
 from swe_gym_env.tasks.swebench.specs import Spec, spec
 
 CONDA, TESTBED = "/opt/miniconda3", "/opt/miniconda3/envs/testbed"
-# Without it a command in a box would run the image's base Python
+# Without it a command in a sandbox would run the image's base Python
 ENV = {
     "PATH": f"{TESTBED}/bin:{CONDA}/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "CONDA_PREFIX": TESTBED,
     "CONDA_DEFAULT_ENV": "testbed",
 }
-# Where a box has no network the installation of what is installed already fails, and soon
+# Where a sandbox has no network the installation of what is installed already fails, and soon
 OFFLINE = "PIP_RETRIES=0 PIP_DEFAULT_TIMEOUT=15"
 
 

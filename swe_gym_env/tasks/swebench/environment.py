@@ -77,7 +77,9 @@ def _make(folder: Path, python: Path, day: date, requires: tuple[str, ...], name
     except SetupError:
         _uv("pip", "install", *args, *requires)
     compileall = [str(folder / "bin" / "python"), "-m", "compileall", "-q", str(folder / "lib")]
-    subprocess.run(compileall, capture_output=True)  # a box writes no bytecode; uv needs Python 3.7
+    subprocess.run(
+        compileall, capture_output=True
+    )  # a sandbox writes no bytecode; uv needs Python 3.7
 
 
 def _uv(*args: str) -> None:

@@ -107,8 +107,8 @@ def _image(row: Mapping[str, Any], facts: Spec, found: Fit, env: Environment) ->
 
 
 def _bytecode(whole: Path, env: Environment) -> Path:
-    """A copy of a release's tree with its packages compiled, as they will stand in a box. A box
-    writes none, and compiling anew would take longer than most tests."""
+    """A copy of a release's tree with its packages compiled, as they will stand in a sandbox. A
+    sandbox writes none, and compiling anew would take longer than most tests."""
     folder = whole.with_name(f".{whole.name}.python{env.python}")
     with locked(folder.with_name(f"{folder.name}.lock")):
         if folder.is_dir():

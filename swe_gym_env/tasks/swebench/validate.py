@@ -1,7 +1,8 @@
 """Does a rebuilt row behave as SWE-bench says? Only such rows are offered unasked.
 
 With the gold patch, as an agent would submit it, all its tests pass; with no patch, all of
-FAIL_TO_PASS fail; ``REPEATS`` times over, each in a fresh box, by the grader that scores agents.
+FAIL_TO_PASS fail; ``REPEATS`` times over, each in a fresh sandbox, by the grader that scores
+agents.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from algorithms.serving.fleet import Fleet
 from algorithms.serving.scorer import ServedScorer
 from algorithms.serving.vllm_policy import VLLMPolicy
 from algorithms.serving.weights import Version
-from experiments.pipeline.build import Parts
 from experiments.pipeline import serving
+from experiments.pipeline.build import Parts
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.policies.base import Reply, State
 from swe_gym_env.rollout.driver import Request, rollout
@@ -189,18 +189,18 @@ def test_an_old_adapter_is_never_sampled_after_the_switch(served: Served) -> Non
 
 
 class Watched:
-    """A policy that keeps what it was asked and answered, and calls ``then`` after each wave."""
+    """A policy that keeps what it was asked and answered, and calls ``then`` after each batch."""
 
     needs_sandbox, name = False, "student"
 
-    def __init__(self, policy: VLLMPolicy, then: Any = lambda wave: None) -> None:
+    def __init__(self, policy: VLLMPolicy, then: Any = lambda batch: None) -> None:
         self.policy, self.then = policy, then
         self.seen: list[tuple[list[int], tuple[int, ...]]] = []
-        self.waves = 0
+        self.batch_sizes = 0
 
     def act(self, states: Sequence[State]) -> list[Reply]:
-        self.waves += 1
-        self.then(self.waves)
+        self.batch_sizes += 1
+        self.then(self.batch_sizes)
         replies = self.policy.act(states)
         for state, reply in zip(states, replies, strict=True):
             ids = self.policy.renderer.prompt(state.system_prompt, state.turns, state.observation)
@@ -282,8 +282,8 @@ def test_a_server_killed_in_mid_round_costs_no_turn(
     pids = below(server.pid or 0)
     starts = server.starts
 
-    def kill(wave: int) -> None:
-        if wave == 3:
+    def kill(batch: int) -> None:
+        if batch == 3:
             threading.Timer(0.5, os.kill, (pids[1], signal.SIGKILL)).start()
 
     student = Watched(served.policy("two"), kill)

@@ -12,7 +12,7 @@ from swe_gym_env.sandbox.local import LocalProvider
 
 
 class Kept(LocalProvider):
-    """Remembers its boxes, so that a test need not close them."""
+    """Remembers its sandboxes, so that a test need not close them."""
 
     def __init__(self) -> None:
         super().__init__()

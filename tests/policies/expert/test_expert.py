@@ -38,10 +38,10 @@ MAX_TURNS = 20
 WRITES = re.compile(r"sed -i|<<'EOF'|git (checkout|reset|rm|clean)|^rm |&& rm ")
 
 
-def contents(box: Sandbox) -> dict[str, bytes]:
+def contents(sandbox: Sandbox) -> dict[str, bytes]:
     """Every file of the tree outside .git and the caches."""
     skip = "--exclude=./.git --exclude=__pycache__ --exclude=.pytest_cache"
-    packed = box.exec(f"cd /testbed && tar -c {skip} .", timeout=60)
+    packed = sandbox.exec(f"cd /testbed && tar -c {skip} .", timeout=60)
     assert packed.exit_code == 0 and not packed.dropped, packed.output[-300:]
     with tarfile.open(fileobj=io.BytesIO(packed.output)) as tar:
         files = {m.name.removeprefix("./"): tar.extractfile(m) for m in tar if m.isfile()}
@@ -60,15 +60,15 @@ class Game:
     expert_turns: list[ToolCall] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.box = self.provider.create(SandboxSpec(image=self.task.image))
-        self.tool = BashTool(self.box, timeout=60.0)
+        self.sandbox = self.provider.create(SandboxSpec(image=self.task.image))
+        self.tool = BashTool(self.sandbox, timeout=60.0)
         self.observation = prompts.task_prompt(self.task)
         self.expert = ExpertPolicy()
         self.shown_at: list[str] = []  # trees of which a git diff or status was seen
 
     def state(self) -> State:
         key = (self.number, 0, self.task.instance_id, 0, len(self.turns), "teacher")
-        return State(key, self.task, "", tuple(self.turns), self.observation, self.box)
+        return State(key, self.task, "", tuple(self.turns), self.observation, self.sandbox)
 
     def say(self, text: str) -> None:
         """A turn of the student."""
@@ -90,7 +90,7 @@ class Game:
         self.observation = observation
 
     def mark(self) -> str:
-        return hashlib.sha256(repr(contents(self.box)).encode()).hexdigest()
+        return hashlib.sha256(repr(contents(self.sandbox)).encode()).hexdigest()
 
     def ask(self) -> ToolCall:
         (reply,) = self.expert.act([self.state()])
@@ -108,10 +108,10 @@ class Game:
                 return True
             command = call.arguments["command"]
             self.check_navigation(command)
-            before, mark = contents(self.box), self.mark()
+            before, mark = contents(self.sandbox), self.mark()
             visible = self.visible_lines()
             self.do(command)
-            after = contents(self.box)
+            after = contents(self.sandbox)
             if before != after:
                 assert WRITES.search(command), command
                 self.check_write(command, before, after, visible, mark)
@@ -170,7 +170,7 @@ class Game:
         )
 
     def at_gold(self) -> bool:
-        return contents(self.box) == self.gold
+        return contents(self.sandbox) == self.gold
 
 
 LEVELS = ("located", "function", "symptom", "nothing")
@@ -278,7 +278,7 @@ def from_states(provider: SandboxProvider, numbers: range) -> list[str]:
         except AssertionError as error:
             failed.append(f"{number}: {str(error)[:300]}\n{game.transcript()}")
         finally:
-            game.box.close()
+            game.sandbox.close()
         turns.append(len(game.expert_turns))
         chars.extend(len(FORM.render(call)) for call in game.expert_turns)
     print(
@@ -347,9 +347,9 @@ def test_looking_leaves_no_trace(local: SandboxProvider) -> None:
     game = new_game(local, 3)
     game.do("touch lib/*.py; echo >> lib/x.py; git add -N lib/x.py")
     everything = "find . /tmp -printf '%p %T@ %s\\n'; md5sum .git/index"
-    before = game.box.exec(everything, timeout=60).output
+    before = game.sandbox.exec(everything, timeout=60).output
     game.ask()
-    assert game.box.exec(everything, timeout=60).output == before
+    assert game.sandbox.exec(everything, timeout=60).output == before
     assert len(before.splitlines()) > 30
 
 
@@ -395,7 +395,7 @@ def test_a_wrong_edit_of_the_right_line_is_mended_as_it_stands(local: SandboxPro
         if len(lines) != 2 or lines[0][0] != "-" or lines[1][0] != "+":
             continue  # more than one line becomes another
         path = re.findall(r"\+\+\+ b/(\S+)", game.task.gold_patch)[0]
-        before = game.box.read(f"/testbed/{path}").decode().split("\n")
+        before = game.sandbox.read(f"/testbed/{path}").decode().split("\n")
         at = before.index(lines[0][1:]) + 1
         game.do(f"sed -i '{at}s/.*/    wrong = 1/w /dev/stdout' {path}")
         call = game.ask()
@@ -408,7 +408,7 @@ def test_a_wrong_edit_of_the_right_line_is_mended_as_it_stands(local: SandboxPro
 def test_without_a_box_it_says_so(local: SandboxProvider) -> None:
     state = new_game(local, 6).state()
     (reply,) = ExpertPolicy().act([replace(state, sandbox=None)])
-    assert reply.action is None and "box" in reply.error
+    assert reply.action is None and "sandbox" in reply.error
 
 
 def test_a_repository_too_large_to_be_listed_is_looked_through_folder_by_folder(

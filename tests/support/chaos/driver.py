@@ -1,8 +1,8 @@
 """Runs to break: a whole job in seconds, what must survive of it, and what must not be left over.
 
-The repository has a bug of one line, the student is a tiny random model, the expert teaches; boxes,
-grading, training and files are those of the main job. Nothing an agent sees tells the time, so the
-same requests give the same episodes.
+The repository has a bug of one line, the student is a tiny random model, the expert teaches;
+sandboxes, grading, training and files are those of the main job. Nothing an agent sees tells the
+time, so the same requests give the same episodes.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Job:
         ]
 
     def episodes(self) -> dict[str, Any]:
-        """All that a run keeps of what was played and labelled, times apart."""
+        """All that a run keeps of what was played and labeled, times apart."""
         text = str(self.runs)
         found: dict[str, Any] = {}
         for line in self.raw():
@@ -175,7 +175,7 @@ class Job:
         return sum(path.read_bytes().count(b"\n") for path in self.files(name))
 
     def supervisors(self) -> list[int]:
-        """Processes outside the boxes that hold one each, the one that forks them (the nursery)
+        """Processes outside the sandboxes that hold one each, the one that forks them (the nursery)
         left out."""
         found = [(pid, words) for pid, words, _ in _processes() if self._nursery(words)]
         parents = {pid: _parent(pid) for pid, _ in found}
@@ -183,7 +183,7 @@ class Job:
         return [pid for pid, parent in parents.items() if parent in nursery]
 
     def nursery(self) -> list[int]:
-        """The process that makes the boxes."""
+        """The process that makes the sandboxes."""
         found = [pid for pid, words, _ in _processes() if self._nursery(words)]
         return [pid for pid in found if _parent(pid) in self.pids]
 
@@ -255,7 +255,7 @@ def _mounts() -> set[str]:
 
 class Stage:
     """What all jobs share: the store with the task, the student, and a mark on all that runs in a
-    box."""
+    sandbox."""
 
     def __init__(self, folder: Path, model: Path | None = None) -> None:
         self.home = folder / "home"

@@ -78,7 +78,7 @@ class Engine:
 
     def sandboxes(self) -> list[str]:
         """Containers that a provider of ours has made, whatever their state."""
-        found = self.api.containers(all=True, filters={"label": "swe_gym_env=box"})
+        found = self.api.containers(all=True, filters={"label": "swe_gym_env=sandbox"})
         return [str(one["Id"]) for one in found]
 
     def toy_image(self, tag: str) -> str:

@@ -141,8 +141,9 @@ def interrupt(arena: Arena, job: Job, share: float, twice: bool) -> list[Run]:
 
 
 def lose_sandboxes(job: Job, count: int, pause: float, sig: int = signal.SIGKILL) -> list[Run]:
-    """SIGKILL (or another) to the supervisor of some box, so many times. With SIGKILL until one was
-    missed: a box may have been done with, or be made again before anything is asked of it."""
+    """SIGKILL (or another) to the supervisor of some sandbox, so many times. With SIGKILL until one
+    was missed: a sandbox may have been done with, or be made again before anything is asked of
+    it."""
     rng = random.Random(count)
 
     def victims() -> list[int]:
@@ -158,12 +159,12 @@ def lose_sandboxes(job: Job, count: int, pause: float, sig: int = signal.SIGKILL
 
 
 def missed(run: Run) -> bool:
-    """Has the run said that a box is gone?"""
-    return "lost, again: the box is" in run.said or "grading failed" in run.said  # gone, closed
+    """Has the run said that a sandbox is gone?"""
+    return "lost, again: the sandbox is" in run.said or "grading failed" in run.said  # gone, closed
 
 
 def lose_nursery(job: Job, count: int, pause: float) -> list[Run]:
-    """SIGKILL to the process that makes the boxes."""
+    """SIGKILL to the process that makes the sandboxes."""
     return _lose(job, lambda _, hit: hit >= count, pause, signal.SIGKILL, job.nursery)
 
 
@@ -176,7 +177,7 @@ def _lose(
 ) -> list[Run]:
     """The first as soon as there is one: a whole run takes 2 s on a fast machine."""
     run, hit, wait = job.start(), 0, 0.0
-    with until(run, lambda: "evaluate" in run.said):  # before, a box only shows that one can be
+    with until(run, lambda: "evaluate" in run.said):  # before, a sandbox only shows that one can be
         pass
     while not enough(run, hit) and not run.ended(wait):
         wait = 0.01

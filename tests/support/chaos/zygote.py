@@ -1,9 +1,9 @@
 """One process that has imported everything and forks a run for each order, so that a run costs
 seconds less. Each fork is the real command line, and ends as a process of its own would.
 
-Started as ``python -m tests.support.chaos.zygote``; one JSON order a line on stdin, one answer a line on
-stdout. With ``kill`` a run ends itself by SIGKILL at the n-th call that makes something lasting
-(fsync, rename, a phase marked done): before it, after it, or with the line before it torn.
+Started as ``python -m tests.support.chaos.zygote``; one JSON order a line on stdin, one answer a
+line on stdout. With ``kill`` a run ends itself by SIGKILL at the n-th call that makes something
+lasting (fsync, rename, a phase marked done): before it, after it, or with the line before it torn.
 """
 
 from __future__ import annotations
