@@ -59,7 +59,7 @@ def read(root: Path) -> Tree:
         syntax = ast.parse(text)
         room = _room(name)
         tree.lengths[str(path.relative_to(root))] = len(text.splitlines())
-        tree.rooms[room] += len(text.splitlines())
+        tree.rooms[_shelf(name)] += len(text.splitlines())
         tree.comments += _comment_lines(text)
         for node in ast.walk(syntax):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -71,9 +71,18 @@ def read(root: Path) -> Tree:
 
 
 def _room(module: str) -> str:
-    """A module's room: its package, at most two levels deep; a command is in the package's own."""
-    parts = module.removesuffix(".__init__").split(".")
-    return ".".join(parts[:2]) if len(parts) > 2 or module.endswith("__init__") else parts[0]
+    """A module's room: the package at the second level, or the module itself where it stands there.
+
+    (``swe_gym_env.types`` is the ground floor and ``swe_gym_env.env`` is near the roof, so the
+    modules beside the packages are not one room.)
+    """
+    return ".".join(module.removesuffix(".__init__").split(".")[:2])
+
+
+def _shelf(module: str) -> str:
+    """The room, where lines are summed: modules beside the packages are summed together."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if len(parts) > 2 else parts[0]
 
 
 def _imported(syntax: ast.Module, name: str, names: set[str]) -> Iterator[str]:
@@ -141,8 +150,8 @@ def rows(tree: Tree) -> dict[str, str]:
         "lines of a function: median, largest": f"{median(tree.functions):.0f}, "
         f"{max(tree.functions)}",
         "comment lines": f"{tree.comments / sum(lengths):.1%}",
-        "rooms": str(len(tree.rooms)),
-        "arrows between rooms": str(arrows),
+        "packages": str(len(tree.rooms)),
+        "arrows between rooms (packages, and modules beside them)": str(arrows),
         "circles between rooms": str(len(circles(tree.arrows))),
     }
     return figures | {f"lines of {room}": str(count) for room, count in sorted(tree.rooms.items())}
