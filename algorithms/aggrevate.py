@@ -22,12 +22,12 @@ class AggreVaTe(Plain):
     T_max(i) = min(start + step i, cap) turns, i counted from 0 at the first round.
     """
 
-    start: int = 0
-    step: int = 20
-    cap: int = 100
-    keep: Keep = "all"
-    aggregation: Aggregation = "latest"
-    window: int = 1
+    start: int = 0  # T_max of the first round, in turns
+    step: int = 2  # Turns by which T_max grows each round
+    cap: int | None = None  # Upper bound of T_max, in turns; null: none
+    keep: Keep = "all"  # finished: episodes that ended with finish; resolved: those that pass
+    aggregation: Aggregation = "latest"  # Rounds to train on: the newest, all, or a window
+    window: int = 1  # Newest rounds to train on, with aggregation=window
     name: str = "aggrevate"
 
     def __post_init__(self) -> None:

@@ -30,12 +30,12 @@ class DAgger(Plain):
     and nobody labeled is its own label.
     """
 
-    beta: Schedule
-    keep: Keep = "all"
-    aggregation: Aggregation = "latest"
-    window: int = 1
-    labels: Labels = "all"
-    annotator: str | None = None
+    beta: Schedule  # The teacher's share of executed turns, round by round
+    keep: Keep = "all"  # finished: episodes that ended with finish; resolved: those that pass
+    aggregation: Aggregation = "latest"  # Rounds to train on: the newest, all, or a window
+    window: int = 1  # Newest rounds to train on, with aggregation=window
+    labels: Labels = "all"  # student_turns: where the student acted; executed_by_teacher: elsewhere
+    annotator: str | None = None  # Whose labels, where several teachers annotated; null: all
     name: str = "dagger"
 
     def __post_init__(self) -> None:

@@ -24,11 +24,11 @@ class GKD(Plain):
     how many of the teacher's most likely tokens are kept for each place.
     """
 
-    student_share: float = 1.0
-    jsd_beta: float = 0.5
-    top_k: int = 64
-    temperature: float = 1.0
-    top_p: float = 1.0
+    student_share: float = 1.0  # GKD's lambda: share of the student's own episodes
+    jsd_beta: float = 0.5  # 0: forward KL; 1: reverse KL; between: generalized JSD
+    top_k: int = 64  # The teacher's tokens kept at each position; the others share one bin
+    temperature: float = 1.0  # Sampling temperature of the student while it collects
+    top_p: float = 1.0  # Nucleus sampling of the student while it collects
     name: str = "gkd"
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from algorithms.base import Collect, Round, Target, TrainingExample
-from algorithms.engine.objective import Kind, Objective, Ratio
+from algorithms.engine.objective import Objective, Ratio
 from algorithms.filters import at_least_one, kept, one_distribution, one_of
 from swe_gym_env.rollout.mixers import StudentOnly
 from swe_gym_env.types import Episode, Scores
@@ -37,21 +37,20 @@ class GRPO:
     gradients and divergence are of softmax(logits / ``temperature``), at which it samples.
     """
 
-    repeats: int = 8
-    advantage: Advantage = "mean"
-    aggregation: Aggregation = "token"
-    constant: int = 1024
-    ratio: Ratio = "token"
-    clip_low: float | None = 0.2
-    clip_high: float | None = 0.28
-    truncation: float | None = 2.0
-    kl: float = 0.0
-    kl_kind: Kind = "k3"
-    truncated: Truncated = "keep"
-    zero_variance: ZeroVariance = "drop"
-    most_tasks: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
+    repeats: int = 4  # Tries at each task: the group
+    advantage: Advantage = "mean"  # How a try is compared with its group
+    aggregation: Aggregation = "token"  # What weighs alike: every token, or every episode
+    constant: int | None = None  # Tokens by which aggregation=constant divides, which needs it
+    ratio: Ratio = "token"  # Importance ratio of each token, or of the sequence (GSPO)
+    clip_low: float | None = 0.2  # Lower clip of the ratio; null: none
+    clip_high: float | None = 0.28  # Upper clip; above clip_low it is DAPO's clip-higher
+    truncation: float | None = 2.0  # Cap of the sampler's importance weight; null: no correction
+    kl: float = 0.0  # Coefficient of the KL (K3) to the student before the first round
+    truncated: Truncated = "keep"  # mask: episodes that a limit ended are not trained on
+    zero_variance: ZeroVariance = "drop"  # keep: groups of equal rewards count as denominator
+    most_tasks: int = 0  # Dynamic sampling: additional tasks while groups have equal rewards
+    temperature: float = 1.0  # Sampling temperature of the student while it collects
+    top_p: float = 1.0  # Only 1: the log-probs are of the distribution over all tokens
     name: str = "grpo"
 
     def __post_init__(self) -> None:
@@ -59,7 +58,10 @@ class GRPO:
         one_of(Aggregation, aggregation=self.aggregation)
         one_of(Truncated, truncated=self.truncated)
         one_of(ZeroVariance, zero_variance=self.zero_variance)
-        at_least_one(constant=self.constant)
+        if self.constant is not None:
+            at_least_one(constant=self.constant)
+        elif self.aggregation == "constant":
+            raise ValueError("algorithm.aggregation=constant needs algorithm.constant=TOKENS")
         one_distribution(self.temperature, self.top_p)
         if self.repeats < 2:
             raise ValueError("algorithm.repeats is at least 2: a group of one says nothing")
@@ -72,7 +74,7 @@ class GRPO:
             clip_low=self.clip_low,
             clip_high=self.clip_high,
             truncation=self.truncation,
-            divergence=self.kl_kind,
+            divergence="k3",
             coefficient=self.kl,
             denominator="weights" if self.aggregation == "token" else "sequences",
             temperature=self.temperature,
@@ -118,7 +120,7 @@ class GRPO:
         self, episode: Episode, advantage: float, scores: dict[int, Scores]
     ) -> tuple[Target, ...]:
         tokens = max(1, sum(len(turn.token_ids) for turn in episode.turns))
-        each = 1 / {"token": 1, "sequence": tokens, "constant": self.constant}[self.aggregation]
+        each = 1 / {"token": 1, "sequence": tokens, "constant": self.constant or 1}[self.aggregation]
         return tuple(
             Target(
                 turn,

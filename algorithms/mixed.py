@@ -29,12 +29,12 @@ class Mixed(Plain):
     learned at temperature 1, so that it is the only ``temperature`` here, and ``top_p`` is 1.
     """
 
-    beta: Schedule
-    estimator: Estimator = "k3"
-    coefficient: float = 1.0
-    keep: Keep = "all"
-    temperature: float = 1.0
-    top_p: float = 1.0
+    beta: Schedule  # The teacher's share of executed turns, round by round
+    estimator: Estimator = "k3"  # k2 has the reverse KL's gradient, k3 the forward KL's
+    coefficient: float = 1.0  # Weight of the divergence on the student's turns
+    keep: Keep = "all"  # finished: episodes that ended with finish; resolved: those that pass
+    temperature: float = 1.0  # Only 1: the distribution that the cross-entropy is of
+    top_p: float = 1.0  # Only 1: the log-probs are of the distribution over all tokens
     name: str = "mixed"
 
     def __post_init__(self) -> None:

@@ -24,11 +24,11 @@ class OEC(Plain):
     than ``most_repeats`` times in a row is dropped.
     """
 
-    latest: int = 30
-    most_repeats: int = 2
-    repeats: int = 1
-    aggregation: Aggregation = "latest"
-    window: int = 1
+    latest: int = 6  # Latest switch to the teacher, in turns
+    most_repeats: int = 2  # An episode with more repetitions of an action in a row is dropped
+    repeats: int = 1  # Episodes of each task
+    aggregation: Aggregation = "latest"  # Rounds to train on: the newest, all, or a window
+    window: int = 1  # Newest rounds to train on, with aggregation=window
     name: str = "oec"
 
     def __post_init__(self) -> None:

@@ -33,13 +33,13 @@ class OPD(Plain):
     are of softmax(logits / temperature).
     """
 
-    estimator: Estimator = "advantage"
-    recompute: bool = True
-    repeats: int = 1
-    clip: float | None = None
-    truncation: float | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
+    estimator: Estimator = "advantage"  # The published one; k1, k2, k3: as a loss
+    recompute: bool = True  # false: the advantage stays that of the student who acted
+    repeats: int = 1  # Episodes of each task
+    clip: float | None = None  # Clip of the policies' ratio, on both sides; null: none
+    truncation: float | None = None  # Cap of the sampler's importance weight; null: no correction
+    temperature: float = 1.0  # Of the student while it collects, and of both models' log-probs
+    top_p: float = 1.0  # Only 1: the log-probs are of the distribution over all tokens
     name: str = "opd"
 
     def __post_init__(self) -> None:

@@ -18,10 +18,10 @@ class RFT(Plain):
     Every turn counts, whoever took it: also one that a failing teacher left to the student.
     """
 
-    actor: Actor = "student"
-    repeats: int = 4
-    aggregation: Aggregation = "latest"
-    window: int = 1
+    actor: Actor = "student"  # Who tries: the student or the teacher
+    repeats: int = 4  # Tries at each task
+    aggregation: Aggregation = "latest"  # Rounds to train on: the newest, all, or a window
+    window: int = 1  # Newest rounds to train on, with aggregation=window
     name: str = "rft"
 
     def __post_init__(self) -> None:

@@ -22,23 +22,25 @@ from typing import Literal, get_args
 Shape = Literal["constant", "linear", "cosine", "exponential", "step"]
 
 
-def latest_switch(index: int, start: int, step: int, cap: int) -> int:
-    """AggreVaTe's T_max of round ``index``, counted from 0: min(start + step index, cap) turns."""
-    if min(index, start, step, cap) < 0:
+def latest_switch(index: int, start: int, step: int, cap: int | None) -> int:
+    """AggreVaTe's T_max of round ``index``, counted from 0: min(start + step index, cap) turns.
+    ``cap`` None is no bound."""
+    if min(index, start, step, cap or 0) < 0:
         raise ValueError("start, step and cap of the latest switch are not negative")
-    return min(start + step * index, cap)
+    latest = start + step * index
+    return latest if cap is None else min(latest, cap)
 
 
 @dataclass(frozen=True)
 class Schedule:
     """One value per round, each in [0, 1]."""
 
-    shape: Shape = "linear"
-    start: float = 1.0
-    floor: float = 0.0
-    rounds: int = 5
-    warmup: int = 0
-    slope: float | None = None
+    shape: Shape = "linear"  # How beta falls from start to floor
+    start: float = 1.0  # beta of the first round
+    floor: float = 0.0  # beta of the last round
+    rounds: int | None = None  # Rounds of the run; null where the shape does not depend on them
+    warmup: int = 0  # Rounds at start before the decay begins
+    slope: float | None = None  # Only linear: the decrease per round; null: floor in the last round
 
     def __post_init__(self) -> None:
         if self.shape not in get_args(Shape):
@@ -48,7 +50,7 @@ class Schedule:
                 raise ValueError(f"beta.{name}={getattr(self, name)}: a share lies in [0, 1]")
         if self.shape != "constant" and self.floor > self.start:
             raise ValueError(f"beta.floor={self.floor} lies above beta.start={self.start}")
-        if self.rounds < 1 or self.warmup < 0:
+        if (self.rounds is not None and self.rounds < 1) or self.warmup < 0:
             raise ValueError("beta.rounds is at least 1 and beta.warmup at least 0")
         if self.shape == "exponential" and self.floor <= 0:
             raise ValueError("an exponential never reaches 0: give beta.floor above 0, say 0.05")
@@ -58,13 +60,15 @@ class Schedule:
             )
         if self.slope is not None and self.slope < 0:
             raise ValueError(f"beta.slope={self.slope}: the loss per round is not negative")
+        if self.rounds is None and self.shape != "constant" and self.slope is None:
+            raise ValueError(f"a {self.shape} schedule needs beta.rounds, the number of rounds")
 
     def __call__(self, index: int) -> float:
         """beta of round ``index``, counted from 0."""
         if index < 0:
             raise ValueError(f"rounds are counted from 0, not {index}")
         since = max(0, index - self.warmup)
-        span = self.rounds - 1 - self.warmup
+        span = (self.rounds or 1) - 1 - self.warmup
         p = min(1.0, since / span) if span > 0 else float(since > 0)
         start, floor = self.start, self.floor
         match self.shape:

@@ -18,8 +18,8 @@ from swe_gym_env.rollout.mixers import TeacherOnly
 class SFT(Plain):
     """Who acts: teacher. Label: the executed turn. Weight: 1."""
 
-    keep: Keep = "finished"
-    aggregation: Aggregation = "latest"
+    keep: Keep = "finished"  # all; finished: episodes that ended with finish; resolved: that pass
+    aggregation: Aggregation = "latest"  # Rounds to train on: the newest, or all
     name: str = "sft"
 
     def __post_init__(self) -> None:

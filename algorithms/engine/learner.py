@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,50 +27,13 @@ from algorithms.engine.losses import Sums, denominator, total
 from algorithms.engine.objective import Objective
 from algorithms.engine.optimizer import MasterAdamW
 from algorithms.engine.supported import check_student
+from algorithms.engine.training_config import TrainingConfig as TrainingConfig
 from algorithms.engine.tree import TokenTree
 
 Progress = Callable[[int, int, str], None]
 
 _two = np.zeros(2, dtype=np.int64)
 FILLER = [TokenTree(_two, _two - [1, 0], _two.astype(np.float32), _two)]  # a row that counts 0
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How to train. Lengths are in tokens, ``batch_size`` in trees per optimizer step (those of one
-    group count as one). After a linear warm-up the learning rate goes in a straight line to
-    ``lr_end`` times ``lr``.
-    ``checkpointing`` computes each layer again in the backward: memory for a third more time.
-    ``sharding``: whether each of several processes holds everything, or its share of it.
-    ``save_every`` so many optimizer steps, what a killed training goes on from is kept."""
-
-    lr: float = 1e-4
-    batch_size: int = 8
-    epochs: int = 1
-    warmup_steps: int = 4
-    lr_end: float = 1.0
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    micro_batch_tokens: int = 2048
-    max_tree_tokens: int = 8192
-    lora_rank: int = 0
-    checkpointing: bool = False
-    sharding: Literal["none", "full"] = "none"
-    save_every: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "micro_batch_tokens", "max_tree_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must be at least 1")
-        if self.lr <= 0:
-            raise ValueError("training.lr must be positive")
-        if self.save_every is not None and self.save_every < 1:
-            raise ValueError("training.save_every is null or at least 1 optimizer step")
-        if self.sharding not in ("none", "full"):
-            raise ValueError(f"training.sharding={self.sharding}: it is none or full")
-        if not 0 <= self.lr_end <= 1:
-            raise ValueError("training.lr_end is a share of training.lr, from 0 to 1")
 
 
 @dataclass
