@@ -15,7 +15,7 @@ A key that affects none of them (``nothing``) changes how or where the work is d
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -79,8 +79,8 @@ def required(doc: str, **known: Any) -> Any:
     return field(metadata={"key": Key(doc, **known)})
 
 
-def section(kind: type, doc: str, **known: Any) -> Any:
-    """A section whose defaults are those of the dataclass ``kind``."""
+def section(kind: Callable[[], Any], doc: str, **known: Any) -> Any:
+    """A section with the default values of the instance that ``kind`` makes."""
     return field(default_factory=kind, metadata={"key": Key(doc, **known)})
 
 
@@ -117,12 +117,16 @@ def declared(kind: type) -> dict[str, Declared]:
 
 def defaults(kind: type, *without: str) -> dict[str, Any]:
     """The default values of a section, nested. Keys without a default are left out."""
-    found: dict[str, Any] = {}
-    for name, each in declared(kind).items():
-        if each.default is not MISSING and name not in without:
-            value = each.default
-            found[name] = defaults(type(value)) if dataclasses.is_dataclass(value) else value
-    return found
+    return {
+        name: _values(each.default) if dataclasses.is_dataclass(each.default) else each.default
+        for name, each in declared(kind).items()
+        if each.default is not MISSING and name not in without
+    }
+
+
+def _values(section: Any) -> dict[str, Any]:
+    values = {each.name: getattr(section, each.name) for each in dataclasses.fields(section)}
+    return {n: _values(v) if dataclasses.is_dataclass(v) else v for n, v in values.items()}
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
