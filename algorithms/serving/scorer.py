@@ -20,7 +20,7 @@ import numpy as np
 
 from algorithms.engine.examples import executed_tree
 from algorithms.engine.rendering import Renderer
-from algorithms.engine.scorer import Given
+from algorithms.engine.scorer import ScoreStream
 from algorithms.engine.tree import TokenTree
 from swe_gym_env.errors import PolicyError, SetupError
 from swe_gym_env.policies.base import CONTEXT_FULL
@@ -88,7 +88,9 @@ class ServedScorer:
                 "method that needs only the teacher's words: its label is a turn."
             )
 
-    def score(self, episodes: Sequence[Episode], top_k: int = 0, temperature: float = 1.0) -> Given:
+    def score(
+        self, episodes: Sequence[Episode], top_k: int = 0, temperature: float = 1.0
+    ) -> ScoreStream:
         """The scores of all turns of one episode after another, in order. One that is too long for
         the server has none. SetupError where the server cannot be asked any more, and for another
         ``temperature`` than 1, since it gives the log-probs of a prompt at no other."""
@@ -138,7 +140,7 @@ class ServedScorer:
     ) -> Scores:
         """A turn whose last token nobody sampled gets 0 for it: no weight ever falls on it."""
         logprobs, best = [], []
-        for node in tree.scored[tree.segment[tree.scored] == turn].tolist():
+        for node in tree.loss_nodes[tree.segment[tree.loss_nodes] == turn].tolist():
             here = places[node]
             logprobs.append(float(here[str(tree.token_ids[node])]["logprob"]))
             order = sorted(here, key=lambda id: -here[id]["logprob"])[:top_k]
@@ -173,7 +175,7 @@ def paths(tree: TokenTree) -> list[np.ndarray]:
     of nodes in order."""
     found: list[np.ndarray] = []
     held: set[int] = set()
-    for last in sorted(tree.scored.tolist(), reverse=True):
+    for last in sorted(tree.loss_nodes.tolist(), reverse=True):
         if last in held:
             continue
         path, node = [], last

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from algorithms.engine.adapters import base_of, is_adapter
+from algorithms.engine.adapters import base_folder, is_adapter
 from algorithms.serving.server import Server
 from swe_gym_env.errors import PolicyError
 
@@ -49,7 +49,7 @@ class Version:
     @property
     def base(self) -> Path:
         """What a server starts from to serve this."""
-        return base_of(self.folder)
+        return base_folder(self.folder)
 
     @property
     def ties_head(self) -> bool:

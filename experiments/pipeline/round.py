@@ -192,7 +192,7 @@ def train(
     if not samples:
         log.warning("round %d teaches nothing: the student stays as it was", len(folders) - 1)
         learner.save(own.checkpoint)
-        if parallel.is_first():
+        if parallel.is_main():
             own.mark_done("train")
         return
     total = epochs * sum(len(sample) for sample in samples)
@@ -209,7 +209,7 @@ def train(
         except ValueError as error:
             raise SetupError(str(error)) from None
     learner.save(own.checkpoint)
-    if not parallel.is_first():
+    if not parallel.is_main():
         return
     as_executed, in_other_tokens = labels_as_executed(examples, renderer)
     own.add_metrics(

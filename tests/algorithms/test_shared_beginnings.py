@@ -54,8 +54,8 @@ def family(seed: int) -> list[TokenTree]:
 
 def prefixes(trees: list[TokenTree]) -> int:
     """How many nodes are left when trunks are merged: counted by their paths."""
-    trunks = {tuple(path(tree, node)) for tree in trees for node in range(tree.trunk)}
-    return len(trunks) + sum(len(tree) - tree.trunk for tree in trees)
+    trunks = {tuple(path(tree, node)) for tree in trees for node in range(tree.shared_path_length)}
+    return len(trunks) + sum(len(tree) - tree.shared_path_length for tree in trees)
 
 
 @pytest.mark.parametrize("multiple", [1, 16])
@@ -66,7 +66,7 @@ def test_every_node_still_sees_its_ancestors_alone(multiple):
         t = prefixes(trees)
         assert len(packed.end) == t + -t % multiple
         tokens, end = packed.input_ids[0].tolist(), packed.end.tolist()
-        pairs = [(tree, node) for tree in trees for node in tree.scored]
+        pairs = [(tree, node) for tree in trees for node in tree.loss_nodes]
         assert len(pairs) == len(packed.target)
         for m, (tree, node) in enumerate(pairs):
             source = int(packed.source[m])
@@ -139,7 +139,7 @@ def test_all_streams_are_those_of_trees_apart(ratio, divergence, truncation):
     learner = Learner(tiny_model(50), None, TrainingConfig(), how)
     if truncation:
         learner._remember_old(trees)
-    apart = [learner.loss([tree]) for tree in trees if len(tree.scored)]
+    apart = [learner.loss([tree]) for tree in trees if len(tree.loss_nodes)]
     sum(one.loss for one in apart).backward()
     wanted = grads(learner.model)
     together = learner.loss(trees)
