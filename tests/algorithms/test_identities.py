@@ -77,7 +77,7 @@ def computed(s, items, objective=Objective(), rows=None):  # noqa: B008
     trees = list(example_trees(items, s.renderer))
     learner = Learner(model, None, TrainingConfig(), objective)
     if objective.truncation is not None:
-        learner._remember_old(trees)
+        learner._compute_old_logprobs(trees)
     whole, loss = denominator(trees, objective), 0.0
     for row in rows(trees) if rows else [trees]:
         part = learner.loss(row).loss / whole

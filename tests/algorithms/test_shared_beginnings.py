@@ -138,14 +138,14 @@ def test_all_streams_are_those_of_trees_apart(ratio, divergence, truncation):
     how = Objective(ratio=ratio, divergence=divergence, truncation=truncation)
     learner = Learner(tiny_model(50), None, TrainingConfig(), how)
     if truncation:
-        learner._remember_old(trees)
+        learner._compute_old_logprobs(trees)
     apart = [learner.loss([tree]) for tree in trees if len(tree.loss_nodes)]
     sum(one.loss for one in apart).backward()
     wanted = grads(learner.model)
     together = learner.loss(trees)
     together.loss.backward()
     assert torch.allclose(together.loss, sum(one.loss for one in apart), rtol=1e-5)
-    for name in ("right", "clipped", "divergence"):
+    for name in ("correct", "clipped", "divergence"):
         assert abs(getattr(together, name) - sum(getattr(one, name) for one in apart)) < 1e-3
     for name, grad in grads(learner.model).items():
         assert (grad - wanted[name]).norm() <= 1e-5 * wanted[name].norm(), name

@@ -144,7 +144,7 @@ def test_the_learner_trains_at_the_temperature_of_the_objective(tokenizer) -> No
         assert objective.temperature == 0.7
         learner = Learner(model, None, TrainingConfig(), objective)
         if truncation:
-            learner._remember_old(trees)
+            learner._compute_old_logprobs(trees)
         weight = sum(float(tree.pg_weight.sum()) for tree in trees)
         assert learner.loss(trees).loss.item() == pytest.approx(-weight, rel=1e-4)
         off = Learner(model, None, TrainingConfig(), GRPO(truncation=None).objective)
@@ -156,7 +156,7 @@ def test_cross_entropy_is_not_learned_at_another_temperature(tokenizer) -> None:
     renderer, (item, *_) = played(model, tokenizer, 1, top_p=1.0)
     trees = list(example_trees([taught(item, weight=1.0)], renderer))
     learner = Learner(model, None, TrainingConfig(), Objective(temperature=0.7))
-    with pytest.raises(ValueError, match="learned at temperature 1"):
+    with pytest.raises(ValueError, match="needs log-probs of temperature 1"):
         learner.loss(trees)
 
 
