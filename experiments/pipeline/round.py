@@ -70,7 +70,7 @@ def collect(
         # a killed run has begun more than this: what it did after is decided again, and the same
         asked = {request.episode_id for request in requests}
         played = [episode for episode in folder.episodes() if episode.episode_id in asked]
-        more = algorithm.more(len(tasks.requests(index)), played)
+        more = algorithm.extra_tasks(len(tasks.requests(index)), played)
         if not more:
             break
         extra += more
@@ -112,32 +112,32 @@ def score(
     """Leaves scores.jsonl in the last of ``folders``, if the algorithm asks for scores. Episodes
     that the teacher's budget does not reach stay without."""
     own, index = folders[-1], len(folders) - 1
-    plan = algorithm.collect(index)
-    if plan.score == "nothing" or own.is_done("score"):
+    scoring = algorithm.scoring
+    if scoring is None or own.is_done("score"):
         return
     there = {(score.episode_id, score.turn) for score in own.scores()}
     wanted = {
         episode.episode_id: {
             turn
             for turn, executed in enumerate(episode.turns)
-            if plan.score_turns in ("all", executed.actor)
+            if scoring.turns in ("all", executed.actor)
         }
         for episode in own.episodes()
         if not episode.outcome.mask
     }
     missing = [e for e in own.episodes() if _lack(wanted, e.episode_id, there)]
     parts.free_memory()
-    scorer = parts.scorer(folders[0].checkpoint if plan.score == "start" else None)
+    scorer = parts.scorer(folders[0].checkpoint if scoring.scorer == "start" else None)
     account = parts.account(folders)
     # as far as they are taken
-    given = scorer.score(missing, plan.top_k, algorithm.objective.temperature)
+    given = scorer.score(missing, scoring.top_k, algorithm.objective.temperature)
     with display.phase(f"round {index}: score", len(missing)) as advance, contextlib.closing(given):
         for episode in missing:
-            if plan.score == "teacher" and account.over():
+            if scoring.scorer == "teacher" and account.over():
                 break
             every = next(given)
             found = [score for score in every if score.turn in wanted[episode.episode_id]]
-            if plan.score == "teacher":
+            if scoring.scorer == "teacher":
                 account.add(Spent(scored_tokens=sum(len(score.logprobs) for score in found)))
             own.add_scores(found)
             advance(1)
