@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from algorithms.base import Algorithm
 from experiments.config.algorithms import build_algorithm
 from experiments.pipeline import precision, serving, teachers
+from experiments.runs.inputs import refuse_changed
 from swe_gym_env import actions
 from swe_gym_env.actions import ActionFormat
 from swe_gym_env.env import SWEEnv
@@ -252,3 +253,19 @@ class Parts:
 
 def _count_tokens(backend: Any, text: str) -> int:
     return len(backend.encode(text, add_special_tokens=False).ids)
+
+
+def parts_of(run: Path) -> Parts:
+    """Those of the stored run in the folder ``run``.
+
+    Raises:
+        SetupError: The folder holds no run, or the run's model is no longer the same.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise SetupError(f"{run} is no run folder: it holds no config.yaml")
+    cfg = OmegaConf.load(path)
+    if not isinstance(cfg, DictConfig) or "model" not in cfg:
+        raise SetupError(f"{path} names no model")
+    refuse_changed(run, cfg, "model")
+    return Parts(cfg)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from algorithms.base import Algorithm
+from algorithms.base import Algorithm, TrainingExample
 from experiments.console.progress import Display
 from experiments.pipeline.build import Parts
 from experiments.pipeline.play import play
@@ -156,6 +156,17 @@ def planned_share(mixer: Mixer) -> float | None:
     return getattr(mixer, "beta", fixed.get(type(mixer)))
 
 
+def training_examples(
+    algorithm: Algorithm, folders: Sequence[RoundFolder]
+) -> list[TrainingExample]:
+    """What the newest of ``folders`` (rounds 0, 1, ...) is trained on. Raises SetupError."""
+    rounds = [folder.read(index) for index, folder in enumerate(folders)]
+    try:
+        return list(algorithm.examples(rounds))
+    except ValueError as error:
+        raise SetupError(f"algorithm={algorithm.name}: {error}") from None
+
+
 def train(
     parts: Parts,
     algorithm: Algorithm,
@@ -176,9 +187,8 @@ def train(
 
     parts.free_memory()
     start, renderer = checkpoint or parts.start, parts.renderer
-    rounds = [folder.read(index) for index, folder in enumerate(folders)]
+    examples = training_examples(algorithm, folders)
     try:
-        examples = list(algorithm.examples(rounds))
         samples = list(example_trees(examples, renderer, parts.training.max_tree_tokens))
     except ValueError as error:
         raise SetupError(f"algorithm={algorithm.name}: {error}") from None
