@@ -1,4 +1,4 @@
-"""The settings of a training. Imports no torch, so that a configuration can be checked without it."""
+"""The settings of a training. Imports no torch, so that a configuration is checked without it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. The configuration's section ``training`` has the same keys and defaults.
+    """How to train. The section ``training`` of a configuration has the same keys and defaults.
 
     Attributes:
-        lr: Learning rate after the warm-up.
-        batch_size: Token trees per optimizer step; the trees of one group count as one.
-        epochs: Passes over the round's trees.
-        warmup_steps: Optimizer steps in which the rate rises linearly from 0.
-        lr_end: Share of ``lr`` that a straight line reaches at the last step; 1 is constant.
-        weight_decay: Decoupled weight decay of AdamW.
-        max_grad_norm: Norm to which a step's gradient is clipped.
-        micro_batch_tokens: Tokens in memory at once.
-        max_tree_tokens: A longer tree is dropped and counted.
-        lora_rank: Rank of the adapters; 0 trains all weights.
-        checkpointing: Each layer is computed again in the backward: memory for a third more time.
-        sharding: ``full`` shards weights and optimizer state over all processes (FSDP2).
-        save_every: Optimizer steps between two states from which a killed training resumes.
-        seed: Order of the trees.
+        lr: Peak learning rate.
+        batch_size: Trees per optimizer step; the trees of one group count as one.
+        epochs: Passes over all trees, each in an order of its own.
+        warmup_steps: Optimizer steps of linear warm-up.
+        lr_end: Learning rate at the last step as a fraction of ``lr``, reached linearly.
+        weight_decay: Weight decay of AdamW.
+        max_grad_norm: Global gradient norm above which gradients are scaled down.
+        micro_batch_tokens: Tokens in one packed row; a longer tree is a row alone.
+        max_tree_tokens: Longer trees are dropped (``TrainReport.dropped``).
+        lora_rank: Rank of the LoRA adapter to train; 0 trains all weights.
+        checkpointing: Compute each layer again in the backward pass: less memory, a third more
+            time.
+        sharding: "none": each process holds all weights; "full": FSDP2 (``sharding.py``).
+        save_every: Optimizer steps between resumable snapshots; None for no snapshots.
+        seed: Seed of the order of trees and of a new adapter.
     """
 
     lr: float = 3e-5
@@ -49,8 +50,8 @@ class TrainingConfig:
         if self.lr <= 0:
             raise ValueError("training.lr must be positive")
         if self.save_every is not None and self.save_every < 1:
-            raise ValueError("training.save_every is null or at least 1 optimizer step")
+            raise ValueError("training.save_every must be null or at least 1 optimizer step")
         if self.sharding not in ("none", "full"):
-            raise ValueError(f"training.sharding={self.sharding}: it is none or full")
+            raise ValueError(f"training.sharding={self.sharding} must be none or full")
         if not 0 <= self.lr_end <= 1:
-            raise ValueError("training.lr_end is a share of training.lr, from 0 to 1")
+            raise ValueError("training.lr_end is a fraction of training.lr, from 0 to 1")
