@@ -52,7 +52,7 @@ def configuration(run: Path) -> DictConfig:
     cfg = OmegaConf.load(run / "config.yaml")
     assert isinstance(cfg, DictConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        new = compose("config", overrides=[f"model={cfg.model.name}"])
+        new = compose("planner", overrides=[f"model={cfg.model.name}"])
     cfg.plan, cfg.cluster = new.plan, new.cluster
     return cfg
 

@@ -96,7 +96,7 @@ class Declared:
     def section(self, value: Any) -> type | None:
         """The dataclass of the keys below, where ``value`` is a section of declared keys."""
         if self.key.variants or self.key.fallback:
-            name = value.get("name") if isinstance(value, Mapping) else None
+            name = value.get("name") if hasattr(value, "get") else None
             return self.key.variants.get(str(name), self.key.fallback)
         return self.type if dataclasses.is_dataclass(self.type) else None  # type: ignore[return-value]
 
@@ -118,15 +118,16 @@ def declared(kind: type) -> dict[str, Declared]:
 def defaults(kind: type, *without: str) -> dict[str, Any]:
     """The default values of a section, nested. Keys without a default are left out."""
     return {
-        name: _values(each.default) if dataclasses.is_dataclass(each.default) else each.default
+        name: values_of(each.default) if dataclasses.is_dataclass(each.default) else each.default
         for name, each in declared(kind).items()
         if each.default is not MISSING and name not in without
     }
 
 
-def _values(section: Any) -> dict[str, Any]:
+def values_of(section: Any) -> dict[str, Any]:
+    """The values of an instance, nested."""
     values = {each.name: getattr(section, each.name) for each in dataclasses.fields(section)}
-    return {n: _values(v) if dataclasses.is_dataclass(v) else v for n, v in values.items()}
+    return {n: values_of(v) if dataclasses.is_dataclass(v) else v for n, v in values.items()}
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:

@@ -129,9 +129,10 @@ def _plain(value: Any) -> Any:
 def undeclared(path: str, keys: Iterable[str]) -> str:
     """The line for a key that nobody declares."""
     above, _, name = path.rpartition(".")
+    keys = list(keys)
     if not above and name in ELSEWHERE:
         return f"{path}: {ELSEWHERE[name]}"
-    close = difflib.get_close_matches(name, list(keys), 1)
+    close = difflib.get_close_matches(name, keys, 1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     where = above or "the configuration"
     return f"{path}: there is no {name!r}{hint}; {where} has: {', '.join(sorted(keys))}"

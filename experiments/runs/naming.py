@@ -16,11 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.keys import UNSET, Declared, Effect, Key, declared
 from experiments.config.schema import RunConfig
+from experiments.config.stored import FORMER_OPTIONS
 
 # Sections that stored configurations of older versions have
 FORMER_SECTIONS = ("plan",)
-# Options that no longer exist, at the value that every run had: so that runs keep their names
-FORMER_OPTIONS = {"algorithms.grpo.GRPO": {"kl_kind": "k3"}}
 
 
 def digest(data: Any) -> str:
@@ -91,6 +90,7 @@ def _is_set(data: Mapping[Any, Any], keys: Mapping[str, Declared], path: str) ->
 
 
 def _with_former_options(value: Any) -> Any:
+    """Runs keep their names when an option goes that all of them had at one value."""
     former = FORMER_OPTIONS.get(str(value.get("_target_"))) if isinstance(value, Mapping) else None
     return {**former, **value} if former else value
 
