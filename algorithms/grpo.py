@@ -123,7 +123,9 @@ class GRPO(Algorithm):
         self, episode: Episode, advantage: float, scores: dict[int, Scores]
     ) -> tuple[Target, ...]:
         tokens = max(1, sum(len(turn.token_ids) for turn in episode.turns))
-        each = 1 / {"token": 1, "sequence": tokens, "constant": self.constant or 1}[self.aggregation]
+        each = (
+            1 / {"token": 1, "sequence": tokens, "constant": self.constant or 1}[self.aggregation]
+        )
         return tuple(
             Target(
                 turn,

@@ -26,6 +26,7 @@ from experiments.config.keys import (
 from experiments.config.teachers import TEACHERS, Teacher
 from experiments.config.training import Training
 
+
 @dataclass(kw_only=True)
 class Iteration0:
     """The warm start: the student that every algorithm starts from, made once for all runs that
@@ -129,7 +130,9 @@ class Actions:
     """How a turn is written."""
 
     name: str = required("The action format")
-    tools: list[str] | None = key(None, "Tools that are offered; null: all of the format", absent=None)
+    tools: list[str] | None = key(
+        None, "Tools that are offered; null: all of the format", absent=None
+    )
 
 
 @dataclass(kw_only=True)
@@ -152,10 +155,10 @@ class Server:
     replicas: int = key(1, "Servers; each episode stays with one of them", least=1)
     tensor_parallel: int = key(1, "GPUs of one server", least=1)
     gpus: list[int] | None = key(None, "GPU numbers; null: from the first on")
-    memory_share: float = key(
-        0.9, "Share of a GPU's memory that a server takes", above=0, most=1
+    memory_share: float = key(0.9, "Share of a GPU's memory that a server takes", above=0, most=1)
+    restarts: int = key(
+        3, "Restarts of one server within an hour; after that the run ends", least=0
     )
-    restarts: int = key(3, "Restarts of one server within an hour; after that the run ends", least=0)
     arguments: dict[str, Any] | None = key(None, "Other options of vLLM, {enforce_eager: true}")
     environment: dict[str, Any] | None = key(None, "Other environment variables")
 

@@ -67,7 +67,9 @@ class ServerTeacher(Writer):
     base_url: str = key("http://127.0.0.1:8000/v1", "The endpoint", affects=REACHED)
     model: str = key("Qwen/Qwen3-Coder-30B-A3B-Instruct", "The model's name there")
     scores: bool = key(
-        False, "It is a vLLM server that reads the student's tokens: it gives log-probs", absent=False
+        False,
+        "It is a vLLM server that reads the student's tokens: it gives log-probs",
+        absent=False,
     )
     actions: str | None = key(None, "Action format that it writes; null: the student's")
     api_key_env: str = key(
@@ -98,8 +100,12 @@ class TrainedTeacher(Writer):
 
     name: Literal["trained"] = required("Which teacher")
     path: str | None = key(None, "Its checkpoint; null: found by its settings", absent=None)
-    seed: int = key(0, "Its seed, so that runs with other seeds share it", least=0, affects=EVERYTHING)
-    episodes: int = key(144, "Episodes of the expert that it learns from", least=1, affects=EVERYTHING)
+    seed: int = key(
+        0, "Its seed, so that runs with other seeds share it", least=0, affects=EVERYTHING
+    )
+    episodes: int = key(
+        144, "Episodes of the expert that it learns from", least=1, affects=EVERYTHING
+    )
     rounds: int = key(
         0,
         "Additional DAgger rounds in which it acts alone and learns the expert's turns",
@@ -111,11 +117,17 @@ class TrainedTeacher(Writer):
         48, "Episodes of such a round", least=1, affects=EVERYTHING, needs="rounds"
     )
     tests: bool = key(
-        True, "The expert runs the visible tests before it finishes", affects=EVERYTHING, absent=True
+        True,
+        "The expert runs the visible tests before it finishes",
+        affects=EVERYTHING,
+        absent=True,
     )
     val_tasks: int = key(0, "Measure it on this many tasks of the split val", least=0)
     training: Training = section(
-        Training, "How it is trained, whatever the student's training is", affects=EVERYTHING, whole=True
+        Training,
+        "How it is trained, whatever the student's training is",
+        affects=EVERYTHING,
+        whole=True,
     )
     max_new_tokens: int = key(64, "Tokens of one turn", least=1)
 

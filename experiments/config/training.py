@@ -30,9 +30,7 @@ class Training:
         "Token trees per optimizer step: an episode each, or a group of tries",
         least=1,
     )
-    epochs: int = key(
-        TrainingConfig.epochs, "Passes over a round's trees", least=1, affects=RESULT
-    )
+    epochs: int = key(TrainingConfig.epochs, "Passes over a round's trees", least=1, affects=RESULT)
     warmup_steps: int = key(
         TrainingConfig.warmup_steps, "Optimizer steps in which the rate rises from 0", least=0
     )

@@ -65,7 +65,9 @@ class GPUShares:
     """Which share of the data sheet is reached, and what a GPU costs."""
 
     bandwidth_share: float = key(0.65, "Of memory bandwidth while decoding", above=0, most=1)
-    step_overhead: float = key(0.0004, "Seconds of a decoding step beside reading and FLOPs", least=0)
+    step_overhead: float = key(
+        0.0004, "Seconds of a decoding step beside reading and FLOPs", least=0
+    )
     memory_share: float = key(0.9, "Of a GPU's memory that a server takes", above=0, most=1)
     hour: float | None = key(2.5, "Price of one GPU for an hour; null: unknown", least=0)
 

@@ -236,12 +236,12 @@ def test_a_run_is_killed_and_goes_on_as_on_another_machine(
 
 def test_the_plan_says_in_which_precision_it_was_measured(tmp_path: Path) -> None:
     given = f"plan.calibration={tmp_path / 'plan.json'}"
-    assert "with bfloat16 units" in measured_with(configuration(given))
+    assert "with bfloat16 units" in measured_with(planned(given))
     file = {"dtype": "float32", "threads": 2, "train": 61.0}
     (tmp_path / "plan.json").write_text(json.dumps(file))
     assert this_cpu(planned(given).plan).train == 61.0
-    assert "as calibrated here (float32, 2 threads)" in measured_with(configuration(given))
-    other = measured_with(configuration(given, "model.dtype=bfloat16"))
+    assert "as calibrated here (float32, 2 threads)" in measured_with(planned(given))
+    other = measured_with(planned(given, "model.dtype=bfloat16"))
     assert "in float32" in other and "model.dtype=bfloat16 measures that" in other
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(SetupError, match="is no calibration"):
