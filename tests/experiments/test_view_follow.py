@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from experiments.runs.watch import Tail, Watch, phases
 from experiments.view.follow import follow, plain, screen
-from experiments.view.watch import Tail, Watch, phases
 from swe_gym_env.types import to_dict
 from tests.experiments.sample_run import HOSTILE, episode, sample_run
 
