@@ -7,7 +7,7 @@ a CSV for each table; of several runs one comparison is written besides.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def analyze(given: argparse.Namespace, display: Display) -> None:
             display.console.print(f"{folder} is no run folder and is left out", style="yellow")
     runs = [_with_tasks(run, known, display) for run in read_runs(there or given.runs)]
     shown = _teacher_episodes(given.teacher_episodes)
-    runs = [replace(run, demonstrated=shown, mixer=_mixer(run)) for run in runs]
+    runs = [replace(run, demonstrated=shown) for run in runs]
     chosen = [*every_measure.OF_EPISODES]
     if given.divergence:
         chosen += _divergence(runs, given, display)
@@ -152,18 +152,6 @@ def _teacher_episodes(folders: Sequence[Path]) -> list[Episode]:
             raise SetupError(f"--teacher-episodes {folder}: there is no episodes.jsonl in it")
         found += EpisodeSet("given", RoundFolder(folder)).valid
     return found
-
-
-def _mixer(run: StoredRun) -> Callable[[int], object]:
-    """Of each of its rounds, made again from its configuration."""
-
-    def mixer(index: int) -> object:
-        from experiments.pipeline.build import algorithm  # late: it imports Hydra
-
-        known = "algorithm" in run.cfg
-        return algorithm(run.cfg.algorithm).collect(index).mixer if known else None
-
-    return mixer
 
 
 def _divergence(

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from experiments.analysis.measure import Measure, NotMeasured, Row
+from experiments.config.algorithms import build_algorithm
 from experiments.results.statistics import average, share
 from experiments.results.tables import Curve, Table
 from experiments.runs.reader import StoredRun
@@ -23,8 +24,7 @@ EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def by_kappa(run: StoredRun) -> Iterable[Row]:
-    mixer_of = run.mixer or (lambda _: None)
-    found = [(one, mixer_of(one.round)) for one in run.collected if one.round]
+    found = [(one, _mixer(run, one.round)) for one in run.collected if one.round]
     switched = [(one, mixer) for one, mixer in found if isinstance(mixer, SingleSwitch)]
     if not switched:
         raise NotMeasured("no round in which the teacher takes over at a turn kappa")
@@ -37,6 +37,12 @@ def by_kappa(run: StoredRun) -> Iterable[Row]:
             reached = sum(len(episode.turns) > kappa for episode in episodes)
             n = len(episodes)
             yield (played.name, kappa, n, reached, resolved, *share(resolved, n))
+
+
+def _mixer(run: StoredRun, round: int) -> object:
+    if "algorithm" not in run.cfg:
+        return None
+    return build_algorithm(run.cfg.algorithm).collect(round).mixer
 
 
 def _key(episode: Episode) -> tuple[int, int, str, int, int, str]:

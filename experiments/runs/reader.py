@@ -6,7 +6,7 @@ are read when they are first used: listing the runs of a folder reads no episode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,14 +111,12 @@ class StoredRun:
         name: What tables call it (:func:`read_runs` makes it unambiguous); else empty.
         tasks: Its tasks by id, held-out and training ones, if the caller has loaded them.
         demonstrated: Episodes of the teacher, given by the caller, that no round of the run holds.
-        mixer: Gives the mixer of a round, if the caller has made the run's algorithm.
     """
 
     folder: Path
     name: str = ""
     tasks: Mapping[str, TaskInstance] = field(default_factory=dict)
     demonstrated: Sequence[Episode] = ()
-    mixer: Callable[[int], object] | None = None
 
     @cached_property
     def config(self) -> str:

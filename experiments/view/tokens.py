@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from algorithms.engine.export import paths
 from experiments.runs import layout
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode
@@ -40,34 +41,31 @@ Turns = dict[int, list[Track]]
 
 
 def tracks(tree: TokenTree, sequence: int = 0) -> Turns:
-    """By turn, what one episode of the tree is trained on there: each path of weighted nodes."""
+    """By turn, what one episode of the tree is trained on there: each run of weighted nodes."""
     ce, pg, kl = tree.ce_weight, tree.pg_weight * tree.advantage, tree.kl_weight
     streams = {"ce": ce, "pg": pg, "kl": kl}
     weighted = (tree.weight != 0) & (tree.sequence == sequence)
-    inner = {int(tree.parent[n]) for n in np.flatnonzero(weighted)}
     found: Turns = {}
-    counted: set[int] = set()
-    for leaf in np.flatnonzero(weighted):
-        if int(leaf) in inner:
-            continue
-        path = [int(leaf)]
-        while (above := int(tree.parent[path[-1]])) >= 0 and weighted[above]:
-            if tree.segment[above] != tree.segment[leaf]:
-                break
-            path.append(above)
-        path.reverse()
-        own = {
-            name: [0.0 if node in counted else float(f"{values[node]:.4g}") for node in path]
-            for name, values in streams.items()
-        }
-        track = Track(
-            tuple(int(tree.token_ids[node]) for node in path),
-            {name: values for name, values in own.items() if any(values)},
-            sum(node in counted for node in path),
-        )
-        counted.update(path)
-        found.setdefault(int(tree.segment[leaf]), []).append(track)
+    for path, counted in paths(tree, weighted):
+        segments, start = np.where(weighted[path], tree.segment[path], -1), 0
+        for segment, run in groupby(segments.tolist()):
+            end = start + len(list(run))
+            if segment >= 0 and end > counted:  # else a path before has shown all of it
+                shared = max(0, counted - start)
+                found.setdefault(segment, []).append(_track(tree, path[start:end], shared, streams))
+            start = end
     return found
+
+
+def _track(
+    tree: TokenTree, nodes: np.ndarray, shared: int, streams: dict[str, np.ndarray]
+) -> Track:
+    weights = {
+        name: [0.0] * shared + [float(f"{value:.4g}") for value in values[nodes[shared:]]]
+        for name, values in streams.items()
+    }
+    carried = {name: values for name, values in weights.items() if any(values)}
+    return Track(tuple(tree.token_ids[nodes].tolist()), carried, shared)
 
 
 def pieces(renderer: Renderer, token_ids: Sequence[int]) -> list[str]:
