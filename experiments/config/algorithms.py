@@ -1,4 +1,4 @@
-"""From the sections ``algorithm`` and ``trainer`` of a configuration to objects.
+"""From sections of a configuration with a ``_target_`` to objects: algorithm, trainer, policy.
 
 ``_target_`` may name a class of any installed package, not only of ``algorithms``.
 """
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from algorithms.base import Algorithm
 from algorithms.trainer import Trainer
 from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.base import Policy
 
 ENGINE = "algorithms.engine.trainer.EngineTrainer"
 
@@ -30,6 +31,20 @@ def build_trainer(cfg: DictConfig | None) -> Trainer:
     return made
 
 
+def build_policy(cfg: DictConfig) -> Policy:
+    """The policy of another package that ``cfg``, the section ``teacher``, names. Its options are
+    in ``options``. Raises SetupError."""
+    own = DictConfig({**cfg.get("options", {}), "_target_": cfg.get("_target_")})
+    made = _build(own, "teacher", object)
+    if missing := [part for part in ("name", "needs_sandbox", "act") if not hasattr(made, part)]:
+        raise SetupError(
+            f"teacher._target_={own._target_}: it is no policy, it lacks {', '.join(missing)} "
+            "(swe_gym_env/policies/base.py)"
+        )
+    policy: Policy = made
+    return policy
+
+
 def _build(cfg: DictConfig, section: str, base: type) -> Any:
     """An object of the class that ``_target_`` names, with the other keys of ``cfg`` as options.
 
@@ -44,7 +59,7 @@ def _build(cfg: DictConfig, section: str, base: type) -> Any:
     unknown = [key for key in map(str, cfg) if key not in known and not key.startswith("_")]
     if unknown and all(each.kind is not each.VAR_KEYWORD for each in known.values()):
         raise SetupError(
-            f"{section}.{unknown[0]}: {cfg._target_} has no such option; its options are "
+            f"{section}: {cfg._target_} has no option {unknown[0]}; its options are "
             f"{', '.join(known) or 'none'}"
         )
     try:
@@ -66,7 +81,9 @@ def import_class(target: Any, section: str, base: type) -> type:
         SetupError: It cannot be imported, or is not derived from ``base``.
     """
     where, (module, _, name) = f"{section}._target_={target}", str(target or "").rpartition(".")
-    example = f"package.module.Class, a class derived from {base.__module__}.{base.__name__}"
+    example = "package.module.Class, a class"
+    if base is not object:
+        example += f" derived from {base.__module__}.{base.__name__}"
     if not module or module.startswith("."):
         raise SetupError(f"{where}: give {example}")
     try:

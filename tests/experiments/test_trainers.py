@@ -109,7 +109,7 @@ def test_trainer_that_leaves_no_checkpoint_is_named(tmp_path: Path, tokenizer) -
     "wrong,message",
     [
         ("trainer._target_=algorithms.sft.SFT", "derived from algorithms.trainer.Trainer"),
-        ("+trainer.lr=1", "trainer.lr: .*EngineTrainer has no such option; its options are none"),
+        ("+trainer.lr=1", "EngineTrainer has no option lr; its options are none"),
     ],
 )
 def test_trainer_that_cannot_be_built_is_refused(wrong: str, message: str) -> None:
