@@ -211,7 +211,7 @@ def train(
             measured = trainer.train(job)
         except ValueError as error:
             raise SetupError(f"algorithm={algorithm.name}: {error}") from None
-    if not parallel.is_first():
+    if not parallel.is_main():
         return
     if not (own.checkpoint / "config.json").is_file():
         kind = type(trainer)
