@@ -82,7 +82,7 @@ def test_nothing_but_its_own_file_names_an_algorithm() -> None:
 def test_modules_stay_short_and_say_why_they_exist() -> None:
     for path in MODULES:
         text = path.read_text()
-        assert len(text.splitlines()) <= 300, f"{path} is too long"
+        assert len(text.splitlines()) <= 400, f"{path} is too long"
         assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
 
 
