@@ -68,7 +68,7 @@ class TestRecorder:
         ]
 
     def read(self, data: bytes) -> list[dict[str, Any]]:
-        """The records in the file, one for each run of pytest; lines without the nonce are skipped."""
+        """The records in the file, one for each run of pytest; other lines are skipped."""
         records = []
         for line in data.decode("utf-8", "replace").splitlines():
             try:
@@ -110,7 +110,7 @@ def recorder(
 
 
 def recorded(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Status of each test as in pytest's summary. If a test ran several times, the last one counts."""
+    """Status of each test, as in pytest's summary. Of several runs, the last one counts."""
     found: dict[str, str] = {}
     for record in records:
         for test, when, outcome, xfail in record["reports"]:

@@ -3,7 +3,7 @@
     load("pypi", split="train", limit=200, max_function_lines=30)
     load("jsonl", path="rows.jsonl")
 
-Each source is a module of its own, imported when it is asked for.
+Each source is a separate module, which is imported when it is used.
 """
 
 from __future__ import annotations
