@@ -44,7 +44,7 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
     algorithm, settings = parts.algorithm, cfg.training
     if index == 0:
         algorithm, settings = parts.iteration0, cfg.iteration0
-    scored = algorithm.collect(index).score == "nothing" or own.is_done("score")
+    scored = algorithm.scoring is None or own.is_done("score")
     if not own.is_done("collect") or not scored:
         raise SetupError(f"{own.path} holds no round that was collected to its end")
     if newest is not None and not newest.is_dir():

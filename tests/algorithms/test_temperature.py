@@ -201,7 +201,7 @@ def test_presets_train_at_sampling_temperature(preset) -> None:
     own = parts.cfg.sampling
     temperature = own.temperature if plan.temperature is None else plan.temperature
     top_p = own.top_p if plan.top_p is None else plan.top_p
-    tokens_alone = plan.score != "nothing" or parts.cfg.algorithm.name == "grpo"
+    tokens_alone = parts.algorithm.scoring is not None or parts.cfg.algorithm.name == "grpo"
     if tokens_alone and objective.divergence != "jsd":
         assert (temperature, top_p) == (objective.temperature, 1.0)
     else:
