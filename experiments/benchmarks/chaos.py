@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.chaos [FILE.md] [--times 50] [--only NAME]
 
 Measured: for each kind of fault, what is lost, what is there twice, what is left behind, whether
-the final weights are the same, and the extra time. Each fault hits a run of its own (tests/chaos
+the final weights are the same, and the extra time. Each fault hits a separate run (tests/chaos
 explains its parts), which is then started again until it is done. The result is a Markdown table,
 printed as it grows.
 
