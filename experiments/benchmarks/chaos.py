@@ -28,8 +28,8 @@ HEAD = "| fault | times | lost | doubled | left over | same weights | extra time
 
 
 def main() -> None:
-    from tests.support.chaos.driver import Zygote
     from tests.support.chaos.faults import Arena
+    from tests.support.warm import WarmInterpreter
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -39,9 +39,9 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="NAME", help="faults whose name has this")
     given = parser.parse_args()
     lines = [HEAD, "|---|---|---|---|---|---|---|---|"]
-    zygote = Zygote()
+    interpreter = WarmInterpreter()
     with tempfile.TemporaryDirectory() as folder:
-        arena = Arena(Path(folder), zygote)
+        arena = Arena(Path(folder), interpreter)
         count = len(arena.undisturbed.episodes)
         print(
             f"undisturbed: {arena.undisturbed.seconds:.1f} s, {count} episodes and labels",
@@ -56,7 +56,7 @@ def main() -> None:
         if given.file:
             given.file.write_text(text)
         print(text)
-        zygote.close()
+        interpreter.close()
 
 
 def faults(arena: Arena, times: int) -> dict[str, tuple[int, Break]]:
