@@ -1,7 +1,7 @@
-"""The mixed loss: a per-turn mixture acts; the teacher's turns are imitated, the student's mended.
+"""The mixed loss: a per-turn mixture acts; teacher turns are imitated, student turns corrected.
 
 As in the later release of "Revisiting DAgger" and in Guided-OPD (arXiv 2606.15912): cross-entropy
-on the turns that the teacher took, an estimator of the KL to the teacher on the student's own.
+on the teacher's turns, an estimator of the KL to the teacher on the student's turns.
 """
 
 from __future__ import annotations
@@ -24,17 +24,24 @@ class Mixed(Algorithm):
     """Who acts: per-turn mixture. Label: the executed turn. Weight: 1 on the teacher's turns,
     ``coefficient`` times the divergence from the teacher on the student's.
 
-    The published K3 has the forward KL's expected gradient; ``k2`` has the reverse KL's: on tokens
-    that the student draws from the distribution whose log-probs are learned. Cross-entropy is
-    learned at temperature 1, so that it is the only ``temperature`` here, and ``top_p`` is 1.
+    On tokens that the student draws from the distribution whose log-probs are learned, the
+    published K3 has the expected gradient of the forward KL, and ``k2`` that of the reverse KL.
+
+    Attributes:
+        beta: The probability that the teacher takes a turn, round by round.
+        estimator: Of the KL divergence.
+        coefficient: Weight of the divergence beside the cross-entropy.
+        keep: Which episodes are learned from (``algorithms/filters.py``).
+        temperature: Must be 1, since cross-entropy is learned at temperature 1.
+        top_p: Must be 1.
     """
 
-    beta: Schedule  # The teacher's share of executed turns, round by round
-    estimator: Estimator = "k3"  # k2 has the reverse KL's gradient, k3 the forward KL's
-    coefficient: float = 1.0  # Weight of the divergence on the student's turns
-    keep: Keep = "all"  # finished: episodes that ended with finish; resolved: those that pass
-    temperature: float = 1.0  # Only 1: the distribution that the cross-entropy is of
-    top_p: float = 1.0  # Only 1: the log-probs are of the distribution over all tokens
+    beta: Schedule
+    estimator: Estimator = "k3"
+    coefficient: float = 1.0
+    keep: Keep = "all"
+    temperature: float = 1.0
+    top_p: float = 1.0
     name: str = "mixed"
 
     def __post_init__(self) -> None:
@@ -69,6 +76,6 @@ class Mixed(Algorithm):
                 if turn.actor == "teacher":
                     targets.append(Target(index, None))
                 elif index in scores:
-                    own = scores[index]
-                    targets.append(Target(index, None, weight=0.0, kl_weight=1.0, scores=own))
+                    score = scores[index]
+                    targets.append(Target(index, None, weight=0.0, kl_weight=1.0, scores=score))
             yield TrainingExample(episode, tuple(targets))

@@ -1,4 +1,4 @@
-"""Rejection sampling fine-tuning: several tries at each task, and those that resolve it teach."""
+"""Rejection sampling fine-tuning: several episodes of each task; the resolved ones are learned."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from swe_gym_env.types import Actor
 class RFT(Algorithm):
     """Who acts: student (or teacher). Label: the executed turn, of resolved episodes. Weight: 1.
 
-    Every turn counts, whoever took it: also one that a failing teacher left to the student.
+    Every turn is learned, also one that the student took because the teacher failed.
+
+    Attributes:
+        actor: Who acts.
+        repeats: Episodes of each task.
+        aggregation: Of which rounds the episodes are (``algorithms/filters.py``).
+        window: With ``aggregation`` ``window``, the number of newest rounds.
     """
 
-    actor: Actor = "student"  # Who tries: the student or the teacher
-    repeats: int = 4  # Tries at each task
-    aggregation: Aggregation = "latest"  # Rounds to train on: the newest, all, or a window
-    window: int = 1  # Newest rounds to train on, with aggregation=window
+    actor: Actor = "student"
+    repeats: int = 4
+    aggregation: Aggregation = "latest"
+    window: int = 1
     name: str = "rft"
 
     def __post_init__(self) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import io
 import json
-import tokenize
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, is_dataclass
 from pathlib import Path
@@ -120,28 +118,26 @@ def _yaml(value: Any) -> str:
 
 
 def _options(kind: type, above: str) -> list[str]:
-    docs = field_comments(kind)
+    docs = attributes(kind)
     lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
     for name, known in declared(kind).items():
         if name != "name":
             row = _row(
-                f"{above}{name}", known.default, allowed(known.type, known.key), docs[name], ""
+                f"{above}{name}", known.default, allowed(known.type, known.key), docs.get(name, ""), ""
             )
             lines.append(row.removesuffix("|  |") + "|")
     return [*lines, ""]
 
 
-def field_comments(kind: type) -> dict[str, str]:
-    """The comment behind each annotated field of a dataclass; empty where there is none."""
-    source = inspect.getsource(kind)
-    comments = {
-        token.start[0]: token.string.removeprefix("#").strip()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    (body,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
-    return {
-        node.target.id: comments.get(node.end_lineno or 0, "")
-        for node in body.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
+def attributes(kind: type) -> dict[str, str]:
+    """What the section ``Attributes:`` of the docstring says of each option."""
+    _, _, listed = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    found: dict[str, str] = {}
+    for line in listed.splitlines():
+        if match := re.match(r"    (\w+): (.*)", line):
+            name, found[match[1]] = match[1], match[2]
+        elif line.startswith("        ") and found:
+            found[name] += f" {line.strip()}"
+        elif line.strip():
+            break
+    return {name: text.rstrip(".").replace("``", "`") for name, text in found.items()}

@@ -322,6 +322,11 @@ class RunConfig:
     limits: Limits = section(Limits, "When an episode ends", affects=EVERYTHING)
     sampling: Sampling = section(Sampling, "How the student samples", affects=PLAYED)
     training: Training = required("How the student is updated", affects=WARM_START)
+    trainer: dict[str, Any] = required(
+        "What trains the student: a class and its options",
+        affects=("result", "iteration0", "teacher"),
+        absent={"_target_": "algorithms.engine.trainer.EngineTrainer"},
+    )
     serving: HFServing | VLLMServing = required(
         "How the student answers", variants={"hf": HFServing, "vllm": VLLMServing}, affects=PLAYED
     )

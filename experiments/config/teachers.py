@@ -132,9 +132,18 @@ class TrainedTeacher(Writer):
     max_new_tokens: int = key(64, "Tokens of one turn", least=1)
 
 
+@dataclass(kw_only=True)
+class PolicyTeacher(Teacher):
+    """A policy of another package, the class ``teacher._target_``."""
+
+    name: Literal["policy"] = required("Which teacher")
+    options: dict[str, Any] = key({}, "Options of the class")
+
+
 TEACHERS = {
     "expert": ExpertTeacher,
     "server": ServerTeacher,
     "hf": HFTeacher,
     "trained": TrainedTeacher,
+    "policy": PolicyTeacher,
 }

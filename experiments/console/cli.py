@@ -8,6 +8,7 @@ keys beside it are added here.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import sys
@@ -26,7 +27,6 @@ from experiments.config import values
 from experiments.config.schema import RunConfig
 from experiments.console.interrupt import INTERRUPTED, stoppable
 from experiments.console.progress import Display, plain
-from experiments.pipeline.launch import refuse_many
 from swe_gym_env import disk
 from swe_gym_env.errors import SetupError
 
@@ -60,7 +60,7 @@ def guarded(
         values.check(cfg, kind, stored)
         display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
         if module != "experiments.train":
-            refuse_many()
+            _refuse_many()
         with stoppable(f"Stopped. What is done is kept; go on with: {command}"):
             job(cfg, display)
     except SetupError as error:
@@ -70,6 +70,17 @@ def guarded(
         if said is None:
             raise
         _end(said)
+
+
+def _refuse_many() -> None:
+    """SetupError if a launcher has started several processes of a command that is one process."""
+    many = os.environ.get("WORLD_SIZE", "1")
+    if many != "1":
+        raise SetupError(
+            f"A launcher started {many} processes of this command, which is one process: only "
+            "training uses several. Start it plainly, and say how training is launched: "
+            f"\"training.launch=[torchrun,--nproc-per-node,'{many}']\""
+        )
 
 
 def _end(said: str) -> NoReturn:

@@ -74,7 +74,9 @@ def _is_absent(value: Any, absent: Any) -> bool:
     if absent is UNSET:
         return False
     if isinstance(value, Mapping):
-        return absent is None and all(each is None for each in value.values())
+        return bool(value == absent) or (
+            absent is None and all(each is None for each in value.values())
+        )
     return bool(value == absent) and type(value) is type(absent)  # 1 == True
 
 
