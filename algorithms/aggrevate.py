@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Plain, Round, Target, TrainingExample
+from algorithms.base import Algorithm, Collect, Round, Target, TrainingExample
 from algorithms.filters import Aggregation, Keep, check, chosen
 from algorithms.schedules import latest_switch
 from swe_gym_env.rollout.mixers import SingleSwitch
 
 
 @dataclass(frozen=True)
-class AggreVaTe(Plain):
+class AggreVaTe(Algorithm):
     """Who acts: student for kappa turns, then teacher. Label: the teacher's turns. Weight: 1.
 
     T_max(i) = min(start + step i, cap) turns, i counted from 0 at the first round.

@@ -1,14 +1,16 @@
-"""An algorithm is a row of a table: who acts x who labels x which weight each token gets.
+"""What an algorithm decides: who acts, who labels, and with which weight each token is learned.
 
-The roll-out, the environment, the trainer and the evaluation know nothing of algorithms; a file
-beside this one says only what is its own.
+The roll-out, the environment, the trainer and the evaluation know no algorithm by name. They ask
+an :class:`Algorithm`. Each method is one short file beside this one, or a class of another
+package.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from algorithms.engine.objective import Objective
 from swe_gym_env.rollout.mixers import Mixer
@@ -20,33 +22,52 @@ from swe_gym_env.types import Episode, Scores
 class Collect:
     """What to gather in one round.
 
-    ``repeats`` episodes of each task. ``annotate``: ask the teacher for its turn in each state.
-    ``score``: have the teacher, or the student as it was before the first round, give the log-probs
-    of the executed turns (``score_turns``: everyone's, or the student's), with its ``top_k`` most
-    likely tokens at each place. ``temperature`` and ``top_p`` are the student's where the method
-    has its own; None leaves the configuration's.
+    Attributes:
+        mixer: Who acts, turn by turn: the student or the teacher.
+        repeats: Episodes of each task.
+        annotate: ``label`` asks the teacher for its turn in each state that the actors reach.
+        temperature: The student's sampling temperature; None leaves the configuration's.
+        top_p: The student's nucleus sampling; None leaves the configuration's.
     """
 
     mixer: Mixer
     repeats: int = 1
     annotate: Literal["nothing", "label"] = "label"
-    score: Literal["nothing", "teacher", "start"] = "nothing"
-    score_turns: Literal["all", "student"] = "all"
-    top_k: int = 0
     temperature: float | None = None
     top_p: float | None = None
 
 
 @dataclass(frozen=True)
-class Target:
-    """Text to learn in the state before turn ``turn`` of ``episode``; all weights are per token.
+class Scoring:
+    """Which log-probabilities of the executed turns a method needs after each round.
 
-    ``text`` None means the executed turn itself: its own tokens, as they were sampled. Any other
-    text, also the executed turn's own, is learned in the tokens that the tokenizer gives it, and
-    the student's end-of-turn token after it. ``weight`` is of the cross-entropy, ``pg_weight`` of
-    the policy gradient with ``advantage`` (one number, or one per sampled token), ``kl_weight`` of
-    the divergence from ``scores``, which a policy gradient may ask for too
-    (``Objective.advantage``); the latter two need ``text`` None.
+    Attributes:
+        scorer: ``teacher``, or ``start``: the student as it was before the first round.
+        turns: Whose turns are scored: everyone's (``all``) or the student's alone.
+        top_k: How many of the scorer's most likely tokens are kept at each position.
+    """
+
+    scorer: Literal["teacher", "start"]
+    turns: Literal["all", "student"] = "all"
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A text to learn in the state before one turn. All weights are per token.
+
+    Attributes:
+        turn: Index of the turn in the episode.
+        text: What to learn. None is the executed turn, in the very tokens that were sampled. Any
+            other text, even one that equals the executed turn's, is learned in the tokens that the
+            tokenizer gives it, followed by the student's end-of-turn token.
+        weight: Weight of the cross-entropy.
+        pg_weight: Weight of the policy gradient; needs ``text`` None.
+        advantage: Of the policy gradient: one number, or one for each sampled token.
+        kl_weight: Weight of the divergence from ``scores``; needs ``text`` None.
+        scores: Log-probabilities that a scorer gave to the executed tokens. The divergence needs
+            them, and so does a policy gradient whose advantage is ``log_ratio``
+            (:class:`~algorithms.engine.objective.Objective`).
     """
 
     turn: int
@@ -60,37 +81,55 @@ class Target:
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """One episode and all that is to be learned from it. It becomes one token tree; training
-    examples that follow each other with the same ``group`` share a tree, and so their common
-    prompt."""
+    """One episode and all that is learned from it. It becomes one token tree.
+
+    Attributes:
+        episode: What was played.
+        targets: What is learned, in any order.
+        group: Consecutive examples with the same group share one tree, and so their common prompt.
+            An empty group shares nothing.
+    """
 
     episode: Episode
     targets: tuple[Target, ...]
     group: str = ""
 
 
-class Algorithm(Protocol):
-    """The row: whom to let act, and what to learn from what came of it. Round 0 is iteration 0."""
+class Algorithm(ABC):
+    """A method of training. Rounds are numbered from 1; round 0 is iteration 0, the warm start.
+
+    Attributes:
+        name: The method's name in run folders, tables and messages.
+    """
+
+    name: str
 
     @property
-    def name(self) -> str: ...
+    def objective(self) -> Objective:
+        """The loss. The default is cross-entropy alone."""
+        return Objective()
 
     @property
-    def objective(self) -> Objective: ...
+    def scoring(self) -> Scoring | None:
+        """The log-probabilities that :meth:`examples` needs; None if it needs none."""
+        return None
 
-    def collect(self, round: int) -> Collect: ...
+    @abstractmethod
+    def collect(self, round: int) -> Collect:
+        """What to gather in ``round``. Round 0 is asked only of ``iteration0.algorithm``."""
 
-    def more(self, planned: int, episodes: Sequence[Episode]) -> int:
-        """How many more tasks to play once the round's ``planned`` tasks gave ``episodes``."""
-
+    @abstractmethod
     def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
-        """What to train on after the newest of ``rounds``."""
+        """What to train on after the newest of ``rounds``, which begin with round 0."""
 
+    def extra_tasks(self, planned: int, episodes: Sequence[Episode]) -> int:
+        """How many more tasks to play in this round (dynamic sampling).
 
-class Plain:
-    """What most methods share: cross-entropy alone, and a round is as long as planned."""
+        Args:
+            planned: How many tasks the configuration gives to a round.
+            episodes: All episodes that the round has so far, extra tasks included.
 
-    objective = Objective()
-
-    def more(self, planned: int, episodes: Sequence[Episode]) -> int:
+        Returns:
+            0 when the round is complete. Otherwise those tasks are played and this is asked again.
+        """
         return 0

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from algorithms.base import Collect, Plain, Round, Target, TrainingExample
+from algorithms.base import Algorithm, Collect, Round, Target, TrainingExample
 from algorithms.filters import Aggregation, Keep, check, chosen, one_of
 from algorithms.schedules import Schedule
 from swe_gym_env.rollout.mixers import PerTurnBeta
@@ -21,7 +21,7 @@ Labels = Literal["all", "student_turns", "executed_by_teacher"]
 
 
 @dataclass(frozen=True)
-class DAgger(Plain):
+class DAgger(Algorithm):
     """Who acts: per-turn mixture. Label: the teacher's turn in every state. Weight: 1.
 
     ``labels``: those of all states, of the student's alone, or of the teacher's own turns alone.

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Plain, Round, Target, TrainingExample
+from algorithms.base import Algorithm, Collect, Round, Scoring, Target, TrainingExample
 from algorithms.engine.objective import Objective
 from algorithms.filters import at_least_one, chosen
 from swe_gym_env.rollout.mixers import PerEpisodeBeta
 
 
 @dataclass(frozen=True)
-class GKD(Plain):
+class GKD(Algorithm):
     """Who acts: student or teacher, episode by episode. Label: the executed turn. Weight: the
     generalized Jensen-Shannon divergence from the teacher, per token.
 
@@ -36,15 +36,17 @@ class GKD(Plain):
         at_least_one(top_k=self.top_k)
 
     @property
-    def objective(self) -> Objective:  # type: ignore[override]
+    def objective(self) -> Objective:
         return Objective(divergence="jsd", jsd_beta=self.jsd_beta)
+
+    @property
+    def scoring(self) -> Scoring:
+        return Scoring("teacher", top_k=self.top_k)
 
     def collect(self, round: int) -> Collect:
         return Collect(
             PerEpisodeBeta(1 - self.student_share),
             annotate="nothing",
-            score="teacher",
-            top_k=self.top_k,
             temperature=self.temperature,
             top_p=self.top_p,
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from algorithms.base import Collect, Round, Target, TrainingExample
+from algorithms.base import Algorithm, Collect, Round, Scoring, Target, TrainingExample
 from algorithms.engine.objective import Kind, Objective, Ratio
 from algorithms.filters import at_least_one, kept, one_distribution, one_of
 from swe_gym_env.rollout.mixers import StudentOnly
@@ -24,7 +24,7 @@ ZeroVariance = Literal["keep", "drop"]
 
 
 @dataclass(frozen=True)
-class GRPO:
+class GRPO(Algorithm):
     """Who acts: student. Label: the executed turn. Weight: the group's advantage of the reward.
 
     ``advantage``: reward minus the group's mean; divided by its standard deviation (plus 1e-4);
@@ -78,17 +78,20 @@ class GRPO:
             temperature=self.temperature,
         )
 
+    @property
+    def scoring(self) -> Scoring | None:
+        return Scoring("start") if self.kl else None
+
     def collect(self, round: int) -> Collect:
         return Collect(
             StudentOnly(),
             self.repeats,
             annotate="nothing",
-            score="start" if self.kl else "nothing",
             temperature=self.temperature,
             top_p=self.top_p,
         )
 
-    def more(self, planned: int, episodes: Sequence[Episode]) -> int:
+    def extra_tasks(self, planned: int, episodes: Sequence[Episode]) -> int:
         groups = self._groups(episodes).values()
         useful = sum(len({e.outcome.reward for e in group}) > 1 for group in groups)
         tried = {(e.instance_id, e.repeat // self.repeats) for e in episodes}

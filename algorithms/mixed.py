@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from algorithms.base import Collect, Plain, Round, Target, TrainingExample
+from algorithms.base import Algorithm, Collect, Round, Scoring, Target, TrainingExample
 from algorithms.engine.objective import Objective
 from algorithms.filters import Keep, check, chosen, one_distribution, one_of
 from algorithms.schedules import Schedule
@@ -20,7 +20,7 @@ Estimator = Literal["k1", "k2", "k3"]
 
 
 @dataclass(frozen=True)
-class Mixed(Plain):
+class Mixed(Algorithm):
     """Who acts: per-turn mixture. Label: the executed turn. Weight: 1 on the teacher's turns,
     ``coefficient`` times the divergence from the teacher on the student's.
 
@@ -46,16 +46,18 @@ class Mixed(Plain):
         _ = self.objective
 
     @property
-    def objective(self) -> Objective:  # type: ignore[override]
+    def objective(self) -> Objective:
         return Objective(divergence=self.estimator, coefficient=self.coefficient)
+
+    @property
+    def scoring(self) -> Scoring:
+        return Scoring("teacher", turns="student")
 
     def collect(self, round: int) -> Collect:
         mixer = PerTurnBeta(self.beta(round - 1) if round else 1.0)
         return Collect(
             mixer,
             annotate="nothing",
-            score="teacher",
-            score_turns="student",
             temperature=self.temperature,
             top_p=self.top_p,
         )

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Plain, Round, Target, TrainingExample
+from algorithms.base import Algorithm, Collect, Round, Target, TrainingExample
 from algorithms.filters import Aggregation, at_least_one, check, chosen
 from swe_gym_env.rollout.mixers import SingleSwitch
 from swe_gym_env.types import Episode
 
 
 @dataclass(frozen=True)
-class OEC(Plain):
+class OEC(Algorithm):
     """Who acts: student until a random turn, then teacher. Label: the teacher's turns of resolved
     episodes. Weight: 1.
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from algorithms.base import Collect, Plain, Round, Target, TrainingExample
+from algorithms.base import Algorithm, Collect, Round, Scoring, Target, TrainingExample
 from algorithms.engine.objective import Objective
 from algorithms.filters import at_least_one, chosen, one_distribution, one_of
 from swe_gym_env.rollout.mixers import StudentOnly
@@ -23,7 +23,7 @@ Estimator = Literal["advantage", "k1", "k2", "k3"]
 
 
 @dataclass(frozen=True)
-class OPD(Plain):
+class OPD(Algorithm):
     """Who acts: student. Label: the executed turn. Weight: the teacher's reverse KL, per token.
 
     ``recompute``: the advantage is that of the student before each update; False: of the student
@@ -49,7 +49,7 @@ class OPD(Plain):
         _ = self.objective
 
     @property
-    def objective(self) -> Objective:  # type: ignore[override]
+    def objective(self) -> Objective:
         gradient = self.estimator == "advantage"
         return Objective(
             clip_low=self.clip,
@@ -60,12 +60,15 @@ class OPD(Plain):
             temperature=self.temperature,
         )
 
+    @property
+    def scoring(self) -> Scoring:
+        return Scoring("teacher")
+
     def collect(self, round: int) -> Collect:
         return Collect(
             StudentOnly(),
             self.repeats,
             annotate="nothing",
-            score="teacher",
             temperature=self.temperature,
             top_p=self.top_p,
         )

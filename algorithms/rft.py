@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Plain, Round, Target, TrainingExample
+from algorithms.base import Algorithm, Collect, Round, Target, TrainingExample
 from algorithms.filters import Aggregation, at_least_one, check, chosen, one_of
 from swe_gym_env.rollout.mixers import StudentOnly, TeacherOnly
 from swe_gym_env.types import Actor
 
 
 @dataclass(frozen=True)
-class RFT(Plain):
+class RFT(Algorithm):
     """Who acts: student (or teacher). Label: the executed turn, of resolved episodes. Weight: 1.
 
     Every turn counts, whoever took it: also one that a failing teacher left to the student.

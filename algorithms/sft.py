@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from algorithms.base import Collect, Plain, Round, Target, TrainingExample
+from algorithms.base import Algorithm, Collect, Round, Target, TrainingExample
 from algorithms.filters import Aggregation, Keep, check, chosen
 from swe_gym_env.rollout.mixers import TeacherOnly
 
 
 @dataclass(frozen=True)
-class SFT(Plain):
+class SFT(Algorithm):
     """Who acts: teacher. Label: the executed turn. Weight: 1."""
 
     keep: Keep = "finished"

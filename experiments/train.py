@@ -35,7 +35,7 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
     from experiments.pipeline.build import Parts
     from experiments.pipeline.round import train
 
-    parallel.join(cpu=device().type == "cpu")
+    parallel.initialize(cpu=device().type == "cpu")
     run, index, of_run = RunFolder(Path(cfg.stored.run)), cfg.stored.round, cfg.stored.of_run
     folders = [run.round(i) for i in range(index + 1)]
     own, newest = folders[-1], folders[-2].checkpoint if index else None
@@ -44,7 +44,7 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
     algorithm, settings = parts.algorithm, cfg.training
     if index == 0:
         algorithm, settings = parts.iteration0, cfg.iteration0
-    scored = algorithm.collect(index).score == "nothing" or own.is_done("score")
+    scored = algorithm.scoring is None or own.is_done("score")
     if not own.is_done("collect") or not scored:
         raise SetupError(f"{own.path} holds no round that was collected to its end")
     if newest is not None and not newest.is_dir():
@@ -52,14 +52,14 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
     if own.checkpoint.is_dir() and own.is_done("train"):
         display.console.print(f"already trained; delete it to train again: {own.checkpoint}")
         return
-    mine = parallel.is_first() and not of_run
+    mine = parallel.is_main() and not of_run
     held = RunFolder(own.path.resolve().parents[1]).lock() if mine else contextlib.nullcontext()
     with held:
         if mine:
             own.reopen("train")
-        parallel.wait()
+        parallel.barrier()
         train(parts, algorithm, folders, newest, settings.epochs, settings.lr, display)
-    parallel.leave()
+    parallel.shut_down()
     display.console.print(f"checkpoint: {own.checkpoint}")
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 import algorithms
 from algorithms.base import Round
-from experiments.pipeline import build
+from experiments.config.algorithms import build_algorithm
 from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
 from tests.support.toy_tasks import real_provider, toy_task
 
@@ -59,8 +59,8 @@ def test_the_example_algorithm_does_what_it_says(monkeypatch: pytest.MonkeyPatch
     turns = (Turn("a bug", "student", "look"), Turn("code", "student", "wrong"))
     episode = Episode("e", "task", 0, 1, 0, "", turns, Outcome("unresolved"), "finished")
     labels = [Annotation("e", 0, "expert", "look"), Annotation("e", 1, "expert", "right")]
-    algorithm = build.algorithm(cfg)
-    assert algorithm.collect(1).mixer.beta == 0.5 and algorithm.more(1, [episode]) == 0
+    algorithm = build_algorithm(cfg)
+    assert algorithm.collect(1).mixer.beta == 0.5 and algorithm.extra_tasks(1, [episode]) == 0
     (example,) = algorithm.examples([Round(1, [episode], labels)])
     assert [(target.turn, target.text) for target in example.targets] == [(1, "right")]
 

@@ -1,9 +1,9 @@
-"""Checkpoints of adapters: a few megabytes beside a base model that never changes.
+"""LoRA adapters: checkpoints of a few megabytes beside a base model that never changes.
 
-Such a folder is PEFT's own (``adapter_config.json`` names the base folder), so that a server can
-load it as it lies, with a tokenizer and the base's ``config.json`` beside it. The adapter is kept
-apart from the weights wherever it is used: merging rounds every weight again, and then the model
-that samples is not the one that is trained.
+An adapter folder has PEFT's format (``adapter_config.json`` names the folder of the base model), so
+a server can load it directly; a tokenizer and the base's ``config.json`` are stored beside it. An
+adapter is kept apart from the base weights wherever it is used. Merging would round every weight
+again, and then the model that samples would not be the model that is trained.
 """
 
 from __future__ import annotations
@@ -18,56 +18,72 @@ CONFIG = "adapter_config.json"
 
 
 def is_adapter(folder: str | Path) -> bool:
+    """Whether the checkpoint in ``folder`` is an adapter."""
     return (Path(folder) / CONFIG).is_file()
 
 
-def base_of(folder: str | Path) -> Path:
-    """The whole weights below the checkpoint in ``folder``: its own, unless it is an adapter.
-    SetupError where an adapter's base is gone."""
+def base_folder(folder: str | Path) -> Path:
+    """Folder of the full weights of a checkpoint: ``folder`` itself unless it is an adapter.
+
+    Raises:
+        SetupError: The base model of an adapter does not exist.
+    """
     if not is_adapter(folder):
         return Path(folder)
     base = json.loads((Path(folder) / CONFIG).read_text())["base_model_name_or_path"] or ""
     if not (Path(base) / "config.json").is_file():
         raise SetupError(
-            f"{folder} is an adapter of the model in {base or 'no folder'}, which is not there: "
-            f"put it back, or write its new place into base_model_name_or_path of {CONFIG}."
+            f"{folder} is an adapter of the model in {base or 'no folder'}, which does not exist: "
+            f"put it back, or write its new path into base_model_name_or_path of {CONFIG}."
         )
     return Path(base)
 
 
-def plain(model: Any) -> Any:
-    """``model`` as transformers knows it; adapters stay in its layers."""
+def unwrap_adapter(model: Any) -> Any:
+    """The transformers model inside PEFT's wrapper; the adapter stays active in its layers."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
-def saved_alone(model: Any) -> bool:
-    """Whether a checkpoint of ``model`` is its adapter: the base lies in a folder with a name."""
-    return hasattr(model, "peft_config") and bool(plain(model).name_or_path)
+def saves_adapter_only(model: Any) -> bool:
+    """Whether a checkpoint of ``model`` is its adapter alone.
+
+    That needs a base model that was loaded from a folder, which the adapter can name.
+    """
+    return hasattr(model, "peft_config") and bool(unwrap_adapter(model).name_or_path)
 
 
 def with_adapter(model: Any, rank: int, seed: int) -> Any:
-    """For training: the adapter that the checkpoint brought, else a new one that changes nothing
-    yet. ``rank`` 0 wants none: one that is there becomes part of the weights."""
+    """The model to train.
+
+    Args:
+        model: A model, possibly with the adapter that its checkpoint has.
+        rank: Rank of the adapter to train. An existing adapter is trained on; a new one changes
+            nothing at first. 0 means no adapter: an existing one is merged into the weights.
+        seed: Seed of a new adapter, so that it is the same in every process and every run.
+
+    Raises:
+        SetupError: The existing adapter has another rank.
+    """
     if not hasattr(model, "peft_config"):
-        return _new(model, rank, seed) if rank else model
+        return _new_adapter(model, rank, seed) if rank else model
     if not rank:
         return model.merge_and_unload()
     (config,) = model.peft_config.values()
     if config.r != rank:
         raise SetupError(
-            f"training.lora_rank={rank}, but the adapter that training goes on with has rank "
-            f"{config.r}: give that, or begin from a checkpoint of whole weights."
+            f"training.lora_rank={rank}, but the adapter that training continues from has rank "
+            f"{config.r}: set training.lora_rank={config.r}, or start from full weights."
         )
     return model
 
 
-def _new(model: Any, rank: int, seed: int) -> Any:
+def _new_adapter(model: Any, rank: int, seed: int) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    with torch.random.fork_rng():  # the same adapters in every process and every run
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model, config)

@@ -1,12 +1,13 @@
 """A Hugging Face model in this process as a policy: many episodes per call, nothing computed twice.
 
-Plain ``generate`` would recompute an episode's history in every turn (most of the time on a CPU),
-grow its cache by copying all of it for every token, and keep finished rows in the batch. The loop
-here keeps each episode's keys and values between turns and drops rows as they finish.
+transformers' ``generate`` would compute the history of an episode again in every turn (on a CPU
+most of the time), copy its whole cache for every token, and keep finished rows in the batch. The
+loop here keeps the keys and values of each episode between turns (``kv.py``) and removes rows as
+they finish.
 
-Sampling draws one uniform number per token from a generator keyed by the state's key, and inverts
-the distribution's cumulative sum with it: an answer depends on what else is in the batch only
-through the rounding of the logits (which is real in bfloat16, and nil in float32 to about 1e-5).
+Sampling draws one uniform number per token from a generator that is seeded by the key of the state,
+and inverts the cumulative distribution with it. A reply therefore depends on the rest of the batch
+only through the rounding of the logits: noticeable in bfloat16, about 1e-5 in float32.
 """
 
 from __future__ import annotations
@@ -20,25 +21,36 @@ from typing import Any
 import numpy as np
 import torch
 
-from algorithms.engine.adapters import plain
+from algorithms.engine.adapters import unwrap_adapter
 from algorithms.engine.checkpoint import load_model, load_tokenizer
 from algorithms.engine.forward import check_model
-from algorithms.engine.head import logits_of
-from algorithms.engine.kv import PrefixStore, RowCache, masks
+from algorithms.engine.head import compute_logits
+from algorithms.engine.kv import PrefixStore, RowCache, layer_masks
 from algorithms.engine.rendering import Renderer, Thinking
 from algorithms.engine.supported import layer_windows
-from algorithms.engine.tree import in_common
+from algorithms.engine.tree import common_prefix_length
 from swe_gym_env.policies.base import CONTEXT_FULL, Key, Reply, State, keyed_rng
 
-OPENING = ("opening",)  # in the store: what the episodes begin with
-PREFILL_TOKENS = 1024  # slots of one prefill pass: enough to keep the matrix units busy
+OPENING = ("opening",)  # key in the store of the beginning that episodes share
+PREFILL_TOKENS = 1024  # slots of one prefill pass, padding included: enough to use the hardware
 
 
 @dataclass
 class _Row:
-    """One answer in the making. ``ids`` are the prompt and what was sampled so far."""
+    """One reply that is being generated.
 
-    place: int
+    Attributes:
+        index: Position of the state in the call of ``act``.
+        key: Key of the state.
+        ids: The prompt, and the tokens sampled so far.
+        prompt: Number of tokens of the prompt.
+        limit: Most tokens to sample.
+        rng: Draws one number per sampled token.
+        logprobs: Log-probs of the sampled tokens.
+        done: Whether the reply has ended.
+    """
+
+    index: int
     key: Key
     ids: list[int]
     prompt: int
@@ -49,9 +61,33 @@ class _Row:
 
 
 class HFPolicy:
-    """Samples whole turns. ``logprobs`` are of the distribution that the tokens were drawn from,
-    at this temperature and with what top-p left, which is what an importance ratio needs; greedy
-    ones are of the model's own, at temperature 1."""
+    """Samples whole turns.
+
+    The log-probs in a reply are of the distribution that its tokens were sampled from, after
+    temperature and top-p, because importance ratios need that. Log-probs of greedy replies are at
+    temperature 1.
+
+    Args:
+        model: A model, with or without an adapter.
+        tokenizer: Its tokenizer, with a chat template.
+        temperature: Sampling temperature; 0 is greedy.
+        top_p: Probability mass to sample from.
+        max_new_tokens: Most tokens in a turn.
+        max_context: Most tokens of history and turn together.
+        batch_size: Most episodes computed at once.
+        cache_bytes: Size of the store of earlier turns' keys and values.
+        version: Identifies the weights; stored with every turn.
+        name: Name of the policy.
+        thinking: How earlier thoughts are laid out (:class:`Renderer`).
+
+    Attributes:
+        stop_ids: Tokens that end a turn.
+        sampled_tokens: Tokens sampled so far.
+        prefilled_tokens: Prompt tokens computed so far, without those taken from the store.
+
+    Raises:
+        SetupError: The model or its chat template is not supported.
+    """
 
     needs_sandbox = False
 
@@ -72,7 +108,7 @@ class HFPolicy:
     ) -> None:
         if temperature < 0 or not 0 < top_p <= 1:
             raise ValueError("temperature must be >= 0 and top_p in (0, 1]")
-        self.model, self.renderer = plain(model).eval(), Renderer(tokenizer, thinking)
+        self.model, self.renderer = unwrap_adapter(model).eval(), Renderer(tokenizer, thinking)
         check_model(self.model)
         self._windows = layer_windows(self.model.config.get_text_config(decoder=True))
         self.temperature, self.top_p = temperature, top_p
@@ -84,8 +120,8 @@ class HFPolicy:
         self.version, self.name = version, name
         self.store = PrefixStore(cache_bytes)
         eos = model.generation_config.eos_token_id
-        also = eos if isinstance(eos, list) else [] if eos is None else [eos]
-        self.stop_ids = {self.renderer.end_id, *also}
+        eos_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        self.stop_ids = {self.renderer.end_id, *eos_ids}
         self.sampled_tokens = self.prefilled_tokens = 0
 
     @classmethod
@@ -97,34 +133,34 @@ class HFPolicy:
         return cls(load_model(folder, dtype), load_tokenizer(folder), **options)
 
     def act(self, states: Sequence[State]) -> list[Reply]:
-        """One reply per state, in order, at most ``batch_size`` of them in one batch."""
+        """One reply per state, in order; a context that is full gives a reply with an error."""
         replies: list[Reply | None] = [None] * len(states)
         rows = []
-        for place, state in enumerate(states):
+        for index, state in enumerate(states):
             ids = self.renderer.prompt(state.system_prompt, state.turns, state.observation)
             room = self.max_context - len(ids)
             if room < 1:
-                replies[place] = Reply(
+                replies[index] = Reply(
                     error=f"{CONTEXT_FULL}: {len(ids)} tokens of history leave no room for a "
                     f"turn in serving.max_context={self.max_context}",
                     policy_version=self.version,
                 )
                 continue
             limit = min(self.max_new_tokens, room)
-            rows.append(_Row(place, state.key, ids, len(ids), limit, keyed_rng(state.key)))
+            rows.append(_Row(index, state.key, ids, len(ids), limit, keyed_rng(state.key)))
         for low in range(0, len(rows), self.batch_size):
             batch, started = rows[low : low + self.batch_size], time.monotonic()
             self._generate(batch)
             seconds = (time.monotonic() - started) / len(batch)
             for row in batch:
-                replies[row.place] = self._reply(row, seconds)
+                replies[row.index] = self._reply(row, seconds)
         return [reply for reply in replies if reply is not None]
 
     def _reply(self, row: _Row, seconds: float) -> Reply:
         sampled = row.ids[row.prompt :]
-        words = sampled[:-1] if sampled[-1] in self.stop_ids else sampled
+        text_ids = sampled[:-1] if sampled[-1] in self.stop_ids else sampled
         return Reply(
-            text=self.renderer.decode(words),
+            text=self.renderer.decode(text_ids),
             token_ids=tuple(sampled),
             logprobs=tuple(row.logprobs),
             policy_version=self.version,
@@ -144,31 +180,41 @@ class HFPolicy:
             logits = self._forward([row.ids[-1:] for row in active], 0, cache)
 
     def _compute_opening(self, rows: list[_Row]) -> None:
-        """Episodes begin alike, at least with the system prompt: what the new ones have in common
-        is computed once, and stays in the store for those that come later."""
-        fresh = [row for row in rows if _episode(row.key) not in self.store]
-        if len(fresh) < 2 or self.store.match(OPENING, fresh[0].ids):
+        """Compute once what the new episodes of a batch begin with, at least the system prompt.
+
+        It stays in the store, so later episodes use it too.
+        """
+        new = [row for row in rows if _episode(row.key) not in self.store]
+        if len(new) < 2 or self.store.match(OPENING, new[0].ids):
             return
-        ids = fresh[0].ids
-        if common := ids[: min(in_common(ids, row.ids) for row in fresh)]:
+        ids = new[0].ids
+        if common := ids[: min(common_prefix_length(ids, row.ids) for row in new)]:
             cache = self._cache(1, len(common))
             self.prefilled_tokens += len(common)
             self._forward([common], 0, cache)
             self.store.save(OPENING, common, cache, 0)
 
     def _load(self, rows: list[_Row]) -> tuple[list[_Row], RowCache]:
-        """Bring back what earlier turns computed; rows with alike amounts of news lie together."""
-        source = {row.place: self._source(row) for row in rows}
-        kept = {row.place: self.store.match(source[row.place], row.ids) for row in rows}
-        rows = sorted(rows, key=lambda row: row.prompt - kept[row.place])
+        """Copy stored states into a new cache.
+
+        Returns:
+            The rows, sorted by how many tokens are left to compute, so that prefill batches need
+            little padding; and the cache, with its rows in that order.
+        """
+        source = {row.index: self._source(row) for row in rows}
+        stored = {row.index: self.store.match(source[row.index], row.ids) for row in rows}
+        rows = sorted(rows, key=lambda row: row.prompt - stored[row.index])
         cache = self._cache(len(rows), max(row.prompt + row.limit for row in rows))
-        for index, row in enumerate(rows):
-            self.store.load(source[row.place], kept[row.place], cache, index)
-            if source[row.place] is not OPENING:
-                self.store.drop(source[row.place])
+        for place, row in enumerate(rows):
+            self.store.load(source[row.index], stored[row.index], cache, place)
+            # An episode moves from the store into the cache and back, so it is held only once. The
+            # shared beginning stays: other episodes need it.
+            if source[row.index] is not OPENING:
+                self.store.drop(source[row.index])
         return rows, cache
 
     def _source(self, row: _Row) -> tuple[object, ...]:
+        """Key of the stored states that the row can start from."""
         episode = _episode(row.key)
         return episode if episode in self.store else OPENING
 
@@ -177,41 +223,50 @@ class HFPolicy:
         return RowCache(config, rows, capacity, self.model.dtype, self.model.device)
 
     def _prefill(self, rows: list[_Row], cache: RowCache) -> torch.Tensor:
-        """Compute the news of all rows, as many at once as fit; logits after each row's last id."""
+        """Compute what is not in the cache yet, PREFILL_TOKENS at a time.
+
+        Returns:
+            Logits after the last token of each row, [rows, vocabulary].
+        """
         lengths = cache.lengths.tolist()
-        news = [row.ids[length:] for row, length in zip(rows, lengths, strict=True)]
-        self.prefilled_tokens += sum(map(len, news))
+        new_ids = [row.ids[length:] for row, length in zip(rows, lengths, strict=True)]
+        self.prefilled_tokens += sum(map(len, new_ids))
         logits, low = [], 0
         while low < len(rows):
             high = low + 1
-            while high < len(rows) and len(news[high]) * (high + 1 - low) <= PREFILL_TOKENS:
+            # Rows are sorted, so the row at ``high`` is the longest and sets the padded width.
+            while high < len(rows) and len(new_ids[high]) * (high + 1 - low) <= PREFILL_TOKENS:
                 high += 1
-            logits.append(self._forward(news[low:high], low, cache))
+            logits.append(self._forward(new_ids[low:high], low, cache))
             low = high
         return torch.cat(logits)
 
-    def _forward(self, news: list[list[int]], low: int, cache: RowCache) -> torch.Tensor:
-        """Feed each row its new ids; float32 logits (rows, vocabulary) after the last of them."""
-        counts = torch.tensor([len(ids) for ids in news])
+    def _forward(self, new_ids: list[list[int]], low: int, cache: RowCache) -> torch.Tensor:
+        """Feed new ids to the cache rows from ``low`` on.
+
+        Returns:
+            Float32 logits after the last new id of each row, [rows, vocabulary].
+        """
+        counts = torch.tensor([len(ids) for ids in new_ids])
         width = int(counts.max())
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in news])
-        positions, mask = cache.window(low, low + len(news), width)
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in new_ids])
+        positions, mask = cache.window(low, low + len(new_ids), width)
         device = self.model.device
         hidden = self.model.base_model(
             input_ids=ids.to(device),
             position_ids=positions,
-            attention_mask=masks(mask, positions, self._windows),
+            attention_mask=layer_masks(mask, positions, self._windows),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
         cache.advance(counts.to(device))
-        last = hidden[torch.arange(len(news), device=device), counts.to(device) - 1]
-        return logits_of(self.model, last)
+        last = hidden[torch.arange(len(new_ids), device=device), counts.to(device) - 1]
+        return compute_logits(self.model, last)
 
     def _sample(self, rows: list[_Row], logits: torch.Tensor) -> None:
         uniform = [row.rng.random() if self.temperature else 0.0 for row in rows]
         tokens = pick(logits, uniform, self.temperature, self.top_p)
-        logprobs = drawn_logprobs(logits, tokens, self.temperature, self.top_p)
+        logprobs = sampled_logprobs(logits, tokens, self.temperature, self.top_p)
         self.sampled_tokens += len(rows)
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             row.ids.append(token)
@@ -219,7 +274,10 @@ class HFPolicy:
             row.done = token in self.stop_ids or len(row.ids) - row.prompt >= row.limit
 
     def _drop_done(self, rows: list[_Row], cache: RowCache) -> None:
-        """Keep the states of finished rows for the next turn and close the gaps, in place."""
+        """Store the states of finished rows for their next turn, and close the gaps in place.
+
+        Going backwards, the last row is never a finished one that is still to be handled.
+        """
         for index in reversed(range(len(rows))):
             row = rows[index]
             if row.done:
@@ -231,15 +289,25 @@ class HFPolicy:
 
 
 def _episode(key: Key) -> tuple[object, ...]:
+    """The key without its turn: all turns that one role plays in one episode."""
     return (*key[:4], key[5])
 
 
 def pick(
     logits: torch.Tensor, uniform: Sequence[float], temperature: float, top_p: float
 ) -> torch.Tensor:
-    """One token per row of ``logits``: the (tempered, cut) distribution inverted at ``uniform``.
+    """Sample one token per row by inverting the cumulative distribution.
 
-    Top-p keeps the most likely tokens up to and with the one that reaches the mass ``top_p``.
+    Top-p keeps the most likely tokens, up to and including the one that reaches ``top_p``.
+
+    Args:
+        logits: Shape [rows, vocabulary].
+        uniform: A number in [0, 1) for each row.
+        temperature: 0 takes the most likely token.
+        top_p: Probability mass to keep.
+
+    Returns:
+        Token ids, [rows].
     """
     if temperature == 0:
         return logits.argmax(-1)
@@ -247,28 +315,36 @@ def pick(
     if top_p < 1:
         probs, order = _nucleus(probs, top_p)
     mass = probs.double().cumsum(-1)
+    # Scaled by the total mass, which is below 1 after top-p.
     aim = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None] * mass[:, -1:]
-    found = torch.searchsorted(mass, aim, right=True).clamp_(max=mass.shape[-1] - 1)
-    return (found if order is None else order.gather(1, found))[:, 0]
+    index = torch.searchsorted(mass, aim, right=True).clamp_(max=mass.shape[-1] - 1)
+    return (index if order is None else order.gather(1, index))[:, 0]
 
 
-def drawn_logprobs(
+def sampled_logprobs(
     logits: torch.Tensor, tokens: torch.Tensor, temperature: float, top_p: float
 ) -> torch.Tensor:
-    """Of ``tokens`` (rows,) in the distribution that :func:`pick` draws them from; at temperature 0
-    in that of temperature 1."""
+    """Log-probs of ``tokens``, [rows], in the distribution that :func:`pick` samples them from.
+
+    At temperature 0 they are of the distribution at temperature 1.
+    """
     logprobs = (logits / (temperature or 1.0)).log_softmax(-1)
-    found = logprobs.gather(1, tokens[:, None])[:, 0]
-    if temperature and top_p < 1:
-        found = found - _nucleus(logprobs.exp(), top_p)[0].double().sum(-1).log().float()
-    return found
+    sampled = logprobs.gather(1, tokens[:, None])[:, 0]
+    if temperature and top_p < 1:  # divide by the mass that top-p keeps
+        sampled = sampled - _nucleus(logprobs.exp(), top_p)[0].double().sum(-1).log().float()
+    return sampled
 
 
 def _nucleus(probs: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The probabilities that top-p keeps, largest first, 0 for those that it does not, and whose
-    they are."""
+    """The part of a distribution that top-p keeps.
+
+    Sorting a vocabulary is slow, so the 256 most likely tokens are tried first.
+
+    Returns:
+        Probabilities, largest first and 0 outside of the nucleus, and the tokens they belong to.
+    """
     kept, order = probs.topk(min(256, probs.shape[-1]))
     if bool((kept.sum(-1) < top_p).any()) and kept.shape[-1] < probs.shape[-1]:
         kept, order = probs.sort(descending=True)
-    before = kept.cumsum(-1) - kept
+    before = kept.cumsum(-1) - kept  # a token is kept if those before it do not reach top_p
     return kept.masked_fill(before >= top_p, 0.0), order

@@ -1,9 +1,18 @@
-"""Keys and values of many episodes, so that a turn pays only for what is new in it.
+"""Keys and values of many episodes, so that a turn computes only what is new in it.
 
-``RowCache`` is what the model sees during one call: row-wise buffers of fixed size in which every
-row has its own length, filled from the left. No padding on the left, no growing by copying, and a
-finished row is dropped by moving the last row into its place. ``PrefixStore`` keeps each episode's
-rows between calls, oldest out first.
+``RowCache`` is what the model sees during one batch: buffers of fixed size, with one row for each
+episode. Rows are filled from the left and each has its own length, so there is no padding on the
+left and no growth by copying. A finished row is removed by moving the last row into its place.
+
+``PrefixStore`` keeps the states of each episode between turns, and evicts the least recently used.
+
+Invariants:
+
+- The slot of a token is its position id: a row that holds n tokens uses slots 0 to n - 1. Slots
+  from ``lengths[row]`` on are undefined (stale or padding) and no real token may see them.
+- Stored states are exact only for the ids that they were computed from. ``match`` therefore
+  compares ids and returns how many may be reused; everything after that is computed again.
+- States depend on the weights, so a store belongs to one policy, whose weights never change.
 """
 
 from __future__ import annotations
@@ -15,24 +24,29 @@ from typing import Any
 
 import torch
 
-from algorithms.engine.tree import in_common
+from algorithms.engine.tree import common_prefix_length
 
 
 class RowCache:
-    """Speaks the part of transformers' cache protocol that decoder attention uses.
+    """The subset of transformers' ``Cache`` interface that decoder attention uses.
 
-    ``keys`` and ``values`` are (layers, rows, heads, capacity, dim). Before a forward pass,
-    :meth:`window` says which rows take part and how long each is.
+    The order of calls is: :meth:`window`, a forward pass (which calls :meth:`update` in every
+    layer), :meth:`advance`.
+
+    Attributes:
+        keys: Shape [layers, rows, kv heads, capacity + 1, d].
+        values: The same shape.
+        lengths: Number of real tokens in each row, shape [rows].
     """
 
-    is_compileable = False
+    is_compileable = False  # transformers asks for it before it would compile the decoding step
 
     def __init__(
         self, config: Any, rows: int, capacity: int, dtype: torch.dtype, device: Any
     ) -> None:
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        # One slot more than any row can fill: what a short row gets as filling may land there.
+        # One slot beyond the capacity takes the padding of short rows that would not fit.
         self._spill = capacity
         shape = (config.num_hidden_layers, rows, heads, capacity + 1, dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
@@ -40,10 +54,14 @@ class RowCache:
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
 
     def window(self, low: int, high: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows low..high get ``width`` new slots each. Returns position ids and an additive mask.
+        """Select the rows ``low:high`` for the next pass, with ``width`` new slots in each.
 
-        A row with fewer new tokens is filled up on the right; what lands there is never visible
-        to a real token and is overwritten by those that follow.
+        A row with fewer new tokens is padded on the right. Padding lies after the row's real
+        tokens, so the causal mask hides it from them, and the next real tokens overwrite it.
+
+        Returns:
+            Position ids [rows, width] and an additive mask [rows, 1, width, slots], where slots is
+            the largest slot in use plus one.
         """
         lengths = self.lengths[low:high]
         positions = lengths[:, None] + torch.arange(width, device=lengths.device)
@@ -57,39 +75,52 @@ class RowCache:
         return positions, mask.masked_fill_(hidden, float("-inf"))[:, None]
 
     def advance(self, counts: torch.Tensor) -> None:
-        """The rows of the window have grown by ``counts`` real tokens."""
+        """Lengthen the selected rows by ``counts`` real tokens each, shape [rows]."""
         self.lengths[self._rows] += counts
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put the new states into their slots; return all that any row may look at."""
+        """Write one layer's new states, [rows, kv heads, width, d], into their slots.
+
+        Returns:
+            All keys and values that a row may look at, [rows, kv heads, slots, d].
+        """
         all_keys, all_values = self.keys[layer, self._rows], self.values[layer, self._rows]
+        # Advanced indices around a slice put the indexed dimensions first: [rows, width, heads, d].
         all_keys[self._index, :, self._slots] = keys.transpose(1, 2)
         all_values[self._index, :, self._slots] = values.transpose(1, 2)
         return all_keys[:, :, : self._end], all_values[:, :, : self._end]
 
     def get_seq_length(self, *_: Any) -> int:
+        """Length of the longest selected row; part of transformers' interface."""
         return int(self.lengths[self._rows].max())
 
     def move(self, source: int, target: int) -> None:
-        """Row ``source`` takes the place of row ``target``."""
+        """Copy row ``source`` over row ``target``."""
         length = int(self.lengths[source])
         self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
         self.values[:, target, :, :length] = self.values[:, source, :, :length]
         self.lengths[target] = length
 
 
-def masks(
+def layer_masks(
     mask: torch.Tensor, positions: torch.Tensor, windows: Sequence[int | None]
 ) -> torch.Tensor | dict[str, torch.Tensor]:
-    """``mask`` as transformers wants it for layers that see as far as ``windows`` say: one mask
-    where they are alike, else one for each type of layer. ``mask`` (rows, 1, new, slots) and
-    ``positions`` (rows, new) are those of :meth:`RowCache.window`, where a slot is a position."""
+    """The mask in the form that transformers expects for a model's layers.
+
+    Args:
+        mask: Additive mask of :meth:`RowCache.window`, [rows, 1, width, slots].
+        positions: Position ids of :meth:`RowCache.window`, [rows, width].
+        windows: Sliding window of each layer, or None for full attention. All windows are equal.
+
+    Returns:
+        One mask if all layers are of one type, else a mask for each type of layer.
+    """
     limits = [window for window in set(windows) if window is not None]
     if not limits:
         return mask
-    slots = torch.arange(mask.shape[-1], device=mask.device)
+    slots = torch.arange(mask.shape[-1], device=mask.device)  # a slot is a position
     far = slots <= positions[:, None, :, None] - limits[0]
     near = mask.masked_fill(far, float("-inf"))
     return {"full_attention": mask, "sliding_attention": near} if None in windows else near
@@ -97,7 +128,13 @@ def masks(
 
 @dataclass
 class Prefix:
-    """Token ids and the states computed for them: (layers, heads, tokens, dim) each."""
+    """Token ids and the states that were computed for them.
+
+    Attributes:
+        token_ids: The ids, from the first token of the episode on.
+        keys: Shape [layers, kv heads, tokens, d].
+        values: The same shape.
+    """
 
     token_ids: list[int]
     keys: torch.Tensor
@@ -109,7 +146,12 @@ class Prefix:
 
 
 class PrefixStore:
-    """The states of recent episodes, least recently used out first."""
+    """States of recent episodes, by a key that the caller chooses.
+
+    The least recently used entry is evicted first, until at most ``max_bytes`` are in use. An entry
+    that alone is larger is not kept. An evicted episode is only slower: its history is computed
+    again.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -123,17 +165,20 @@ class PrefixStore:
         return sum(item.bytes for item in self._items.values())
 
     def match(self, key: Hashable, ids: Sequence[int]) -> int:
-        """Length of the stored prefix of ``ids``; at least one id is left to be computed."""
+        """How many of the first ``ids`` have stored states; 0 if nothing is stored.
+
+        At least one id is left over, because the model needs an input to compute logits from.
+        """
         item = self._items.get(key)
         if item is None:
             return 0
-        return min(in_common(item.token_ids, ids), len(ids) - 1)
+        return min(common_prefix_length(item.token_ids, ids), len(ids) - 1)
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._items
 
     def load(self, key: Hashable, length: int, cache: RowCache, row: int) -> None:
-        """Lay the first ``length`` tokens of what is stored, if anything is, into ``row``."""
+        """Copy the first ``length`` stored tokens into ``row``; do nothing if none are stored."""
         item = self._items.get(key)
         if item is not None:
             self._items.move_to_end(key)
@@ -142,6 +187,10 @@ class PrefixStore:
             cache.lengths[row] = length
 
     def save(self, key: Hashable, ids: Sequence[int], cache: RowCache, row: int) -> None:
+        """Store the states of ``row``, copied, because the row is about to be reused.
+
+        ``ids`` may be longer than the row: the last sampled token has no states yet.
+        """
         length = int(cache.lengths[row])
         self._items[key] = Prefix(
             list(ids[:length]),
@@ -153,7 +202,5 @@ class PrefixStore:
             used -= self._items.popitem(last=False)[1].bytes
 
     def drop(self, key: Hashable) -> None:
+        """Remove an entry, if there is one."""
         self._items.pop(key, None)
-
-    def clear(self) -> None:
-        self._items.clear()

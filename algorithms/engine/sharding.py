@@ -1,12 +1,17 @@
-"""FSDP2: weights, gradients and the optimizer's state, each in pieces over all processes.
+"""FSDP2: weights, gradients and optimizer state are split over all processes.
 
-torch's ``fully_shard`` is used as it is. accelerate's plug-in for it averages gradients, which
-wants equal shares, and gathers weights where the model's own ``forward`` begins; here losses are
-sums, and a pass enters body and head by a door of its own (``forward.py``), so that the head can be
-chunked.
+torch's ``fully_shard`` is used directly, because accelerate's plug-in for it
 
-Weights that are trained are kept in float32, so they are their own masters; a layer is gathered in
-the model's precision just before it computes. Frozen weights keep theirs.
+- averages gradients over the processes, which is right only if all have equal shares. Our losses
+  are sums over one global denominator (``losses.denominator``), so gradients must be *summed*;
+- gathers weights when the model's own ``forward`` is called. Our pass calls body and output layer
+  separately (``forward.tree_pass``), so that logits are computed in chunks.
+
+Precision: trained weights are stored in float32 and are their own master weights; a layer is
+gathered in the model's precision just before it computes. Frozen weights keep their precision.
+
+Every process must run the same number of passes, since each pass gathers weights from all of them;
+``parallel.local_rows`` sees to that.
 """
 
 from __future__ import annotations
@@ -19,13 +24,16 @@ import torch
 from torch import distributed
 
 from algorithms.engine import parallel
-from algorithms.engine.adapters import saved_alone
-from algorithms.engine.forward import DOOR, tree_pass
+from algorithms.engine.adapters import saves_adapter_only
+from algorithms.engine.forward import TREE_PASS, tree_pass
 
 
 def shard(model: Any, device: torch.device) -> Any:
-    """Share ``model`` out, in place, a layer at a time, so that ``device`` never holds it whole.
-    Returns the same model without weights, for :func:`whole`."""
+    """Shard ``model`` in place, one layer at a time, so that ``device`` never holds all of it.
+
+    Returns:
+        The same model without weights (on the meta device), for :func:`gather_model`.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -34,19 +42,23 @@ def shard(model: Any, device: torch.device) -> Any:
     body = getattr(model, "get_base_model", lambda: model)()
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     layers = [part for part in body.modules() if isinstance(part, GradientCheckpointingLayer)]
-    for part in [*layers, body]:  # what is in no layer (embeddings, head) makes the last piece
+    # Inner modules first. Whatever is in no layer (embeddings, output layer) is sharded with body.
+    for part in [*layers, body]:
         fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=_precision(part))
     for part in body.modules():
-        if isinstance(part, FSDPModule):  # gradients are added up, never averaged
+        if isinstance(part, FSDPModule):
+            # The default divides by the number of processes. A divide factor of 1 together with a
+            # plain sum gives the sum of the gradients on every back end, gloo included.
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)
-    setattr(body, DOOR, partial(tree_pass, body))
-    register_fsdp_forward_method(body, DOOR)
+    # FSDP gathers weights around registered methods only, so our pass becomes one.
+    setattr(body, TREE_PASS, partial(tree_pass, body))
+    register_fsdp_forward_method(body, TREE_PASS)
     return empty
 
 
 def _precision(part: torch.nn.Module) -> Any:
-    """Trained weights become float32; they compute in what they had."""
+    """Convert trained weights to float32 and let them compute in the precision they had."""
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     low = {p.dtype for p in part.parameters() if p.requires_grad} - {torch.float32}
@@ -55,12 +67,13 @@ def _precision(part: torch.nn.Module) -> Any:
             parameter.data = parameter.data.float()
     return MixedPrecisionPolicy(
         param_dtype=low.pop() if low else None,
-        reduce_dtype=torch.float32,
-        cast_forward_inputs=False,
+        reduce_dtype=torch.float32,  # gradients are summed over the processes in float32
+        cast_forward_inputs=False,  # position ids and masks must stay as they are
     )
 
 
 def _without_weights(model: Any) -> Any:
+    """A copy whose parameters are on the meta device; deepcopy takes them from its memo."""
     memo: dict[int, Any] = {
         id(p): torch.nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
         for p in model.parameters()
@@ -69,23 +82,32 @@ def _without_weights(model: Any) -> Any:
 
 
 @torch.no_grad()
-def whole(model: Any, empty: Any) -> Any:
-    """The sharded ``model`` put together in a copy of ``empty``, on the CPU of the first process;
-    the others get None. All take part: weights are gathered one by one, in the precision that is
-    saved, so that none but the first ever holds more than one. Of a model whose adapter is saved
-    alone, only that is gathered.
+def gather_model(model: Any, empty: Any) -> Any:
+    """Put the sharded ``model`` together on the CPU of the main process. All processes must call.
+
+    Weights are gathered one at a time, in the precision in which they are saved, so no process but
+    the first ever holds more than one whole weight. If only the adapter is saved, only the adapter
+    is gathered.
+
+    Args:
+        model: The sharded model.
+        empty: What :func:`shard` returned for it.
+
+    Returns:
+        A copy of ``empty`` with the weights in the main process, None in the others.
     """
-    first, state, alone = parallel.is_first(), {}, saved_alone(empty)
-    kinds = {name: parameter.dtype for name, parameter in empty.named_parameters()}
+    main, state, adapter_only = parallel.is_main(), {}, saves_adapter_only(empty)
+    dtypes = {name: parameter.dtype for name, parameter in empty.named_parameters()}
     for name, parameter in model.named_parameters():
-        if alone and not parameter.requires_grad:
+        if adapter_only and not parameter.requires_grad:
             continue
-        gathered = parameter.detach().to(kinds[name]).full_tensor()
-        if first:
+        gathered = parameter.detach().to(dtypes[name]).full_tensor()
+        if main:
             state[name] = gathered.cpu()
-    if not first:
+    if not main:
         return None
     filled = copy.deepcopy(empty)
     filled.load_state_dict(state, strict=False, assign=True)
+    # named_parameters lists a tied weight once, so the tie is restored afterwards.
     getattr(filled, "get_base_model", lambda: filled)().tie_weights()
     return filled

@@ -1,13 +1,30 @@
-"""Token trees: an episode's history once, every label a branch of it.
+"""Token trees: the history of an episode stands there once, and every label is a branch of it.
 
-One sample per labeled turn would repeat the whole prefix each time. Here each node of a token
-trie is computed once; ``parent`` says all there is to know: a token attends to its ancestors and
-itself, stands at the position of its depth, and is predicted *from its parent* - which, for the
-first token of a branch, is not the token to its left. So targets are explicit pairs of nodes, and
-the mask is explicit too: libraries that guess packed sequences from positions would cut branches.
+One training sample per labeled turn would repeat the whole history each time. In a token tree each
+shared token is computed once. The array ``parent`` is the whole structure:
 
-Nodes stand in depth-first order, so every subtree is one interval, and node i sees node j just
-where j <= i < end[j]. One number per node is the whole mask: nothing of size n x n is ever stored.
+- a token attends to its ancestors and to itself, and to nothing else;
+- its position id is its depth (the number of its ancestors);
+- it is predicted *from its parent*, which for the first token of a branch is not the token to its
+  left. Loss pairs are therefore explicit (``PackedTrees.source`` predicts ``PackedTrees.node``);
+  shifting the ids by one, as causal language models do, would be wrong.
+
+So each path from a root to a node is computed exactly as if it were a sequence alone.
+
+Nodes are stored in depth-first order. Then every subtree is one interval ``[i, end[i])`` of nodes,
+and "j is i or an ancestor of i" is the same as "i lies in the interval of j"::
+
+    node i attends to node j   <=>   j <= i < end[j]
+
+One integer per node is the whole attention mask; nothing of size n x n is ever stored. Example, a
+shared path ``a b`` with the branches ``c d`` and ``e`` (x: row attends to column)::
+
+    node     0  1  2  3  4            a  b  c  d  e
+    token    a  b  c  d  e         a  x
+    parent  -1  0  1  2  1         b  x  x
+    depth    0  1  2  3  2         c  x  x  x
+    end      5  5  4  4  5         d  x  x  x  x
+                                   e  x  x        x
 """
 
 from __future__ import annotations
@@ -22,41 +39,58 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class TokenTree:
-    """One token tree of n nodes in depth-first order; arrays have shape (n,) unless told.
+    """One token tree of n nodes in depth-first order. Arrays have the shape [n] unless noted.
 
-    Three streams of weights, each for predicting the node's token from its parent: ``ce_weight``;
-    ``pg_weight`` with ``advantage`` and ``behavior`` (the log-prob it was sampled with);
-    ``kl_weight`` with ``score`` and ``top_ids``, ``top_logprobs`` (n, k). Left out, they are 0.
+    There are three streams of loss weights, each for predicting the token of a node from its
+    parent: cross-entropy, policy gradient, and divergence from a scorer. An array that is left out
+    is 0 everywhere. Several roots are allowed.
+
+    Attributes:
+        token_ids: Token of each node, int64.
+        parent: Index of the parent, always smaller than the node's own; -1 for a root. int64.
+        ce_weight: Weight of the cross-entropy, float32.
+        segment: Turn of the episode that the token belongs to, int64.
+        name: Identifies the tree in messages.
+        group: Trees with the same non-empty group stay in one optimizer step.
+        sequence: Number of the episode within the tree (0, 1, ...), int64. Ratios "per sequence"
+            and the denominator "sequences" count by it.
+        pg_weight: Weight of the policy gradient, float32.
+        advantage: Advantage of the policy gradient, float32.
+        behavior: Log-prob with which the token was sampled, in nats, float32.
+        kl_weight: Weight of the divergence from the scorer, float32.
+        score: Log-prob that the scorer gives the token, in nats, float32.
+        top_ids: The k most likely tokens of the scorer, shape [n, k], int64.
+        top_logprobs: Their log-probs, shape [n, k], float32; -inf marks an unused entry.
     """
 
-    token_ids: np.ndarray  # int64
-    parent: np.ndarray  # int64, -1 for a root
-    ce_weight: np.ndarray  # float32
-    segment: np.ndarray  # int64, the turn that the token belongs to
+    token_ids: np.ndarray
+    parent: np.ndarray
+    ce_weight: np.ndarray
+    segment: np.ndarray
     name: str = ""
-    group: str = ""  # trees of one group stay in one optimizer step
-    sequence: np.ndarray = None  # type: ignore[assignment]  # int64, the episode of the tree
-    pg_weight: np.ndarray = None  # type: ignore[assignment]  # float32, as all that follow
+    group: str = ""
+    sequence: np.ndarray = None  # type: ignore[assignment]
+    pg_weight: np.ndarray = None  # type: ignore[assignment]
     advantage: np.ndarray = None  # type: ignore[assignment]
     behavior: np.ndarray = None  # type: ignore[assignment]
     kl_weight: np.ndarray = None  # type: ignore[assignment]
     score: np.ndarray = None  # type: ignore[assignment]
-    top_ids: np.ndarray = None  # type: ignore[assignment]  # int64
+    top_ids: np.ndarray = None  # type: ignore[assignment]
     top_logprobs: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if getattr(self, field.name) is None:
-                kind = np.int64 if field.name in ("sequence", "top_ids") else np.float32
+                dtype = np.int64 if field.name in ("sequence", "top_ids") else np.float32
                 shape = (len(self), 0) if field.name.startswith("top_") else len(self)
-                object.__setattr__(self, field.name, np.zeros(shape, dtype=kind))
+                object.__setattr__(self, field.name, np.zeros(shape, dtype=dtype))
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
     @cached_property
     def depth(self) -> np.ndarray:
-        """Distance from the root: the position id."""
+        """Shape [n]: the number of ancestors, which is the position id."""
         depth = np.zeros(len(self), dtype=np.int64)
         for node, parent in enumerate(self.parent):
             if parent >= 0:
@@ -65,9 +99,15 @@ class TokenTree:
 
     @cached_property
     def end(self) -> np.ndarray:
-        """One past the last node of each node's subtree. ValueError if a subtree has a gap."""
+        """Shape [n]: one past the last node of each node's subtree.
+
+        Raises:
+            ValueError: The nodes are not in depth-first order, so that a subtree is no interval.
+        """
         end = np.arange(1, len(self) + 1)
         size = np.ones(len(self), dtype=np.int64)
+        # Children come after their parent, so going backwards each subtree is complete when it is
+        # added to its parent.
         for node in range(len(self) - 1, -1, -1):
             parent = self.parent[node]
             if parent >= node:
@@ -75,57 +115,80 @@ class TokenTree:
             if parent >= 0:
                 end[parent] = max(end[parent], end[node])
                 size[parent] += size[node]
+        # An interval that holds more nodes than the subtree contains a node of another branch.
         if not np.array_equal(end - np.arange(len(self)), size):
-            raise ValueError(f"{self.name}: the nodes do not stand in depth-first order")
+            raise ValueError(f"{self.name}: the nodes are not in depth-first order")
         return end
 
     @cached_property
-    def scored(self) -> np.ndarray:
-        """(m,) the nodes with a weight in any stream that can be predicted (a root cannot)."""
+    def loss_nodes(self) -> np.ndarray:
+        """Shape [m]: nodes with a weight in any stream. Roots are excluded; nothing predicts them.
+
+        Packing, losses and divergences list loss pairs in this order.
+        """
         return np.flatnonzero((self.weight != 0) & (self.parent >= 0))
 
     @cached_property
     def weight(self) -> np.ndarray:
-        """The largest of a node's weights."""
+        """Shape [n]: the largest absolute weight of each node over the three streams."""
         streams = (self.ce_weight, self.pg_weight, self.kl_weight)
         return np.max(np.abs(streams), axis=0)
 
     @property
-    def trunk(self) -> int:
-        """How many nodes, from a lone root down, have all that follow below them."""
+    def shared_path_length(self) -> int:
+        """Number of leading nodes that are ancestors of all nodes after them.
+
+        It is 0 if there are several roots. Only this part may be merged with another tree.
+        """
         return int((self.end == len(self)).cumprod().sum())
 
     @property
     def visible(self) -> np.ndarray:
-        """(n, n) bool: row attends to column. For tests and explanations."""
+        """The mask as an array of bool, shape [n, n], for tests: row attends to column."""
         rows, columns = np.arange(len(self))[:, None], np.arange(len(self))[None]
         return (columns <= rows) & (rows < self.end[None])
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Several trees in one row of t nodes. What they begin with alike stands there once: ``spans``
-    are the nodes of each tree that no tree before it has. The m loss pairs come with their streams,
-    tree by tree in the order in which the trees were given."""
+class PackedTrees:
+    """Several trees in one row of t nodes, with their m loss pairs.
 
-    input_ids: torch.Tensor  # (1, t)
-    position_ids: torch.Tensor  # (1, t)
-    end: torch.Tensor  # (t,) row i attends to column j where j <= i < end[j]
+    A beginning that trees share is stored once. The row is in depth-first order, so the rule of
+    the mask holds for it as it does for one tree. Loss pairs are listed tree by tree, in the order
+    in which the trees were given (not the order in which they lie in the row).
+
+    Attributes:
+        input_ids: Tokens of the row, shape [1, t].
+        position_ids: Depth of each node, shape [1, t].
+        end: Shape [t]; row i attends to column j where ``j <= i < end[j]``.
+        spans: For each tree in row order, the interval of nodes that no tree before it has.
+            Together they cover the row without gap or overlap.
+        source: Node whose hidden state predicts, shape [m].
+        node: Node that is predicted, shape [m].
+        target: Token of that node, shape [m].
+        sequence: Episode that the pair belongs to, numbered over the whole row, shape [m].
+        streams: The arrays named in ``STREAMS`` for the predicted nodes, shape [m] or [m, k].
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    end: torch.Tensor
     spans: tuple[tuple[int, int], ...]
-    source: torch.Tensor  # (m,) the node whose hidden state predicts
-    node: torch.Tensor  # (m,) the node that is predicted
-    target: torch.Tensor  # (m,) its token
-    sequence: torch.Tensor  # (m,) which episode of the row it belongs to
-    streams: dict[str, torch.Tensor]  # (m,) each, or (m, k)
+    source: torch.Tensor
+    node: torch.Tensor
+    target: torch.Tensor
+    sequence: torch.Tensor
+    streams: dict[str, torch.Tensor]
 
-    def to(self, device: torch.device) -> Packed:
+    def to(self, device: torch.device) -> PackedTrees:
+        """The same row with all tensors on ``device``."""
         moved = {
             field.name: getattr(self, field.name).to(device)
             for field in fields(self)
             if isinstance(getattr(self, field.name), torch.Tensor)
         }
-        streams = {name: value.to(device) for name, value in self.streams.items()}
-        return Packed(**{**vars(self), **moved, "streams": streams})
+        streams = {name: values.to(device) for name, values in self.streams.items()}
+        return PackedTrees(**{**vars(self), **moved, "streams": streams})
 
 
 STREAMS = (
@@ -140,73 +203,88 @@ STREAMS = (
 )
 
 
-def pack(samples: Sequence[TokenTree], multiple: int = 1) -> Packed:
-    """Lay trees into one row. A common beginning (all episodes of a run have the system prompt in
-    common) is computed once, for a token's states depend on nothing but its ancestors. Apart from
-    that each tree sees itself alone, so the result does not depend on what else is in the row.
-    Roots without a weight fill the row up to a length that is a multiple of ``multiple``."""
-    places, spans = _lay_out(samples)
+def pack(trees: Sequence[TokenTree], multiple: int = 1) -> PackedTrees:
+    """Put trees into one row, with what they begin with in common stored once.
+
+    Sharing a beginning changes no result: the states of a token depend on its ancestors alone. Past
+    that no tree attends to another, so the result does not depend on the packing either.
+
+    Args:
+        trees: At least one tree.
+        multiple: The row is padded to a multiple of this length, with roots that carry no weight
+            and attend to themselves only.
+    """
+    nodes_in_row, spans = _lay_out(trees)
     length = spans[-1][1]
     if missing := -length % multiple:
         blank = np.zeros(missing, dtype=np.int64)
-        samples = [*samples, TokenTree(blank, blank - 1, blank.astype(np.float32), blank)]
-        places.append(np.arange(length, length + missing))
+        trees = [*trees, TokenTree(blank, blank - 1, blank.astype(np.float32), blank)]
+        nodes_in_row.append(np.arange(length, length + missing))
         spans.append((length, length + missing))
     token_ids, depth, end = (np.zeros(length + missing, dtype=np.int64) for _ in range(3))
-    for sample, place in zip(samples, places, strict=True):
-        token_ids[place], depth[place] = sample.token_ids, sample.depth
-        end[place] = np.maximum(end[place], place[sample.end - 1] + 1)
-    placed = list(zip(samples, places, strict=True))
-    firsts = np.cumsum([0, *(int(s.sequence.max(initial=0)) + 1 for s in samples)])
+    for tree, row in zip(trees, nodes_in_row, strict=True):
+        token_ids[row], depth[row] = tree.token_ids, tree.depth
+        # A shared node ends where its last subtree ends, in whichever tree that is.
+        end[row] = np.maximum(end[row], row[tree.end - 1] + 1)
+    pairs = list(zip(trees, nodes_in_row, strict=True))
+    first_sequence = np.cumsum([0, *(int(t.sequence.max(initial=0)) + 1 for t in trees)])[:-1]
+    numbered = zip(trees, first_sequence, strict=True)
 
     def joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(arrays))
 
-    return Packed(
-        torch.from_numpy(token_ids)[None],
-        torch.from_numpy(depth)[None],
-        torch.from_numpy(end),
-        tuple(spans),
-        joined([place[s.parent[s.scored]] for s, place in placed]),
-        joined([place[s.scored] for s, place in placed]),
-        joined([s.token_ids[s.scored] for s in samples]),
-        joined([s.sequence[s.scored] + n for s, n in zip(samples, firsts[:-1], strict=True)]),
-        {name: joined(_padded(samples, name)) for name in STREAMS},
+    return PackedTrees(
+        input_ids=torch.from_numpy(token_ids)[None],
+        position_ids=torch.from_numpy(depth)[None],
+        end=torch.from_numpy(end),
+        spans=tuple(spans),
+        source=joined([row[tree.parent[tree.loss_nodes]] for tree, row in pairs]),
+        node=joined([row[tree.loss_nodes] for tree, row in pairs]),
+        target=joined([tree.token_ids[tree.loss_nodes] for tree in trees]),
+        sequence=joined([tree.sequence[tree.loss_nodes] + first for tree, first in numbered]),
+        streams={name: joined(_loss_stream(trees, name)) for name in STREAMS},
     )
 
 
-def in_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """With how many ids both begin."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Number of ids that both sequences begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    differing = (index for index, (a, b) in pairs if a != b)
+    return next(differing, min(len(first), len(second)))
 
 
-def _lay_out(samples: Sequence[TokenTree]) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
-    """Where in the row each node of each tree stands, and in row order which part is new.
+def _lay_out(trees: Sequence[TokenTree]) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+    """Place trees in one row.
 
-    In lexicographic order of their trunks no tree has more in common with any before it than with
-    the one just before it; what they have in common is then an interval's beginning, so that the
+    Trees are laid out in the lexicographic order of their shared paths. In that order no tree has
+    a longer beginning in common with an earlier tree than with the one just before it, so it is
+    enough to compare neighbors. What a tree adds then follows directly on the previous one, and the
     row is in depth-first order again.
+
+    Returns:
+        For each tree, in the given order, the index in the row of each of its nodes; and in row
+        order the interval that each tree adds.
     """
-    trunks = [sample.token_ids[: sample.trunk].tolist() for sample in samples]
-    places: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(samples)
+    paths = [tree.token_ids[: tree.shared_path_length].tolist() for tree in trees]
+    nodes_in_row: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(trees)
     spans: list[tuple[int, int]] = []
-    length, before, above = 0, list[int](), places[0]
-    for k in sorted(range(len(samples)), key=lambda k: trunks[k]):
-        common = in_common(before, trunks[k])
-        own = np.arange(length, length + len(samples[k]) - common)
-        places[k] = np.concatenate([above[:common], own])
-        spans.append((length, length + len(own)))
-        length, before, above = length + len(own), trunks[k], places[k]
-    return places, spans
+    length, previous_path, previous_nodes = 0, list[int](), nodes_in_row[0]
+    for k in sorted(range(len(trees)), key=lambda k: paths[k]):
+        common = common_prefix_length(previous_path, paths[k])
+        added = np.arange(length, length + len(trees[k]) - common)
+        nodes_in_row[k] = np.concatenate([previous_nodes[:common], added])
+        spans.append((length, length + len(added)))
+        length += len(added)
+        previous_path, previous_nodes = paths[k], nodes_in_row[k]
+    return nodes_in_row, spans
 
 
-def _padded(samples: Sequence[TokenTree], name: str) -> list[np.ndarray]:
-    """The stream of the scored nodes; top-k lists are filled up to the longest of the row."""
-    arrays = [getattr(s, name)[s.scored] for s in samples]
+def _loss_stream(trees: Sequence[TokenTree], name: str) -> list[np.ndarray]:
+    """One stream at the loss nodes of each tree; top-k lists are padded to the longest of them."""
+    arrays = [getattr(tree, name)[tree.loss_nodes] for tree in trees]
     if not name.startswith("top_"):
         return arrays
     width = max(array.shape[1] for array in arrays)
     fill = -np.inf if name == "top_logprobs" else 0
-    room = [((0, 0), (0, width - array.shape[1])) for array in arrays]
-    return [np.pad(a, r, constant_values=fill) for a, r in zip(arrays, room, strict=True)]
+    padding = [((0, 0), (0, width - array.shape[1])) for array in arrays]
+    return [np.pad(a, p, constant_values=fill) for a, p in zip(arrays, padding, strict=True)]

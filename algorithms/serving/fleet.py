@@ -1,8 +1,13 @@
 """The servers of one student: all serve one version, and each episode stays with one of them.
 
-Staying with one server lets it keep what it computed for the episode's earlier turns. A server that
-dies is started again by whoever notices, with the version that is being served, while its requests
-wait; a turn is lost only where it cannot be started.
+Staying with one server lets it reuse what it computed for the earlier turns of the episode. A
+server that dies is started again, with the version that is being served, by the first request that
+notices; the others wait for it. A turn is lost only if the server cannot be started.
+
+The rule that everything here protects: a turn is never sampled from other weights than those of the
+version that was asked for. An adapter has a name of its own, so a request names its version. Full
+weights all have one name, so they are exchanged only while no request is under way, and their
+version is compared before and after every batch of turns.
 """
 
 from __future__ import annotations
@@ -31,7 +36,18 @@ T = TypeVar("T")
 
 
 class Fleet:
-    """``timeout`` is of one request, in seconds; ``concurrency`` are under way at once."""
+    """The servers of one student.
+
+    Args:
+        servers: The servers; none is started before the first :meth:`publish`.
+        timeout: Seconds that one request may take.
+        concurrency: Most requests under way at once.
+        retries: How often a failed request is sent again.
+        pause: Seconds before the first retry; each further pause is twice as long.
+
+    Attributes:
+        version: The version that is served; None before the first :meth:`publish`.
+    """
 
     def __init__(
         self,
@@ -49,50 +65,70 @@ class Fleet:
         self._retry = RetryPolicy(retries, pause)
         self.version: Version | None = None
         self._publishing = threading.Lock()
-        self._turn = threading.Condition()
-        self._asking = 0
+        self._condition = threading.Condition()  # guards version and _in_flight
+        self._in_flight = 0
         self._closed = False
 
     def publish(self, version: Version) -> None:
-        """From now on this and nothing else is served; servers that do not run are started.
+        """Serve ``version`` and nothing else from now on; servers that do not run are started.
 
-        Requests for an older version fail once it is gone. SetupError if a server would not."""
+        Requests for an older version fail from then on.
+
+        Raises:
+            SetupError: A server cannot be started, or does not load the weights.
+        """
         with self._publishing:
             if version == self.version and all(server.running for server in self.servers):
                 return
-            began = time.monotonic()
-            with self._turn:
-                if not is_adapter(version.folder):  # what is under way has no name of its own
-                    self._turn.wait_for(lambda: not self._asking)
+            started = time.monotonic()
+            with self._condition:
+                # Full weights are exchanged inside the server, so requests under way would end
+                # with others than they began with. An adapter's requests name their adapter.
+                if not is_adapter(version.folder):
+                    self._condition.wait_for(lambda: not self._in_flight)
                 self.version = version
             for server in self.servers:
                 with server.lock:
                     self._serve(server, version)
-            log.info("serving %s (%.1f s)", version.folder, time.monotonic() - began)
+            log.info("serving %s (%.1f s)", version.folder, time.monotonic() - started)
 
-    def ask(
+    def request(
         self, version: Version, key: Key, body: Mapping[str, Any], read: Callable[[Any], T | None]
     ) -> T:
-        """The answer to one request for ``version``. PolicyError if there is none, or if another
-        version is served by now; SetupError where a server cannot be brought back."""
+        """Send one completion request for ``version``.
+
+        Args:
+            version: The version to ask.
+            key: Key of the state; it decides which server is asked.
+            body: The request, without ``model``.
+            read: Reads the answer's JSON; None means that the answer is unusable.
+
+        Raises:
+            PolicyError: There is no usable answer, or another version is served by now.
+            SetupError: The server died and cannot be started again.
+        """
         server = self._server(key)
-        seen = server.starts
-        with self._under_way(version):
+        starts_before = server.starts
+        with self._request_for(version):
 
             def send() -> httpx.Response:
-                nonlocal seen
-                seen = server.starts
+                nonlocal starts_before
+                starts_before = server.starts
                 answer = self._client.post(
                     f"{server.url}/v1/completions", json={**body, "model": version.model}
                 )
-                if answer.status_code == 404 and version == self.version:  # it was started anew
+                # A server that has just been restarted does not have the adapter yet: retry.
+                if answer.status_code == 404 and version == self.version:
                     return httpx.Response(503, text=answer.text)
                 return answer
 
-            return self._retry.ask(send, read, server.url, lambda: self._revive(server, seen))
+            def revive() -> None:
+                self._revive(server, starts_before)
 
-    def limit(self, version: Version, key: Key) -> int:
-        """How many tokens the server of ``key`` takes, turn included; 0 where it does not say."""
+            return self._retry.ask(send, read, server.url, revive)
+
+    def context_limit(self, version: Version, key: Key) -> int:
+        """Most tokens of prompt and turn that the server of ``key`` takes; 0 if unknown."""
         try:
             answer = self._client.get(f"{self._server(key).url}/v1/models", timeout=10.0)
             return refusal.limit(answer.json(), version.model)
@@ -100,59 +136,70 @@ class Fleet:
             return 0
 
     def check(self, version: Version) -> None:
-        """That all servers hold ``version``, before and after turns are asked of it: one that was
-        started again behind our back would answer with other weights. PolicyError."""
-        with self._turn:
+        """Check that all servers hold ``version``; to be called before and after a batch of turns.
+
+        Somebody else may have restarted a server, which would then answer with other weights.
+
+        Raises:
+            PolicyError: Another version is served.
+        """
+        with self._condition:
             current = self.version
         if version != current:
             raise PolicyError(f"{version.folder} is no longer served")
         if is_adapter(version.folder):
-            return  # asked for by its name
+            return  # requests name it
         for server in self.servers:
             self._confirm(server, version)
 
     def stop(self) -> None:
-        """End the servers that are ours; the next ``publish`` starts them again."""
+        """Stop the servers that we started; the next :meth:`publish` starts them again."""
         for server in self.servers:
             server.stop()
 
     def close(self) -> None:
-        """Also where requests are under way: they fail."""
+        """Stop for good. Requests under way fail."""
         self._closed = True
         self._retry.close()
         self.stop()
         self._client.close()
 
     def _server(self, key: Key) -> Server:
+        """The server of an episode: the same for all its turns."""
         return self.servers[int(keyed_rng(key[:4]).integers(len(self.servers)))]
 
     @contextmanager
-    def _under_way(self, version: Version) -> Iterator[None]:
-        with self._turn:
+    def _request_for(self, version: Version) -> Iterator[None]:
+        """Count a request as under way, so that full weights are not exchanged meanwhile."""
+        with self._condition:
             if version != self.version and not is_adapter(version.folder):
                 raise PolicyError(f"{version.folder} is no longer served")
-            self._asking += 1
+            self._in_flight += 1
         try:
             yield
         finally:
-            with self._turn:
-                self._asking -= 1
-                self._turn.notify_all()
+            with self._condition:
+                self._in_flight -= 1
+                self._condition.notify_all()
 
-    def _revive(self, server: Server, seen: int) -> None:
-        """After a failed request that was sent when the server had been started ``seen`` times."""
+    def _revive(self, server: Server, starts_before: int) -> None:
+        """Bring a server back after a failed request.
+
+        Many requests fail at once when a server dies. ``starts_before`` is the server's count of
+        starts when the request was sent; if it has changed, another request has restarted it.
+        """
         with server.lock:
-            if server.starts != seen or self.version is None:
-                return  # another request has seen to it
+            if server.starts != starts_before or self.version is None:
+                return
             self._serve(server, self.version, dead=server.running and not server.healthy())
 
     def _start(self, server: Server, version: Version, start: Callable[[Path], None]) -> None:
         start(version.base)
         if server.launch:
-            self._routes.name(server, Version.of(version.base))
+            self._routes.set_version(server, Version.of(version.base))
 
-    def _holds(self, server: Server, version: Version) -> bool:
-        """Whether the whole weights in it are those that ``version`` needs."""
+    def _holds_base(self, server: Server, version: Version) -> bool:
+        """Whether the full weights in the server are those that ``version`` needs."""
         return self._routes.serves(server, Version.of(version.base))
 
     def _confirm(self, server: Server, version: Version) -> None:
@@ -160,27 +207,31 @@ class Fleet:
             if self._routes.serves(server, version):
                 return
         except httpx.HTTPError:
-            return  # nobody answers, so nobody answers wrongly
+            return  # a server that does not answer gives no wrong turns
         with server.lock:
             self._serve(server, version)
         raise PolicyError(f"{server.url} had other weights than those of {version.folder}")
 
     def _serve(self, server: Server, version: Version, dead: bool = False) -> None:
-        """Whatever state the server is in. Its lock is held. SetupError if it cannot be."""
-        trouble = ""
+        """Make ``server`` serve ``version``, whatever state it is in. Its lock must be held.
+
+        Raises:
+            SetupError: Three attempts failed, or the server refused.
+        """
+        reason = ""
         for _ in range(3):
             if self._closed:
                 raise PolicyError("the servers are being closed")
             try:
                 if dead or not server.starts or not server.running:
                     self._start(server, version, server.restart if dead else server.start)
-                elif server.launch and version.ties_head and not self._holds(server, version):
-                    self._start(server, version, server.start)
-                self._routes.bring(server, version)
+                elif server.launch and version.ties_head and not self._holds_base(server, version):
+                    self._start(server, version, server.start)  # see Version.ties_head
+                self._routes.switch(server, version)
                 return
             except httpx.HTTPError as error:
-                trouble, dead = f"{type(error).__name__}: {error}", True
+                reason, dead = f"{type(error).__name__}: {error}", True
             except PolicyError as error:
-                trouble = str(error)
+                reason = str(error)
                 break
-        raise SetupError(f"the model server does not take {version.folder}: {trouble}")
+        raise SetupError(f"the model server does not load {version.folder}: {reason}")

@@ -1,9 +1,11 @@
-"""Stands between a run and a server's processes, so that none of them outlives the run.
+"""A process between a run and a model server, so that none of the server's processes outlives it.
 
-A model server is several processes, and one that is killed leaves the others, which hold the GPU.
-This one starts the command given to it and adopts whatever that leaves behind. When its standard
-input ends (the run closed it, or was killed: the kernel closes it either way), or the command ends,
-or it is told to, it ends them all. Run by path; only the standard library is at hand.
+A model server consists of several processes. If one of them is killed, the others go on holding the
+GPU. The guard starts the command that it is given and adopts every process that the command leaves
+behind. It ends all of them when its standard input is closed (by the run, or by the kernel when the
+run is killed), when the command ends, or on SIGTERM.
+
+It is started by its path in isolated mode, so it can import the standard library only.
 """
 
 from __future__ import annotations
@@ -18,15 +20,20 @@ from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-GRACE = 5.0  # seconds for the command to end by itself
+GRACE = 5.0  # seconds that the command gets to end after SIGTERM
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(command: list[str]) -> int:
-    """The command's exit code; the caller's pipe is standard input."""
+    """Run ``command`` under guard.
+
+    Returns:
+        Its exit code.
+    """
+    # Orphans below this process become its children, instead of init's.
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's affair
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run handles Ctrl-C
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
     try:
@@ -40,14 +47,14 @@ def main(command: list[str]) -> int:
 
 
 def _die_with_parent() -> None:
-    """Should this very process be killed, the command at least goes with it."""
+    """If the guard itself is killed, at least the command ends with it."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _kill_all() -> None:
-    """Whoever loses a parent here becomes a child of this process, so it ends."""
-    own = Path(f"/proc/self/task/{os.getpid()}/children")
-    while pids := own.read_text().split():
+    """Kill all children until there are none; children of a killed process become ours."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    while pids := children.read_text().split():
         for pid in map(int, pids):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

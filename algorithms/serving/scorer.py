@@ -1,9 +1,9 @@
-"""A teacher that is served by vLLM says how likely it finds the student's turns, token by token.
+"""A teacher that is served by vLLM gives the log-prob of each token of the student's turns.
 
-A teacher of thirty billion weights has GPUs of its own and is asked over HTTP. For words any
-endpoint will do; for log-probs it must read the very ids that the student sampled, and say of each
-token of a prompt how likely it was: vLLM's ``prompt_logprobs``. A history is sent once for all its
-turns, except where the template rewrites it.
+A large teacher has GPUs of its own and is asked over HTTP. Any endpoint can write turns as labels.
+For log-probs the server must read the very token ids that the student sampled, and return the
+log-prob of each token of a prompt, which vLLM does (``prompt_logprobs``). The history of an episode
+is sent once for all its turns, unless the chat template rewrites it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from algorithms.engine.examples import executed_tree
 from algorithms.engine.rendering import Renderer
-from algorithms.engine.scorer import Given
+from algorithms.engine.scorer import ScoreStream
 from algorithms.engine.tree import TokenTree
 from swe_gym_env.errors import PolicyError, SetupError
 from swe_gym_env.policies.base import CONTEXT_FULL
@@ -30,21 +30,33 @@ from swe_gym_env.types import Episode, Scores
 
 log = logging.getLogger(__name__)
 
-UNTEMPERED = (
-    "A server gives the log-probs of a prompt at temperature 1, and this method wants them at {}: "
-    "algorithm.temperature=1, or a teacher in this process (teacher=hf, teacher=trained)."
+WRONG_TEMPERATURE = (
+    "A server gives the log-probs of a prompt at temperature 1 only, and this algorithm needs them "
+    "at {}: set algorithm.temperature=1, or use a teacher in this process (teacher=hf, "
+    "teacher=trained)."
 )
-PROBED = 1000  # ids by which two tokenizers are told apart
+PROBES = 1000  # number of ids by which two tokenizers are compared
 
-Likely = Mapping[str, Mapping[str, Any]]  # of one place: token id to {"logprob", "rank"}
+# What vLLM returns for one position: from token id to {"logprob", "rank"}
+TokenLogprobs = Mapping[str, Mapping[str, Any]]
 
 
 class ServedScorer:
-    """Asks ``model`` at ``base_url`` (ends in ``/v1``), ``concurrency`` episodes at once.
+    """Scores with a model on a vLLM server.
 
-    ``renderer`` is of the student; ``timeout`` in seconds is for one request. Those of a prompt are
-    always of the model itself, at temperature 1; the server must allow as many as the method wants
-    at each place (``--max-logprobs``).
+    Log-probs of a prompt are always at temperature 1. The server must allow as many per position as
+    the algorithm needs (``--max-logprobs``).
+
+    Args:
+        base_url: Address of the server, ending in ``/v1``.
+        model: Name of the model there.
+        renderer: Renderer of the student.
+        name: Stored with every score.
+        api_key_env: Environment variable with the key; it may be unset.
+        timeout: Seconds that one request may take.
+        concurrency: Episodes scored at once.
+        retries: How often a failed request is sent again.
+        pause: Seconds before the first retry; each further pause is twice as long.
     """
 
     def __init__(
@@ -67,65 +79,82 @@ class ServedScorer:
         self._retry = RetryPolicy(retries, pause)
 
     def check(self, temperature: float = 1.0) -> None:
-        """SetupError where the server does not answer as vLLM does, or reads other tokens, or
-        cannot score at ``temperature``."""
+        """Check the server before a run depends on it.
+
+        Raises:
+            SetupError: It does not answer as vLLM does, has another tokenizer than the student, or
+                cannot score at ``temperature``.
+        """
         if temperature != 1:
-            raise SetupError(UNTEMPERED.format(temperature))
+            raise SetupError(WRONG_TEMPERATURE.format(temperature))
         vocabulary = len(self.renderer.tokenizer)
-        ids = list(range(0, vocabulary, max(1, vocabulary // PROBED)))
+        ids = list(range(0, vocabulary, max(1, vocabulary // PROBES)))
         body = {"model": self.model, "tokens": ids}
         try:
-            said = self._ask(self.base_url.removesuffix("/v1") + "/detokenize", body, _prompt)
+            text = self._ask(self.base_url.removesuffix("/v1") + "/detokenize", body, _detokenized)
         except PolicyError as error:
             raise SetupError(
-                f"teacher.scores=true wants a vLLM server at {self.base_url}, which says how "
-                f"likely each token of a prompt is: {error}"
+                f"teacher.scores=true needs a vLLM server at {self.base_url}, which returns the "
+                f"log-prob of each token of a prompt: {error}"
             ) from None
-        if said != self.renderer.tokenizer.decode(ids):
+        if text != self.renderer.tokenizer.decode(ids):
             raise SetupError(
                 f"{self.model} at {self.base_url} has another tokenizer than the student: its "
-                "log-probs would be of other tokens. Take a teacher of the student's family, or a "
-                "method that needs only the teacher's words: its label is a turn."
+                "log-probs would be of other tokens. Use a teacher of the student's model family, "
+                "or an algorithm that needs only the text of the teacher's turns as labels."
             )
 
-    def score(self, episodes: Sequence[Episode], top_k: int = 0, temperature: float = 1.0) -> Given:
-        """The scores of all turns of one episode after another, in order. One that is too long for
-        the server has none. SetupError where the server cannot be asked any more, and for another
-        ``temperature`` than 1, since it gives the log-probs of a prompt at no other."""
+    def score(
+        self, episodes: Sequence[Episode], top_k: int = 0, temperature: float = 1.0
+    ) -> ScoreStream:
+        """Yield, for one episode after another, the scores of all its turns.
+
+        An episode that is too long for the server has no scores.
+
+        Args:
+            episodes: The episodes, in order.
+            top_k: How many of the model's most likely tokens to return at each position.
+            temperature: Must be 1.
+
+        Raises:
+            SetupError: The server does not answer any more, or ``temperature`` is not 1.
+        """
         if temperature != 1:
-            raise SetupError(UNTEMPERED.format(temperature))
+            raise SetupError(WRONG_TEMPERATURE.format(temperature))
         pool = ThreadPoolExecutor(self._concurrency, "score")
         try:
-            asked = [pool.submit(self._score, episode, top_k) for episode in episodes]
-            for answer in asked:
-                yield answer.result()
-        finally:  # also where nobody wants the rest
+            futures = [pool.submit(self._score, episode, top_k) for episode in episodes]
+            for future in futures:
+                yield future.result()
+        finally:  # also if the caller stops early
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _score(self, episode: Episode, top_k: int) -> list[Scores]:
         tree = executed_tree(episode, self.renderer)
         if tree is None:
             return []
-        places: dict[int, Likely] = {}  # by node
+        by_node: dict[int, TokenLogprobs] = {}
         try:
             for path in paths(tree):
                 ids = tree.token_ids[path].tolist()
                 body = {"model": self.model, "prompt": ids, "temperature": 0.0}
                 body["prompt_logprobs"] = top_k
-                found = within(partial(self._likely, body), 1, partial(self._is_full, len(ids)))
-                if len(found) != len(ids):
-                    raise PolicyError(f"{len(found)} log-probs for a prompt of {len(ids)} tokens")
-                places |= dict(zip(path.tolist(), found, strict=True))
+                send = partial(self._prompt_logprobs, body)
+                logprobs = within(send, 1, partial(self._is_full, len(ids)))
+                if len(logprobs) != len(ids):
+                    got = len(logprobs)
+                    raise PolicyError(f"{got} log-probs for a prompt of {len(ids)} tokens")
+                by_node |= dict(zip(path.tolist(), logprobs, strict=True))
         except PolicyError as error:
             if str(error).startswith(CONTEXT_FULL):
                 log.warning("%s is too long for the teacher's server", episode.episode_id)
                 return []
             raise SetupError(
                 f"{self.model} at {self.base_url} gave no log-probs: {error}\n"
-                "What was scored is kept; mend that and give the same command again."
+                "Scores so far are kept. Fix this and give the same command again to continue."
             ) from None
         return [
-            self._turn(episode, turn, tree, places, top_k) for turn in range(len(episode.turns))
+            self._turn(episode, turn, tree, by_node, top_k) for turn in range(len(episode.turns))
         ]
 
     def _turn(
@@ -133,31 +162,33 @@ class ServedScorer:
         episode: Episode,
         turn: int,
         tree: TokenTree,
-        places: Mapping[int, Likely],
+        by_node: Mapping[int, TokenLogprobs],
         top_k: int,
     ) -> Scores:
-        """A turn whose last token nobody sampled gets 0 for it: no weight ever falls on it."""
         logprobs, best = [], []
-        for node in tree.scored[tree.segment[tree.scored] == turn].tolist():
-            here = places[node]
-            logprobs.append(float(here[str(tree.token_ids[node])]["logprob"]))
-            order = sorted(here, key=lambda id: -here[id]["logprob"])[:top_k]
-            best.append([(int(id), float(here[id]["logprob"])) for id in order])
+        for node in tree.loss_nodes[tree.segment[tree.loss_nodes] == turn].tolist():
+            tokens = by_node[node]
+            logprobs.append(float(tokens[str(tree.token_ids[node])]["logprob"]))
+            # vLLM adds the prompt's own token if it is not among the top k.
+            order = sorted(tokens, key=lambda id: -tokens[id]["logprob"])[:top_k]
+            best.append([(int(id), float(tokens[id]["logprob"])) for id in order])
+        # An end-of-turn token that was appended carries no weight. Its score is 0, to keep one
+        # score per token.
         for _ in range(self.renderer.reply(episode.turns[turn]).unsampled):
             logprobs.append(0.0)
             best.append([])
-        ids = tuple(tuple(id for id, _ in one) for one in best)
-        most = tuple(tuple(logprob for _, logprob in one) for one in best)
-        told = (ids, most) if top_k else ((), ())
-        return Scores(episode.episode_id, turn, self.name, tuple(logprobs), *told)
+        top_ids = tuple(tuple(id for id, _ in pairs) for pairs in best)
+        top_logprobs = tuple(tuple(logprob for _, logprob in pairs) for pairs in best)
+        top = (top_ids, top_logprobs) if top_k else ((), ())
+        return Scores(episode.episode_id, turn, self.name, tuple(logprobs), *top)
 
-    def _likely(self, body: Mapping[str, Any], max_tokens: int) -> list[Likely]:
-        url, whole = f"{self.base_url}/completions", {**body, "max_tokens": max_tokens}
-        found: list[Likely] = self._ask(url, whole, _likely)
-        return found
+    def _prompt_logprobs(self, body: Mapping[str, Any], max_tokens: int) -> list[TokenLogprobs]:
+        url, request = f"{self.base_url}/completions", {**body, "max_tokens": max_tokens}
+        logprobs: list[TokenLogprobs] = self._ask(url, request, _logprobs_of_prompt)
+        return logprobs
 
     def _is_full(self, length: int) -> bool:
-        """Whether a prompt of ``length`` tokens is longer than the server says it takes."""
+        """Whether a prompt of ``length`` tokens exceeds the context that the server reports."""
         try:
             listing = self._client.get(f"{self.base_url}/models", timeout=10.0).json()
         except (httpx.HTTPError, ValueError):
@@ -169,26 +200,28 @@ class ServedScorer:
 
 
 def paths(tree: TokenTree) -> list[np.ndarray]:
-    """From the root to where a branch with scored tokens ends: as few as hold all of these. Each is
-    of nodes in order."""
-    found: list[np.ndarray] = []
-    held: set[int] = set()
-    for last in sorted(tree.scored.tolist(), reverse=True):
-        if last in held:
+    """The fewest paths from a root that contain all loss nodes; each lists its nodes in order.
+
+    Going backwards from the last loss node, a node that is not on a path yet ends a new one.
+    """
+    result: list[np.ndarray] = []
+    covered: set[int] = set()
+    for last in sorted(tree.loss_nodes.tolist(), reverse=True):
+        if last in covered:
             continue
         path, node = [], last
         while node >= 0:
             path.append(node)
             node = int(tree.parent[node])
-        held.update(path)
-        found.append(np.array(path[::-1]))
-    return found
+        covered.update(path)
+        result.append(np.array(path[::-1]))
+    return result
 
 
-def _prompt(said: Any) -> str | None:
-    return said["prompt"]
+def _detokenized(answer: Any) -> str | None:
+    return answer["prompt"]
 
 
-def _likely(said: Any) -> list[Likely]:
-    """The first token of a prompt follows nothing and has none."""
-    return [place or {} for place in said["choices"][0]["prompt_logprobs"]]
+def _logprobs_of_prompt(answer: Any) -> list[TokenLogprobs]:
+    """One entry per token; the first token of a prompt has no log-prob."""
+    return [position or {} for position in answer["choices"][0]["prompt_logprobs"]]

@@ -1,6 +1,6 @@
-"""One model server: started by us, watched, started again when it dies; or given by its URL.
+"""One model server: started by us, watched and restarted when it dies, or run by somebody else.
 
-Nothing here knows what is served: a server is a command line, a port, and a health check.
+Nothing here depends on what is served: a server is a command line, a port and a health check.
 """
 
 from __future__ import annotations
@@ -26,38 +26,54 @@ from swe_gym_env.errors import SetupError
 
 log = logging.getLogger(__name__)
 
-WINDOW = 3600.0  # seconds in which restarts are counted
-TOLD = 30.0  # seconds between two lines that say what a start is waiting for
+RESTART_WINDOW = 3600.0  # seconds in which restarts are counted
+REPORT_INTERVAL = 30.0  # seconds between two log lines while a server starts
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start a server. ``arguments`` lack the model, the host and the port. ``restarts`` are
-    those allowed within an hour, ``patience`` is how many seconds a start may take."""
+    """How to start a server.
+
+    Attributes:
+        command: The program, as a list of words.
+        arguments: Its arguments, without the model, the host and the port.
+        environment: Variables added to the environment.
+        log: File for its output.
+        restarts: Most restarts within an hour.
+        start_timeout: Seconds that a start may take.
+        host: Address to listen on. The administrative routes ask for no password, so it should not
+            be reachable from outside.
+    """
 
     command: Sequence[str]
     arguments: Sequence[str]
     environment: Mapping[str, str]
     log: Path
     restarts: int = 3
-    patience: float = 900.0
-    host: str = "127.0.0.1"  # its administrative routes ask for no password
+    start_timeout: float = 900.0
+    host: str = "127.0.0.1"
 
 
 @dataclass
 class Server:
-    """Give ``url`` (without ``/v1``) or ``launch``. ``starts`` counts up whenever what was loaded
-    into it is lost; hold ``lock`` while changing what it serves."""
+    """A server, given by either ``url`` or ``launch``.
+
+    Attributes:
+        url: Its address without ``/v1``; set by :meth:`start` if it is launched.
+        launch: How to start it; None for a server that somebody else runs.
+        starts: Number of starts. A change means that everything loaded into it was lost.
+        lock: To be held while changing what it serves.
+    """
 
     url: str = ""
     launch: Launch | None = None
     starts: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
     _guard: subprocess.Popen[bytes] | None = None
-    _ends: deque[float] = field(default_factory=deque)
+    _restart_times: deque[float] = field(default_factory=deque)
 
     def healthy(self, tries: int = 3) -> bool:
-        """Whether it answers; a busy one is asked again."""
+        """Whether it answers. A busy server may need several tries."""
         for attempt in range(tries):
             if self._guard is not None and self._guard.poll() is not None:
                 return False
@@ -70,82 +86,91 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether it was started, or is not ours to start."""
+        """Whether it was started. A server that somebody else runs counts as started."""
         return self.launch is None or self._guard is not None
 
     @property
     def pid(self) -> int | None:
-        """Of the process above all of a server that we started."""
+        """Process id of the guard of a server that we started."""
         return self._guard.pid if self._guard else None
 
     def start(self, model: Path) -> None:
-        """From nothing to healthy, with the weights in ``model``. SetupError, with the end of its
-        log, if it dies on the way or takes too long."""
+        """Start with the weights in ``model`` and wait until it is healthy.
+
+        Raises:
+            SetupError: It died, or took too long; the message has the end of its log.
+        """
         self.starts += 1
         if self.launch is None:
-            self._wait_for_given()
+            self._wait_for_external()
             return
         self.stop()
-        own = self.launch
-        port = _free_port(own.host)
-        self.url = f"http://{own.host}:{port}"
-        own.log.parent.mkdir(parents=True, exist_ok=True)
-        where = ["--model", str(model), "--host", own.host, "--port", str(port)]
-        with own.log.open("wb") as file:
+        launch = self.launch
+        port = _free_port(launch.host)
+        self.url = f"http://{launch.host}:{port}"
+        launch.log.parent.mkdir(parents=True, exist_ok=True)
+        options = ["--model", str(model), "--host", launch.host, "--port", str(port)]
+        program = [*launch.command, *options, *launch.arguments]
+        with launch.log.open("wb") as file:
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", guard.__file__, *own.command, *where, *own.arguments],
+                [sys.executable, "-I", guard.__file__, *program],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **own.environment},
+                env={**os.environ, **launch.environment},
                 start_new_session=True,
             )
-        self._wait(self._guard, own)
+        self._wait(self._guard, launch)
 
     def restart(self, model: Path) -> None:
-        """SetupError where it died too often."""
+        """Start a server that died.
+
+        Raises:
+            SetupError: It died too often, or :meth:`start` failed.
+        """
         if self.launch is not None:
             now = time.monotonic()
-            while self._ends and now - self._ends[0] > WINDOW:
-                self._ends.popleft()
-            self._ends.append(now)
-            if len(self._ends) > self.launch.restarts:
+            while self._restart_times and now - self._restart_times[0] > RESTART_WINDOW:
+                self._restart_times.popleft()
+            self._restart_times.append(now)
+            if len(self._restart_times) > self.launch.restarts:
                 self.stop()
-                raise self._failed(f"died {len(self._ends)} times within an hour")
+                raise self._failed(f"died {len(self._restart_times)} times within an hour")
             log.warning("the model server at %s died: starting it again", self.url)
         self.start(model)
 
     def stop(self) -> None:
-        """End what we started, and wait for it."""
+        """Stop what we started, and wait for its end."""
         if self._guard is None:
             return
         process, self._guard = self._guard, None
         assert process.stdin is not None
         with suppress(OSError):
-            process.stdin.close()
+            process.stdin.close()  # the guard ends the server when its input is closed
         try:
             process.wait(guard.GRACE + 10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
-    def _wait(self, process: subprocess.Popen[bytes], own: Launch) -> None:
-        began = told = time.monotonic()
+    def _wait(self, process: subprocess.Popen[bytes], launch: Launch) -> None:
+        started = reported = time.monotonic()
         while not self.healthy(tries=1):
             now = time.monotonic()
             if process.poll() is not None:
                 self.stop()
                 raise self._failed("did not start")
-            if now - began > own.patience:
+            if now - started > launch.start_timeout:
                 self.stop()
-                raise self._failed(f"was not ready after {own.patience:.0f} seconds")
-            if now - told > TOLD:
-                told = now
-                log.info("the model server starts, %.0f seconds so far: %s", now - began, own.log)
+                raise self._failed(f"was not ready after {launch.start_timeout:.0f} seconds")
+            if now - reported > REPORT_INTERVAL:
+                reported = now
+                message = "the model server is starting, %.0f seconds so far: %s"
+                log.info(message, now - started, launch.log)
             time.sleep(0.5)
-        log.info("model server at %s, ready after %.0f s", self.url, time.monotonic() - began)
+        log.info("model server at %s, ready after %.0f s", self.url, time.monotonic() - started)
 
-    def _wait_for_given(self) -> None:
+    def _wait_for_external(self) -> None:
         for _ in range(6):
             if self.healthy(tries=1):
                 return
@@ -157,12 +182,12 @@ class Server:
     def _failed(self, how: str) -> SetupError:
         assert self.launch is not None
         return SetupError(
-            f"The model server {how}. From {self.launch.log}:\n{_explained(self.launch.log)}"
+            f"The model server {how}. From {self.launch.log}:\n{_excerpt(self.launch.log)}"
         )
 
 
-def _explained(path: Path) -> str:
-    """The end of a log, after the first errors in it, from which the last ones only follow."""
+def _excerpt(path: Path) -> str:
+    """The last lines of a log, after its first errors, which usually caused the later ones."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:

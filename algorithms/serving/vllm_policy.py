@@ -1,9 +1,9 @@
 """A student served by vLLM as a policy: token ids in, token ids and their log-probs out.
 
-It renders and reads as :class:`~algorithms.engine.hf_policy.HFPolicy` does, so an episode does not
-tell which of them played it, but for the random numbers. Log-probs are of the distribution that the
-tokens were drawn from, at this temperature and with what top-p left: servers are started with
-``--logprobs-mode processed_logprobs``.
+It lays out conversations and reads replies as :class:`~algorithms.engine.hf_policy.HFPolicy` does,
+so episodes of the two differ in their random numbers only. Log-probs are of the distribution that
+the tokens were sampled from, after temperature and top-p, which importance ratios need: servers are
+started with ``--logprobs-mode processed_logprobs``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,19 @@ from swe_gym_env.policies.refusal import within
 
 
 class VLLMPolicy:
-    """Asks ``fleet`` for ``version`` and nothing else. ``stop_ids`` end a turn."""
+    """Asks a fleet for turns of one version.
+
+    Args:
+        fleet: The servers.
+        version: The version to ask for; turns of any other version are errors.
+        renderer: Renderer of the student.
+        stop_ids: Tokens that end a turn.
+        temperature: Sampling temperature; 0 is greedy.
+        top_p: Probability mass to sample from.
+        max_new_tokens: Most tokens in a turn.
+        max_context: Most tokens of history and turn together.
+        name: Name of the policy.
+    """
 
     needs_sandbox = False
 
@@ -48,12 +60,19 @@ class VLLMPolicy:
             "temperature": temperature,
             "top_p": top_p if temperature else 1.0,
             "stop_token_ids": sorted(self.stop_ids),
-            "logprobs": 0,  # of the sampled token alone
+            "logprobs": 0,  # of the sampled token only
             "return_token_ids": True,
         }
 
     def act(self, states: Sequence[State]) -> list[Reply]:
-        """One reply per state, in order. SetupError where a server cannot be kept running."""
+        """One reply per state, in order.
+
+        A reply that could not be had is a reply with an error. If the version changed on the way,
+        the whole batch is, because its turns may be of other weights.
+
+        Raises:
+            SetupError: A server cannot be kept running.
+        """
         if not states:
             return []
         try:
@@ -65,7 +84,7 @@ class VLLMPolicy:
         return replies
 
     def _ask_all(self, states: Sequence[State]) -> list[Reply]:
-        """Side by side. Interrupted, it waits for none of them."""
+        """Ask for all states concurrently. An interrupt does not wait for open requests."""
         pool = ThreadPoolExecutor(min(self.fleet.concurrency, len(states)), "request")
         try:
             return list(pool.map(self._reply, states))
@@ -73,7 +92,7 @@ class VLLMPolicy:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _reply(self, state: State) -> Reply:
-        began = time.monotonic()
+        started = time.monotonic()
         ids = self.renderer.prompt(state.system_prompt, state.turns, state.observation)
         room = self.max_context - len(ids)
         if room < 1:
@@ -88,21 +107,21 @@ class VLLMPolicy:
         }
         try:
             sampled, logprobs = within(
-                lambda tokens: self.fleet.ask(
+                lambda tokens: self.fleet.request(
                     self.version, state.key, {**body, "max_tokens": tokens}, _sampled
                 ),
                 min(self.max_new_tokens, room),
-                lambda: 0 < self.fleet.limit(self.version, state.key) <= len(ids),
+                lambda: 0 < self.fleet.context_limit(self.version, state.key) <= len(ids),
             )
         except PolicyError as error:
             return self._failed(str(error))
-        words = sampled[:-1] if sampled[-1] in self.stop_ids else sampled
+        text_ids = sampled[:-1] if sampled[-1] in self.stop_ids else sampled
         return Reply(
-            text=self.renderer.decode(words),
+            text=self.renderer.decode(text_ids),
             token_ids=tuple(sampled),
             logprobs=tuple(logprobs),
             policy_version=str(self.version.folder),
-            seconds=time.monotonic() - began,
+            seconds=time.monotonic() - started,
             prompt_tokens=len(ids),
             generated_tokens=len(sampled),
         )
@@ -111,9 +130,9 @@ class VLLMPolicy:
         return Reply(error=error, policy_version=str(self.version.folder))
 
 
-def _sampled(said: Any) -> tuple[list[int], list[float]] | None:
-    """Ids and log-probs, one for one. An answer that was cut off is none."""
-    choice = said["choices"][0]
+def _sampled(answer: Any) -> tuple[list[int], list[float]] | None:
+    """The sampled ids and their log-probs; None if the answer was aborted or is incomplete."""
+    choice = answer["choices"][0]
     ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
     if choice["finish_reason"] not in ("stop", "length") or not ids or len(ids) != len(logprobs):
         return None

@@ -1,8 +1,8 @@
-"""Which weights a server answers with, and how they get there: over vLLM's own routes, from disk.
+"""Which weights a server answers with, and how they are loaded: from disk, by vLLM's own routes.
 
-An adapter is loaded under a name of its own, so a request names the version that it wants, and one
-that has been unloaded is answered by nobody. Whole weights are read into the running server; it
-keeps the version's name, which is compared whenever turns are asked for.
+An adapter is loaded under a name of its own, so each request names the version that it wants, and
+an adapter that was unloaded cannot answer. Full weights are read into the running server, which
+stores a version string that is compared when turns are asked for.
 """
 
 from __future__ import annotations
@@ -17,111 +17,136 @@ from typing import Any
 
 import httpx
 
-from algorithms.engine.adapters import base_of, is_adapter
+from algorithms.engine.adapters import base_folder, is_adapter
 from algorithms.serving.server import Server
 from swe_gym_env.errors import PolicyError
 
-BASE = (
-    "student"  # what the weights below all adapters are called, and whole weights whatever is new
-)
-PREFIX = f"{BASE}-"
+BASE = "student"  # model name of full weights, of whatever version, and of the base of adapters
+PREFIX = f"{BASE}-"  # model names of adapters begin with it
 
 
 @dataclass(frozen=True)
 class Version:
-    """``mark`` tells apart what was written into one folder at different times."""
+    """The weights in a folder at one time.
+
+    Attributes:
+        folder: The checkpoint.
+        digest: Identifies the content. A folder that is written again gets another digest.
+    """
 
     folder: Path
-    mark: str
+    digest: str
 
     @classmethod
     def of(cls, folder: Path) -> Version:
+        """The version that is in ``folder`` now, by size and time of its weight files."""
         files = sorted(folder.glob("*.safetensors"))
-        told = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        digest = hashlib.sha256(repr([str(folder.absolute()), told]).encode()).hexdigest()
+        stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        digest = hashlib.sha256(repr([str(folder.absolute()), stats]).encode()).hexdigest()
         return cls(folder.absolute(), digest[:12])
 
     @property
     def model(self) -> str:
-        """The name to ask for."""
-        return PREFIX + self.mark if is_adapter(self.folder) else BASE
+        """The model name for requests."""
+        return PREFIX + self.digest if is_adapter(self.folder) else BASE
 
     @property
     def base(self) -> Path:
-        """What a server starts from to serve this."""
-        return base_of(self.folder)
+        """Folder of the full weights that a server starts with to serve this version."""
+        return base_folder(self.folder)
 
     @property
     def ties_head(self) -> bool:
-        """Whether the output layer is the embedding. vLLM's CPU kernels keep a packed copy of it,
-        which reading new weights into a running server leaves as it was."""
+        """Whether the output layer shares its weights with the embedding.
+
+        vLLM's CPU kernels keep a packed copy of such an output layer, which stays unchanged when
+        new weights are read into a running server. The server must then be restarted.
+        """
         config = json.loads((self.base / "config.json").read_text())
         return bool(config.get("tie_word_embeddings", True))
 
 
 class Routes:
-    """vLLM's administrative routes. ``timeout`` in seconds is for loading weights."""
+    """vLLM's administrative routes.
+
+    Args:
+        client: The HTTP client.
+        timeout: Seconds that loading weights may take.
+    """
 
     def __init__(self, client: httpx.Client, timeout: float = 600.0) -> None:
         self._client, self._timeout = client, timeout
 
-    def bring(self, server: Server, version: Version) -> None:
-        """Have ``server``, which is healthy, serve ``version`` and no other adapter. PolicyError,
-        with its words, if it would not."""
-        below = Version.of(version.base)
-        if not self.serves(server, below):
-            self._reload(server, below)
+    def switch(self, server: Server, version: Version) -> None:
+        """Make a healthy server serve ``version`` and no other adapter.
+
+        Raises:
+            PolicyError: The server refused; the message has its answer.
+            httpx.HTTPError: The server did not answer.
+        """
+        base = Version.of(version.base)
+        if not self.serves(server, base):
+            self._reload(server, base)
         if is_adapter(version.folder):
-            self._adapter(server, version)
-        self._unload(server, keep=version.model)
+            self._load_adapter(server, version)
+        self._unload_adapters(server, keep=version.model)
 
     def serves(self, server: Server, version: Version) -> bool:
-        """Of whole weights: whether those in the server are of ``version``."""
-        return bool(self._get(server, "weight_info")["weight_version"] == version.mark)
+        """Whether the full weights in the server are those of ``version``."""
+        return bool(self._get(server, "weight_info")["weight_version"] == version.digest)
 
-    def name(self, server: Server, version: Version) -> None:
-        """Of a server that was started with the whole weights of ``version``."""
-        self._post(server, "update_weight_version", {"new_version": version.mark})
+    def set_version(self, server: Server, version: Version) -> None:
+        """Record that the full weights in the server are those of ``version``."""
+        self._post(server, "update_weight_version", {"new_version": version.digest})
 
-    def _adapter(self, server: Server, version: Version) -> None:
+    def _load_adapter(self, server: Server, version: Version) -> None:
         if version.model not in self._served(server):
             body = {"lora_name": version.model, "lora_path": str(version.folder)}
             self._post(server, "v1/load_lora_adapter", body)
 
-    def _unload(self, server: Server, keep: str) -> None:
-        """After the new one is there. Turns under way end with the adapter they began with."""
+    def _unload_adapters(self, server: Server, keep: str) -> None:
+        """Unload all but one adapter, once that one is loaded.
+
+        vLLM finishes turns under way with the adapter that they began with.
+        """
         for name in self._served(server):
             if name.startswith(PREFIX) and name != keep:
                 self._post(server, "v1/unload_lora_adapter", {"lora_name": name})
 
     def _reload(self, server: Server, version: Version) -> None:
-        """The name is changed last: a server that dies on the way has the wrong one."""
+        """Read full weights into the running server.
+
+        The version string is invalid meanwhile and set last, so a server that fails on the way
+        never claims weights that it does not have.
+        """
         call = {"method": "reload_weights", "kwargs": {"weights_path": str(version.folder)}}
         self._post(server, "update_weight_version", {"new_version": "changing"})
         self._post(server, "collective_rpc", call)
+        # Cached keys and values of the old weights must go; this fails while requests still run.
         for _ in range(20):
             if self._post(server, "reset_prefix_cache", None).json()["success"]:
                 break
             time.sleep(0.5)
         else:
-            raise PolicyError(f"{server.url} does not forget what older weights computed")
-        self.name(server, version)
+            raise PolicyError(f"{server.url} does not clear the prefix cache of older weights")
+        self.set_version(server, version)
 
     def _served(self, server: Server) -> list[str]:
         return [str(row["id"]) for row in self._get(server, "v1/models")["data"]]
 
     def _get(self, server: Server, route: str) -> Any:
-        return _good(self._client.get(f"{server.url}/{route}", timeout=30.0)).json()
+        return _checked(self._client.get(f"{server.url}/{route}", timeout=30.0)).json()
 
     def _post(self, server: Server, route: str, body: Mapping[str, Any] | None) -> httpx.Response:
         url = f"{server.url}/{route}"
-        return _good(self._client.post(url, json=body, timeout=self._timeout))
+        return _checked(self._client.post(url, json=body, timeout=self._timeout))
 
 
-def _good(answer: httpx.Response) -> httpx.Response:
+def _checked(answer: httpx.Response) -> httpx.Response:
+    """The answer itself; PolicyError unless it is a success."""
     if answer.status_code == 404:
         raise PolicyError(
-            f"{answer.url} is not there: start the server with VLLM_SERVER_DEV_MODE=1 and, for "
+            f"{answer.url} does not exist: start the server with VLLM_SERVER_DEV_MODE=1 and, for "
             "adapters, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"
         )
     if answer.status_code != 200:

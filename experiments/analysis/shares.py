@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
+from experiments.config.algorithms import build_algorithm
 from experiments.results.intervals import share
 from experiments.results.tables import Curve, Table
 from experiments.runs.stored import Measure, NotMeasured, Row, StoredRun
@@ -38,11 +39,9 @@ def by_kappa(run: StoredRun) -> Iterable[Row]:
 
 
 def _mixer(run: StoredRun, round: int) -> object:
-    from experiments.pipeline.build import algorithm  # imports Hydra
-
     if "algorithm" not in run.cfg:
         return None
-    return algorithm(run.cfg.algorithm).collect(round).mixer
+    return build_algorithm(run.cfg.algorithm).collect(round).mixer
 
 
 def _key(episode: Episode) -> tuple[int, int, str, int, int, str]:

@@ -71,14 +71,14 @@ def chain(length: int, vocabulary: int, seed: int) -> TokenTree:
 
 
 def training(length: int) -> None:
-    parallel.join(cpu=True)
+    parallel.initialize(cpu=True)
     base = resident()
     config = TrainingConfig(
         batch_size=4, micro_batch_tokens=length, sharding="full", checkpointing=True
     )
     learner = Learner(model(), NoTokenizer(), config)
     count = sum(p.numel() for p in learner.model.parameters())
-    parallel.wait()
+    parallel.barrier()
     there = resident() - base
     forget_peak()
     report = learner.train([chain(length, SHAPE["vocab_size"], n) for n in range(8)])
@@ -87,7 +87,7 @@ def training(length: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         learner.save(Path(folder) / "model")
     saving = resident("VmHWM") - base
-    processes = torch.distributed.get_world_size() if parallel.many() else 1
+    processes = torch.distributed.get_world_size() if parallel.is_distributed() else 1
     curve = ", ".join(f"{loss:.4f}" for loss in report.loss)
     print(
         f"{processes} processes, {count / 1e6:.0f} M weights: {there:.0f} MB with the model, peak "
@@ -95,7 +95,7 @@ def training(length: int) -> None:
         f"{report.tokens_per_second:.0f} tokens/s",
         flush=True,
     )
-    parallel.leave()
+    parallel.shut_down()
 
 
 def head(pairs: int, vocabulary: int = 151936, width: int = 1024) -> None:

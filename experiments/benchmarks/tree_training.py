@@ -32,7 +32,7 @@ import torch
 
 from algorithms.engine.checkpoint import load_model
 from algorithms.engine.forward import forward, use_trees
-from algorithms.engine.losses import predict, total
+from algorithms.engine.losses import predict, weighted_sums
 from algorithms.engine.models import embedded_model
 from algorithms.engine.objective import Objective
 from algorithms.engine.tree import TokenTree, pack
@@ -108,11 +108,11 @@ def plain(model: Any, chains: Sequence[TokenTree]) -> torch.Tensor:
     mask = None if len(chains) == 1 else taken.long()
     hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     predicted = predict(model.get_output_embeddings(), hidden[taken], packed)
-    return total(Objective(), predicted, packed).loss
+    return weighted_sums(Objective(), predicted, packed).loss
 
 
 def on_tree(model: Any, tree: TokenTree) -> torch.Tensor:
-    return total(Objective(), *forward(model, [tree])).loss
+    return weighted_sums(Objective(), *forward(model, [tree])).loss
 
 
 class Measured(NamedTuple):

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.base import Algorithm
+from experiments.config.algorithms import build_algorithm
 from experiments.pipeline import precision, serving, teachers
+from experiments.runs.inputs import refuse_changed
 from swe_gym_env import actions
 from swe_gym_env.actions import ActionFormat
 from swe_gym_env.env import SWEEnv
@@ -74,11 +76,11 @@ class Parts:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        return algorithm(self.cfg.algorithm)
+        return build_algorithm(self.cfg.algorithm)
 
     @cached_property
     def iteration0(self) -> Algorithm:
-        return algorithm(self.cfg.iteration0.algorithm)
+        return build_algorithm(self.cfg.iteration0.algorithm, "iteration0.algorithm")
 
     @cached_property
     def start(self) -> Path:
@@ -152,7 +154,8 @@ class Parts:
         """SetupError where the algorithm wants log-probs that the teacher cannot give."""
         from algorithms.engine.scorer import check_tokens
 
-        if self.algorithm.collect(1).score != "teacher":
+        scoring = self.algorithm.scoring
+        if scoring is None or scoring.scorer != "teacher":
             return
         name = self.cfg.teacher.name
         if teachers.scores_served(self.cfg):
@@ -252,19 +255,17 @@ def _count_tokens(backend: Any, text: str) -> int:
     return len(backend.encode(text, add_special_tokens=False).ids)
 
 
-def algorithm(cfg: DictConfig) -> Algorithm:
-    """The class that ``_target_`` names, with the group's other keys as its options."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
+def parts_of(run: Path) -> Parts:
+    """Those of the stored run in the folder ``run``.
 
-    target = str(cfg.get("_target_"))
-    if not target.startswith("algorithms."):
-        raise SetupError(
-            f"algorithm._target_={target}: it names a class of the package algorithms, such as "
-            "algorithms.dagger.DAgger"
-        )
-    try:
-        return instantiate(cfg, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise SetupError(f"algorithm={cfg.get('name')}: {cause}") from None
+    Raises:
+        SetupError: The folder holds no run, or the run's model is no longer the same.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise SetupError(f"{run} is no run folder: it holds no config.yaml")
+    cfg = OmegaConf.load(path)
+    if not isinstance(cfg, DictConfig) or "model" not in cfg:
+        raise SetupError(f"{path} names no model")
+    refuse_changed(run, cfg, "model")
+    return Parts(cfg)

@@ -147,7 +147,7 @@ class _Job:
         student = folders[index - 1 - staleness].checkpoint if index else None
         with self._phase(timed, f"collect {name}"):
             collect(self.parts, algorithm, folders, self.tasks, student, self.display, staleness)
-        if algorithm.collect(index).score != "nothing":
+        if algorithm.scoring is not None:
             with self._phase(timed, f"score {name}"):
                 score(self.parts, algorithm, folders, self.display)
 

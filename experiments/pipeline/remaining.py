@@ -22,7 +22,7 @@ def phases(cfg: DictConfig, iteration0: Algorithm, algorithm: Algorithm) -> list
         names.append(f"evaluate {UNTRAINED}")
     for index in range(rounds + 1):
         own = f"round_{index:03d}"
-        scored = (algorithm if index else iteration0).collect(index).score != "nothing"
+        scored = (algorithm if index else iteration0).scoring
         names += [f"collect {own}", *([f"score {own}"] if scored else []), f"train {own}"]
         if index == 0:
             names.append(f"evaluate {ITERATION0}")

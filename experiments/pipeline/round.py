@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from algorithms.base import Algorithm
+from algorithms.base import Algorithm, TrainingExample
 from experiments.console.progress import Display
 from experiments.pipeline.build import Parts
 from experiments.pipeline.play import play
@@ -70,7 +70,7 @@ def collect(
         # a killed run has begun more than this: what it did after is decided again, and the same
         asked = {request.episode_id for request in requests}
         played = [episode for episode in folder.episodes() if episode.episode_id in asked]
-        more = algorithm.more(len(tasks.requests(index)), played)
+        more = algorithm.extra_tasks(len(tasks.requests(index)), played)
         if not more:
             break
         extra += more
@@ -112,32 +112,32 @@ def score(
     """Leaves scores.jsonl in the last of ``folders``, if the algorithm asks for scores. Episodes
     that the teacher's budget does not reach stay without."""
     own, index = folders[-1], len(folders) - 1
-    plan = algorithm.collect(index)
-    if plan.score == "nothing" or own.is_done("score"):
+    scoring = algorithm.scoring
+    if scoring is None or own.is_done("score"):
         return
     there = {(score.episode_id, score.turn) for score in own.scores()}
     wanted = {
         episode.episode_id: {
             turn
             for turn, executed in enumerate(episode.turns)
-            if plan.score_turns in ("all", executed.actor)
+            if scoring.turns in ("all", executed.actor)
         }
         for episode in own.episodes()
         if not episode.outcome.mask
     }
     missing = [e for e in own.episodes() if _lack(wanted, e.episode_id, there)]
     parts.free_memory()
-    scorer = parts.scorer(folders[0].checkpoint if plan.score == "start" else None)
+    scorer = parts.scorer(folders[0].checkpoint if scoring.scorer == "start" else None)
     account = parts.account(folders)
     # as far as they are taken
-    given = scorer.score(missing, plan.top_k, algorithm.objective.temperature)
+    given = scorer.score(missing, scoring.top_k, algorithm.objective.temperature)
     with display.phase(f"round {index}: score", len(missing)) as advance, contextlib.closing(given):
         for episode in missing:
-            if plan.score == "teacher" and account.over():
+            if scoring.scorer == "teacher" and account.over():
                 break
             every = next(given)
             found = [score for score in every if score.turn in wanted[episode.episode_id]]
-            if plan.score == "teacher":
+            if scoring.scorer == "teacher":
                 account.add(Spent(scored_tokens=sum(len(score.logprobs) for score in found)))
             own.add_scores(found)
             advance(1)
@@ -154,6 +154,17 @@ def planned_share(mixer: Mixer) -> float | None:
     """What share of the turns the teacher is meant to take; None where no number says it."""
     fixed = {StudentOnly: 0.0, TeacherOnly: 1.0}
     return getattr(mixer, "beta", fixed.get(type(mixer)))
+
+
+def training_examples(
+    algorithm: Algorithm, folders: Sequence[RoundFolder]
+) -> list[TrainingExample]:
+    """What the newest of ``folders`` (rounds 0, 1, ...) is trained on. Raises SetupError."""
+    rounds = [folder.read(index) for index, folder in enumerate(folders)]
+    try:
+        return list(algorithm.examples(rounds))
+    except ValueError as error:
+        raise SetupError(f"algorithm={algorithm.name}: {error}") from None
 
 
 def train(
@@ -176,9 +187,8 @@ def train(
 
     parts.free_memory()
     start, renderer = checkpoint or parts.start, parts.renderer
-    rounds = [folder.read(index) for index, folder in enumerate(folders)]
+    examples = training_examples(algorithm, folders)
     try:
-        examples = list(algorithm.examples(rounds))
         samples = list(example_trees(examples, renderer, parts.training.max_tree_tokens))
     except ValueError as error:
         raise SetupError(f"algorithm={algorithm.name}: {error}") from None
@@ -192,7 +202,7 @@ def train(
     if not samples:
         log.warning("round %d teaches nothing: the student stays as it was", len(folders) - 1)
         learner.save(own.checkpoint)
-        if parallel.is_first():
+        if parallel.is_main():
             own.mark_done("train")
         return
     total = epochs * sum(len(sample) for sample in samples)
@@ -209,7 +219,7 @@ def train(
         except ValueError as error:
             raise SetupError(str(error)) from None
     learner.save(own.checkpoint)
-    if not parallel.is_first():
+    if not parallel.is_main():
         return
     as_executed, in_other_tokens = labels_as_executed(examples, renderer)
     own.add_metrics(

@@ -136,7 +136,7 @@ def _own(parts: Parts, index: int) -> Server:
             },
             log=Path(cfg.paths.runs).absolute() / "serving" / f"{os.getpid()}-{index}.log",
             restarts=own.restarts,
-            patience=own.patience,
+            start_timeout=own.patience,
         )
     )
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 import simpy
 from omegaconf import DictConfig
 
-from algorithms.base import Algorithm, Collect
+from algorithms.base import Algorithm, Scoring
 from algorithms.engine.objective import Objective
-from experiments.pipeline.build import algorithm as made
+from experiments.config.algorithms import build_algorithm
 from experiments.plan import known, memory, workload
 from experiments.plan.engine import Engine, Used
 from experiments.plan.epoch import epoch_seconds
@@ -73,9 +73,9 @@ class Planner:
         algorithm only the first and the last; those between are taken to lie half way."""
         cfg, self._sample = self.cfg, 1 if quick else SAMPLE
         phases = [*self._tasks(), self.first()]
-        phases += self.round(0, made(cfg.iteration0.algorithm), cfg.iteration0)
+        phases += self.round(0, build_algorithm(cfg.iteration0.algorithm), cfg.iteration0)
         phases.append(self.evaluation("iteration0", self.given.student))
-        algorithm, skipped = made(cfg.algorithm), max(0, cfg.rounds - 2) if quick else 0
+        algorithm, skipped = build_algorithm(cfg.algorithm), max(0, cfg.rounds - 2) if quick else 0
         ends: list[list[Phase]] = []
         for index in range(1, cfg.rounds + 1):
             if 1 < index <= 1 + skipped:
@@ -140,8 +140,8 @@ class Planner:
         share = count / len(played.scripts)
         self.kept.append(played)
         phases = [phase]
-        if plan.score != "nothing":
-            phases.append(self._score(f"score {name}", plan, played, share))
+        if algorithm.scoring is not None:
+            phases.append(self._score(f"score {name}", algorithm.scoring, played, share))
         found = workload.learned(algorithm, plan, self.kept)
         phases.append(
             self._train(f"train {name}", found, share, training.epochs, algorithm.objective)
@@ -248,12 +248,12 @@ class Planner:
 
     # -- scoring and training ----------------------------------------------------------------
 
-    def _score(self, name: str, plan: Collect, played: workload.Played, share: float) -> Phase:
+    def _score(self, name: str, scoring: Scoring, played: workload.Played, share: float) -> Phase:
         """One episode after another in this process, each a single pass."""
-        everyone = plan.score_turns == "all"
+        everyone = scoring.turns == "all"
         wanted = [s for s in played.scripts if everyone or not all(s.led)]
         if self.gpus:
-            model = memory.teacher_shape(self.cfg) if plan.score == "teacher" else None
+            model = memory.teacher_shape(self.cfg) if scoring.scorer == "teacher" else None
             speed = self._roofline(model or self.model, 1, own=True)
             seconds = share * sum(speed.prefill(script.tokens, 0) for script in wanted)
         else:  # a pass of the trainer, forward alone
@@ -265,7 +265,8 @@ class Planner:
             if everyone or not led
         )
         bounds = {"scoring": seconds, "weight sync": self.cpu.load}
-        return Phase(name, bounds, scored=round(share * tokens) if plan.score == "teacher" else 0)
+        teachers = scoring.scorer == "teacher"
+        return Phase(name, bounds, scored=round(share * tokens) if teachers else 0)
 
     def _train(
         self, name: str, found: Learned, share: float, epochs: int, objective: Objective

@@ -185,7 +185,7 @@ class Learned:
 def learned(algorithm: Algorithm, collect: Collect, rounds: Sequence[Played]) -> Learned:
     """The algorithm's own choice, of rounds 0, 1, ... Trees have the trunk up to the last turn that
     teaches, and each label that is not the executed turn as a branch."""
-    seen = [_as_round(index, played, collect) for index, played in enumerate(rounds)]
+    seen = [_as_round(index, played, algorithm, collect) for index, played in enumerate(rounds)]
     scripts = {
         episode.episode_id: script
         for played in rounds
@@ -210,8 +210,9 @@ def learned(algorithm: Algorithm, collect: Collect, rounds: Sequence[Played]) ->
     return Learned(tuple(trees), groups)
 
 
-def _as_round(index: int, played: Played, collect: Collect) -> Round:
+def _as_round(index: int, played: Played, algorithm: Algorithm, collect: Collect) -> Round:
     labels, scores = [], []
+    scoring = algorithm.scoring
     for episode in played.episodes:
         for turn, taken in enumerate(episode.turns):
             name = episode.episode_id
@@ -219,8 +220,8 @@ def _as_round(index: int, played: Played, collect: Collect) -> Round:
                 executed = taken.actor == "teacher"
                 text = taken.text if executed else LABEL
                 labels.append(Annotation(name, turn, "teacher", text, executed=executed))
-            if collect.score != "nothing":
-                top = ((0,),) if collect.top_k else ()
-                best = ((0.0,),) if collect.top_k else ()
+            if scoring is not None:
+                top = ((0,),) if scoring.top_k else ()
+                best = ((0.0,),) if scoring.top_k else ()
                 scores.append(Scores(name, turn, "teacher", (0.0,), top, best))
     return Round(index, played.episodes, labels, scores)

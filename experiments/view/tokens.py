@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from algorithms.engine.export import paths
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode
 
@@ -40,34 +41,31 @@ Turns = dict[int, list[Track]]
 
 
 def tracks(tree: TokenTree, sequence: int = 0) -> Turns:
-    """By turn, what one episode of the tree is trained on there: each path of weighted nodes."""
+    """By turn, what one episode of the tree is trained on there: each run of weighted nodes."""
     ce, pg, kl = tree.ce_weight, tree.pg_weight * tree.advantage, tree.kl_weight
     streams = {"ce": ce, "pg": pg, "kl": kl}
     weighted = (tree.weight != 0) & (tree.sequence == sequence)
-    inner = {int(tree.parent[n]) for n in np.flatnonzero(weighted)}
     found: Turns = {}
-    counted: set[int] = set()
-    for leaf in np.flatnonzero(weighted):
-        if int(leaf) in inner:
-            continue
-        path = [int(leaf)]
-        while (above := int(tree.parent[path[-1]])) >= 0 and weighted[above]:
-            if tree.segment[above] != tree.segment[leaf]:
-                break
-            path.append(above)
-        path.reverse()
-        own = {
-            name: [0.0 if node in counted else float(f"{values[node]:.4g}") for node in path]
-            for name, values in streams.items()
-        }
-        track = Track(
-            tuple(int(tree.token_ids[node]) for node in path),
-            {name: values for name, values in own.items() if any(values)},
-            sum(node in counted for node in path),
-        )
-        counted.update(path)
-        found.setdefault(int(tree.segment[leaf]), []).append(track)
+    for path, counted in paths(tree, weighted):
+        segments, start = np.where(weighted[path], tree.segment[path], -1), 0
+        for segment, run in groupby(segments.tolist()):
+            end = start + len(list(run))
+            if segment >= 0 and end > counted:  # else a path before has shown all of it
+                shared = max(0, counted - start)
+                found.setdefault(segment, []).append(_track(tree, path[start:end], shared, streams))
+            start = end
     return found
+
+
+def _track(
+    tree: TokenTree, nodes: np.ndarray, shared: int, streams: dict[str, np.ndarray]
+) -> Track:
+    weights = {
+        name: [0.0] * shared + [float(f"{value:.4g}") for value in values[nodes[shared:]]]
+        for name, values in streams.items()
+    }
+    carried = {name: values for name, values in weights.items() if any(values)}
+    return Track(tuple(tree.token_ids[nodes].tolist()), carried, shared)
 
 
 def pieces(renderer: Renderer, token_ids: Sequence[int]) -> list[str]:
@@ -95,8 +93,10 @@ class RunTokens:
         if run is None or not (run / "config.yaml").is_file():
             self.missing = "These episodes belong to no run, which would say whose tokens they are."
             return
+        from experiments.pipeline.build import parts_of
+
         try:
-            self._parts = _parts(run)
+            self._parts = parts_of(run)
             self.renderer = self._parts.renderer
         except (SetupError, ImportError, OSError) as error:
             self.missing = f"The tokenizer of the run cannot be loaded here: {error}"
@@ -144,27 +144,11 @@ class RunTokens:
         return row
 
 
-def _parts(run: Path) -> Parts:
-    from omegaconf import DictConfig, OmegaConf
-
-    from experiments.pipeline.build import Parts
-    from experiments.runs.inputs import refuse_changed
-
-    cfg = OmegaConf.load(run / "config.yaml")
-    if not isinstance(cfg, DictConfig) or "model" not in cfg:
-        raise SetupError(f"{run}/config.yaml names no model")
-    refuse_changed(run, cfg, "model")
-    return Parts(cfg)
-
-
 def examples(parts: Parts, run: Path, index: int) -> Iterator[TrainingExample]:
     """What round ``index`` was trained on, as ``experiments/pipeline/round.py`` asks for it."""
+    from experiments.pipeline.round import training_examples
     from experiments.runs.folders import RunFolder
 
     folder = RunFolder(run)
-    rounds = [folder.round(number).read(number) for number in range(index + 1)]
     algorithm = parts.algorithm if index else parts.iteration0
-    try:
-        yield from algorithm.examples(rounds)
-    except ValueError as error:
-        raise SetupError(f"round {index}: {error}") from None
+    yield from training_examples(algorithm, [folder.round(n) for n in range(index + 1)])

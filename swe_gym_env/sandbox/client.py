@@ -1,4 +1,11 @@
-"""The parent's side of a sandbox: start its supervisor, send it requests, read its answers."""
+"""The parent's side of a sandbox: it starts the supervisor, sends requests and reads answers.
+
+Every kind of sandbox has the same supervisor (``guest/supervisor.py``) behind a socket, so this
+module is the only one that speaks its protocol (``guest/wire.py``). The parent trusts nothing that
+comes out of a sandbox: answers are numbers and bytes, their lengths are checked, and each request
+has a deadline. After a missed deadline or a broken connection the sandbox is closed, because
+an answer that arrives later would be taken for the answer to the next request.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +28,17 @@ from swe_gym_env.sandbox.base import ExecResult, Guarantee
 from swe_gym_env.sandbox.guest import wire
 
 START_SECONDS = 60.0
-GRACE_SECONDS = 15.0  # past a command's own limit, which the supervisor keeps
-CLOSE_SECONDS = 10.0
+GRACE_SECONDS = 15.0  # beyond the time limit of a command, which the supervisor itself enforces
+CLOSE_SECONDS = 10.0  # that the processes of a sandbox have to end before it is killed
 _BOOT = "import sys; sys.path.append({!r}); from guest.main import nursery; nursery({}, {})"
 
 
 class StartError(SandboxError):
-    """The sandbox could not be made. ``errno`` is that of the call that failed, or 0."""
+    """The sandbox could not be made.
+
+    Attributes:
+        errno: Error number of the system call that failed; 0 if no system call did.
+    """
 
     def __init__(self, message: str, errno: int = 0) -> None:
         super().__init__(message)
@@ -35,7 +46,11 @@ class StartError(SandboxError):
 
 
 class SupervisedSandbox:
-    """A sandbox behind a socket. Which namespaces it has, if any, is a matter of ``config``."""
+    """A sandbox whose supervisor is reached through a socket (see ``base.Sandbox``).
+
+    The same class serves all kinds of sandboxes. Whether the supervisor makes namespaces first is
+    decided by ``config["kind"]``.
+    """
 
     def __init__(
         self,
@@ -45,7 +60,21 @@ class SupervisedSandbox:
         workdir: str,
         sock: Any = None,
     ) -> None:
-        """``sock``: something like a socket with a supervisor behind it; None starts one here."""
+        """Start the sandbox and wait until it is ready.
+
+        Args:
+            config: Settings for the guest (``guest/main.py``, ``guest/contained.py``): ``kind`` is
+                ``local``, ``process`` or ``docker``; the other keys depend on it.
+            guarantees: How well each limit is enforced.
+            env: Environment of every command.
+            workdir: Folder in which commands run by default.
+            sock: An object with the methods of a socket and a supervisor at its other end. None
+                forks a new supervisor on this machine.
+
+        Raises:
+            StartError: The supervisor reported that it cannot make the sandbox.
+            SandboxError: The supervisor ended or did not answer.
+        """
         self.guarantees = guarantees
         self._env, self._workdir, self._owner = dict(env), workdir, os.getpid()
         self._sock: Any
@@ -93,7 +122,8 @@ class SupervisedSandbox:
             self._sock.shutdown(socket.SHUT_WR)
             self._sock.settimeout(CLOSE_SECONDS)
             try:
-                while self._sock.recv(1 << 16):  # its end is the end of all that ran in the sandbox
+                # The stream ends only after the last process of the sandbox has ended.
+                while self._sock.recv(1 << 16):
                     pass
             except TimeoutError:
                 self._end_by_force()
@@ -114,14 +144,14 @@ class SupervisedSandbox:
         if self._sock.fileno() < 0:
             raise SandboxError("the sandbox is closed")
         deadline = time.monotonic() + seconds
-        data = marshal.dumps(request, 2)  # which every Python reads
+        data = marshal.dumps(request, 2)  # version 2 is read by every Python that a guest may have
         try:
             self._sock.settimeout(seconds)
             self._sock.sendall(wire.HEAD.pack(len(data), b"Q"))
             self._sock.sendall(data)
             length, kind = wire.HEAD.unpack(self._receive(wire.HEAD.size, deadline))
             if kind == wire.BYE:
-                raise ConnectionResetError("it was closed meanwhile")
+                raise ConnectionResetError("it was closed in the meantime")
             return kind, self._receive(length, deadline)
         except TimeoutError:
             self.close()
@@ -143,7 +173,12 @@ class SupervisedSandbox:
 
 
 class _Nursery:
-    """One warm interpreter for each process that makes sandboxes; it ends with that process."""
+    """A warm interpreter that forks the supervisors of this process's sandboxes.
+
+    Starting an interpreter takes longer than making a sandbox, so one is kept running and forks for
+    each new sandbox (``guest/main.py``). Forking this process itself would be wrong: it has threads
+    and may hold gigabytes. The interpreter watches the process that started it and ends with it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -152,7 +187,14 @@ class _Nursery:
         os.register_at_fork(after_in_child=self._forget)
 
     def new_sandbox(self) -> tuple[socket.socket, int]:
-        """This side's end of the socket to a newly forked supervisor, and its process id."""
+        """Fork a supervisor.
+
+        Returns:
+            The parent's end of the socket to it, and its process id.
+
+        Raises:
+            StartError: The interpreter has ended or does not answer.
+        """
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
             if self._control is None or self._process is None or self._process.poll() is not None:
@@ -160,7 +202,7 @@ class _Nursery:
             try:
                 socket.send_fds(self._control, [b"b"], [theirs.fileno()])
                 (pid,) = struct.unpack("!i", self._control.recv(4))
-            except (OSError, struct.error) as error:  # the latter: it ended without an answer
+            except (OSError, struct.error) as error:  # struct.error: it ended without an answer
                 self._process.kill()
                 raise StartError(f"cannot start a sandbox: {error}") from error
         return ours, pid
@@ -184,6 +226,7 @@ class _Nursery:
         return control, process
 
     def _forget(self) -> None:
+        """In a forked child: the interpreter belongs to the parent, which must not lose it."""
         if self._control is not None:
             self._control.close()
         self._lock, self._control, self._process = threading.Lock(), None, None
@@ -198,5 +241,8 @@ def _os_error(payload: bytes) -> OSError:
 
 
 def _interpreter() -> str:
-    """Outside any virtual environment: it starts faster, and a sandbox may not see that folder."""
+    """The interpreter outside of any virtual environment.
+
+    It starts faster, and the folder of a virtual environment may not be visible in a sandbox.
+    """
     return getattr(sys, "_base_executable", None) or sys.executable

@@ -1,7 +1,8 @@
-"""No future in the repository: an agent must not find the fix in a later commit.
+"""Remove later history from a repository, so that an agent cannot find the fix in a later commit.
 
-Images of the task families carry a whole clone, with branches, tags and loose objects from after
-the task's commit. What came before stays (people read it, and versions are made of old tags).
+Images of the task families contain a whole clone, with branches, tags and loose objects that are
+newer than the task's commit. Older history stays: people read it, and version numbers are made from
+old tags.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ __all__ = ["scrub"]
 log = logging.getLogger(__name__)
 
 SECONDS = 600.0
-# Nothing but base_commit's past: every ref lies in it, every object belongs to such a ref. What
-# is outside the object store and may name later commits is listed in files().
+# Exit code 0 if only the history before base_commit is there: every ref is an ancestor of it, and
+# every object is reachable from such a ref. files() lists files beside the object store that may
+# name later commits. Exit code 3 if the repository has no such commit.
 CHECK = r"""
 export GIT_NO_REPLACE_OBJECTS=1 base={base}
 files() {{
@@ -27,7 +29,7 @@ files() {{
       objects/info/commit-graphs info/grafts; do
     [ -e .git/$name ] && printf '%s\n' "$name"
   done
-  # a reflog that tells of the base commit alone tells nothing
+  # a reflog that holds only the base commit reveals nothing
   [ -d .git/logs ] && grep -rqvE "^[0-9a-f]+ $base " .git/logs && echo logs
   grep -q '^\[remote ' .git/config && echo remotes
 }}
@@ -44,7 +46,8 @@ git cat-file -e "$base^{{commit}}" 2>/dev/null || {{ echo "no commit $base"; exi
 found=$(files; stale)
 [ -z "$found" ] || {{ echo "$found"; exit 1; }}
 """
-# Refs first, then one pack of what they reach; all else that holds objects goes without a look.
+# Later refs are deleted first, then all objects that the others reach are packed into one file, and
+# everything else that may hold objects is deleted without reading it.
 SCRUB = r"""
 set -e
 export GIT_NO_REPLACE_OBJECTS=1 base={base}
@@ -61,16 +64,19 @@ rm -rf objects/info/alternates objects/info/commit-graph*
 find objects -mindepth 1 -maxdepth 1 -name '[0-9a-f][0-9a-f]' -exec rm -rf {{}} +
 """
 
-ONE_COMMIT = ("pypi",)  # sources of tasks whose images this project makes, of one commit
-_clean: set[tuple[str, str]] = set()  # images that need nothing, by name and base commit
+ONE_COMMIT = ("pypi",)  # task families whose images this project makes, each with one commit
+_clean: set[tuple[str, str]] = set()  # (image, base commit) that have no later history
 
 
 def scrub(sandbox: Sandbox, task: TaskInstance) -> None:
-    """Take all out of the sandbox's repository that came after ``task.base_commit``.
+    """Remove all history after ``task.base_commit`` from the repository of the sandbox.
 
-    HEAD's branch is set to that commit; files stay as they are. An image that was found clean is
-    not looked at again by this process, and one that this project made not at all. Raises
-    SandboxError where something would remain.
+    The branch of HEAD is set to that commit; the files of the tree do not change. An image that
+    needed nothing is not checked again by this process, and images that this project made are not
+    checked at all.
+
+    Raises:
+        SandboxError: Something of the later history would remain.
     """
     key = (task.image, task.base_commit)
     if task.source in ONE_COMMIT or key in _clean:
@@ -86,5 +92,5 @@ def scrub(sandbox: Sandbox, task: TaskInstance) -> None:
     done = sandbox.exec(SCRUB.format(base=task.base_commit), timeout=SECONDS, cwd=task.workdir)
     left = sandbox.exec(check, timeout=SECONDS, cwd=task.workdir)
     if left.exit_code != 0:
-        said = (done.output + left.output).decode("utf-8", "replace").strip()
-        raise SandboxError(f"later history remains in {task.image}: {said[-300:]}")
+        output = (done.output + left.output).decode("utf-8", "replace").strip()
+        raise SandboxError(f"later history remains in {task.image}: {output[-300:]}")

@@ -1,9 +1,7 @@
-"""The local image store: what `local` and `process` sandboxes start from, without a registry.
+"""The local image store, from which ``local`` and ``process`` sandboxes start without a registry.
 
-An image is a folder ``<home>/images/<name>/`` with an ``image.json``. Its ``tree`` becomes the
-working folder of the sandbox (read-only below, changes on top); ``mounts`` are host folders seen
-read-only in the sandbox (a virtual environment, say); ``masks`` are paths that look empty in the
-sandbox (so that an installed copy of a package cannot give the answer away).
+An image is a folder ``<home>/images/<name>/`` with an ``image.json``, which holds the fields of
+:class:`Image`.
 """
 
 from __future__ import annotations
@@ -18,18 +16,27 @@ from swe_gym_env.errors import SetupError
 
 
 def home() -> Path:
-    """What can be made again is cached here: ``$SWE_GYM_HOME`` or ~/.cache/swe_gym_env."""
+    """The cache folder: ``$SWE_GYM_HOME`` or ~/.cache/swe_gym_env. All in it can be made again."""
     return Path(os.environ.get("SWE_GYM_HOME") or Path.home() / ".cache" / "swe_gym_env").absolute()
 
 
 @dataclass(frozen=True)
 class Image:
-    """``tree`` is relative to the image's folder; the mounts' host paths may use ``{home}``."""
+    """An image of the local store.
+
+    Attributes:
+        tree: Folder, relative to ``folder``, whose content becomes the working folder of a sandbox.
+            Sandboxes never change it: they write to a layer on top, or to a copy.
+        mounts: Host folders that a sandbox sees read-only, such as a virtual environment. Maps a
+            path in the sandbox to a path on the host, in which ``{home}`` stands for :func:`home`.
+        masks: Paths that are empty in a sandbox, so that an installed copy of a package cannot give
+            the answer away.
+        env: Environment variables of every command.
+        folder: Absolute folder of the image; not stored.
+    """
 
     tree: str = "tree"
-    mounts: Mapping[str, str] = field(
-        default_factory=dict
-    )  # path in the sandbox -> path on the host
+    mounts: Mapping[str, str] = field(default_factory=dict)
     masks: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     folder: Path = Path()
@@ -43,14 +50,17 @@ class Image:
 
 
 def path_of(name: str) -> Path:
+    """The folder of the image ``name``, which need not exist."""
     return home() / "images" / name
 
 
 def exists(name: str) -> bool:
+    """Whether the store has an image of this name."""
     return (path_of(name) / "image.json").is_file()
 
 
 def save(name: str, image: Image) -> None:
+    """Write ``image.json`` atomically: readers see the old or the new one, never a part."""
     folder = path_of(name)
     folder.mkdir(parents=True, exist_ok=True)
     data = {k: v for k, v in asdict(image).items() if k != "folder"}
@@ -60,7 +70,7 @@ def save(name: str, image: Image) -> None:
 
 
 def load(name: str) -> Image:
-    """Raises SetupError if the store has no such image."""
+    """Read the image ``name``. Raises SetupError if the store does not have it."""
     folder = path_of(name)
     try:
         data = json.loads((folder / "image.json").read_text())

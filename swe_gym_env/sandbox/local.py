@@ -1,8 +1,11 @@
-"""Sandboxes out of user namespaces and overlayfs: no daemon, no account, no installation.
+"""Sandboxes made of user namespaces and overlayfs: no daemon, no account, no installation.
 
 A sandbox sees the host's programs read-only, the image's tree with a writable layer in memory on
-top, and nothing else. It is made in milliseconds whatever the size of the tree, and is gone without
-a trace when its last process is, because its mounts live only in its own namespace.
+top, and nothing else. It starts in milliseconds whatever the size of the tree. Its mounts exist
+only in its own namespace, so nothing of it remains on the host when its last process ends.
+
+This module decides what the sandbox contains and passes it on as one ``config``;
+``guest/main.py`` and ``guest/root.py`` carry it out.
 """
 
 from __future__ import annotations
@@ -25,10 +28,11 @@ from swe_gym_env.sandbox.client import StartError, SupervisedSandbox
 from swe_gym_env.sandbox.guest import kernel
 
 HOME = "/home/agent"
-OUTER_UID = (
-    61_000  # owns a root-started sandbox on the host: below 65536, and in no distribution's use
-)
-# Before 5.14 processes are counted per user of the whole machine, which is no limit for a sandbox.
+# The user that owns a sandbox on the host if root started it: below 65536, so that it exists in
+# nested containers, and outside of the ranges that distributions assign.
+OUTER_UID = 61_000
+# Older kernels count the processes of a user on the whole machine, which does not limit one
+# sandbox.
 COUNTS_PER_SANDBOX = (5, 14)
 GUARANTEES: dict[str, Guarantee] = {
     "isolation": "hard",
@@ -57,8 +61,12 @@ _ETC = {
 
 
 class LocalProvider:
-    """``copy`` makes every sandbox from a full copy of its tree, as kernels before 6.6 need
-    anyway."""
+    """Makes sandboxes of namespaces.
+
+    Args:
+        copy: Whether each sandbox gets a full copy of its tree instead of an overlay. Kernels
+            before 6.6 need the copy in any case.
+    """
 
     name = "local"
 
@@ -85,7 +93,7 @@ class LocalProvider:
         as_root = os.geteuid() == 0
         mounts = {sandbox: os.path.realpath(host) for sandbox, host in image.host_mounts().items()}
         needed = [sys.base_prefix, *python_prefixes(tuple(mounts.values()))]
-        prefixes = _outside_usr(needed)  # ours, too: a sandbox has a Python in any case
+        prefixes = _outside_usr(needed)  # ours too, so that every sandbox has a Python
         binds, links, files = _host_parts()
         config: dict[str, Any] = {
             "kind": "local",
@@ -124,7 +132,11 @@ class LocalProvider:
 
 
 def _rlimits(limits: Limits) -> list[tuple[int, int]]:
-    """Address space is only a stop for the worst: many programs reserve far more than they use."""
+    """Limits of single processes, none above the hard limit of this one.
+
+    The limit on address space only stops extreme cases, since many programs reserve far more than
+    they use.
+    """
     wanted = [
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, limits.disk),
@@ -177,7 +189,7 @@ def _outside_usr(prefixes: list[str]) -> tuple[str, ...]:
 
 @cache
 def _installed_packages(prefixes: tuple[str, ...]) -> list[str]:
-    """Where an installed copy of the package under test would stand."""
+    """Folders that may hold an installed copy of the package under test, and so the answer."""
     patterns = ["/usr/lib/python3*", "/usr/local/lib/python3*"]
     patterns += [f"{prefix}/lib/python3*" for prefix in prefixes]
     return [
@@ -190,7 +202,7 @@ def _installed_packages(prefixes: tuple[str, ...]) -> list[str]:
 
 @cache
 def _probe() -> str | None:
-    """Make a real sandbox once: nothing else tells whether one can be made."""
+    """Why no sandbox can be made here, or None. Only making a real one shows it; done once."""
     if platform.system() != "Linux" or not kernel.SUPPORTED:
         return "the local sandbox needs Linux on x86_64 or aarch64; use sandbox=process"
     if not os.path.exists("/bin/bash"):

@@ -1,7 +1,7 @@
-"""A copy of the tree in a temporary folder and no isolation whatever: only on explicit request.
+"""Sandboxes without isolation: a copy of the tree in a temporary folder, only on explicit request.
 
-For machines on which nothing isolates, and for looking at a task by hand. Commands run as the user
-who started them, with the network, beside everything else.
+They are for machines on which nothing can isolate, and for looking at a task by hand. Commands run
+as the user who started the program, with the network and with access to all of that user's files.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from swe_gym_env.sandbox import images
 from swe_gym_env.sandbox.base import ExecResult, Guarantee, SandboxSpec
 from swe_gym_env.sandbox.client import SupervisedSandbox
 
-PREFIX = (
-    "swe-gym-sandbox-"  # then the process that made the sandbox: `clean` looks whether it lives
-)
+# Of the temporary folder's name. The id of the process that made the sandbox follows, so that
+# `python -m swe_gym_env clean` can see whether that process still runs.
+PREFIX = "swe-gym-sandbox-"
 GUARANTEES: dict[str, Guarantee] = {
     "isolation": "none",
     "network": "none",
@@ -38,7 +38,7 @@ GUARANTEES: dict[str, Guarantee] = {
 
 
 class ProcessProvider:
-    """See above. ``auto`` never takes it."""
+    """Makes sandboxes without isolation. ``sandbox=auto`` never chooses it."""
 
     name = "process"
 
@@ -53,8 +53,12 @@ class ProcessProvider:
 
 
 class ProcessSandbox(SupervisedSandbox):
-    """Paths under the sandbox's working folder and mounts are put in place of what they mean
-    here."""
+    """A sandbox in a temporary folder of the host.
+
+    There is no mount namespace, so a path such as ``/testbed`` does not exist. Instead, paths of
+    the working folder and of the image's mounts are replaced, in commands, folders and variables,
+    by the host's paths that they stand for.
+    """
 
     def __init__(self, image: images.Image, spec: SandboxSpec) -> None:
         self._folder = folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
@@ -111,7 +115,7 @@ class ProcessSandbox(SupervisedSandbox):
 
     def close(self) -> None:
         super().close()
-        if os.getpid() == self._owner:  # the supervisor did this, unless it was killed
+        if os.getpid() == self._owner:  # the supervisor removed the folder, unless it was killed
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _map(self, text: str) -> str:

@@ -1,10 +1,10 @@
-"""A task's sandbox, set up: where an image alone is not yet the task.
+"""Start the sandbox of a task and prepare it, where the image alone is not yet the task.
 
-Task sets that share one image among many bugs, or whose images hold the hidden tests or the later
-history, say in ``metadata`` what is to be run: ``setup`` in every sandbox of the task, ``hide``
-after that in the agent's only (without it, the history after the base commit is taken out there).
-All leave the same tree at ``task.base_commit``, so that what the agent changed in one sandbox
-applies in the other.
+Some task sets share one image among many bugs; the images of others contain the hidden tests or
+the later history. Such tasks name scripts in ``metadata``: ``setup`` runs in every sandbox of the
+task, and ``hide`` runs after it in the agent's sandbox only. Without a ``hide`` script, the history
+after the base commit is removed from the agent's sandbox. In all cases the tree is the one of
+``task.base_commit``, so that a change made in the agent's sandbox applies in the grading sandbox.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from swe_gym_env.sandbox.base import Limits, Sandbox, SandboxProvider, SandboxSp
 from swe_gym_env.sandbox.history import scrub
 from swe_gym_env.types import TaskInstance
 
-SECONDS = 300.0  # a history of gigabytes takes a while to be left behind
+SECONDS = 300.0  # for a script: one that discards a history of gigabytes takes minutes
 SCRIPT = ".git/swe_gym_setup.sh"
 BASE_SECONDS = 60.0
-WRONG_IMAGE = 3  # exit code of BASE: only the user can mend what was found
+WRONG_IMAGE = 3  # exit code of BASE: only the user can correct the problem
+# Prints the full hash of the base commit, or why the repository cannot give it
 BASE = """
 export LC_ALL=C GIT_NO_REPLACE_OBJECTS=1
 refuse() { printf '%s' "$1"; exit 3; }
@@ -43,8 +44,22 @@ def start(
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     for_agent: bool = True,
 ) -> Sandbox:
-    """Raises SandboxError for a fault, a set-up that fails included; SetupError as ``create``, and
-    where the image does not hold the task's base commit."""
+    """Make the sandbox of ``task`` and run its scripts.
+
+    Args:
+        provider: What makes the sandbox.
+        task: The task; its ``metadata`` may hold the scripts ``setup`` and ``hide``.
+        limits: What the sandbox may use.
+        for_agent: Whether an agent will work in the sandbox. False is for grading, where the hidden
+            tests and the later history may be visible.
+
+    Returns:
+        A sandbox that the caller must close.
+
+    Raises:
+        SandboxError: The infrastructure failed, or a script of the task did.
+        SetupError: As for ``provider.create``, or the image does not contain the base commit.
+    """
     sandbox = provider.create(SandboxSpec.of(task, limits))
     try:
         for name in ("setup", "hide") if for_agent else ("setup",):
@@ -60,44 +75,49 @@ def start(
 
 
 def base_commit(sandbox: Sandbox, task: TaskInstance) -> str:
-    """The full hash of ``task.base_commit``, which may be short or a tag, in a sandbox of the task.
+    """The full hash of ``task.base_commit``, which may be a short hash or a tag.
 
-    An image is asked once in a process, unless a tag is given.
-    Raises SetupError where the image holds no such commit, no repository, no git or no such folder;
-    SandboxError where the sandbox did not answer.
+    The answer is cached for each image of this process. The hash of a tag is not, because each
+    sandbox may have set the tag anew.
+
+    Args:
+        sandbox: A running sandbox of the task.
+        task: The task.
+
+    Raises:
+        SetupError: The image has no such commit, no repository, no git or no such folder.
+        SandboxError: The sandbox did not answer.
     """
     key = (task.image, task.workdir, task.base_commit)
     if key in _bases:
         return _bases[key]
     named = shlex.quote(f"{task.base_commit}^{{commit}}")
     done = sandbox.exec(BASE.replace("BASE", named), timeout=BASE_SECONDS, cwd=task.workdir)
-    said = done.output.decode("utf-8", "replace").strip()
-    if done.exit_code == 126 and said.startswith("bash: cd: "):
-        said = f"its folder {task.workdir} cannot be entered ({said.rpartition(': ')[2]})"
+    answer = done.output.decode("utf-8", "replace").strip()
+    if done.exit_code == 126 and answer.startswith("bash: cd: "):
+        answer = f"its folder {task.workdir} cannot be entered ({answer.rpartition(': ')[2]})"
     elif done.exit_code not in (0, WRONG_IMAGE):
-        why = "it took too long" if done.timed_out else said[-300:] or f"exit {done.exit_code}"
+        why = "it took too long" if done.timed_out else answer[-300:] or f"exit {done.exit_code}"
         raise SandboxError(f"{task.instance_id}: the base commit could not be looked up: {why}")
     if done.exit_code != 0:
         raise SetupError(
             f"{task.instance_id}: the image {task.image!r} does not hold its base_commit "
-            f"{task.base_commit!r}: {said}. Correct the row, or use the image that its task was "
+            f"{task.base_commit!r}: {answer}. Correct the row, or use the image that its task was "
             "made from."
         )
-    if said.startswith(
-        task.base_commit.lower()
-    ):  # not a tag, which each sandbox may have made anew
-        _bases[key] = said
-    return said
+    if answer.startswith(task.base_commit.lower()):  # a hash, not a tag
+        _bases[key] = answer
+    return answer
 
 
 def _run(sandbox: Sandbox, task: TaskInstance, name: str, script: str) -> None:
     path = f"{task.workdir}/{SCRIPT}"
-    try:  # as a file: a single argument of a program has a limit
+    try:  # as a file, since the kernel limits the length of one argument of a program
         sandbox.write(path, script.encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise SandboxError(f"{task.instance_id}: no place for its {name}: {error}") from error
     command = f"bash -e {SCRIPT} && rm -f {SCRIPT}"
     done = sandbox.exec(command, timeout=SECONDS, cwd=task.workdir)
     if done.exit_code != 0:
-        said = done.output.decode("utf-8", "replace").strip()[-300:]
-        raise SandboxError(f"{task.instance_id}: its {name} failed: {said or done.exit_code}")
+        end = done.output.decode("utf-8", "replace").strip()[-300:]
+        raise SandboxError(f"{task.instance_id}: its {name} failed: {end or done.exit_code}")

@@ -1,7 +1,8 @@
-"""Sandboxes made ahead of need: a reset then takes what stands ready.
+"""Sandboxes that are started before they are needed, so that a reset does not wait for them.
 
-Worth it where making a sandbox takes longer than an agent should wait (a container: 0.3 s and
-more). Whoever knows which tasks come next says so with ``prefetch``; the roll-out driver does.
+This pays off where a start takes longer than an agent should wait (0.3 s and more for a container).
+The caller that knows which tasks come next, such as the roll-out driver, names them with
+``prefetch``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ Key = tuple[Any, ...]
 
 
 class WarmProvider:
-    """``provider`` with at most ``ahead`` unclaimed sandboxes, ready or in the making."""
+    """A provider that keeps sandboxes of the expected tasks ready.
+
+    Args:
+        provider: What makes the sandboxes.
+        ahead: Largest number of sandboxes that are ready or being made and not yet claimed.
+        workers: Threads that make sandboxes.
+    """
 
     def __init__(self, provider: SandboxProvider, ahead: int = 4, workers: int = 4) -> None:
         self.name, self.unavailable = provider.name, provider.unavailable
@@ -42,14 +49,17 @@ class WarmProvider:
         if future is not None:
             try:
                 sandbox = future.result()
-                sandbox.read("/etc/hostname")  # it may have died while it stood there
+                sandbox.read("/etc/hostname")  # it may have died while it waited
                 return sandbox
             except (SWEGymError, OSError) as error:
-                log.info("a sandbox that was made ahead of need is no good: %s", error)
+                log.info("a prefetched sandbox is unusable and is made again: %s", error)
         return self._provider.create(spec)
 
     def prefetch(self, specs: Sequence[SandboxSpec]) -> None:
-        """``specs`` are wanted next, in this order; what else stands ready is closed."""
+        """Start sandboxes for ``specs``, which are needed next and in this order.
+
+        Unclaimed sandboxes of earlier calls are kept if they match one of ``specs``, else closed.
+        """
         with self._lock:
             if self._makers is None:
                 self._makers = ThreadPoolExecutor(self._workers, "warm")
@@ -64,7 +74,7 @@ class WarmProvider:
                         self._makers.submit(_discard, future)
 
     def close(self) -> None:
-        """Close what nobody claimed. The provider can still be used."""
+        """Close all unclaimed sandboxes. The provider can still be used."""
         self.prefetch(())
         with self._lock:
             makers, self._makers = self._makers, None
@@ -79,7 +89,7 @@ def _discard(future: Future[Sandbox]) -> None:
     try:
         future.result().close()
     except SWEGymError as error:
-        log.info("a sandbox that was made ahead of need was not made: %s", error)
+        log.info("a prefetched sandbox could not be made: %s", error)
 
 
 def _key(spec: SandboxSpec) -> Key:

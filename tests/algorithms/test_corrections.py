@@ -3,7 +3,7 @@
 import pytest
 
 from algorithms.aggrevate import AggreVaTe
-from algorithms.base import Round, Target
+from algorithms.base import Round, Scoring, Target
 from algorithms.dagger import DAgger
 from algorithms.engine.examples import example_tree
 from algorithms.engine.rendering import Renderer
@@ -74,7 +74,8 @@ def test_oec_drops_failures_and_repetition(tokenizer):
 def test_the_mixed_loss_imitates_the_teacher_and_corrects_the_student(tokenizer):
     method = Mixed(Schedule("cosine", rounds=3), estimator="k2", coefficient=0.5)
     plan = method.collect(2)
-    assert plan.mixer == PerTurnBeta(0.5) and (plan.annotate, plan.score) == ("nothing", "teacher")
+    assert (plan.mixer, plan.annotate) == (PerTurnBeta(0.5), "nothing")
+    assert method.scoring == Scoring("teacher", turns="student")
     assert (method.objective.divergence, method.objective.coefficient) == ("k2", 0.5)
     scores = [Scores("s", 0, "t", (-3.0, -4.0, -5.0))]  # turn 1 was not scored: it teaches nothing
     (example,) = method.examples([Round(1, [switched()], [], scores)])

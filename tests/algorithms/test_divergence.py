@@ -10,7 +10,13 @@ import torch
 
 from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.losses import Predicted, denominator, jsd, per_token_divergence, total
+from algorithms.engine.losses import (
+    Predicted,
+    denominator,
+    jsd,
+    per_token_divergence,
+    weighted_sums,
+)
 from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.tree import pack
@@ -183,6 +189,6 @@ def test_no_extreme_of_logits_or_scores_makes_a_nan(objective):
     )
     packed.streams["old"] = behavior.clamp(min=-1e4)
     packed = type(packed)(**{**vars(packed), "sequence": torch.arange(size) % 5})
-    sums = total(objective, predicted, packed)
+    sums = weighted_sums(objective, predicted, packed)
     sums.loss.backward()
     assert sums.loss.isfinite() and theta.grad.isfinite().all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from algorithms.base import Round
+from algorithms.base import Round, Scoring
 from algorithms.engine.examples import example_trees, tree_of
 from algorithms.engine.losses import denominator
 from algorithms.engine.rendering import Renderer
@@ -83,20 +83,20 @@ def test_truncated_episodes_count_in_the_mean_only():
 def test_dynamic_sampling_plays_on_until_enough_groups_differ():
     method = GRPO(repeats=4, most_tasks=3)
     useless, useful = group("b", (0.0,) * 4), group("a")
-    assert method.more(2, [*useless, *useful]) == 1
-    assert method.more(1, useful) == 0
-    assert method.more(1, [*useless, *group("c", (1.0,) * 4)]) == 1
-    assert method.more(1, [e for task in "bcde" for e in group(task, (0.0,) * 4)]) == 0
-    assert GRPO(repeats=4).more(2, useless) == 0
+    assert method.extra_tasks(2, [*useless, *useful]) == 1
+    assert method.extra_tasks(1, useful) == 0
+    assert method.extra_tasks(1, [*useless, *group("c", (1.0,) * 4)]) == 1
+    assert method.extra_tasks(1, [e for task in "bcde" for e in group(task, (0.0,) * 4)]) == 0
+    assert GRPO(repeats=4).extra_tasks(2, useless) == 0
     broken = [replace(e, outcome=Outcome("infra_error", mask=True)) for e in useless]
     lost = [replace(e, instance_id=task) for task in "xyz" for e in broken]
-    assert method.more(2, [*useful, *useless, *lost]) == 0  # they were tried all the same
+    assert method.extra_tasks(2, [*useful, *useless, *lost]) == 0  # they were tried all the same
 
 
 def test_grpo_penalizes_leaving_the_start_only_where_asked():
-    assert GRPO().collect(1).score == "nothing"
+    assert GRPO().scoring is None
     method = GRPO(repeats=4, kl=0.01)
-    assert method.collect(1).score == "start" and method.objective.coefficient == 0.01
+    assert method.scoring == Scoring("start") and method.objective.coefficient == 0.01
     data = group()
     scores = [Scores(e.episode_id, 0, "start", (-1.0,) * (2 + n)) for n, e in enumerate(data)]
     (first, *_) = method.examples([Round(1, data, [], scores)])
@@ -116,7 +116,7 @@ def test_opd_weighs_each_token_by_what_the_teacher_thinks_of_it(tokenizer):
     scores = [Scores("a/0", 0, "teacher", (-0.5, -0.5, -0.5))]
     data = [Round(1, [episode, tried("b", 0, 0.0)], [], scores)]
     method = OPD()
-    assert method.collect(1).score == "teacher" and method.objective.clip_low is None
+    assert method.scoring == Scoring("teacher") and method.objective.clip_low is None
     tree = tree_of(list(method.examples(data))[:1], Renderer(tokenizer))
     own = tree.pg_weight != 0
     wanted = [-0.5 - logprob for logprob in episode.turns[0].logprobs]
@@ -130,8 +130,8 @@ def test_opd_weighs_each_token_by_what_the_teacher_thinks_of_it(tokenizer):
 
 def test_gkd_keeps_the_teachers_most_likely_tokens(tokenizer):
     method = GKD(student_share=0.25, top_k=2)
-    plan = method.collect(1)
-    assert plan.mixer == PerEpisodeBeta(0.75) and (plan.score, plan.top_k) == ("teacher", 2)
+    assert method.collect(1).mixer == PerEpisodeBeta(0.75)
+    assert method.scoring == Scoring("teacher", top_k=2)
     top = ((5, 6),) * 3, ((-0.1, -3.0),) * 3
     scores = [Scores("a/0", 0, "teacher", (-0.5,) * 3, *top)]
     examples = method.examples([Round(1, [tried("a", 0, 0.0, 3)], [], scores)])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from algorithms.engine.hf_policy import HFPolicy, pick
-from algorithms.engine.tree import in_common
+from algorithms.engine.tree import common_prefix_length
 from swe_gym_env.policies.base import CONTEXT_FULL
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_state
@@ -77,7 +77,7 @@ def test_what_episodes_begin_with_is_computed_once(tiny, tokenizer):
     policy = HFPolicy(tiny, tokenizer, temperature=0.0, max_new_tokens=12)
     asked = states(5)
     prompts = [policy.renderer.prompt(s.system_prompt, (), s.observation) for s in asked]
-    common = min(in_common(prompts[0], ids) for ids in prompts)
+    common = min(common_prefix_length(prompts[0], ids) for ids in prompts)
     assert common > len("You fix bugs.Please do ")
     replies = policy.act(asked)
     check_against_plain_forward(policy, tiny, asked, replies)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from algorithms.base import Target
 from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.losses import Predicted, denominator, total
+from algorithms.engine.losses import Predicted, denominator, weighted_sums
 from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.tree import pack
@@ -77,7 +77,7 @@ def computed(s, items, objective=Objective(), rows=None):  # noqa: B008
     trees = list(example_trees(items, s.renderer))
     learner = Learner(model, None, TrainingConfig(), objective)
     if objective.truncation is not None:
-        learner._remember_old(trees)
+        learner._compute_old_logprobs(trees)
     whole, loss = denominator(trees, objective), 0.0
     for row in rows(trees) if rows else [trees]:
         part = learner.loss(row).loss / whole
@@ -120,7 +120,7 @@ def test_packed_is_padded(setting, objective, weights):
         ids[row, : len(tree)] = torch.from_numpy(tree.token_ids)
         mask[row, : len(tree)] = 1
     logits = model(input_ids=ids, attention_mask=mask).logits
-    places = [(row, int(node) - 1) for row, tree in enumerate(trees) for node in tree.scored]
+    places = [(row, int(node) - 1) for row, tree in enumerate(trees) for node in tree.loss_nodes]
     logprobs = torch.stack([logits[place] for place in places]).log_softmax(-1)
     packed = pack(trees)
     top = logprobs.gather(1, packed.streams["top_ids"])
@@ -128,7 +128,7 @@ def test_packed_is_padded(setting, objective, weights):
     if objective.truncation is not None:
         packed.streams["old"] = found.detach()
     none = torch.empty(len(found), 0)
-    sums = total(objective, Predicted(found, found > 0, top, none, none), packed)
+    sums = weighted_sums(objective, Predicted(found, found > 0, top, none, none), packed)
     (sums.loss / denominator(trees, objective)).backward()
     wanted = (sums.loss.item() / denominator(trees, objective), grads(model))
     assert_same(computed(s, examples(s, **weights), objective), wanted)

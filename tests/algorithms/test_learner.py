@@ -50,7 +50,7 @@ def test_a_chain_is_plain_cross_entropy(monkeypatch):
     wanted = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
     sums = Learner(model, None, TrainingConfig()).loss([chain])
-    loss, right = sums.loss, sums.right
+    loss, right = sums.loss, sums.correct
     (loss / denominator([chain])).backward()
     assert denominator([chain]) == 29 and right == (logits.argmax(-1) == ids[0, 1:]).sum()
     assert abs(loss.item() / 29 - expected.item()) < 1e-5
@@ -85,11 +85,11 @@ def test_the_learning_rate_is_that_of_torchs_own_schedulers(lr_end):
         weight.grad = torch.ones(1)
         ours.accumulate()
         ours.step()
-        assert ours.rate() == pytest.approx(other.param_groups[0]["lr"], abs=1e-12)
-        assert ours.adam.param_groups[0]["lr"] == ours.rate()
+        assert ours.learning_rate() == pytest.approx(other.param_groups[0]["lr"], abs=1e-12)
+        assert ours.adam.param_groups[0]["lr"] == ours.learning_rate()
         other.step()
         both.step()
-    assert ours.rate() == pytest.approx(0.01 * lr_end)
+    assert ours.learning_rate() == pytest.approx(0.01 * lr_end)
 
 
 def examples(count=4):

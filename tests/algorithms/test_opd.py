@@ -11,7 +11,7 @@ import torch
 from algorithms.base import Round
 from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.losses import Predicted, total
+from algorithms.engine.losses import Predicted, weighted_sums
 from algorithms.engine.objective import Objective
 from algorithms.opd import OPD
 from tests.algorithms.conftest import tiny_model
@@ -47,7 +47,7 @@ def loss_of(theta, start, teacher, objective: Objective):
         "score": teacher,
     }
     packed = SimpleNamespace(streams=streams, sequence=torch.arange(TOKENS))
-    return total(objective, Predicted(found, zeros, none, none, none), packed)
+    return weighted_sums(objective, Predicted(found, zeros, none, none, none), packed)
 
 
 def trained(objective: Objective, updates: int, seed: int = 0) -> float:

@@ -119,7 +119,7 @@ def embedded(folder: Path, dtype: str) -> None:
     learner = Learner(load_model(path, getattr(torch, dtype)), load_tokenizer(path), config)
     report = learner.train([chain(64, seed) for seed in range(6)])
     learner.save(folder / "model")
-    if parallel.is_first():
+    if parallel.is_main():
         (folder / "report.json").write_text(json.dumps([report.loss, report.grad_norm]))
 
 

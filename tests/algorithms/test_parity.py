@@ -179,7 +179,7 @@ def test_policy_gradients_are_those_of_trl(setting, kind, ratio, clip, coefficie
     s.ours.load_state_dict(s.before)
     learner = Learner(s.ours, None, TrainingConfig(), objective)
     if truncation is not None:
-        learner._remember_old(trees)
+        learner._compute_old_logprobs(trees)
     s.ours.load_state_dict(s.moved.state_dict())
     sums = learner.loss(trees)
     loss = sums.loss / denominator(trees, objective)

@@ -83,7 +83,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, float32: float | None, bfloat16: float
             raise RuntimeError("could not create a primitive")
         return precision._Speed(one, one, one)
 
-    monkeypatch.setattr(precision._Work, "once", once)
+    monkeypatch.setattr(precision._Work, "measure", once)
     monkeypatch.setattr(precision, "_has_gpu", lambda: False)
 
 
@@ -161,7 +161,7 @@ def test_threads_are_taken_where_they_help(
         clocks["wall"] += wall[which]
         clocks["cpu"] += cpu[which]
 
-    monkeypatch.setattr(precision._Work, "once", once)
+    monkeypatch.setattr(precision._Work, "measure", once)
     monkeypatch.setattr(precision, "ALL_THREADS", 4)
     monkeypatch.setattr(precision, "_has_gpu", lambda: False)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: clocks.update(count=count))
@@ -194,8 +194,8 @@ def test_a_container_may_use_fewer_cpus_than_there_are(cgroup: Path) -> None:
 
 def test_the_shapes_are_the_models_own(smollm2: Path, folder: Path, tmp_path: Path) -> None:
     assert precision._sizes(smollm2) == (576, 1536, 49152, 30)
-    least = precision.LEAST
+    least = precision.MIN_SIZE
     assert precision._sizes(folder) == (least, least, 50, 3), "calls would be measured"
     large = precision._Work(folder, torch.float32, 4)
     assert {weight.shape for weight in large.weights} == {(least, least)}
-    assert precision._sizes(tmp_path / "nowhere") == precision.USUAL
+    assert precision._sizes(tmp_path / "nowhere") == precision.DEFAULT_SIZES

@@ -119,9 +119,9 @@ def test_what_cannot_be_rendered_is_refused():
     refused("{% for m in messages %}{{ m.content }}{% endfor %}", "no special token ends")
     refused("{{ messages[0].content }}<|im_end|>", "one after another")
     refused(plain, "model.thinking=stripped", "stripped")
-    refused(plain, "cannot be told not to think", "empty")
+    refused(plain, "thinking cannot be turned off", "empty")
     forced = qwen.removesuffix("{%- endif %}") + "{{- '<think>\\n' }}\n{%- endif %}"
-    refused(forced, "take model.thinking=empty")
+    refused(forced, "set model.thinking=empty")
     refused(qwen, "it is one of", "off")
 
 

@@ -45,7 +45,7 @@ def train(folder: Path, options: dict, dtype: str, killed: bool) -> None:
     samples = all_trees(eight(tokenizer), 17)
     report = learner.train(samples, watch, folder / "kept")
     learner.save(folder / "model")
-    if parallel.is_first():
+    if parallel.is_main():
         told = dataclasses.asdict(report) | {"steps_here": steps}
         (folder / "report.json").write_text(json.dumps(told))
 

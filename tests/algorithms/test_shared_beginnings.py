@@ -54,8 +54,8 @@ def family(seed: int) -> list[TokenTree]:
 
 def prefixes(trees: list[TokenTree]) -> int:
     """How many nodes are left when trunks are merged: counted by their paths."""
-    trunks = {tuple(path(tree, node)) for tree in trees for node in range(tree.trunk)}
-    return len(trunks) + sum(len(tree) - tree.trunk for tree in trees)
+    trunks = {tuple(path(tree, node)) for tree in trees for node in range(tree.shared_path_length)}
+    return len(trunks) + sum(len(tree) - tree.shared_path_length for tree in trees)
 
 
 @pytest.mark.parametrize("multiple", [1, 16])
@@ -66,7 +66,7 @@ def test_every_node_still_sees_its_ancestors_alone(multiple):
         t = prefixes(trees)
         assert len(packed.end) == t + -t % multiple
         tokens, end = packed.input_ids[0].tolist(), packed.end.tolist()
-        pairs = [(tree, node) for tree in trees for node in tree.scored]
+        pairs = [(tree, node) for tree in trees for node in tree.loss_nodes]
         assert len(pairs) == len(packed.target)
         for m, (tree, node) in enumerate(pairs):
             source = int(packed.source[m])
@@ -138,14 +138,14 @@ def test_all_streams_are_those_of_trees_apart(ratio, divergence, truncation):
     how = Objective(ratio=ratio, divergence=divergence, truncation=truncation)
     learner = Learner(tiny_model(50), None, TrainingConfig(), how)
     if truncation:
-        learner._remember_old(trees)
-    apart = [learner.loss([tree]) for tree in trees if len(tree.scored)]
+        learner._compute_old_logprobs(trees)
+    apart = [learner.loss([tree]) for tree in trees if len(tree.loss_nodes)]
     sum(one.loss for one in apart).backward()
     wanted = grads(learner.model)
     together = learner.loss(trees)
     together.loss.backward()
     assert torch.allclose(together.loss, sum(one.loss for one in apart), rtol=1e-5)
-    for name in ("right", "clipped", "divergence"):
+    for name in ("correct", "clipped", "divergence"):
         assert abs(getattr(together, name) - sum(getattr(one, name) for one in apart)) < 1e-3
     for name, grad in grads(learner.model).items():
         assert (grad - wanted[name]).norm() <= 1e-5 * wanted[name].norm(), name

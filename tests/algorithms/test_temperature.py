@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from algorithms.engine.examples import example_trees
-from algorithms.engine.hf_policy import HFPolicy, drawn_logprobs, pick
+from algorithms.engine.hf_policy import HFPolicy, pick, sampled_logprobs
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.losses import Predicted, total
+from algorithms.engine.losses import Predicted, weighted_sums
 from algorithms.engine.objective import Objective
 from algorithms.engine.scorer import HFScorer
 from algorithms.gkd import GKD
@@ -63,7 +63,7 @@ def test_the_recorded_log_prob_is_how_often_the_token_is_drawn(temperature, top_
     drawn = pick(logits.expand(count, -1), uniform, temperature, top_p)
     share = torch.bincount(drawn, minlength=400) / count
     tokens = share.nonzero()[:, 0]
-    told = drawn_logprobs(logits.expand(len(tokens), -1), tokens, temperature, top_p).exp()
+    told = sampled_logprobs(logits.expand(len(tokens), -1), tokens, temperature, top_p).exp()
     assert torch.allclose(told, share[tokens], atol=1e-4)
     assert told.sum() == pytest.approx(1, abs=0.01)
 
@@ -105,7 +105,7 @@ def gradient_on_all_tokens(logits, rewards, objective, drawn_at: float):
         "score": zeros,
     }
     packed = SimpleNamespace(streams=streams, sequence=torch.arange(size))
-    total(objective, Predicted(found, zeros, none, none, none), packed).loss.backward()
+    weighted_sums(objective, Predicted(found, zeros, none, none, none), packed).loss.backward()
     return -theta.grad
 
 
@@ -144,7 +144,7 @@ def test_the_learner_trains_at_the_temperature_of_the_objective(tokenizer) -> No
         assert objective.temperature == 0.7
         learner = Learner(model, None, TrainingConfig(), objective)
         if truncation:
-            learner._remember_old(trees)
+            learner._compute_old_logprobs(trees)
         weight = sum(float(tree.pg_weight.sum()) for tree in trees)
         assert learner.loss(trees).loss.item() == pytest.approx(-weight, rel=1e-4)
         off = Learner(model, None, TrainingConfig(), GRPO(truncation=None).objective)
@@ -156,7 +156,7 @@ def test_cross_entropy_is_not_learned_at_another_temperature(tokenizer) -> None:
     renderer, (item, *_) = played(model, tokenizer, 1, top_p=1.0)
     trees = list(example_trees([taught(item, weight=1.0)], renderer))
     learner = Learner(model, None, TrainingConfig(), Objective(temperature=0.7))
-    with pytest.raises(ValueError, match="learned at temperature 1"):
+    with pytest.raises(ValueError, match="needs log-probs of temperature 1"):
         learner.loss(trees)
 
 
@@ -201,7 +201,7 @@ def test_no_preset_learns_from_other_log_probs_than_it_samples_with(preset) -> N
     own = parts.cfg.sampling
     temperature = own.temperature if plan.temperature is None else plan.temperature
     top_p = own.top_p if plan.top_p is None else plan.top_p
-    tokens_alone = plan.score != "nothing" or parts.cfg.algorithm.name == "grpo"
+    tokens_alone = parts.algorithm.scoring is not None or parts.cfg.algorithm.name == "grpo"
     if tokens_alone and objective.divergence != "jsd":
         assert (temperature, top_p) == (objective.temperature, 1.0)
     else:

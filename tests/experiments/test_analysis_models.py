@@ -12,7 +12,7 @@ from torch.distributions import Categorical, kl_divergence
 
 from algorithms.engine import divergence as engine
 from algorithms.engine.checkpoint import save_checkpoint
-from algorithms.engine.divergence import both, divergences
+from algorithms.engine.divergence import divergences, kl_both_ways
 from algorithms.engine.rendering import Renderer
 from experiments.console.progress import Display
 from experiments.pipeline.build import Parts
@@ -72,7 +72,7 @@ def test_the_sampled_log_ratio_is_the_exact_divergence_on_average() -> None:
     p, q = torch.randn(2, 1, 50).log_softmax(-1)
     drawn = torch.multinomial(p.exp()[0], 200_000, replacement=True)
     ratio = (p - q)[0, drawn]
-    off = float(ratio.mean() - both(p, q)[0])
+    off = float(ratio.mean() - kl_both_ways(p, q)[0])
     assert abs(off) < 4 * float(ratio.std()) / 200_000**0.5
 
 

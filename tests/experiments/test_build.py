@@ -65,6 +65,24 @@ def test_an_unknown_name_is_refused(wrong: str) -> None:
         getattr(parts, wrong.split(".")[0])
 
 
+@pytest.mark.parametrize(
+    "wrong,message",
+    [
+        ("algorithm._target_=no_package.mine.Mine", "module no_package.mine cannot be imported"),
+        ("algorithm._target_=algorithms.dagger.Nobody", "algorithms.dagger has no class Nobody"),
+        ("algorithm._target_=collections.Counter", "derived from algorithms.base.Algorithm"),
+        ("algorithm._target_=collections.namedtuple", "derived from algorithms.base.Algorithm"),
+        ("algorithm._target_=Mine", "give package.module.Class"),
+        ("algorithm._target_=.mine.Mine", "give package.module.Class"),
+        ("+algorithm.kep=all", "algorithm.kep: .* no such option; its options are beta, keep, "),
+        ("algorithm.keep=most", "algorithm.keep=most: it is one of all, finished, resolved"),
+    ],
+)
+def test_algorithm_that_cannot_be_built_is_refused(wrong: str, message: str) -> None:
+    with pytest.raises(SetupError, match=message):
+        _ = Parts(configuration(wrong)).algorithm
+
+
 def test_a_template_that_cannot_do_as_told_is_refused_before_the_first_episode(
     smollm2: Path,
 ) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from algorithms.base import Collect, Plain
+from algorithms.base import Algorithm, Collect, Round, Scoring, TrainingExample
 from experiments.console.progress import Display
 from experiments.pipeline import preflight, teachers
 from experiments.pipeline.build import Parts
@@ -131,13 +132,20 @@ def test_an_account_goes_on_from_what_lies_on_disk(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Distils(Plain):
+class Distils(Algorithm):
     """Asks for the teacher's log-probs and learns nothing."""
 
     name: str = "distils"
 
+    @property
+    def scoring(self) -> Scoring:
+        return Scoring("teacher", top_k=2)
+
     def collect(self, round: int) -> Collect:
-        return Collect(StudentOnly(), annotate="nothing", score="teacher", top_k=2)
+        return Collect(StudentOnly(), annotate="nothing")
+
+    def examples(self, rounds: Sequence[Round]) -> list[TrainingExample]:
+        return []
 
 
 @pytest.mark.parametrize("served", [False, True])

@@ -1,11 +1,10 @@
-"""Sandboxes as containers of a Docker Engine, or of anything that speaks its API (Podman,
-rootless).
+"""Sandboxes as containers of a Docker Engine, or of a program with the same API (Podman, rootless).
 
-The engine makes and limits the container; what runs in it as process 1 is the same supervisor as in
-every other sandbox, so a command costs what it costs in a shell and not the 70 ms of `docker exec`.
-Its code goes in over the attached stdin, so any image with bash and Python will do, unchanged. When
-the parent ends, however it ends, the engine closes that stdin, the supervisor goes, and the engine
-removes the container.
+The engine makes and limits the container. Process 1 in it is the same supervisor as in every other
+sandbox, so a command takes as long as in a shell, without the 70 ms of ``docker exec``. The code of
+the supervisor is sent over the attached standard input, so every image with bash and Python can be
+used unchanged. When the parent ends, for whatever reason, the engine closes that standard input,
+the supervisor ends, and the engine removes the container.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from swe_gym_env.sandbox.docker.image import ensure
 from swe_gym_env.sandbox.docker.leftovers import TTL, connect, labels, watch
 from swe_gym_env.sandbox.docker.stream import FIND, NO_PYTHON, RECEIVE, Attached, program
 
-STARTS = 4  # containers an engine is asked to make at once: more only wait in its own queue
-# What root needs to be root over the files of an image, and no more
+STARTS = 4  # containers that are started at once; an engine would only queue more of them
+# Root in the container may read, write and own all files of the image, and nothing else
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 GUARANTEES: dict[str, Guarantee] = {
     "isolation": "hard",
@@ -45,7 +44,12 @@ log = logging.getLogger(__name__)
 
 
 class DockerProvider:
-    """``host``: the engine's address, else ``DOCKER_HOST``, else the first socket that exists."""
+    """Makes sandboxes in containers.
+
+    Args:
+        host: Address of the engine. By default ``DOCKER_HOST``, or else the first socket of an
+            engine that exists on this machine.
+    """
 
     name = "docker"
 
@@ -107,7 +111,7 @@ class DockerProvider:
                 self._watched = True
 
     def _environment(self, image: str) -> dict[str, str]:
-        """The image's own environment. Pulls an image that the engine does not have."""
+        """The environment variables of an image, which is pulled if the engine does not have it."""
         import docker
 
         if image in self._environments:
@@ -125,13 +129,17 @@ class DockerProvider:
                     "build the tasks first, or fetch their images with `python -m swe_gym_env "
                     "prepull`"
                 ) from error
-        own = dict(pair.split("=", 1) for pair in found["Config"].get("Env") or ())
-        env = {"PATH": os.defpath, "HOME": "/root", "LANG": "C.UTF-8", **own}
+        of_image = dict(pair.split("=", 1) for pair in found["Config"].get("Env") or ())
+        env = {"PATH": os.defpath, "HOME": "/root", "LANG": "C.UTF-8", **of_image}
         return self._environments.setdefault(image, env)
 
 
 class DockerSandbox(SupervisedSandbox):
-    """One container, which goes when its stdin does."""
+    """One container, which ends when its standard input does.
+
+    Attributes:
+        container: Id of the container.
+    """
 
     def __init__(self, api: Any, spec: SandboxSpec, env: Mapping[str, str]) -> None:
         self._api = api
@@ -186,14 +194,14 @@ def _host_config(api: Any, limits: Limits) -> Any:
         cap_drop=["ALL"],
         cap_add=list(CAPABILITIES),
         security_opt=["no-new-privileges"],
-        log_config={"type": "none"},  # what passes through stdout is nobody's log
+        log_config={"type": "none"},  # its standard output carries our protocol, which is no log
     )
 
 
 def _socket() -> str:
-    """Where an engine of this user's own may listen."""
-    own = os.environ.get("XDG_RUNTIME_DIR", "")
-    for path in ("/var/run/docker.sock", f"{own}/docker.sock", f"{own}/podman/podman.sock"):
+    """Address of the first engine on this machine that this user may use."""
+    user = os.environ.get("XDG_RUNTIME_DIR", "")
+    for path in ("/var/run/docker.sock", f"{user}/docker.sock", f"{user}/podman/podman.sock"):
         if os.path.exists(path) and os.access(path, os.W_OK):
             return f"unix://{path}"
     return "unix:///var/run/docker.sock"

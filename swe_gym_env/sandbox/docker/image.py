@@ -1,7 +1,8 @@
-"""Docker images out of the local store's, so that the same task runs in either kind of sandbox.
+"""Docker images made from images of the local store, so that both kinds of sandbox run all tasks.
 
-Three layers: a base with this host's release of Debian or Ubuntu (so that its Python is the one
-that an environment was made with), an environment that many tasks share, and the task's own tree.
+An image has three layers: a base with this host's release of Debian or Ubuntu (so that its Python
+is the one with which the environment was made), an environment shared by many tasks, and the tree
+of the task.
 """
 
 from __future__ import annotations
@@ -27,41 +28,55 @@ from swe_gym_env.sandbox.local import python_prefixes
 REPOSITORY = "swe-gym-env"
 PACKAGES = "python3,python3-venv,git,patch,procps,ca-certificates"
 log = logging.getLogger(__name__)
-_LOCK = threading.Lock()  # two sandboxes of one image are often asked for at once
+_LOCK = threading.Lock()  # several threads often need the same image at once
 
 
 def ensure(api: Any, name: str, workdir: str = "/testbed") -> str:
-    """The tag of the Docker image for the store's image ``name``; makes what is missing.
+    """Make the Docker image for the image ``name`` of the store, where it does not exist yet.
 
-    Raises SetupError, docker.errors.DockerException.
+    Args:
+        api: The SDK's low-level client.
+        name: Name of the image in the local store.
+        workdir: Folder in the container at which the tree is put.
+
+    Returns:
+        The tag of the Docker image.
+
+    Raises:
+        SetupError: The image of the store is incomplete, or the base image cannot be made.
+        docker.errors.DockerException: The engine failed.
     """
     image = images.load(name)
     if not image.tree_path.is_dir():
         raise SetupError(f"image {name!r} lacks {image.tree_path}: build it again")
     layers = _layers(image, name, workdir)
     top = layers[-1][0]
-    if not _exists(api, top):  # one question, since every sandbox asks it
+    if not _exists(api, top):  # a single request in the usual case, since every start makes it
         with _LOCK:
             below = base(api)
-            for tag, parts in layers:
+            for tag, folders in layers:
                 if not _exists(api, tag):
                     log.info("making the image %s", tag)
                     last = tag == top
-                    _layer(api, below, tag, parts, image.env if last else {}, workdir)
+                    _layer(api, below, tag, folders, image.env if last else {}, workdir)
                 below = tag
     return top
 
 
-Parts = list[tuple[str, str, bool]]  # (folder here, folder there, leave installed packages out)
+# (folder on the host, folder in the image, whether installed packages are left out)
+Folders = list[tuple[str, str, bool]]
 
 
-def _layers(image: images.Image, name: str, workdir: str) -> list[tuple[str, Parts]]:
-    """Tags and what each adds to the one before: interpreters from outside the base (environments
-    share those), the mounts, the tree."""
+def _layers(image: images.Image, name: str, workdir: str) -> list[tuple[str, Folders]]:
+    """Tags, and what each adds to the one before.
+
+    First come interpreters from outside of the base, which environments share, then the mounts,
+    then the tree. Each tag holds a digest of all below it, so a change makes new images.
+    """
     mounts = {
         sandbox: Path(os.path.realpath(host)) for sandbox, host in image.host_mounts().items()
     }
-    below, layers = _base_tag()[0], list[tuple[str, Parts]]()
+    below, layers = _base_tag()[0], list[tuple[str, Folders]]()
     for prefix in python_prefixes(tuple(map(str, mounts.values()))):
         below = f"{REPOSITORY}/python:{_digest(below, prefix)}"
         layers.append((below, [(prefix, prefix, True)]))
@@ -77,7 +92,11 @@ def _layers(image: images.Image, name: str, workdir: str) -> list[tuple[str, Par
 
 
 def base(api: Any) -> str:
-    """A small system with Python and git. Made without a registry where mmdebstrap is at hand."""
+    """The tag of a small system with Python and git, which is made if it does not exist.
+
+    Root with mmdebstrap installed makes it without a registry; else the engine builds it from the
+    image of the distribution. Raises SetupError if that fails.
+    """
     tag, system = _base_tag()
     codename = tag.rpartition(":")[2]
     if _exists(api, tag):
@@ -104,7 +123,7 @@ def base(api: Any) -> str:
 
 
 def _base_tag() -> tuple[str, str]:
-    """And the name of the distribution."""
+    """The tag of the base image, and the name of the distribution."""
     try:
         release = platform.freedesktop_os_release()
         system, codename = release["ID"], release["VERSION_CODENAME"]
@@ -117,7 +136,7 @@ def _layer(
     api: Any,
     below: str,
     tag: str,
-    parts: Parts,
+    folders: Folders,
     env: Mapping[str, str],
     workdir: str,
 ) -> None:
@@ -125,7 +144,7 @@ def _layer(
     try:
         with tempfile.TemporaryFile() as file:
             with tarfile.open(fileobj=file, mode="w") as archive:
-                for here, there, bare in parts:
+                for here, there, bare in folders:
                     archive.add(here, there.lstrip("/"), filter=_bare if bare else _owned_by_root)
             file.seek(0)
             api.put_archive(container["Id"], "/", file)
@@ -145,13 +164,13 @@ def _owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _bare(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """An interpreter without what is installed beside it: that may hold the answer."""
+    """Leave out packages that are installed beside an interpreter: they may hold the answer."""
     inside = entry.name.partition("/site-packages/")[1]
     return None if inside else _owned_by_root(entry)
 
 
 def _stamp(image: images.Image) -> str:
-    """Changes when the image was made anew."""
+    """A text that changes when the image of the store is made anew."""
     return "".join(
         str(p.stat().st_mtime_ns) for p in (image.folder / "image.json", image.tree_path)
     )

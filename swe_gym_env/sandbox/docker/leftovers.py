@@ -1,10 +1,11 @@
-"""No container outlives the process that made it, wherever that process was killed.
+"""Make sure that no container outlives the process that made it, wherever that process was killed.
 
-A started sandbox ends with its stdin. One that was made and not yet started has none, so a small
-process of ours watches the parent and removes what still carries its label. For all else (the
-machine went down, say) there are ``python -m swe_gym_env clean`` and the label's date.
+A started sandbox ends with its standard input. A container that was made but not started has none,
+so a small watching process waits for the end of the parent and removes all containers that carry
+the parent's label. ``python -m swe_gym_env clean`` and the date in the label cover the remaining
+cases, such as a machine that went down.
 
-Run as a program by its path, so it imports nothing from this package.
+The watching process runs this file by its path, so it imports nothing from this package.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 LABEL = "swe_gym_env"
-TTL = 24 * 3600  # seconds after which a sandbox ends, whoever still holds it
+TTL = 24 * 3600  # seconds after which a sandbox ends, even if its parent still uses it
 LOOKS, PAUSE = 20, 0.5  # an engine may still be making what it was asked for
 
 
@@ -33,20 +34,24 @@ def connect(address: str) -> Any:
 
 
 def labels() -> dict[str, str]:
-    """By these a sandbox that was left behind is known: whose it is, and until when it may live."""
+    """Labels of a new container: which process made it, and until when it may exist."""
     expires = str(int(time.time()) + TTL)
     return {LABEL: "sandbox", f"{LABEL}.owner": _owner(os.getpid()), f"{LABEL}.expires": expires}
 
 
 def abandoned(label: Mapping[str, str]) -> bool:
-    """Has the process that made this sandbox ended, or its time run out?"""
+    """Whether the process that made the container has ended, or the container's time is over."""
     host, pid, started = label.get(f"{LABEL}.owner", "::").rsplit(":", 2)
     expired = int(label.get(f"{LABEL}.expires", "0")) < time.time()
     return expired or (host == socket.gethostname() and _started(int(pid or 0)) != started)
 
 
 def watch(address: str) -> None:
-    """Start the process that tidies up after this one. ``address``: the engine's."""
+    """Start the process that removes this one's containers after its end.
+
+    Args:
+        address: Address of the engine.
+    """
     subprocess.Popen(
         [sys.executable, "-I", __file__, str(os.getpid()), _owner(os.getpid()), address],
         stdin=subprocess.DEVNULL,
@@ -57,6 +62,7 @@ def watch(address: str) -> None:
 
 
 def sweep(api: Any, owner: str) -> None:
+    """Remove the containers of ``owner``. It looks several times: one may still be starting."""
     for _ in range(LOOKS):
         wanted = {"label": f"{LABEL}.owner={owner}"}
         for container in api.containers(all=True, filters=wanted):
@@ -72,7 +78,7 @@ def _owner(pid: int) -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in ticks since boot: its number may be used again."""
+    """When a process began, in ticks since boot; a process id alone may be used again."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

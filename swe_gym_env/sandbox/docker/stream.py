@@ -1,4 +1,10 @@
-"""The way into a container: its attached stdin and stdout, and the program that is sent there."""
+"""The connection to a container: its attached standard streams, and the program sent through them.
+
+The engine starts a shell that looks for a Python, and that Python reads the modules of the
+supervisor from standard input (first 8 digits with their length). After that the same stream
+carries the protocol of ``guest/wire.py``. The engine wraps what comes back into frames that say
+which stream the bytes are from; :class:`Attached` removes these frames.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,7 @@ from typing import Any
 from swe_gym_env.sandbox.guest import wire
 
 MODULES = ("kernel", "seccomp", "wire", "tree", "files", "supervisor", "contained")
-STDOUT, FRAME = 1, struct.Struct(">BxxxL")  # which stream, how many bytes of it follow
+STDOUT, FRAME = 1, struct.Struct(">BxxxL")  # header of a frame: number of the stream, bytes
 NO_PYTHON = "no Python 3.9 or newer in this image"
 # The engine starts this shell; the first Python that is new enough becomes process 1
 FIND = f"""
@@ -45,33 +51,42 @@ sys.modules["guest.contained"].main()
 
 
 class Attached:
-    """The container's stdin and stdout as one socket: the engine's frames are taken off."""
+    """The standard input and output of a container, with the methods of a socket.
+
+    What the container writes to standard error is kept for the message of an error.
+    """
 
     def __init__(self, api: Any, container: str) -> None:
         wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         self._file = api.attach_socket(container, wanted)
         self._sock: socket.socket = getattr(self._file, "_sock", self._file)
-        self._left = 0  # of the frame that is being read
-        self._complaint = b""
+        self._left = 0  # bytes left of the frame that is being read
+        self._complaint = b""  # the end of what came on standard error
         self.fileno, self.settimeout = self._sock.fileno, self._sock.settimeout
         self.shutdown = self._sock.shutdown
 
     def sendall(self, data: bytes) -> None:
         try:
             self._sock.sendall(data)
-        except BrokenPipeError:  # why, it may have said on stderr
+        except BrokenPipeError:  # standard error may say why; reading it raises
             while self.recv_into(memoryview(bytearray(4096))):
                 pass
 
     def recv(self, count: int) -> bytes:
-        """What comes after the last request: empty as soon as the supervisor has said goodbye,
-        which is earlier than the engine closes the stream."""
+        """Bytes after the last request; empty as soon as the supervisor has sent ``BYE``.
+
+        The engine closes the stream some time after that, and nobody should wait for it.
+        """
         view = memoryview(bytearray(count))
         data = bytes(view[: self.recv_into(view)])
         return b"" if data.endswith(wire.HEAD.pack(0, wire.BYE)) else data
 
     def recv_into(self, view: memoryview) -> int:
-        """Some bytes of stdout. Raises ConnectionResetError with what stood on stderr."""
+        """Read bytes of standard output into ``view`` and return their number.
+
+        Raises:
+            ConnectionResetError: The container has ended; the message quotes standard error.
+        """
         while not self._left:
             header = self._exactly(FRAME.size)
             stream, self._left = FRAME.unpack(header)

@@ -1,7 +1,8 @@
-"""The supervisor as process 1 of a container that somebody else has made and limited.
+"""The supervisor as process 1 of a container that an engine has made and limited.
 
-Requests come on its stdin and answers go out on its stdout, which the engine carries to the parent.
-It is its container's init: it reaps orphans, and nothing in the container can kill or stop it.
+Requests arrive on its standard input and answers leave on its standard output; the engine carries
+both to the parent. As the init process of the container it reaps orphans, and the kernel lets no
+other process of the container kill or stop it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ REQUESTS, ANSWERS = 0, 1
 def main() -> None:
     try:
         config: dict[str, Any] = wire.receive(REQUESTS)
-        kernel.prctl(4, 0)  # not dumpable: nobody in the sandbox may look into this process
+        # PR_SET_DUMPABLE off: no process of the sandbox may read the memory or files of this one
+        kernel.prctl(4, 0)
         os.umask(0o022)
         _end_at(time.monotonic() + config["ttl"])
         if kernel.SUPPORTED:
@@ -34,9 +36,9 @@ def main() -> None:
 
 
 def _end_at(deadline: float) -> None:
-    """Should the engine forget to tell us that the parent has gone."""
+    """End this process at ``deadline``, in case the engine does not report the parent's end."""
 
-    def look(*_: object) -> None:  # anyone in the sandbox can send this signal
+    def look(*_: object) -> None:  # it checks the clock, since the sandbox can send the signal too
         if time.monotonic() >= deadline:
             os._exit(0)
 

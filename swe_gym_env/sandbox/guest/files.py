@@ -1,5 +1,8 @@
-"""Files in and out of a sandbox, past the shell. Nothing in the sandbox may make these calls
-hang."""
+"""Read and write files of a sandbox without a shell.
+
+Code in the sandbox must not be able to make the supervisor hang. So files are opened without
+blocking (a named pipe has no reader or writer) and anything but a regular file is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,13 @@
-"""The new root: which parts of the host a sandbox sees, and on what it may write.
+"""The root file system of a sandbox: which parts of the host it sees, and where it may write.
 
-Everything is opened first as a detached mount, by whoever may read it (real root, or the sandbox's
-own owner); then, inside the new namespaces, the pieces are hung into an empty root and the old root
-is let go. So nothing is ever made on the host's disk, and nothing is left there.
+It is built in two steps. First every part is opened as a detached mount by a process that may read
+it (``Pieces``: real root if the program runs as root, otherwise the owner of the sandbox). Then,
+inside the new namespaces, the parts are attached to an empty root and the old root is unmounted
+(``build``). Nothing is created on the host's disk, so nothing can be left there.
+
+The layout: host folders read-only; the image's tree at ``workdir`` as the lower layer of an overlay
+whose upper layer is in memory; ``/tmp``, the home folder and ``/dev/shm`` writable in memory. All
+that can be written lies on one tmpfs, so one size limit holds for everything together.
 """
 
 from __future__ import annotations
@@ -16,13 +21,22 @@ from . import kernel
 
 Config = dict[str, Any]
 DEVICES = ("null", "zero", "full", "random", "urandom")
-WRITABLE = ("upper", "work", "tmp", "home", "shm")
+WRITABLE = ("upper", "work", "tmp", "home", "shm")  # folders of the tmpfs
+# Files of /proc that show the host's kernel, or control it
 SECRETS = ("kcore", "keys", "key-users", "kallsyms", "timer_list", "sched_debug", "sysrq-trigger")
 SAFE = kernel.RDONLY | kernel.NOSUID | kernel.NODEV
 
 
 class Pieces:
-    """Descriptors of detached mounts, ready to be attached."""
+    """File descriptors of detached mounts, ready to be attached.
+
+    Attributes:
+        binds: (descriptor, path in the sandbox) of the host's folders and files, read-only.
+        devices: (descriptor, name below /dev).
+        disk: The tmpfs on which everything writable lies.
+        tree: The image's tree, read-only. None if it was copied to ``disk`` instead, because
+            this kernel cannot make an overlay over it for this user.
+    """
 
     def __init__(self, config: Config) -> None:
         uid, gid = config["uid"], config["gid"]
@@ -46,13 +60,18 @@ class Pieces:
 
 
 def read_only(path: str) -> int:
+    """A detached read-only mount of ``path``."""
     fd = kernel.clone_tree(path)
     kernel.set_attributes(fd, SAFE)
     return fd
 
 
 def has_user_xattr(disk: int) -> bool:
-    """Overlayfs in a user namespace keeps its notes in user.* attributes (tmpfs: Linux 6.6)."""
+    """Whether the tmpfs can be the upper layer of an overlay.
+
+    Overlayfs in a user namespace stores its state in ``user.*`` attributes of files, which tmpfs
+    has since Linux 6.6.
+    """
     try:
         os.setxattr(f"/proc/self/fd/{disk}/upper", "user.overlay.probe", b"y")
         os.removexattr(f"/proc/self/fd/{disk}/upper", "user.overlay.probe")
@@ -62,7 +81,14 @@ def has_user_xattr(disk: int) -> bool:
 
 
 def shifted(tree: str, uid: int, gid: int) -> int | None:
-    """The tree with its owner shown as the sandbox's; None where the file system cannot do that."""
+    """Mount the tree so that its owner appears as the owner of the sandbox.
+
+    This is an ID-mapped mount: the kernel takes the mapping from a user namespace, so a helper
+    process is forked into a new one and ends as soon as the mapping has been read.
+
+    Returns:
+        A descriptor of the detached mount, or None if the file system does not support this.
+    """
     fd = read_only(tree)
     owner = os.stat(tree)
     if (owner.st_uid, owner.st_gid) == (uid, gid):
@@ -91,13 +117,17 @@ def shifted(tree: str, uid: int, gid: int) -> int | None:
 
 
 def write_maps(pid: int, uids: tuple[int, int], gids: tuple[int, int]) -> None:
+    """Map one user and one group, each (inside, outside), into the user namespace of ``pid``."""
     for kind, (inside, outside) in (("uid", uids), ("gid", gids)):
         with open(f"/proc/{pid}/{kind}_map", "w") as handle:
             handle.write(f"{inside} {outside} 1")
 
 
 def copy_tree(source: str, target: str, uid: int, gid: int) -> None:
-    """The slow way, for kernels on which the quick one does not work: time grows with the tree."""
+    """Copy the tree, for kernels without ID-mapped mounts or overlays in a user namespace.
+
+    It takes time in proportion to the size of the tree.
+    """
     import shutil
 
     shutil.copytree(source, target, symlinks=True)
@@ -107,7 +137,11 @@ def copy_tree(source: str, target: str, uid: int, gid: int) -> None:
 
 
 def build(config: Config, pieces: Pieces) -> None:
-    """Hang everything up in an empty root and move there. Needs the new namespaces."""
+    """Attach all parts to an empty root and make it the root of this process.
+
+    Must run inside the new namespaces, with ``pieces`` opened before. /proc and the root itself
+    become read-only last, since the steps before write to them.
+    """
     proc = kernel.new_filesystem("proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
     root = kernel.new_filesystem("tmpfs", kernel.NOSUID | kernel.NODEV, size="16m", mode="755")
     kernel.attach(root, "/tmp")
@@ -130,7 +164,7 @@ def build(config: Config, pieces: Pieces) -> None:
 
 
 def place(fd: int, path: str) -> None:
-    """Mount on a path that is made as needed."""
+    """Attach the mount ``fd`` at ``path``, which is created if it does not exist."""
     if not os.path.lexists(path):
         if stat.S_ISDIR(os.fstat(fd).st_mode):
             os.makedirs(path)
@@ -148,7 +182,10 @@ def _devices(pieces: Pieces) -> None:
 
 
 def _no_nested_namespaces() -> None:
-    """Comes last, because a detached mount counts as a namespace too."""
+    """Forbid new namespaces below this one.
+
+    It comes after all mounts, because a detached mount counts as a mount namespace too.
+    """
     for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
         try:
             with open(f"/proc/sys/user/max_{name}_namespaces", "w") as handle:
@@ -159,7 +196,11 @@ def _no_nested_namespaces() -> None:
 
 
 def _writable(config: Config, pieces: Pieces) -> None:
-    """All that can be written lies on one file system of limited size."""
+    """Attach the writable parts, which all lie on one file system of limited size.
+
+    The tmpfs and the lower layer are attached for a moment only, since ``clone_tree`` and overlayfs
+    need paths. The sandbox then sees them only through the mounts made from them.
+    """
     disk, lower = "/.disk", "/.lower"
     place(pieces.disk, disk)
     for name, path in (("tmp", "/tmp"), ("home", config["home"]), ("shm", "/dev/shm")):
@@ -181,7 +222,7 @@ def _writable(config: Config, pieces: Pieces) -> None:
 
 
 def _hide(paths: list[str]) -> None:
-    """Cover folders with an empty one, files with an empty file."""
+    """Cover each folder with an empty folder and each file with an empty file."""
     os.mkdir("/.empty", 0o555)
     for path in dict.fromkeys(os.path.realpath(path) for path in paths):  # each once
         if os.path.isdir(path):

@@ -1,7 +1,14 @@
-"""A system-call filter, written as BPF by hand so that no library is needed.
+"""A filter of system calls, assembled as BPF here so that no library is needed.
 
-A sandbox has no capabilities, so most of these calls would fail anyway; the filter keeps code that
-was written by a model away from the parts of the kernel in which holes are found most often.
+A sandbox has no capabilities, so most of these calls would fail in any case. The filter keeps code
+that a model wrote away from the parts of the kernel in which vulnerabilities are found most often.
+
+The filter is a list of 8-byte instructions of classic BPF: operation, jump if true, jump if false,
+value. Jumps count the instructions to skip. The kernel runs it for each system call on ``struct
+seccomp_data``, from which it loads the call's number, the architecture and the lower half of an
+argument (offsets ``_NR``, ``_ARCH``, ``_ARG0``, ``_ARG1``). The first return decides. Loading an
+argument overwrites the number of the call, so checks of arguments always end with a return
+(``_on``).
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ from . import kernel
 
 EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
 
-# name: (x86_64, aarch64); 0 where the architecture has no such call
+# These fail with EPERM. Name: number on (x86_64, aarch64), 0 if the architecture has no such call.
 DENIED = {
     "ptrace": (101, 117),
     "syslog": (103, 116),
@@ -74,20 +81,19 @@ DENIED = {
     "quotactl_fd": (443, 443),
     "open_tree_attr": (467, 467),
 }
-# Memory that no limit of ours would count; and clone3, whose flags a filter cannot see.
+# These fail with ENOSYS, as on a kernel without them, so that programs use their fallback. They
+# allocate memory that our limits would not count. clone3 passes its flags in memory, which a filter
+# cannot read; with clone, which programs then use, it can.
 ABSENT = {
     "shmget": (29, 194),
     "memfd_create": (319, 279),
     "clone3": (435, 435),
     "memfd_secret": (447, 447),
 }
-SOCKET_FAMILIES = (
-    1,
-    2,
-    10,
-    16,
-)  # unix, inet, inet6, netlink; vsock would leave the network sandbox
-TERMINAL_TRICKS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+# AF_UNIX, AF_INET, AF_INET6, AF_NETLINK. Others, such as AF_VSOCK, would bypass the network
+# namespace.
+SOCKET_FAMILIES = (1, 2, 10, 16)
+TERMINAL_TRICKS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: they write input to a terminal
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
@@ -103,11 +109,12 @@ def _fail(error: int) -> bytes:
 
 
 def program() -> bytes:
-    """The filter for this machine's architecture."""
+    """The filter for this machine's architecture, as the bytes of its instructions."""
     column = 0 if kernel.X86 else 1
+    # Calls of another architecture (32-bit programs) have other numbers: they are refused.
     ops = [_op(_LOAD, _ARCH), _op(_EQUAL, 0xC000003E if kernel.X86 else 0xC00000B7, yes=1)]
     ops += [_fail(ENOSYS), _op(_LOAD, _NR)]
-    if kernel.X86:  # the x32 numbers would be a way around
+    if kernel.X86:  # the same calls have a second set of numbers (x32): they are refused
         ops += [_op(_AT_LEAST, 0x40000000, no=1), _fail(ENOSYS)]
     for table, error in ((DENIED, EPERM), (ABSENT, ENOSYS)):
         for numbers in table.values():
@@ -116,7 +123,7 @@ def program() -> bytes:
     ops += _on((56, 220)[column], _ARG0, [_op(_ANY_BIT, kernel.CLONE_NEW_ANY, no=1), _fail(EPERM)])
     tricks = [_op(_EQUAL, t, no=1) + _fail(EPERM) for t in TERMINAL_TRICKS]
     ops += _on((16, 29)[column], _ARG1, tricks)
-    # prlimit64 on oneself only: the supervisor has the same uid
+    # prlimit64 only on the calling process (pid 0): the supervisor has the same uid
     ops += _on((302, 261)[column], _ARG0, [_op(_EQUAL, 0, yes=1), _fail(EPERM)])
     families = b"".join(
         _op(_EQUAL, f, yes=len(SOCKET_FAMILIES) - i) for i, f in enumerate(SOCKET_FAMILIES)
@@ -127,17 +134,23 @@ def program() -> bytes:
 
 
 def _on(number: int, argument: int, checks: list[bytes]) -> list[bytes]:
-    """Checks on an argument of one call; whoever passes them is allowed."""
-    body = b"".join([_op(_LOAD, argument), *checks, _op(_RETURN, _ALLOW)])
-    return [_op(_EQUAL, number, no=len(body) // 8), body]
+    """Check an argument of the call ``number``, which is allowed if no check fails it."""
+    block = b"".join([_op(_LOAD, argument), *checks, _op(_RETURN, _ALLOW)])
+    return [_op(_EQUAL, number, no=len(block) // 8), block]
 
 
 class _Program(ctypes.Structure):
+    """``struct sock_fprog``: the number of instructions and a pointer to them."""
+
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
 def install() -> None:
-    """From here on, for this process and all that come from it."""
+    """Apply the filter to this process and all its later children. It cannot be removed.
+
+    Must run after ``kernel.drop_privileges``, which sets no_new_privs: without it the kernel
+    accepts a filter from privileged processes only.
+    """
     code = program()
     buffer = ctypes.create_string_buffer(code, len(code))
     head = _Program(len(code) // 8, ctypes.addressof(buffer))

@@ -1,4 +1,9 @@
-"""The processes below the supervisor: who they are, what they use, how to end them."""
+"""The processes below the supervisor: which ones live, how much memory they use, and their end.
+
+/proc is read process by process, so a table is never a snapshot: processes start and end while it
+is made. All functions therefore tolerate missing processes, and ``kill`` repeats until none is
+left.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def _table() -> tuple[dict[int, int], set[int]]:
-    """(pid -> parent, the pids that are not just waiting to be reaped), as /proc shows them."""
+    """(parent of each process id, ids of processes that are not zombies), as /proc shows them."""
     parents, alive = {}, set()
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -19,7 +24,7 @@ def _table() -> tuple[dict[int, int], set[int]]:
             with open(f"/proc/{name}/stat", "rb") as handle:
                 state, parent = handle.read().rpartition(b")")[2].split()[:2]
         except (OSError, ValueError):
-            continue  # it ended meanwhile
+            continue  # it has ended in the meantime
         parents[int(name)] = int(parent)
         if state not in (b"Z", b"X"):
             alive.add(int(name))
@@ -42,14 +47,19 @@ def living(spare: frozenset[int] = frozenset()) -> list[int]:
 
 
 def send_kill(pid: int) -> None:
+    """SIGKILL to a process, or with -1 to all that this process may signal."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, 9)
 
 
 def kill(spare: frozenset[int], namespace: bool) -> None:
-    """End every descendant that is not spared, however fast they multiply.
+    """Kill every descendant that is not in ``spare`` or below it, however fast they fork.
 
-    In a PID namespace of our own the kernel can do that in one stroke.
+    Args:
+        spare: Process ids that must live on.
+        namespace: Whether this process is process 1 of a PID namespace. Then ``kill(-1)`` reaches
+            every process at once, which a fork bomb cannot outrun. It spares nobody, so with a
+            ``spare`` it is used only after 20 attempts have failed.
     """
     for attempt in range(100):
         if namespace and (not spare or attempt > 20):
@@ -63,11 +73,12 @@ def kill(spare: frozenset[int], namespace: bool) -> None:
 
 
 def over_limit(processes: list[int], limit: int) -> list[int]:
-    """Whom to end so that the others use at most ``limit`` bytes together, the largest first."""
+    """The processes to kill so that the others use at most ``limit`` bytes, the largest first."""
     sizes = {pid: _resident(pid) for pid in processes}
     if sum(sizes.values()) <= limit:
         return []
-    # Pages that forked processes share were counted once for each: look closer before killing.
+    # The resident size counts a page that several processes share once for each of them. The
+    # proportional size divides it among them, but takes longer to read.
     sizes = {pid: _proportional(pid, size) for pid, size in sizes.items()}
     used, victims = sum(sizes.values()), []
     for pid in sorted(sizes, key=sizes.__getitem__, reverse=True):

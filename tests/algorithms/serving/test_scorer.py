@@ -124,5 +124,5 @@ def test_another_tokenizer_and_another_server_are_refused(server: Server, tokeni
         scorer(server, Renderer(other)).check()
     server.http.shutdown()
     server.http.server_close()
-    with pytest.raises(SetupError, match="wants a vLLM server"):
+    with pytest.raises(SetupError, match="needs a vLLM server"):
         scorer(server, Renderer(tokenizer)).check()
