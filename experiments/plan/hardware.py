@@ -150,7 +150,7 @@ class OnCPU:
 
 
 def calibration_file(plan: DictConfig) -> Path:
-    from swe_gym_env.sandbox.images import home
+    from swe_gym_env.paths import home
 
     return Path(plan.calibration) if plan.calibration else home() / "plan.json"
 

@@ -32,7 +32,9 @@ def add_tasks(parser: argparse.ArgumentParser, flag: bool = False) -> None:
 
 
 def add_sandboxes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sandbox", default="auto", help="auto, local, docker or process")
+    parser.add_argument(
+        "--sandbox", default="auto", help="auto, local, docker, process, or of a plug-in"
+    )
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="tasks at once")
     parser.add_argument(
         "--timeout", type=seconds, default=900.0, metavar="SECONDS", help="of one run of the tests"
@@ -49,10 +51,10 @@ def load(options: argparse.Namespace) -> list[TaskInstance]:
     if options.limit is not None:
         values["limit"] = options.limit
     name = options.tasks
-    if name not in tasks.SOURCES:
+    if name not in tasks.names():
         if "/" not in name and "." not in name:
             raise SetupError(
-                f"no task source {name!r}: there are {', '.join(sorted(tasks.SOURCES))}; a file "
+                f"no task source {name!r}: there are {', '.join(tasks.names())}; a file "
                 "is given by its path"
             )
         values.setdefault("path", name)

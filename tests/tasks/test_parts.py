@@ -173,7 +173,7 @@ def test_rows_go_there_and_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("pipy", {}, "there are jsonl, pypi"),
+        ("pipy", {}, "there are: jsonl, pypi"),
         ("jsonl", {"path": "./no/where"}, "no task file"),
         ("jsonl", {"pth": "x"}, "no option pth: there are path, split, limit"),
         ("pypi", {"split": "test"}, "there are train, val, heldout, unseen"),

@@ -21,6 +21,8 @@ from swe_gym_env.types import TaskInstance
 
 __all__ = ["FULL", "build", "load"]
 
+BUILT = True
+
 
 def load(
     split: str = "all",

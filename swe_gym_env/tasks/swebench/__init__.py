@@ -22,6 +22,7 @@ HUB = {
     "lite": "SWE-bench/SWE-bench_Lite",
     "full": "SWE-bench/SWE-bench",
 }
+BUILT = True  # with build="sdist"
 SPLITS = ("test", "all", "train", "heldout", "dev")
 # For experiments with nothing else to train on. What has trained on these must not claim a score
 # on the test set, only on heldout.
