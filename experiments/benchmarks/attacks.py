@@ -6,7 +6,7 @@ prints a Markdown table. Each attack of `tests/support/attacks.py` is run twice 
 sandbox: once as `swebench.harness.run_evaluation` does it (its ways to apply a patch, its eval
 script with the exit code recorded, its `get_eval_report` on the log), once by
 `swe_gym_env.grading.grade`. No Docker is needed. The last rows are what no guard decides
-(`docs/grading.md`). Run it from a checkout, with the extra `swebench`.
+(`docs/reference/grading.md`). Run it from a checkout, with the extra `swebench`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Nothing of the agent's own sandbox is trusted but the diff. A fault of the machinery is never the
 agent's 0: it is retried in a new sandbox and comes back as a masked ``infra_error``. What guards
-the verdict is told in ``docs/grading.md``.
+the verdict is told in ``docs/reference/grading.md``.
 """
 
 from __future__ import annotations
