@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.base import Algorithm
-from experiments.config.algorithms import build_algorithm
+from algorithms.trainer import Trainer
+from experiments.config.algorithms import build_algorithm, build_trainer
 from experiments.pipeline import precision, serving, teachers
 from experiments.runs.inputs import refuse_changed
 from swe_gym_env import actions
@@ -83,6 +84,10 @@ class Parts:
         return build_algorithm(self.cfg.iteration0.algorithm, "iteration0.algorithm")
 
     @cached_property
+    def trainer(self) -> Trainer:
+        return build_trainer(self.cfg.get("trainer"))
+
+    @cached_property
     def start(self) -> Path:
         """The untrained student: a Hugging Face folder."""
         from algorithms.engine.models import fetch
@@ -131,7 +136,12 @@ class Parts:
 
     def check(self) -> None:
         """Makes what a mistake in the configuration could spoil hours later. SetupError."""
-        _ = self.training, self.iteration0, self.account([])
+        _ = self.account([])
+        for algorithm in (self.iteration0, self.algorithm):
+            try:
+                self.trainer.check(algorithm, self.training)
+            except ValueError as error:
+                raise SetupError(f"algorithm={algorithm.name}: {error}") from None
         self._check_overlap()
         self.check_scores()
 

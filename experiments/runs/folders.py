@@ -76,6 +76,7 @@ def trained_folder(cfg: DictConfig) -> RunFolder:
     depends = {name: data.get(name) for name in MAKES_TEACHER}
     own = data["teacher"]
     depends |= {name: own[name] for name in MADE_FROM if name in own}
+    depends |= {"trainer": data["trainer"]} if "trainer" in data else {}
     return named(cfg, "teacher", depends)
 
 
