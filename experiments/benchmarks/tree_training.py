@@ -68,7 +68,7 @@ class Work(NamedTuple):
 
 
 def trajectory(turns: int, seed: int = 0, length: int = 0) -> Work:
-    """A trajectory of ``turns`` turns, or, if ``length`` is given, of that many tokens."""
+    """A trajectory of ``turns`` turns or, if it is not 0, of ``length`` tokens."""
     rng = random.Random(seed)
     parent: list[int] = []
     weight: list[float] = []

@@ -5,7 +5,8 @@ how to read it.
 """
 
 from experiments.report.evaluation_page import write_evaluation
+from experiments.report.publish import publish
 from experiments.report.run_page import write_report
 from experiments.report.sweep_page import write_comparison
 
-__all__ = ["write_comparison", "write_evaluation", "write_report"]
+__all__ = ["publish", "write_comparison", "write_evaluation", "write_report"]

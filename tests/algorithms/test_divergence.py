@@ -91,9 +91,9 @@ def test_estimators_equal_closed_forms(setting, tokenizer, kind):
     student, each = tiny_model(len(tokenizer)), []
     teacher = tiny_model(len(tokenizer), 7)
     pairs = (logits_of_sampled(model, *setting) for model in (student, teacher))
-    for (own, ids), (other, _) in zip(*pairs, strict=True):
+    for (logits, ids), (teacher_logits, _) in zip(*pairs, strict=True):
         rows = torch.arange(len(ids))
-        r = other.detach().log_softmax(-1)[rows, ids] - own.log_softmax(-1)[rows, ids]
+        r = teacher_logits.detach().log_softmax(-1)[rows, ids] - logits.log_softmax(-1)[rows, ids]
         each.append(CLOSED[kind](r))
     expected = torch.cat(each).mean()
     expected.backward()

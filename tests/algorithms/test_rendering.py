@@ -128,14 +128,14 @@ def test_unsupported_templates_are_refused():
 def test_fingerprint_depends_on_vocabulary_and_end():
     from copy import deepcopy
 
-    own = fingerprint(family("qwen3"))
-    assert own == fingerprint(family("qwen3_instruct_2507")) != fingerprint(family("llama3"))
+    expected = fingerprint(family("qwen3"))
+    assert expected == fingerprint(family("qwen3_instruct_2507")) != fingerprint(family("llama3"))
     base, more, other_end = (deepcopy(family("qwen3")) for _ in range(3))
-    base.eos_token = "<|endoftext|>"  # as base models have it: their turns end alike all the same
-    assert fingerprint(base) == own
+    base.eos_token = "<|endoftext|>"  # as in base models, whose turns end in the same way
+    assert fingerprint(base) == expected
     more.add_tokens(["<new>"])
     other_end.chat_template = other_end.chat_template.replace("<|im_end|>", "<|endoftext|>")
-    assert len({own, fingerprint(more), fingerprint(other_end)}) == 3
+    assert len({expected, fingerprint(more), fingerprint(other_end)}) == 3
 
 
 def test_template_with_forced_thought_is_refused():

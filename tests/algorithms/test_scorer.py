@@ -47,9 +47,9 @@ def test_scores_equal_plain_forward(tokenizer):
 def test_teacher_turns_are_scored_as_encoded(tokenizer):
     turns = [Turn("see", "teacher", "do it"), Turn("then", "teacher", "done")]
     item, renderer = make_episode(turns), Renderer(tokenizer)
-    spelt = [replace(turn, token_ids=renderer.label(turn.text).token_ids) for turn in turns]
+    encoded = [replace(turn, token_ids=renderer.label(turn.text).token_ids) for turn in turns]
     scorer = HFScorer(tiny_model(len(tokenizer)), tokenizer, "teacher")
-    one, two = scorer.score([item, make_episode(spelt)])
+    one, two = scorer.score([item, make_episode(encoded)])
     assert one == two and [len(s.logprobs) for s in one] == [6, 5]
 
 

@@ -23,11 +23,11 @@ def tree_of(rng: random.Random, beginning: list[int], size: int) -> TokenTree:
     """A random tree of ``size`` nodes whose first are a chain of the tokens ``beginning``."""
     grown = random_tree(rng, size, 50)
     chain = np.arange(-1, len(beginning) - 1)
-    own = np.maximum(grown.parent[len(beginning) :], len(beginning) - 1)
+    rest = np.maximum(grown.parent[len(beginning) :], len(beginning) - 1)
     tokens = np.concatenate([beginning, grown.token_ids[len(beginning) :]])
     weight = grown.ce_weight.copy()
     weight[0] = 0
-    return replace(grown, token_ids=tokens, parent=np.concatenate([chain, own]), ce_weight=weight)
+    return replace(grown, token_ids=tokens, parent=np.concatenate([chain, rest]), ce_weight=weight)
 
 
 def family(seed: int) -> list[TokenTree]:

@@ -172,12 +172,12 @@ def test_sampler_scorer_and_trainer_agree(tokenizer, case) -> None:
     renderer, episodes = played(model, tokenizer, top_p=1.0)
     wanted = [plain(model, renderer, item) for item in episodes]
     scorer = HFScorer(model, tokenizer, "other")
-    for item, own, scores in zip(episodes, wanted, scorer.score(episodes), strict=True):
-        for turn, logprobs, score in zip(item.turns, own, scores, strict=True):
+    for item, expected, scores in zip(episodes, wanted, scorer.score(episodes), strict=True):
+        for turn, logprobs, score in zip(item.turns, expected, scores, strict=True):
             assert turn.logprobs == pytest.approx(logprobs, abs=3e-5)
             assert score.logprobs[: len(logprobs)] == pytest.approx(logprobs, abs=3e-5)
         together = of_trainer(model, renderer, item)
-        assert together == pytest.approx([value for turn in own for value in turn], abs=3e-5)
+        assert together == pytest.approx([value for turn in expected for value in turn], abs=3e-5)
 
 
 @pytest.mark.parametrize("case", [case for case in ACCEPTED if "window" in case])
@@ -285,10 +285,10 @@ def test_unexpected_windows_are_refused(tokenizer) -> None:
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_changed_logits_are_refused(tokenizer, where) -> None:
     model = accepted(tokenizer, "Llama")
-    own = model.forward
+    original = model.forward
 
     def scaled(*args, **kwargs):
-        out = own(*args, **kwargs)
+        out = original(*args, **kwargs)
         out.logits = out.logits * 1.5
         return out
 

@@ -40,12 +40,12 @@ def test_sampler_trainer_and_scorer_agree(tokenizer, case, temperature) -> None:
     scorer = HFScorer(accepted(tokenizer, case), tokenizer, "start")
     given = scorer.score(episodes, temperature=temperature)
     wanted = [plain(model, renderer, item, temperature) for item in episodes]
-    for item, own, scores in zip(episodes, wanted, given, strict=True):
-        for turn, logprobs, score in zip(item.turns, own, scores, strict=True):
+    for item, expected, scores in zip(episodes, wanted, given, strict=True):
+        for turn, logprobs, score in zip(item.turns, expected, scores, strict=True):
             assert turn.logprobs == pytest.approx(logprobs, abs=3e-5)
             assert score.logprobs[: len(logprobs)] == pytest.approx(logprobs, abs=3e-5)
         together = of_trainer(model, renderer, item, temperature)
-        assert together == pytest.approx([value for turn in own for value in turn], abs=3e-5)
+        assert together == pytest.approx([value for turn in expected for value in turn], abs=3e-5)
 
 
 def test_greedy_logprobs_are_at_temperature_one(tokenizer) -> None:
@@ -121,8 +121,8 @@ def test_gradient_is_exact_at_sampling_temperature_only() -> None:
         theta = (2 * logits).requires_grad_()
         value = ((theta / temperature).softmax(-1) * rewards).sum()
         (exact,) = torch.autograd.grad(value, theta)
-        own = Objective(clip_low=None, clip_high=None, temperature=temperature)
-        ours = gradient_on_all_tokens(theta.detach(), rewards, own, temperature)
+        objective = Objective(clip_low=None, clip_high=None, temperature=temperature)
+        ours = gradient_on_all_tokens(theta.detach(), rewards, objective, temperature)
         worst = min(worst, cosine(ours, exact))
         assert torch.allclose(ours, exact, atol=1e-12)
         if temperature != 1:
@@ -198,9 +198,9 @@ PRESETS = [path.stem for path in sorted((CONF / "preset").glob("*.yaml"))]
 def test_presets_train_at_sampling_temperature(preset) -> None:
     parts = Parts(configuration(f"preset={preset}"))
     objective, plan = parts.algorithm.objective, parts.algorithm.collect(1)
-    own = parts.cfg.sampling
-    temperature = own.temperature if plan.temperature is None else plan.temperature
-    top_p = own.top_p if plan.top_p is None else plan.top_p
+    sampling = parts.cfg.sampling
+    temperature = sampling.temperature if plan.temperature is None else plan.temperature
+    top_p = sampling.top_p if plan.top_p is None else plan.top_p
     tokens_alone = parts.algorithm.scoring is not None or parts.cfg.algorithm.name == "grpo"
     if tokens_alone and objective.divergence != "jsd":
         assert (temperature, top_p) == (objective.temperature, 1.0)
@@ -267,7 +267,7 @@ def test_policy_records_logprobs_after_top_p(tokenizer) -> None:
     """With top-p, what is recorded is larger than without, by the mass that was kept."""
     model = tiny_model(len(tokenizer))
     renderer, (item, *_) = played(model, tokenizer, 1, temperature=0.7, top_p=0.5)
-    own = plain(model, renderer, item, 0.7)[0]
-    assert all(a >= b - 1e-4 for a, b in zip(item.turns[0].logprobs, own, strict=True))
-    assert sum(item.turns[0].logprobs) > sum(own) + 0.1
+    expected = plain(model, renderer, item, 0.7)[0]
+    assert all(a >= b - 1e-4 for a, b in zip(item.turns[0].logprobs, expected, strict=True))
+    assert sum(item.turns[0].logprobs) > sum(expected) + 0.1
     assert isinstance(HFPolicy(model, tokenizer).temperature, float)

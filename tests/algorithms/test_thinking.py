@@ -124,9 +124,9 @@ def test_sampler_and_scorer_see_same_history(thinking):
     policy = HFPolicy(model, tokenizer, **options)
     turns = tuple(thoughtful(policy.renderer, 3))
     reply = policy.act([make_state(0, turns, "next")])[0]
-    own = Turn("next", "student", reply.text, None, reply.token_ids, reply.logprobs)
+    newest = Turn("next", "student", reply.text, None, reply.token_ids, reply.logprobs)
     scorer = HFScorer(model, tokenizer, "itself", thinking)
-    scores = next(scorer.score([make_episode([*turns, own])]))
+    scores = next(scorer.score([make_episode([*turns, newest])]))
     assert [len(s.logprobs) for s in scores[:2]] == [len(turn.token_ids) for turn in turns[:2]]
     # where the reply was cut short, its end was not sampled
     logprobs = scores[3].logprobs[: len(reply.logprobs)]

@@ -76,10 +76,10 @@ def weights_of(reply: Reply) -> int:
 def below(pid: int) -> list[int]:
     """The process and all its descendants."""
     try:
-        own = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return []
-    return [pid, *(found for child in own for found in below(int(child)))]
+    return [pid, *(found for child in children for found in below(int(child)))]
 
 
 def alive(pids: list[int]) -> list[int]:

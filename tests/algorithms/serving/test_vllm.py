@@ -102,8 +102,10 @@ def talk(policy: VLLMPolicy, turns: int = 2, episodes: int = 2) -> list[list[Tur
     for turn in range(turns):
         seen = [f"{n}: the tests fail in line {turn * 13 + n}." for n in range(episodes)]
         states = [make_state(n, tuple(conversations[n]), seen[n]) for n in range(episodes)]
-        for own, state, reply in zip(conversations, states, policy.act(states), strict=True):
-            own.append(executed(state, reply))
+        for turns_so_far, state, reply in zip(
+            conversations, states, policy.act(states), strict=True
+        ):
+            turns_so_far.append(executed(state, reply))
     return conversations
 
 
