@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from swe_gym_env import paths
 from swe_gym_env.grading import grade, verdict
-from swe_gym_env.sandbox import SandboxProvider, images
+from swe_gym_env.sandbox import SandboxProvider
 from swe_gym_env.tasks.pypi import fetch
 from swe_gym_env.tasks.pypi.catalog import PYTEST
 from swe_gym_env.types import TaskInstance
@@ -25,7 +26,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskInstance]:
     home = own_store(tmp_path_factory.mktemp("attacks"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWE_GYM_HOME", str(home))
-        yield make_task(home, str(images.home() / "envs" / env.name))
+        yield make_task(home, str(paths.home() / "envs" / env.name))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swe_gym_env.sandbox import images
+from swe_gym_env import paths
 from swe_gym_env.tasks.pypi import fetch
 from swe_gym_env.tasks.pypi.catalog import PYTEST, Package
 
@@ -77,7 +77,7 @@ def own_store(folder: Path) -> Path:
     fetch.environment_for("pytest", PYTEST)
     home = folder / "home"
     home.mkdir()
-    (home / "envs").symlink_to(images.home() / "envs")
+    (home / "envs").symlink_to(paths.home() / "envs")
     return home
 
 

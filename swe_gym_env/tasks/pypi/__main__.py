@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from swe_gym_env.errors import SWEGymError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi import listed, stats
 from swe_gym_env.tasks.pypi.build import Progress, build, find
 from swe_gym_env.tasks.pypi.catalog import CORE, PACKAGES, Package

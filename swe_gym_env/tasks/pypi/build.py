@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi import fetch, listed
 from swe_gym_env.tasks.pypi.catalog import CORE, PACKAGES, Package
 from swe_gym_env.tasks.pypi.choose import Wanted, draw_set

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi.catalog import PYTEST, Package
 
 BACKENDS = (

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from swe_gym_env import paths
 from swe_gym_env.errors import SWEGymError
 from swe_gym_env.sandbox import images
 from swe_gym_env.tasks import trees
@@ -128,7 +129,7 @@ def make(
 
 
 def _image(package: Package, env: Path) -> images.Image:
-    relative = env.relative_to(images.home())
+    relative = env.relative_to(paths.home())
     return images.Image(
         mounts={"/opt/env": f"{{home}}/{relative}"},
         masks=hidden_on_host(),

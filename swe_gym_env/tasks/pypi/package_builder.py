@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi import fetch, instance, listed, record
 from swe_gym_env.tasks.pypi.baseline import Baseline, baseline
 from swe_gym_env.tasks.pypi.catalog import Package

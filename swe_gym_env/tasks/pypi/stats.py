@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import quantiles
 from typing import Any
 
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi.splits import SPLITS
 
 MEASURES = ("lines", "files", "function_lines", "failing_tests", "tests", "distance")

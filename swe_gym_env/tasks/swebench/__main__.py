@@ -11,7 +11,7 @@ import sys
 
 from swe_gym_env import sandbox
 from swe_gym_env.errors import SWEGymError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.files import read_rows
 from swe_gym_env.tasks.swebench.validate import REPEATS, behaved, read, validate
 from swe_gym_env.text import shown

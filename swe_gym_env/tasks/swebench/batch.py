@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from swe_gym_env import paths
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox import images
 from swe_gym_env.tasks.files import Row
@@ -74,7 +75,7 @@ def rebuilt(
 
 def _built(row: Mapping[str, Any]) -> dict[str, Any]:
     """Rebuild a row, or take it from the store if it was rebuilt from the same row before."""
-    note = images.home() / "tasks" / "swebench" / "rows" / f"{row['instance_id']}.json"
+    note = paths.home() / "tasks" / "swebench" / "rows" / f"{row['instance_id']}.json"
     known = validated().get(row["instance_id"], {}).get("sdist", "")
     with locked(note.with_suffix(".lock")):
         if note.exists():

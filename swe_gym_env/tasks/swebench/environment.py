@@ -18,7 +18,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi.fetch import environment_for, locked
 from swe_gym_env.tasks.swebench.interpreters import nearest
 from swe_gym_env.tasks.swebench.specs import Spec

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swe_gym_env import paths
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox import images
 from swe_gym_env.tasks import trees
@@ -64,7 +65,7 @@ def find(row: Mapping[str, Any], facts: Spec, release: str = "") -> Fit:
     if why := facts.release.get("why_not"):
         raise CannotRebuildError(row["instance_id"], why)
     known = releases.releases(facts.release["name"])
-    note = images.home() / "tasks" / "swebench" / "found" / row["instance_id"]
+    note = paths.home() / "tasks" / "swebench" / "found" / row["instance_id"]
     release = release or (note.read_text() if note.exists() else "")
     if release:
         named = [one for one in known if str(one) == release]
@@ -115,7 +116,7 @@ def _image(row: Mapping[str, Any], facts: Spec, found: Fit, env: Environment) ->
     _add_bytecode(
         tree, _bytecode(whole, env), {change.new for change in (*found.gold, *found.tests)}
     )
-    mount = f"{{home}}/{env.folder.relative_to(images.home())}"
+    mount = f"{{home}}/{env.folder.relative_to(paths.home())}"
     variables = trees.sandbox_env(facts.release.get("path", "."))
     images.save(aside.name, images.Image(mounts={"/opt/env": mount}, env=variables))
     trees.publish(aside, name)

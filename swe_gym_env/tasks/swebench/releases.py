@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from swe_gym_env.errors import SetupError, SWEGymError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks import trees
 from swe_gym_env.tasks.pypi.fetch import locked, unpack
 from swe_gym_env.tasks.swebench.patches import Change, changes, join
