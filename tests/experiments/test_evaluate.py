@@ -17,8 +17,9 @@ from experiments.pipeline.evaluate import alone, refuse_in_a_run
 from experiments.report import write_evaluation
 from experiments.report.__main__ import _write
 from experiments.report.publish import count_failures
-from experiments.results import evaluation, predictions
+from experiments.results import evaluation
 from experiments.results.statistics import rate
+from experiments.runs import predictions
 from experiments.runs.naming import resolved
 from swe_gym_env.commands.predictions import read as read_predictions
 from swe_gym_env.disk import read_json
