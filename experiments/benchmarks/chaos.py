@@ -31,8 +31,8 @@ HEAD = "| fault | times | lost | doubled | left over | same weights | extra time
 
 
 def main() -> None:
-    from tests.support.chaos.driver import Zygote
     from tests.support.chaos.faults import Arena
+    from tests.support.warm import WarmInterpreter
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -44,9 +44,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     lines = [HEAD, "|---|---|---|---|---|---|---|---|"]
-    zygote = Zygote()
+    interpreter = WarmInterpreter()
     with tempfile.TemporaryDirectory() as folder:
-        arena = Arena(Path(folder), zygote)
+        arena = Arena(Path(folder), interpreter)
         count = len(arena.undisturbed.episodes)
         print(
             f"undisturbed: {arena.undisturbed.seconds:.1f} s, {count} episodes and labels",
@@ -61,7 +61,7 @@ def main() -> None:
         if args.file:
             args.file.write_text(text)
         print(text)
-        zygote.close()
+        interpreter.close()
 
 
 def faults(arena: Arena, times: int) -> dict[str, tuple[int, Fault]]:

@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from experiments.benchmarks.verdict_parity import official_row
 from experiments.console.progress import Display
 from experiments.pipeline.tasks import select
+from experiments.runs.reader import load_config
 from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.sandbox import images
 from swe_gym_env.sandbox.docker import DockerProvider
@@ -105,8 +104,7 @@ def main() -> None:
     parser.add_argument("--task", action="append", default=[], metavar="ID")
     parser.add_argument("--timeout", type=int, default=900)
     args = parser.parse_args()
-    cfg = OmegaConf.load(args.folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    cfg = load_config(args.folder)
     cfg.tasks.train = 0
     if args.task:
         cfg.evaluation.ids = args.task

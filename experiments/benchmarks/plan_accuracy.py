@@ -18,12 +18,13 @@ import sys
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.console.cli import CONF
 from experiments.plan.known import Facts
 from experiments.plan.phases import Planner
-from experiments.runs.folders import read_json
+from experiments.runs.folders import RunFolder
+from experiments.runs.reader import load_config
 
 SMALL = ("rounds=1", "iteration0.epochs=1")
 SETUPS = (
@@ -42,7 +43,7 @@ def run(folder: Path) -> list[Path]:
         plan = [sys.executable, "-m", "experiments.plan", "plan.calibrate=true", *overrides]
         subprocess.run(plan, check=True)
         subprocess.run([sys.executable, "-m", "experiments.run", *overrides], check=True)
-        now = {path.parent for path in folder.glob("*/summary.json")}
+        now = {path for path in folder.glob("*/") if RunFolder(path).summary}
         folders += sorted(now - before)
         before = now
     return folders
@@ -50,8 +51,7 @@ def run(folder: Path) -> list[Path]:
 
 def configuration(run: Path) -> DictConfig:
     """The configuration of a run, with sections that older runs lack."""
-    cfg = OmegaConf.load(run / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    cfg = load_config(run)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         new = compose("config", overrides=[f"model={cfg.model.name}"])
     cfg.plan, cfg.cluster = new.plan, new.cluster
@@ -59,7 +59,7 @@ def configuration(run: Path) -> DictConfig:
 
 
 def compare(run: Path) -> None:
-    cfg, real = configuration(run), read_json(run / "phases.json")
+    cfg, real = configuration(run), RunFolder(run).phases
     sides = [
         {phase.name: phase.seconds for phase in Planner(cfg, 0, facts).run()}
         for facts in (Facts(), Facts.of(str(run)))
