@@ -88,7 +88,7 @@ def main() -> None:
     try:
         cfg = configuration(arguments)
         if is_first() and not of_run:
-            guarded(train_stored, cfg, "experiments.train")
+            guarded(train_stored, cfg, "experiments.train", stored=True)
         else:
             train_stored(cfg, Told(cfg.logging.level if is_first() else "ERROR"))
     except SetupError as error:

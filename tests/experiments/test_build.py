@@ -112,7 +112,7 @@ def test_a_template_that_cannot_do_as_told_is_refused_before_the_first_episode(
     smollm2: Path,
 ) -> None:
     cfg = configuration(f"model.path={smollm2}", "sandbox=process", "model.thinking=stripped")
-    with pytest.raises(SetupError, match="thinking=stripped; take kept"):
+    with pytest.raises(SetupError, match="thinking=stripped; set it to kept"):
         Parts(cfg).make_env(TASK)
 
 
