@@ -40,12 +40,12 @@ def test_record_trainer_and_scorer_are_of_one_distribution(tokenizer, case, temp
     scorer = HFScorer(accepted(tokenizer, case), tokenizer, "start")
     given = scorer.score(episodes, temperature=temperature)
     wanted = [plain(model, renderer, item, temperature) for item in episodes]
-    for item, own, scores in zip(episodes, wanted, given, strict=True):
-        for turn, logprobs, score in zip(item.turns, own, scores, strict=True):
+    for item, rows, scores in zip(episodes, wanted, given, strict=True):
+        for turn, logprobs, score in zip(item.turns, rows, scores, strict=True):
             assert turn.logprobs == pytest.approx(logprobs, abs=3e-5)
             assert score.logprobs[: len(logprobs)] == pytest.approx(logprobs, abs=3e-5)
         together = of_trainer(model, renderer, item, temperature)
-        assert together == pytest.approx([value for turn in own for value in turn], abs=3e-5)
+        assert together == pytest.approx([value for turn in rows for value in turn], abs=3e-5)
 
 
 def test_greedy_turns_are_recorded_at_temperature_one(tokenizer) -> None:
@@ -63,9 +63,9 @@ def test_the_recorded_log_prob_is_how_often_the_token_is_drawn(temperature, top_
     drawn = pick(logits.expand(count, -1), uniform, temperature, top_p)
     share = torch.bincount(drawn, minlength=400) / count
     tokens = share.nonzero()[:, 0]
-    told = sampled_logprobs(logits.expand(len(tokens), -1), tokens, temperature, top_p).exp()
-    assert torch.allclose(told, share[tokens], atol=1e-4)
-    assert told.sum() == pytest.approx(1, abs=0.01)
+    drawn = sampled_logprobs(logits.expand(len(tokens), -1), tokens, temperature, top_p).exp()
+    assert torch.allclose(drawn, share[tokens], atol=1e-4)
+    assert drawn.sum() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -82,8 +82,8 @@ def test_the_trainers_log_probs_are_those_of_trl(tokenizer, temperature) -> None
         labels = ids.clone()
         labels[:, : len(prompt)] = -100
         with torch.no_grad():
-            told = theirs(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
-        wanted = told[0, -count:].tolist()
+            found = theirs(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
+        wanted = found[0, -count:].tolist()
         assert turn.logprobs == pytest.approx(wanted, abs=1e-4)
         fresh = tiny_model(len(tokenizer))
         assert of_trainer(fresh, renderer, item, temperature) == pytest.approx(wanted, abs=1e-4)
@@ -121,8 +121,8 @@ def test_the_gradient_is_the_exact_one_at_each_temperature_and_that_of_another_i
         theta = (2 * logits).requires_grad_()
         value = ((theta / temperature).softmax(-1) * rewards).sum()
         (exact,) = torch.autograd.grad(value, theta)
-        own = Objective(clip_low=None, clip_high=None, temperature=temperature)
-        ours = gradient_on_all_tokens(theta.detach(), rewards, own, temperature)
+        objective = Objective(clip_low=None, clip_high=None, temperature=temperature)
+        ours = gradient_on_all_tokens(theta.detach(), rewards, objective, temperature)
         worst = min(worst, cosine(ours, exact))
         assert torch.allclose(ours, exact, atol=1e-12)
         if temperature != 1:
@@ -164,7 +164,7 @@ BETA = Schedule("constant", start=0.0)
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "said"),
+    ("method", "options", "message"),
     [
         (GRPO, {"top_p": 0.9}, r"algorithm\.top_p=1"),
         (OPD, {"top_p": 0.9}, r"algorithm\.top_p=1"),
@@ -175,8 +175,8 @@ BETA = Schedule("constant", start=0.0)
         (Mixed, {"beta": BETA, "top_p": 0.9}, r"algorithm\.top_p=1"),
     ],
 )
-def test_other_distributions_are_refused(method, options, said) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_other_distributions_are_refused(method, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
         method(**options)
 
 
@@ -198,9 +198,9 @@ PRESETS = [path.stem for path in sorted((CONF / "preset").glob("*.yaml"))]
 def test_no_preset_learns_from_other_log_probs_than_it_samples_with(preset) -> None:
     parts = Parts(configuration(f"preset={preset}"))
     objective, plan = parts.algorithm.objective, parts.algorithm.collect(1)
-    own = parts.cfg.sampling
-    temperature = own.temperature if plan.temperature is None else plan.temperature
-    top_p = own.top_p if plan.top_p is None else plan.top_p
+    sampling = parts.cfg.sampling
+    temperature = sampling.temperature if plan.temperature is None else plan.temperature
+    top_p = sampling.top_p if plan.top_p is None else plan.top_p
     tokens_alone = parts.algorithm.scoring is not None or parts.cfg.algorithm.name == "grpo"
     if tokens_alone and objective.divergence != "jsd":
         assert (temperature, top_p) == (objective.temperature, 1.0)
@@ -240,8 +240,8 @@ def test_a_given_server_with_other_log_probs_is_refused(monkeypatch, mode, tempe
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             info = self.path.startswith("/server_info?config_format=json")
-            said = {"vllm_config": {"model_config": {"logprobs_mode": mode}}} if info else {}
-            content = json.dumps(said).encode()
+            settings = {"vllm_config": {"model_config": {"logprobs_mode": mode}}} if info else {}
+            content = json.dumps(settings).encode()
             self.send_response(404 if info and mode is None else 200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -267,7 +267,7 @@ def test_a_policy_that_samples_says_what_it_sampled_from(tokenizer) -> None:
     """With top-p, what is recorded is larger than without, by the mass that was kept."""
     model = tiny_model(len(tokenizer))
     renderer, (item, *_) = played(model, tokenizer, 1, temperature=0.7, top_p=0.5)
-    own = plain(model, renderer, item, 0.7)[0]
-    assert all(a >= b - 1e-4 for a, b in zip(item.turns[0].logprobs, own, strict=True))
-    assert sum(item.turns[0].logprobs) > sum(own) + 0.1
+    logprobs = plain(model, renderer, item, 0.7)[0]
+    assert all(a >= b - 1e-4 for a, b in zip(item.turns[0].logprobs, logprobs, strict=True))
+    assert sum(item.turns[0].logprobs) > sum(logprobs) + 0.1
     assert isinstance(HFPolicy(model, tokenizer).temperature, float)
