@@ -17,6 +17,7 @@ from algorithms.trainer import Trainer
 from experiments.config.algorithms import build_algorithm, build_trainer
 from experiments.pipeline import precision, serving, teachers
 from experiments.runs.inputs import refuse_changed
+from experiments.runs.reader import load_config
 from swe_gym_env import actions
 from swe_gym_env.actions import ActionFormat
 from swe_gym_env.env import SWEEnv
@@ -271,11 +272,8 @@ def parts_of(run: Path) -> Parts:
     Raises:
         SetupError: The folder holds no run, or the run's model is no longer the same.
     """
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise SetupError(f"{run} is no run folder: it holds no config.yaml")
-    cfg = OmegaConf.load(path)
-    if not isinstance(cfg, DictConfig) or "model" not in cfg:
-        raise SetupError(f"{path} names no model")
+    cfg = load_config(run)
+    if "model" not in cfg:
+        raise SetupError(f"{run}: its config.yaml names no model")
     refuse_changed(run, cfg, "model")
     return Parts(cfg)

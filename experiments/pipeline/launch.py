@@ -67,17 +67,6 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def refuse_many() -> None:
-    """Raises SetupError if a launcher started several processes of a command that is one."""
-    many = os.environ.get("WORLD_SIZE", "1")
-    if many != "1":
-        raise SetupError(
-            f"A launcher started {many} processes of this command, which is one process: only "
-            "training uses several. Start it without the launcher and give "
-            f"\"training.launch=[torchrun,--nproc-per-node,'{many}']\""
-        )
-
-
 @contextlib.contextmanager
 def training(launch: Sequence[str], run: RunFolder, index: int, display: Display) -> Iterator[None]:
     """Trains round ``index`` in a separate process while the caller's block runs.

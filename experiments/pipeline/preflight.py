@@ -23,7 +23,7 @@ from experiments.pipeline import precision, serving
 from experiments.runs.folders import runs
 from swe_gym_env.disk import unwritable
 from swe_gym_env.errors import SetupError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 
 NEAREST = (
     "The nearest thing that runs here: python -m experiments.run\n"
