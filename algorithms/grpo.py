@@ -82,9 +82,7 @@ class GRPO(Algorithm):
             raise ValueError("algorithm.aggregation=constant needs algorithm.constant=TOKENS")
         one_distribution(self.temperature, self.top_p)
         if self.repeats < 2:
-            raise ValueError(
-                "algorithm.repeats must be at least 2: one episode has no advantage"
-            )
+            raise ValueError("algorithm.repeats must be at least 2: one episode has no advantage")
         _ = self.objective
 
     @property

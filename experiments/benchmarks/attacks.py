@@ -6,7 +6,7 @@ Measured: for each attack of `tests/support/attacks.py`, whether it is graded as
 graded twice in a `local` sandbox: once with the steps of `swebench.harness.run_evaluation` (its
 ways to apply a patch, its eval script with the exit code recorded, its `get_eval_report` on the
 log), and once by `swe_gym_env.grading.grade`. The last rows are attacks that no guard can decide
-(`docs/grading.md`). The result is a Markdown table.
+(`docs/reference/grading.md`). The result is a Markdown table.
 
 It needs a checkout and the extra `swebench`, and no Docker.
 """

@@ -123,7 +123,11 @@ def _options(kind: type, above: str) -> list[str]:
     for name, known in declared(kind).items():
         if name != "name":
             row = _row(
-                f"{above}{name}", known.default, allowed(known.type, known.key), docs.get(name, ""), ""
+                f"{above}{name}",
+                known.default,
+                allowed(known.type, known.key),
+                docs.get(name, ""),
+                "",
             )
             lines.append(row.removesuffix("|  |") + "|")
     return [*lines, ""]

@@ -107,7 +107,8 @@ class SwebenchTasks(Tasks):
     """SWE-bench and its subsets."""
 
     build: Literal["docker", "sdist"] = key(
-        "docker", "The published images, or rebuilt from PyPI without Docker (docs/swebench.md)"
+        "docker",
+        "The published images, or rebuilt from PyPI without Docker (docs/guides/swebench.md)",
     )
 
 
@@ -165,7 +166,7 @@ class Server:
 
 @dataclass(kw_only=True)
 class VLLMServing:
-    """The student answers from vLLM servers, over HTTP (docs/serving.md)."""
+    """The student answers from vLLM servers, over HTTP (docs/guides/scale.md)."""
 
     name: Literal["vllm"] = required("How the student answers")
     max_context: int = key(4096, "Tokens of history and answer", least=1)
@@ -189,7 +190,7 @@ class Local:
 
 @dataclass(kw_only=True)
 class RayCluster:
-    """Episodes run on the machines of a Ray cluster (docs/cluster.md)."""
+    """Episodes run on the machines of a Ray cluster (docs/guides/scale.md)."""
 
     name: Literal["ray"] = required("Which machines do the work")
     address: str = key("local", "local: start Ray here; auto or HOST:6379: join a cluster")

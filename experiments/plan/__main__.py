@@ -5,7 +5,7 @@
     python -m experiments.plan plan.calibrate=true    measure this CPU first, for all later plans
 
 Takes the choices and values of experiments.run. The section ``plan``, which a run does not have,
-holds what is assumed (plan.student.turns=30). docs/plan.md says what is modeled.
+holds what is assumed (plan.student.turns=30). docs/reference/planner.md says what is modeled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from omegaconf import DictConfig
 
 from experiments.console.cli import CONF, HYDRA, explain_unknown, guarded
 from experiments.plan.config import PlannerConfig
-
 
 CONFIG = "planner"  # conf/planner.yaml
 
