@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import pytest
 
+pytest_plugins = ["tests.support.costs"]
+
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("SWE_GYM_HOME", str(ROOT / ".cache"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

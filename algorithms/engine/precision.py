@@ -65,7 +65,7 @@ def choose(folder: str | Path, dtype: str | None = None, threads: int | None = N
     Args:
         folder: A Hugging Face folder.
         dtype: If not None, it is taken and not measured.
-        threads: Likewise.
+        threads: If not None, it is taken and not measured.
     """
     reasons = []
     if dtype is None:

@@ -4,7 +4,8 @@ Figures also as PNG, tables as CSV. What the page shows, and how to read it: doc
 """
 
 from experiments.report.evaluation_page import write_evaluation
+from experiments.report.publish import publish
 from experiments.report.run_page import write_report
 from experiments.report.sweep_page import write_comparison
 
-__all__ = ["write_comparison", "write_evaluation", "write_report"]
+__all__ = ["publish", "write_comparison", "write_evaluation", "write_report"]

@@ -1,4 +1,4 @@
-"""Arguments that several commands share: which tasks, and in which kind of sandbox."""
+"""Arguments that several commands share: the choice of tasks and of the kind of sandbox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from swe_gym_env.types import TaskInstance
 
 
 def add_tasks(parser: argparse.ArgumentParser, flag: bool = False) -> None:
-    """``flag``: as ``--tasks TASKS``, else as a positional argument."""
+    """Declare the arguments that choose tasks.
+
+    Args:
+        parser: The parser of the command.
+        flag: Whether the source is given as ``--tasks TASKS`` instead of as a positional argument.
+    """
     about = "a task source, or a file, folder or hub id of rows"
     if flag:
         parser.add_argument("--tasks", required=True, metavar="TASKS", help=about)
@@ -42,7 +47,7 @@ def add_sandboxes(parser: argparse.ArgumentParser) -> None:
 
 
 def load(options: argparse.Namespace) -> list[TaskInstance]:
-    """Raises SetupError, also where there are no tasks."""
+    """Load the chosen tasks. Raises SetupError, also if there are none."""
     from swe_gym_env import tasks
 
     values = dict(_pair(text) for text in options.option)

@@ -1,24 +1,21 @@
-"""One zygote and one undisturbed run for the whole suite."""
+"""One undisturbed run for the whole suite, and the warm interpreter from which runs are forked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.chaos.driver import Zygote
+from tests.support import warm
 from tests.support.chaos.faults import Arena
 from tests.support.toy_tasks import real_provider
+from tests.support.warm import WarmInterpreter
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    started = Zygote()
-    yield started
-    started.close()
+def interpreter() -> WarmInterpreter:
+    return warm.interpreter()
 
 
 @pytest.fixture(scope="session")
-def arena(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Arena:
+def arena(interpreter: WarmInterpreter, tmp_path_factory: pytest.TempPathFactory) -> Arena:
     real_provider("local")
-    return Arena(tmp_path_factory.mktemp("arena"), zygote)
+    return Arena(tmp_path_factory.mktemp("arena"), interpreter)

@@ -19,4 +19,4 @@ def test_a_run_killed_anywhere_ends_as_if_nothing_had_happened(arena: Arena, poi
         job = arena.job()
         runs = kill(arena, job, at)
         cost = arena.cost(job, runs)
-        assert cost.harmless, (str(at), cost, runs[-1].said)
+        assert cost.harmless, (str(at), cost, runs[-1].output)

@@ -14,8 +14,8 @@ from tests.support.chaos.faults import Arena, lose_nursery, lose_sandboxes, miss
 def test_killed_boxes_and_their_maker_cost_no_episode(arena: Arena) -> None:
     job = arena.job()
     runs = lose_sandboxes(job, 2, 0.15)
-    assert arena.cost(job, runs).harmless, runs[0].said
-    assert missed(runs[0]), runs[0].said
+    assert arena.cost(job, runs).harmless, runs[0].output
+    assert missed(runs[0]), runs[0].output
     job = arena.job()
     assert arena.cost(job, lose_nursery(job, 2, 0.3)).harmless
 
@@ -25,4 +25,4 @@ def test_killed_boxes_and_their_maker_cost_no_episode(arena: Arena) -> None:
 def test_a_box_that_hangs_is_ended_and_its_episode_played_again(arena: Arena) -> None:
     job = arena.job()
     runs = lose_sandboxes(job, 1, 0.5, signal.SIGSTOP)
-    assert arena.cost(job, runs).harmless, runs[0].said
+    assert arena.cost(job, runs).harmless, runs[0].output

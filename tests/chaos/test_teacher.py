@@ -19,15 +19,15 @@ def test_a_teacher_with_a_third_of_faults_costs_labels_and_no_episode(arena: Are
         job = arena.job("teacher=server", *asked, "episodes_per_round=5")
         run = job.finish()
     assert len(teacher.sent) > 5, teacher.sent
-    assert not job.doubled() and not job.orphans() and "Traceback" not in run.said
+    assert not job.doubled() and not job.orphans() and "Traceback" not in run.output
     rounds = [episode for episode in job.raw() if "/rounds/" in episode["file"]]
     assert len(rounds) == 2 + 5 and not any(e["outcome"]["mask"] for e in rounds)
-    told = dict(re.findall(r"round (\d): (\d+) of \d+ states unlabeled", run.said))
+    told = dict(re.findall(r"round (\d): (\d+) of \d+ states unlabeled", run.output))
     counted = {}
     for path in job.files("metrics.json"):
         measured = json.loads(path.read_text())
         if measured.get("unlabeled"):
             counted[str(measured["round"])] = str(measured["unlabeled"])
     assert told == counted and sum(map(int, counted.values())) > 0
-    lines = [line for line in run.said.splitlines() if "unlabeled" in line or "HTTP" in line]
+    lines = [line for line in run.output.splitlines() if "unlabeled" in line or "HTTP" in line]
     assert len(lines) == len(counted), "one line for a round"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.algorithms.conftest import smollm2 as smollm2
-from tests.support.chaos.driver import Zygote
 from tests.support.chaos.faults import Arena, Kill, kill
+from tests.support.warm import WarmInterpreter
 
 FIXED = (
     "serving.batch_size=1",
@@ -28,9 +28,9 @@ FIXED = (
 @pytest.mark.recorded
 @pytest.mark.timeout(1800)
 def test_a_killed_run_of_the_real_model_ends_with_the_same_weights(
-    zygote: Zygote, smollm2: Path, tmp_path: Path
+    interpreter: WarmInterpreter, smollm2: Path, tmp_path: Path
 ) -> None:
-    arena = Arena(tmp_path, zygote, *FIXED, model=smollm2)
+    arena = Arena(tmp_path, interpreter, *FIXED, model=smollm2)
     assert len(arena.undisturbed.weights) == 3
     job = arena.job()
     cost = arena.cost(job, kill(arena, job, Kill(share=0.45)))

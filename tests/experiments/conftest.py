@@ -23,6 +23,7 @@ from swe_gym_env.types import TaskInstance
 from tests.algorithms.conftest import smollm2 as smollm2
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.conftest import tokenizer as tokenizer
+from tests.support import warm
 from tests.support.toy_tasks import GOLD, toy_task
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ def browser() -> Iterator:
 
 @dataclass
 class Job:
-    """Runs our command lines as real processes in one store and one runs/ folder."""
+    """Runs our command lines as real processes, in one store and one runs/ folder."""
 
     home: Path
     runs: Path
@@ -71,19 +72,34 @@ class Job:
     def env(self) -> dict[str, str]:
         return {**os.environ, "SWE_GYM_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
 
-    def run(self, *overrides: str, module: str = "experiments.run", code: int = 0) -> str:
-        """What it printed, stdout and stderr together."""
-        done = subprocess.run(
-            self.command(*overrides, module=module),
-            cwd=ROOT,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=840,
-        )
-        assert done.returncode == code, done.stdout
-        return done.stdout
+    def run(
+        self,
+        *overrides: str,
+        module: str = "experiments.run",
+        code: int = 0,
+        new_interpreter: bool = False,
+    ) -> str:
+        """Run a command to its end. What it printed, stdout and stderr together.
+
+        It is forked from the warm interpreter, unless ``new_interpreter`` asks for one of its own:
+        where the import is part of the test, or what the environment does to it.
+        """
+        if new_interpreter:
+            done = subprocess.run(
+                self.command(*overrides, module=module),
+                cwd=ROOT,
+                env=self.env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=840,
+            )
+            ended, output = done.returncode, done.stdout
+        else:
+            arguments = (*self.overrides, *overrides)
+            ended, output = warm.interpreter().run(module, *arguments, env=self.env, timeout=840)
+        assert ended == code, output
+        return output
 
     def by_hand(self, module: str, *arguments: str, code: int = 0) -> str:
         """A command that takes no overrides."""
@@ -93,20 +109,19 @@ class Job:
         self, until: str, number: int, sig: signal.Signals, *overrides: str, within: float = 120
     ) -> str:
         """Start it and send ``sig`` once ``number`` lines stand in a file matching ``until``."""
-        with subprocess.Popen(
-            self.command(*overrides),
-            cwd=ROOT,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        ) as process:
+        log = self.runs.parent / f"interrupted-{time.monotonic_ns()}.txt"
+        arguments = (*self.overrides, *overrides)
+        run = warm.interpreter().start("experiments.run", *arguments, env=self.env, log=log)
+        try:
             deadline = time.monotonic() + within
             while self.lines(until) < number:
-                assert process.poll() is None, process.communicate()[0].decode()
+                assert not run.ended(0.02), run.output
                 assert time.monotonic() < deadline, "it did not get so far"
-                time.sleep(0.02)
-            process.send_signal(sig)
-            return process.communicate(timeout=60)[0].decode()
+            run.send(sig)
+            run.wait(60)
+            return run.output
+        finally:
+            run.close()
 
     def lines(self, pattern: str) -> int:
         return sum(len(path.read_text().splitlines()) for path in self.runs.glob(pattern))

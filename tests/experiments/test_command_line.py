@@ -10,10 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import warm
+
 ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str, module: str = "experiments.run", **env: str) -> tuple[int, str]:
+    """Exit code and output of a command that is forked from the warm interpreter."""
+    environment = {**os.environ, **env}
+    return warm.interpreter().run(module, *arguments, env=environment, timeout=60)
+
+
+def run_anew(*arguments: str, module: str = "experiments.run", **env: str) -> tuple[int, str]:
+    """The same in an interpreter of its own, as a user starts it."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -27,7 +36,7 @@ def run(*arguments: str, module: str = "experiments.run", **env: str) -> tuple[i
 
 
 def test_help_lists_the_choices_and_examples() -> None:
-    code, printed = run("--help")
+    code, printed = run_anew("--help")
     assert code == 0
     for line in ("model: qwen4b, qwen8b, smollm2", "beta: constant, cosine", "Examples:"):
         assert line in printed
@@ -72,7 +81,7 @@ def test_a_large_model_without_its_hardware_ends_in_seconds(tmp_path: Path) -> N
     began = time.monotonic()
     # no nvidia-smi on the path and no engine: whatever this machine has
     absent = {"PATH": str(tmp_path), "DOCKER_HOST": f"unix://{tmp_path}/none"}
-    code, printed = run("model=qwen8b", f"paths.runs={tmp_path}", **absent)
+    code, printed = run_anew("model=qwen8b", f"paths.runs={tmp_path}", **absent)
     assert time.monotonic() - began < 20
     assert code == 2 and "Traceback" not in printed
     for part in (

@@ -58,7 +58,9 @@ def test_what_breaks_stops_no_other_cell_and_what_is_finished_is_not_touched(
     (tmp_path / "fault" / "sitecustomize.py").write_text(FAULT)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'fault'}{os.pathsep}{ROOT}")
     rates = "iteration0.lr=0.0003,0.0002"
-    said = job.run("algorithm=opd,sft", rates, "beta=linear,step", *TINY, "-m", code=1)
+    said = job.run(
+        "algorithm=opd,sft", rates, "beta=linear,step", *TINY, "-m", code=1, new_interpreter=True
+    )
     found = cells(job)
     assert {name: cell["status"] for name, cell in found.items()} == {
         "algorithm=opd iteration0.lr=0.0003 beta=linear": "failed",
@@ -80,7 +82,7 @@ def test_what_breaks_stops_no_other_cell_and_what_is_finished_is_not_touched(
     # All of it again, where importing torch would be seen
     (tmp_path / "torch.py").write_text("raise RuntimeError('imported')")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-    again = job.run("algorithm=sft", "beta=linear,step", *TINY, "-m")
+    again = job.run("algorithm=sft", "beta=linear,step", *TINY, "-m", new_interpreter=True)
     assert told in again and "go on:" not in again and "cell 1" not in again
     assert [cell["run"] for cell in cells(job).values()] == [good["run"]]
 

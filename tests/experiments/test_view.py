@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.runs.episode_sets import find as episode_sets
 from experiments.view import write_view
-from experiments.view.data import episode_sets, repository, row
+from experiments.view.data import repository, row
 from experiments.view.follow import refuse_sweep
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Annotation, Episode, Outcome, ToolCall, Turn

@@ -71,11 +71,11 @@ HONEST = {
 def test_honest_work_resolves(name: str, task: TaskInstance, sandboxes: SandboxProvider) -> None:
     logs: list[tuple[str, str]] = []
     outcome = grade(
-        task, HONEST[name].run(task, sandboxes), sandboxes, on_log=lambda *said: logs.append(said)
+        task, HONEST[name].run(task, sandboxes), sandboxes, on_log=lambda *log: logs.append(log)
     )
     assert (outcome.status, outcome.reward) == ("resolved", 1.0), outcome.reason
-    (said,) = logs
-    assert verdict(task, *said).tests == outcome.tests
+    (log,) = logs
+    assert verdict(task, *log).tests == outcome.tests
 
 
 def test_the_tests_fail_on_no_change(task: TaskInstance, sandboxes: SandboxProvider) -> None:

@@ -73,7 +73,7 @@ def test_set_order():
 
 
 def own_store(folder: Path) -> Path:
-    """A store of its own; the environment with pytest in it is made once and shared."""
+    """A separate store; the environment with pytest in it is made once and shared."""
     fetch.environment_for("pytest", PYTEST)
     home = folder / "home"
     home.mkdir()

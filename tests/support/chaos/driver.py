@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -25,8 +23,9 @@ from typing import Any
 import pytest
 
 from tests.experiments.conftest import EVAL_SCRIPT, row
-from tests.support.chaos.zygote import ROOT
 from tests.support.toy_tasks import toy_task
+from tests.support.warm import Run, WarmInterpreter
+from tests.support.warm_server import ROOT
 
 # pytest says how long it took, unless it is told twice to be quiet
 FILES = {"pytest.ini": "[pytest]\naddopts = -q\n"}
@@ -51,67 +50,13 @@ SMALL = (
 TIMES = {"seconds", "act_seconds", "step_seconds", "costs", "attempts", "attempt"}
 
 
-class Zygote:
-    """The other side of ``zygote.py``."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.chaos.zygote"],
-            cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._answer() == "ready"
-
-    def ask(self, **order: Any) -> int:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return int(self._answer())
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        return json.loads(self._process.stdout.readline())
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-
-
-class Run:
-    """One process of a job."""
-
-    def __init__(self, zygote: Zygote, pid: int, log: Path) -> None:
-        self._zygote, self.pid, self._log = zygote, pid, log
-        self._began = time.monotonic()
-        self._gone = os.pidfd_open(pid)
-
-    def ended(self, seconds: float = 0.0) -> bool:
-        return bool(select.select([self._gone], [], [], seconds)[0])
-
-    def wait(self, seconds: float = 120.0) -> int:
-        """The exit code, or minus the signal."""
-        assert self.ended(seconds), f"still running after {seconds} s:\n{self.said}"
-        self.seconds = time.monotonic() - self._began
-        os.close(self._gone)
-        return self._zygote.ask(wait=self.pid)
-
-    def send(self, sig: int = signal.SIGKILL) -> None:
-        signal.pidfd_send_signal(self._gone, sig)
-
-    @property
-    def said(self) -> str:
-        return self._log.read_text()
-
-
 class Job:
     """A configuration in a folder of its own, which is run, broken and run again."""
 
-    def __init__(self, zygote: Zygote, stage: Stage, folder: Path, *overrides: str) -> None:
-        self.zygote, self.stage, self.folder = zygote, stage, folder
+    def __init__(
+        self, interpreter: WarmInterpreter, stage: Stage, folder: Path, *overrides: str
+    ) -> None:
+        self.interpreter, self.stage, self.folder = interpreter, stage, folder
         self.runs, self.temporary = folder / "runs", folder / "tmp"
         self.temporary.mkdir(parents=True, exist_ok=True)
         self.overrides = [*stage.overrides, f"paths.runs={self.runs}", *overrides]
@@ -119,19 +64,28 @@ class Job:
         self.mounts: set[str] = set()  # points at which this job itself wants something mounted
 
     def start(self, *overrides: str, env: dict[str, str] | None = None, **order: Any) -> Run:
-        log = self.folder / f"log{len(self.pids)}.txt"
-        log.touch()
-        full = {"SWE_GYM_HOME": str(self.stage.home), "TMPDIR": str(self.temporary), **(env or {})}
-        pid = self.zygote.ask(
-            overrides=[*self.overrides, *overrides], env=full, log=str(log), **order
+        run = self.interpreter.start(
+            "experiments.run",
+            *self.overrides,
+            *overrides,
+            env={
+                **os.environ,
+                "HF_HUB_OFFLINE": "1",
+                "PYTHONPATH": str(ROOT),
+                "SWE_GYM_HOME": str(self.stage.home),
+                "TMPDIR": str(self.temporary),
+                **(env or {}),
+            },
+            log=self.folder / f"log{len(self.pids)}.txt",
+            **order,
         )
-        self.pids.append(pid)
-        return Run(self.zygote, pid, log)
+        self.pids.append(run.pid)
+        return run
 
     def finish(self, *overrides: str, **order: Any) -> Run:
         run = self.start(*overrides, **order)
         code = run.wait()
-        assert code == 0, run.said
+        assert code == 0, run.output
         return run
 
     def keep(self) -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.chaos.driver import Job, Run, Stage, Zygote
+from tests.support.chaos.driver import Job, Stage
+from tests.support.warm import Run, WarmInterpreter
 
 HOWS = ("before", "after", "torn")
 
@@ -50,10 +51,10 @@ class Arena:
     """Where jobs are made, run undisturbed once, and broken."""
 
     def __init__(
-        self, folder: Path, zygote: Zygote, *overrides: str, model: Path | None = None
+        self, folder: Path, interpreter: WarmInterpreter, *overrides: str, model: Path | None = None
     ) -> None:
         """``model``: the student, else a tiny random one."""
-        self.folder, self.zygote, self.overrides = folder, zygote, overrides
+        self.folder, self.interpreter, self.overrides = folder, interpreter, overrides
         self.stage = Stage(folder, model)
         self._count = 0
         job = self.job()
@@ -67,7 +68,7 @@ class Arena:
     def job(self, *overrides: str) -> Job:
         self._count += 1
         folder = self.folder / f"job{self._count}"
-        return Job(self.zygote, self.stage, folder, *self.overrides, *overrides)
+        return Job(self.interpreter, self.stage, folder, *self.overrides, *overrides)
 
     def cost(self, job: Job, runs: list[Run]) -> Cost:
         """``runs``: all starts of the job, the last of which finished."""
@@ -115,7 +116,7 @@ def kill(arena: Arena, job: Job, at: Kill) -> list[Run]:
         run.send()
     runs = [run]
     code = run.wait()
-    assert code in (0, -signal.SIGKILL), run.said
+    assert code in (0, -signal.SIGKILL), run.output
     if code:
         runs.append(job.finish())
     return runs
@@ -130,11 +131,11 @@ def interrupt(arena: Arena, job: Job, share: float, twice: bool) -> list[Run]:
         run.ended(0.05)
     asked = time.monotonic()
     code = run.wait()
-    if "report: " in run.said:  # it was over, and the signal came while the process ended
+    if "report: " in run.output:  # it was over, and the signal came while the process ended
         return [run]
     # (a shell calls both 130: the second one may find the interpreter gone)
-    assert code in (130, -signal.SIGINT) and "Traceback" not in run.said, run.said
-    assert "go on with: python -m experiments.run" in run.said, run.said
+    assert code in (130, -signal.SIGINT) and "Traceback" not in run.output, run.output
+    assert "go on with: python -m experiments.run" in run.output, run.output
     assert time.monotonic() - asked < 30, "within seconds, on a machine that is not busy"
     assert not job.orphans() and not job.scraps()
     return [run, job.finish()]
@@ -154,13 +155,15 @@ def lose_sandboxes(job: Job, count: int, pause: float, sig: int = signal.SIGKILL
         return hit >= count and (sig != signal.SIGKILL or missed(run))
 
     runs = _lose(job, enough, pause, sig, victims)
-    assert "Traceback" not in runs[0].said
+    assert "Traceback" not in runs[0].output
     return runs
 
 
 def missed(run: Run) -> bool:
     """Has the run said that a sandbox is gone?"""
-    return "lost, again: the sandbox is" in run.said or "grading failed" in run.said  # gone, closed
+    return (
+        "lost, again: the sandbox is" in run.output or "grading failed" in run.output
+    )  # gone, closed
 
 
 def lose_nursery(job: Job, count: int, pause: float) -> list[Run]:
@@ -177,7 +180,9 @@ def _lose(
 ) -> list[Run]:
     """The first as soon as there is one: a whole run takes 2 s on a fast machine."""
     run, hit, wait = job.start(), 0, 0.0
-    with until(run, lambda: "evaluate" in run.said):  # before, a sandbox only shows that one can be
+    with until(
+        run, lambda: "evaluate" in run.output
+    ):  # before, a sandbox only shows that one can be
         pass
     while not enough(run, hit) and not run.ended(wait):
         wait = 0.01
@@ -185,7 +190,7 @@ def _lose(
             for pid in victims():
                 os.kill(pid, sig)
                 hit, wait = hit + 1, pause
-    assert run.wait(300) == 0 and hit, run.said
+    assert run.wait(300) == 0 and hit, run.output
     return [run]
 
 
@@ -202,8 +207,8 @@ def full_disk(arena: Arena, job: Job, disk: Path) -> list[Run]:
         runs.append(job.start())
         with until(runs[-1], moment):
             fill(disk, left)
-        assert runs[-1].wait() == 2, runs[-1].said
-        said = runs[-1].said
+        assert runs[-1].wait() == 2, runs[-1].output
+        said = runs[-1].output
         assert "the disk is full: " in said and "Traceback" not in said, said
         assert named in said.split("the disk is full: ")[1].split(" cannot")[0], said
         (disk / "filler").unlink()
@@ -234,7 +239,7 @@ def until(run: Run, ready: Callable[[], bool], seconds: float = 120.0) -> Iterat
     """Waits until ``ready``, while the run goes on."""
     end = time.monotonic() + seconds
     while not ready():
-        assert not run.ended(), run.said
-        assert time.monotonic() < end, f"it did not get so far:\n{run.said}"
+        assert not run.ended(), run.output
+        assert time.monotonic() < end, f"it did not get so far:\n{run.output}"
         time.sleep(0.01)
     yield

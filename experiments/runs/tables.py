@@ -1,4 +1,4 @@
-"""Tables on disk: a CSV for each, and all of them as data in one tables.json."""
+"""Tables of the analysis on disk: a CSV file for each, and all of them in one tables.json."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results.tables import Curve, Table
-from experiments.runs.folders import read_json, write_json
+from swe_gym_env.disk import read_json, write_json
 
-TABLES = "tables.json"
+FILE = "tables.json"
 
 
 def write(folder: Path, tables: Sequence[Table]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
         table.write_csv(folder)
-    write_json(folder / TABLES, [asdict(table) for table in tables])
+    write_json(folder / FILE, [asdict(table) for table in tables])
 
 
 def add(folder: Path, tables: Sequence[Table]) -> None:
-    """As :func:`write`, but tables of other names that stand there stay."""
+    """As :func:`write`, but the stored tables with other names stay."""
     names = {table.name for table in tables}
     write(folder, [*(table for table in read(folder) if table.name not in names), *tables])
 
 
 def read(folder: Path) -> list[Table]:
-    """None of them where there is no such file."""
-    return [_table(data) for data in read_json(folder / TABLES) or []]
+    """An empty list if there is no such file."""
+    return [_table(data) for data in read_json(folder / FILE) or []]
 
 
 def _table(data: dict[str, Any]) -> Table:

@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from experiments.runs.layout import evaluation_name
 from swe_gym_env.disk import room_for
 from swe_gym_env.types import Episode
 
 
 def write(folder: Path, episodes: Iterable[Episode]) -> list[Path]:
     """preds.jsonl in ``folder``, or, of several samples of a task, preds-1.jsonl, preds-2.jsonl and
-    so on: the harness takes one prediction for a task. Episodes that the machinery spoilt say
-    nothing and are left out."""
+    so on: the harness takes one prediction for a task. Episodes that an infrastructure error ended
+    say nothing and are left out."""
     samples: dict[int, list[Episode]] = {}
     for episode in episodes:
         samples.setdefault(episode.repeat, []).append(episode)
@@ -27,16 +28,9 @@ def write(folder: Path, episodes: Iterable[Episode]) -> list[Path]:
     return files
 
 
-def name(folder: Path) -> str:
-    """Who was measured: the evaluation's folder, and the run's where it is part of one."""
-    if folder.parent.name == "evaluations":
-        return f"{folder.parent.parent.name}-{folder.name}"
-    return folder.name
-
-
 def _row(folder: Path, episode: Episode) -> dict[str, str]:
     return {
         "instance_id": episode.instance_id,
-        "model_name_or_path": name(folder),
+        "model_name_or_path": evaluation_name(folder),
         "model_patch": episode.patch,
     }
