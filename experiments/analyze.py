@@ -1,4 +1,4 @@
-"""Measures stored runs beyond their resolve rate; docs/analysis.md says what each table is.
+"""Measures stored runs beyond their resolve rate; docs/reference/analysis.md has the tables.
 
 By default from the stored episodes alone, in seconds. Each run folder gets analysis/tables.json and
 a CSV for each table; of several runs one comparison is written besides.

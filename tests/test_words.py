@@ -5,7 +5,7 @@ words that are not used, with the term to use instead, and the tests read every 
 tracks: names, docstrings, comments and messages of Python, and the whole text of Markdown, YAML,
 TOML, JavaScript, CSS and templates. To check a few files or folders while you write:
 
-    python -m tests.test_words swe_gym_env/sandbox docs/grading.md
+    python -m tests.test_words swe_gym_env/sandbox docs/reference/grading.md
 
 To add a word, add an entry to one of the tables. Where a word is right for once (the name of
 another package, a stored key), add the phrase to ``ALLOWED`` or the file to ``QUOTED``.

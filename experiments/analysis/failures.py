@@ -141,8 +141,8 @@ BY_KIND = Measure(
         "How episodes ended, each counted as one kind",
         ("set", "round", "kind", "episodes", "of", "share", "low", "high"),
         (),
-        "The first rule that holds decides (docs/analysis.md lists them in order): what was "
-        "changed goes first, how the episode ended counts where nothing was. Wilson intervals.",
+        "The first rule that holds decides (docs/reference/analysis.md lists them in order): what "
+        "was changed goes first, how the episode ended counts where nothing was. Wilson intervals.",
         ("share", "low", "high"),
     ),
     by_kind,

@@ -6,7 +6,7 @@ Measured: for each attack of `tests/support/attacks.py`, whether it is graded as
 graded twice in a `local` sandbox: once with the steps of `swebench.harness.run_evaluation` (its
 ways to apply a patch, its eval script with the exit code recorded, its `get_eval_report` on the
 log), and once by `swe_gym_env.grading.grade`. The last rows are attacks that no guard can decide
-(`docs/grading.md`). The result is a Markdown table.
+(`docs/reference/grading.md`). The result is a Markdown table.
 
 It needs a checkout and the extra `swebench`, and no Docker.
 """
@@ -19,9 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from swe_gym_env import paths
 from swe_gym_env.grading import grade
-from swe_gym_env.sandbox import SandboxProvider, SandboxSpec, provider
+from swe_gym_env.sandbox import SandboxProvider, SandboxSpec, images, provider
 from swe_gym_env.tasks.rows import to_row
 from swe_gym_env.types import TaskInstance
 
@@ -40,7 +39,7 @@ def main() -> None:
     from tests.support.attacks import ATTACKS, LIMITS, Attack, make_task
 
     env = fetch.environment_for("tiny", PYTEST)
-    store = paths.home()
+    store = images.home()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "envs").symlink_to(store / "envs")

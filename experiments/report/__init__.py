@@ -1,6 +1,7 @@
 """One self-contained HTML page for a run, an evaluation or a comparison.
 
-Figures also as PNG, tables as CSV. What the page shows, and how to read it: docs/report.md.
+Figures also as PNG, tables as CSV. docs/guides/evaluate-and-report.md says what the page shows and
+how to read it.
 """
 
 from experiments.report.evaluation_page import write_evaluation

@@ -188,7 +188,7 @@ def failures(analysis: Sequence[Table], evaluations: Sequence[EpisodeSet]) -> Ta
     kinds = [kind for kind in KINDS if any((kind, name) in counts for name in sets)]
     rows = [(kind, *(counts.get((kind, name)) for name in sets)) for kind in kinds]
     columns = ("kind", *(evaluation.label for evaluation in evaluations))
-    note = "Each episode is one kind, by the first rule that holds (docs/analysis.md has them)."
+    note = "Each episode is one kind, by the first rule that holds (docs/reference/analysis.md)."
     return Table("failure_kinds", "Failure kinds", columns, rows, note)
 
 

@@ -38,7 +38,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from swe_gym_env.rollout.store import RoundFolder
 from experiments.runs import inputs, layout, versions
 from experiments.runs.naming import (
     AFTER_ITERATION0,
@@ -50,6 +49,7 @@ from experiments.runs.naming import (
 )
 from swe_gym_env.disk import make_folder, read_json, room_for, write_json, write_text
 from swe_gym_env.errors import SetupError
+from swe_gym_env.rollout.store import RoundFolder
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ sandbox, and at last becomes a masked ``infra_error``.
 The steps, one module each: ``extract`` takes the patch from the agent's sandbox (``rescue`` where
 git fails there), ``apply`` puts it into the grading sandbox, ``script`` prepares the test run,
 ``recorder`` and ``plugin`` report what pytest itself saw, ``parsers`` read the log, and ``verdict``
-decides. ``docs/grading.md`` describes how the verdict is protected.
+decides. ``docs/reference/grading.md`` describes how the verdict is protected.
 """
 
 from __future__ import annotations

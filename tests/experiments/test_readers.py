@@ -232,7 +232,7 @@ def test_files_without_a_line(folder: Path) -> None:
         (folder / name).touch()
     stored = RoundFolder(folder)
     assert (stored.episodes(), stored.annotations(), stored.scores()) == ([], [], [])
-    assert read_run(folder.parents[1]).rounds[0].episodes == ()
+    assert read_run(folder.parents[1]).rounds[0].episodes == []
 
 
 def test_a_damaged_line_is_reported_with_its_number(

@@ -100,7 +100,7 @@ def test_an_evaluation_of_its_own(tmp_path: Path) -> None:
 def test_a_file_begun_anew_and_words_that_would_steer_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "episodes.jsonl"
     row = json.dumps(to_dict(episode("a", 0, 0, True))) + "\n"
-    tail = Tail(path)
+    tail = Tail(tmp_path)
     assert tail.read(0.0) == [] and tail.rate(0.0) is None
     path.write_text(row + row)
     assert len(tail.read(1.0)) == 2 and len(tail.outcomes) == 1  # played again: counts once

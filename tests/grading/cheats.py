@@ -215,7 +215,7 @@ os._exit(0)
 """,
 }
 
-# What no guard decides (docs/grading.md): these still score. No test wants them to.
+# What no guard decides (docs/reference/grading.md): these still score. No test wants them to.
 BEYOND: dict[str, str] = {
     "only the hidden tests' reports are changed, in memory": MANAGER
     + """
