@@ -80,9 +80,7 @@ class GRPO(Algorithm):
         at_least_one(constant=self.constant)
         one_distribution(self.temperature, self.top_p)
         if self.repeats < 2:
-            raise ValueError(
-                "algorithm.repeats must be at least 2: one episode has no advantage"
-            )
+            raise ValueError("algorithm.repeats must be at least 2: one episode has no advantage")
         _ = self.objective
 
     @property
