@@ -91,7 +91,7 @@ def main() -> None:
     except SetupError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
-    guarded(annotate, cfg, "experiments.annotate")
+    guarded(annotate, cfg, "experiments.annotate", stored=True)
 
 
 if __name__ == "__main__":

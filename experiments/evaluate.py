@@ -38,21 +38,11 @@ from swe_gym_env.rollout.store import RoundFolder
 
 log = logging.getLogger(__name__)
 
-# What only training looks at
-NOT_MEASURED = (
-    "algorithm",
-    "rounds",
-    "episodes_per_round",
-    "iteration0",
-    "training",
-    "trainer",
-    "overlap",
-)
 SWEBENCH_TOKENS = 16_384  # below that many a bug report leaves no room for turns
 
 
 def folder_of(cfg: DictConfig) -> RunFolder:
-    return evaluation_folder(cfg, NOT_MEASURED)
+    return evaluation_folder(cfg)
 
 
 def _alone(cfg: DictConfig, display: Display) -> None:

@@ -101,7 +101,7 @@ ROOMS = {
     "engine": "foundation sandbox policies rollout objective algorithm",
     "methods": "foundation rollout objective algorithm engine",
     "serving": "foundation policies engine",
-    "config": "foundation objective algorithm engine methods",
+    "config": "foundation policies objective algorithm engine methods",
     "results": "foundation policies",
     "console": "foundation config results",
     "runs": "foundation sandbox tasks rollout config results",

@@ -53,7 +53,7 @@ def configuration(run: Path) -> DictConfig:
     """The configuration of a run, with sections that older runs lack."""
     cfg = load_config(run)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        new = compose("config", overrides=[f"model={cfg.model.name}"])
+        new = compose("planner", overrides=[f"model={cfg.model.name}"])
     cfg.plan, cfg.cluster = new.plan, new.cluster
     return cfg
 

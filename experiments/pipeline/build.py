@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from algorithms.base import Algorithm
 from algorithms.trainer import Trainer
 from experiments.config.algorithms import build_algorithm, build_trainer
+from experiments.config.schema import HFServing
+from experiments.config.stored import complete
 from experiments.pipeline import precision, serving, teachers
 from experiments.runs.inputs import refuse_changed
 from experiments.runs.reader import load_config
@@ -43,6 +45,7 @@ class Parts:
     """Everything that a run is made of."""
 
     def __init__(self, cfg: DictConfig) -> None:
+        complete(cfg)  # a stored run may be older than some keys
         self.cfg = cfg
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,7 +77,7 @@ class Parts:
         return Budgeted(self.teacher, account, lambda text: self._count_tokens(text))
 
     def student_form(self) -> ActionFormat:
-        return actions.action_format(self.cfg.actions.name, self.cfg.actions.get("tools"))
+        return actions.action_format(self.cfg.actions.name, self.cfg.actions.tools)
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -150,7 +153,7 @@ class Parts:
         overlap = self.cfg.overlap
         if overlap < 0:
             raise SetupError(f"overlap={overlap} counts rounds: it is 0 or more")
-        if overlap and not self.cfg.training.get("launch"):
+        if overlap and not self.cfg.training.launch:
             raise SetupError(
                 f"overlap={overlap} collects while another process trains: say how that one is "
                 "started, such as training.launch=[python]"
@@ -200,7 +203,7 @@ class Parts:
             [task],
             sandbox=self.provider,
             action_format=self.cfg.actions.name,
-            tools=self.cfg.actions.get("tools"),
+            tools=self.cfg.actions.tools,
             max_turns=limits.max_turns,
             max_tokens=limits.max_tokens,
             max_seconds=limits.max_seconds,
@@ -256,8 +259,8 @@ class Parts:
             folder,
             dtype,
             max_context=cfg.max_context,
-            batch_size=cfg.get("batch_size", 64),
-            cache_bytes=int(cfg.get("cache_gb", 2) * 2**30),
+            batch_size=cfg.get("batch_size", HFServing.batch_size),
+            cache_bytes=int(cfg.get("cache_gb", HFServing.cache_gb) * 2**30),
             **options,
         )
 

@@ -30,6 +30,14 @@ class GPU:
     flops: float
 
 
+# Assumptions that no set-up changes; docs/reference/planner.md has the sources
+PREFILL_SHARE = 0.5  # of bf16 FLOP/s
+TRAIN_SHARE = 0.35  # of bf16 FLOP/s, forward and backward
+STEP_OVERHEAD_HF = 0.05  # seconds of a decoding step of serving=hf beside memory and arithmetic
+TENSOR_PARALLEL_OVERHEAD = 0.0015  # seconds of a decoding step on more than one GPU
+RESERVE = 0.05  # share of a GPU that training must leave: CUDA, NCCL, fragments
+SERVER_START = 90.0  # seconds until a server answers again after training
+
 # NVIDIA's data sheets of the SXM modules
 GPUS = {
     "h100": GPU(79.6 * 2**30, 3.35e12, 989e12),
@@ -64,8 +72,8 @@ class Roofline:
     ) -> None:
         self.shape = shape
         self._bytes_a_second = tp * gpu.bandwidth * shares.bandwidth_share
-        self._flops_a_second = tp * gpu.flops * shares.prefill_share
-        self._overhead = overhead + (shares.tensor_parallel_overhead if tp > 1 else 0.0)
+        self._flops_a_second = tp * gpu.flops * PREFILL_SHARE
+        self._overhead = overhead + (TENSOR_PARALLEL_OVERHEAD if tp > 1 else 0.0)
         self._token_flops, self._kv_bytes = 2 * shape.active, shape.kv_bytes
         self._pair_flops = 4 * shape.layers * shape.queries  # of a token and one that it looks at
         self._read: dict[int, float] = {}

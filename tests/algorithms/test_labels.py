@@ -148,5 +148,5 @@ def test_a_turn_of_the_teacher_is_its_own_label_and_has_an_end(renderer) -> None
 @pytest.mark.parametrize("weights", [{"pg_weight": 1.0}, {"kl_weight": 1.0}])
 def test_a_label_carries_cross_entropy_alone(renderer, weights) -> None:
     turn = sampled(renderer, "whole")
-    with pytest.raises(ValueError, match="executed turns alone"):
+    with pytest.raises(ValueError, match="divergences need executed turns"):
         example_tree(TrainingExample(make_episode([turn]), (Target(0, TEXT, **weights),)), renderer)

@@ -108,11 +108,11 @@ def test_policy_that_cannot_be_built_is_refused(wrong: str, message: str) -> Non
         _ = Parts(cfg).teacher
 
 
-def test_a_template_that_cannot_do_as_told_is_refused_before_the_first_episode(
+def test_template_without_the_thinking_mode_is_refused_at_the_start(
     smollm2: Path,
 ) -> None:
     cfg = configuration(f"model.path={smollm2}", "sandbox=process", "model.thinking=stripped")
-    with pytest.raises(SetupError, match="thinking=stripped; take kept"):
+    with pytest.raises(SetupError, match="thinking=stripped; set it to kept"):
         Parts(cfg).make_env(TASK)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+import experiments.plan.config  # noqa: F401 (its defaults)
 from experiments.runs.folders import iteration0_folder, run_folder
 from swe_gym_env import tasks
 
@@ -15,9 +16,14 @@ CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml"))
 
 
-def configuration(*overrides: str) -> DictConfig:
+def configuration(*overrides: str, name: str = "config") -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        return compose(name, overrides=list(overrides))
+
+
+def planned(*overrides: str) -> DictConfig:
+    """The configuration of ``python -m experiments.plan``."""
+    return configuration(*overrides, name="planner")
 
 
 def test_the_default_is_the_main_job() -> None:

@@ -17,9 +17,10 @@ from experiments.pipeline.evaluate import alone, refuse_in_a_run
 from experiments.report import write_evaluation
 from experiments.report.__main__ import _write
 from experiments.report.publish import count_failures
-from experiments.results import evaluation, predictions
+from experiments.results import evaluation
 from experiments.results.statistics import rate
-from experiments.runs.naming import resolved
+from experiments.runs import predictions
+from experiments.runs.naming import affecting
 from swe_gym_env.commands.predictions import read as read_predictions
 from swe_gym_env.disk import read_json
 from swe_gym_env.errors import SetupError
@@ -234,7 +235,11 @@ def test_what_cannot_be_measured_is_refused() -> None:
 
 
 def test_names_of_folders_depend_on_who_is_measured_and_not_on_where() -> None:
-    assert set(resolved(configuration())["evaluation"]) == {"split", "tasks", "every_round"}
+    assert set(affecting(configuration(), "result")["evaluation"]) == {
+        "split",
+        "tasks",
+        "every_round",
+    }
     server = ("evaluation.who=teacher", "teacher=server")
     one = folder_of(configuration(*server))
     assert one.path.name.startswith("evaluation-server-")

@@ -23,7 +23,7 @@ from experiments.runs.folders import RunFolder, iteration0_folder, run_folder, t
 from swe_gym_env.errors import SetupError
 from tests.algorithms.test_precision import AVX2
 from tests.experiments.conftest import Job
-from tests.experiments.test_configuration import configuration
+from tests.experiments.test_configuration import configuration, planned
 
 AUTO = ("model.dtype=auto", "workers.threads=auto")
 OLD = "aaaa"  # a machine
@@ -236,16 +236,16 @@ def test_a_run_is_killed_and_goes_on_as_on_another_machine(
 
 def test_the_plan_says_in_which_precision_it_was_measured(tmp_path: Path) -> None:
     given = f"plan.calibration={tmp_path / 'plan.json'}"
-    assert "with bfloat16 units" in measured_with(configuration(given))
+    assert "with bfloat16 units" in measured_with(planned(given))
     file = {"dtype": "float32", "threads": 2, "train": 61.0}
     (tmp_path / "plan.json").write_text(json.dumps(file))
-    assert this_cpu(configuration(given).plan).train == 61.0
-    assert "as calibrated here (float32, 2 threads)" in measured_with(configuration(given))
-    other = measured_with(configuration(given, "model.dtype=bfloat16"))
+    assert this_cpu(planned(given).plan).train == 61.0
+    assert "as calibrated here (float32, 2 threads)" in measured_with(planned(given))
+    other = measured_with(planned(given, "model.dtype=bfloat16"))
     assert "in float32" in other and "model.dtype=bfloat16 measures that" in other
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(SetupError, match="is no calibration"):
-        this_cpu(configuration(given).plan)
+        this_cpu(planned(given).plan)
 
 
 def test_annotation_refuses_a_wrong_number_of_threads(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def test_run_with_trl_as_its_trainer(job: Job) -> None:
     job.run(TRL, *quick, "evaluation.tasks=1")
     folder = job.folder()
     for index in (0, 1):
-        own = folder / f"rounds/round_00{index}"
-        losses = json.loads((own / "metrics.json").read_text())["losses"]
+        path = folder / f"rounds/round_00{index}"
+        losses = json.loads((path / "metrics.json").read_text())["losses"]
         assert losses and all(loss > 0 for loss in losses)
     start, first, second = (
         load_file(path / "model.safetensors")

@@ -15,8 +15,9 @@ from algorithms.engine.examples import example_trees
 from algorithms.engine.rendering import Renderer
 from experiments.console.cli import CONF
 from experiments.pipeline.stored import StoredTraining
+from experiments.runs.episode_sets import find as episode_sets
 from experiments.view import write_view
-from experiments.view.data import body, episode_sets
+from experiments.view.data import body
 from experiments.view.tokens import RunTokens, pieces
 from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import Annotation, Episode, Outcome, ToolCall, Turn
@@ -81,7 +82,7 @@ def test_weights_are_those_of_the_trees(tmp_path: Path, tokenizer, algorithm: st
     run = stored_run(tmp_path, tokenizer, algorithm, *more)
     found = RunTokens(run, StoredTraining)
     assert found.missing == ""
-    (newest,) = (one for one in episode_sets(run) if one.round == 1)
+    (newest,) = (one for one in episode_sets(run) if one.training and one.round == 1)
     episodes, labels = newest.read()
     trained = found.trained(1)
     shown: Counter[tuple] = Counter()
