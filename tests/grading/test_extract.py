@@ -218,8 +218,8 @@ FOLDERS = {
     "python3 -m venv --without-pip .": "pyvenv.cfg (ignored by git)",
     "mkdir -p node_modules/x; echo > node_modules/x/y": "node_modules/ (a folder of tools)",
     "mkdir -p .mypy_cache .tox/py; echo > .mypy_cache/x; echo > .tox/py/x": ".tox/ (a folder of",
-    f"git init -q sub; cd sub; echo > x; git add x; {GIT} commit -qm x": "sub/ (a separate repository",
-    "git clone -q --no-hardlinks . copy; echo more >> copy/calc.py": "copy/ (a separate repository",
+    f"git init -q sub; cd sub; echo > x; git add x; {GIT} commit -qm x": "sub/ (a separate",
+    "git clone -q --no-hardlinks . copy; echo more >> copy/calc.py": "copy/ (a separate",
 }
 
 
