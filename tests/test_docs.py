@@ -77,6 +77,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskInstance:
     return task
 
 
+@pytest.mark.sandbox
 def test_the_readme_example_plays_an_episode(
     task: TaskInstance, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +87,7 @@ def test_the_readme_example_plays_an_episode(
     assert "max_repeats empty_patch" in printed
 
 
+@pytest.mark.sandbox
 @pytest.mark.usefixtures("task")
 def test_the_example_of_the_environment_plays_its_episodes(
     capsys: pytest.CaptureFixture[str],

@@ -125,7 +125,6 @@ def test_a_tiny_model_learns_its_labels_and_survives_the_disk(tiny, tokenizer, t
     )
 
 
-@pytest.mark.slow
 def test_smollm2_learns_its_labels(smollm2, auto_dtype, tmp_path):
     model, tokenizer = load_model(smollm2, auto_dtype), load_tokenizer(smollm2)
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")

@@ -104,7 +104,7 @@ def test_saved_on_one_process_it_goes_on_with_the_same_losses(tmp_path: Path) ->
     assert told["steps_here"] == 2, "four of six steps were kept"
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 @pytest.mark.parametrize("options", [SHARDED, {**SHARDED, "lora_rank": 4}], ids=["full", "lora"])
 def test_saved_on_two_it_goes_on_on_one_and_back(tmp_path: Path, options: dict) -> None:
     many(1, tmp_path / "whole", options)

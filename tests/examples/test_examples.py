@@ -17,6 +17,8 @@ from swe_gym_env.types import TaskInstance
 from tests.policies.test_server import Model, chat
 from tests.support.toy_tasks import FINISH, FIX, GOLD, copies, real_provider, toy_task
 
+pytestmark = [pytest.mark.sandbox, pytest.mark.e2e]
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -93,7 +95,6 @@ def test_thirty_two_environments_side_by_side(toys: list[TaskInstance]) -> None:
     assert word == "empty_patch" and int(count) >= 40
 
 
-@pytest.mark.slow
 def test_one_step_of_grpo_in_trl(toys: list[TaskInstance], tmp_path: Path) -> None:
     """A random model that knows whole turns as single words: some episodes run, so rewards differ
     and there is something to learn from."""
