@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.support.costs", "tests.support.no_skip", "tests.support.tiers"]
+pytest_plugins = ["tests.support.tiers", "tests.support.costs", "tests.support.no_skip"]
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("SWE_GYM_HOME", str(ROOT / ".cache"))

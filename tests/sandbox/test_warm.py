@@ -12,7 +12,7 @@ import pytest
 from swe_gym_env.errors import SandboxError
 from swe_gym_env.sandbox import Sandbox, SandboxProvider, SandboxSpec
 from swe_gym_env.sandbox.warm import WarmProvider
-from tests.sandbox.conftest import supervisor
+from tests.sandbox.conftest import available, supervisor
 from tests.sandbox.test_conformance import run
 
 pytestmark = pytest.mark.sandbox
