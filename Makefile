@@ -13,14 +13,15 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 export SWE_GYM_HOME ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test test-fast lint vllm clean
+.PHONY: help demo test test-fast lint docs vllm clean
 
 help:
-	@echo "make demo          set up, then train SmolLM2-135M with DAgger and measure it (20 minutes)"
-	@echo "make demo FAST=1   the same parts at a tenth of the size; makes no claim"
+	@echo "make demo          set up, then train SmolLM2-135M with DAgger and measure it (about 10 minutes)"
+	@echo "make demo FAST=1   the same phases at a smaller size (2 to 3 minutes); supports no claim"
 	@echo "make test          set up and run all tests, in WORKERS processes (2)"
 	@echo "make test-fast     those that need only Python and a Linux kernel: about a minute"
 	@echo "make lint          ruff and mypy"
+	@echo "make docs          the documentation site in site/"
 	@echo "make vllm          a CPU build of vLLM in .cache/vllm, for serving=vllm without a GPU (3.4 GB)"
 	@echo "make clean         remove the virtual environment and the caches; runs/ stays"
 	@echo
@@ -45,11 +46,14 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.ready-dev
+	$(BIN)/python -m mkdocs build --strict
+
 vllm:
 	PYTHON=$(PYTHON) .ci/vllm .cache/vllm
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .cache site .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One line a step: what, how big the downloads are, seconds. What pip says is shown if it fails.

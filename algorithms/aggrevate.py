@@ -1,7 +1,7 @@
 """AggreVaTe with a single switch (arXiv 2605.12913): the student begins, the teacher takes over.
 
-The student acts for the first kappa turns and the teacher finishes; kappa is drawn afresh for each
-episode from {0, ..., T_max(i)}, and T_max grows with the round i.
+The student acts for the first kappa turns and the teacher finishes the episode. kappa is drawn for
+each episode from {0, ..., T_max(i)}, and T_max grows with the round i.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from swe_gym_env.rollout.mixers import SingleSwitch
 class AggreVaTe(Algorithm):
     """Who acts: student for kappa turns, then teacher. Label: the teacher's turns. Weight: 1.
 
-    T_max(i) = min(start + step i, cap) turns, i counted from 0 at the first round.
+    T_max(i) = min(start + step i, cap) turns, where i is 0 in the first round.
+
+    Attributes:
+        start: T_max of the first round, in turns.
+        step: By how many turns T_max grows with each round.
+        cap: The largest T_max, in turns.
+        keep: Which episodes are learned from (``algorithms/filters.py``).
+        aggregation: Of which rounds the episodes are.
+        window: With ``aggregation`` ``window``, the number of newest rounds.
     """
 
     start: int = 0

@@ -1,8 +1,8 @@
 """DAgger over whole turns (arXiv 2605.12913): a mixture acts, the teacher labels every state.
 
-The student learns the teacher's turn given the state, weight 1; the history holds what was
-executed. Where the teacher acted itself, its turn is the label. A state whose label failed goes
-unlabeled.
+The student learns the teacher's turn given the state, with weight 1. The history consists of the
+executed turns. In states in which the teacher acted, its turn is the label. A state whose label
+failed is not learned from.
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ Labels = Literal["all", "student_turns", "executed_by_teacher"]
 class DAgger(Algorithm):
     """Who acts: per-turn mixture. Label: the teacher's turn in every state. Weight: 1.
 
-    ``labels``: those of all states, of the student's alone, or of the teacher's own turns alone.
-    ``annotator``: learn the labels of that one alone, by its name in annotations.jsonl, also where
-    another teacher executed the turn; None: of all that there are. A turn that a teacher executed
-    and nobody labeled is its own label.
+    A turn that a teacher executed and nobody labeled is its own label.
+
+    Attributes:
+        beta: The probability that the teacher takes a turn, round by round.
+        keep: Which episodes are learned from (``algorithms/filters.py``).
+        aggregation: Of which rounds the episodes are.
+        window: With ``aggregation`` ``window``, the number of newest rounds.
+        labels: Learn in all states, in those where the student acted (``student_turns``), or in
+            those where the teacher acted (``executed_by_teacher``).
+        annotator: Name, in annotations.jsonl, of the only teacher whose labels are learned, also in
+            states where another teacher acted. None learns the labels of all teachers.
     """
 
     beta: Schedule
@@ -43,10 +50,10 @@ class DAgger(Algorithm):
         one_of(Labels, labels=self.labels)
 
     def collect(self, round: int) -> Collect:
-        """Round 0 is the teacher's (iteration 0); the schedule begins with round 1."""
+        """In round 0 (iteration 0) the teacher acts; the schedule begins with round 1."""
         mixer = PerTurnBeta(self.beta(round - 1) if round else 1.0)
-        asked = self.labels != "executed_by_teacher"
-        return Collect(mixer, annotate="label" if asked else "nothing")
+        needs_labels = self.labels != "executed_by_teacher"
+        return Collect(mixer, annotate="label" if needs_labels else "nothing")
 
     def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         labels = {id(r): self._by_turn(r.annotations) for r in rounds}
@@ -56,11 +63,11 @@ class DAgger(Algorithm):
     def _by_turn(
         self, annotations: Sequence[Annotation]
     ) -> dict[tuple[str, int], list[Annotation]]:
-        found: dict[tuple[str, int], list[Annotation]] = {}
-        for one in annotations:
-            if self.annotator in (None, one.annotator):
-                found.setdefault((one.episode_id, one.turn), []).append(one)
-        return found
+        labels: dict[tuple[str, int], list[Annotation]] = {}
+        for label in annotations:
+            if self.annotator in (None, label.annotator):
+                labels.setdefault((label.episode_id, label.turn), []).append(label)
+        return labels
 
     def _targets(
         self, episode: Episode, labels: dict[tuple[str, int], list[Annotation]]

@@ -1,4 +1,11 @@
-"""Which episodes teach: knobs that several methods share. An ``infra_error`` never does."""
+"""Which episodes are learned from: options that several methods share.
+
+``keep``: ``all`` episodes, those in which the agent declared that it is ``finished``, or those that
+were ``resolved``. Episodes that failed for infrastructure reasons are never learned from.
+
+``aggregation``: the episodes of the ``latest`` round, of all rounds with iteration 0 (``union``),
+or of a ``window`` of the newest rounds.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +20,7 @@ Aggregation = Literal["latest", "union", "window"]
 
 
 def one_of(kind: Any, **options: str) -> None:
-    """Refuse a misspelt knob before an hour of roll-outs, not after it."""
+    """Refuses a misspelled option before the roll-outs, not after them. Raises ValueError."""
     for name, value in options.items():
         if value not in get_args(kind):
             known = ", ".join(get_args(kind))
@@ -27,9 +34,12 @@ def at_least_one(**options: int) -> None:
 
 
 def one_distribution(temperature: float, top_p: float) -> None:
-    """A ratio or a gradient on sampled tokens is of the distribution that they were drawn from,
-    softmax(logits / temperature) over all tokens. What top-p cuts away has no probability there,
-    and greedy tokens have no distribution."""
+    """Refuses sampling whose distribution has no gradient. Raises ValueError.
+
+    Ratios and gradients on sampled tokens belong to the distribution from which the tokens were
+    drawn: softmax(logits / temperature) over all tokens. With top-p, the tokens that it cuts off
+    have no probability, and greedy tokens are not drawn from a distribution.
+    """
     if temperature <= 0:
         raise ValueError(f"algorithm.temperature={temperature} must be positive")
     if top_p != 1:
@@ -46,7 +56,7 @@ def check(keep: str, aggregation: str, window: int = 1) -> None:
 
 
 def kept(episode: Episode, keep: Keep) -> bool:
-    """``finished``: the agent said so itself, right or wrong."""
+    """Whether to learn from ``episode``. With ``finished`` it may be right or wrong."""
     if episode.outcome.mask or not episode.turns:
         return False
     if keep == "finished":
@@ -57,8 +67,14 @@ def kept(episode: Episode, keep: Keep) -> bool:
 def chosen(
     rounds: Sequence[Round], keep: Keep, aggregation: Aggregation, window: int = 1
 ) -> Iterator[tuple[Round, Episode]]:
-    """The episodes to learn from, each with its round: of the newest round, of all of them, or of
-    the newest ``window``."""
+    """The episodes to learn from, each with its round.
+
+    Args:
+        rounds: All rounds so far, beginning with round 0.
+        keep: Which episodes of a round to take.
+        aggregation: Which rounds to take.
+        window: How many of the newest rounds to take with ``aggregation`` ``window``.
+    """
     first = {"latest": -1, "union": 0, "window": -window}[aggregation]
     for round in rounds[first:]:
         for episode in round.episodes:

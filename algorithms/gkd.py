@@ -1,7 +1,7 @@
 """Generalized knowledge distillation (arXiv 2306.13649): a divergence of whole distributions.
 
-Whole episodes are the student's or the teacher's; on the tokens of all of them the student comes
-closer to the teacher's distribution. GKD's lambda is the *student's* share: 1 - beta.
+The student or the teacher acts in an entire episode. On the tokens of all episodes the student
+learns the teacher's distribution. GKD's lambda is the *student's* share: 1 - beta.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ class GKD(Algorithm):
     """Who acts: student or teacher, episode by episode. Label: the executed turn. Weight: the
     generalized Jensen-Shannon divergence from the teacher, per token.
 
-    ``student_share`` is GKD's lambda. ``jsd_beta`` 0 is the forward KL, 1 the reverse. ``top_k``:
-    how many of the teacher's most likely tokens are kept for each place.
+    Attributes:
+        student_share: GKD's lambda, the probability that the student acts in an episode.
+        jsd_beta: 0 is the forward KL, 1 the reverse KL.
+        top_k: How many of the teacher's most likely tokens are kept at each position.
+        temperature: The student's sampling temperature, also of the learned distributions.
+        top_p: The student's nucleus sampling while it collects.
     """
 
     student_share: float = 1.0

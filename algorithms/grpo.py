@@ -1,6 +1,6 @@
-"""GRPO (arXiv 2402.03300) and its variants: a group of tries at each task, judged by its tests.
+"""GRPO (arXiv 2402.03300) and its variants: a group of episodes of each task, judged by its tests.
 
-A try that did better than its group is made more likely, one that did worse less likely. DAPO
+An episode that is better than its group is made more likely, a worse one less likely. DAPO
 (2503.14476), Dr. GRPO (2503.20783), RLOO (2402.14740) and GSPO (2507.18071) are settings of it.
 """
 
@@ -27,14 +27,32 @@ ZeroVariance = Literal["keep", "drop"]
 class GRPO(Algorithm):
     """Who acts: student. Label: the executed turn. Weight: the group's advantage of the reward.
 
-    ``advantage``: reward minus the group's mean; divided by its standard deviation (plus 1e-4);
-    or minus the mean of the others. ``aggregation``: all tokens alike; each episode alike; or Dr.
-    GRPO's sum over ``constant`` tokens per episode. ``truncated``: episodes that a limit ended
-    count in the group's mean, and are trained on or not. ``zero_variance``: groups whose rewards
-    are all equal have no advantage, but may count in the denominator and in the divergence.
-    ``most_tasks``: play up to so many tasks more until as many groups as planned differ (DAPO's
-    dynamic sampling). ``kl`` is of the divergence from the student before the first round. Ratios,
-    gradients and divergence are of softmax(logits / ``temperature``), at which it samples.
+    Ratios, gradients and divergences use the distribution from which the student samples:
+    softmax(logits / ``temperature``).
+
+    Attributes:
+        repeats: Episodes of each task, the size of a group.
+        advantage: The reward minus the group's mean (``mean``), that divided by the group's
+            standard deviation plus 1e-4 (``std``), or the reward minus the mean of the other
+            episodes (``leave_one_out``).
+        aggregation: Each token counts the same (``token``), each episode counts the same
+            (``sequence``), or Dr. GRPO's sum divided by ``constant`` tokens per episode.
+        constant: For ``aggregation`` ``constant``, in tokens.
+        ratio: Per token, or the geometric mean over an episode's tokens (GSPO).
+        clip_low: The ratio is clipped below 1 - clip_low; None does not clip.
+        clip_high: The ratio is clipped above 1 + clip_high; None does not clip.
+        truncation: Upper bound of the weight that corrects for the difference between the sampler
+            and the trainer; None applies no correction (``Objective.truncation``).
+        kl: Coefficient of the divergence from the student before the first round.
+        kl_kind: Estimator of that divergence.
+        truncated: Whether to train on episodes that a limit ended (``keep``) or not (``mask``).
+            They count in the group's mean in both cases.
+        zero_variance: Groups whose rewards are all equal have no advantage. With ``keep`` they
+            still count in the denominator and in the divergence.
+        most_tasks: Play up to this many extra tasks, until as many groups as planned have different
+            rewards (DAPO's dynamic sampling).
+        temperature: The student's sampling temperature.
+        top_p: Must be 1.
     """
 
     repeats: int = 8
@@ -62,7 +80,9 @@ class GRPO(Algorithm):
         at_least_one(constant=self.constant)
         one_distribution(self.temperature, self.top_p)
         if self.repeats < 2:
-            raise ValueError("algorithm.repeats is at least 2: a group of one says nothing")
+            raise ValueError(
+                "algorithm.repeats must be at least 2: one episode has no advantage"
+            )
         _ = self.objective
 
     @property
@@ -109,13 +129,13 @@ class GRPO(Algorithm):
                     yield TrainingExample(episode, self._targets(episode, advantage, scores), name)
 
     def _groups(self, episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
-        """Tries at one task in one go; a group of one says nothing."""
-        found: dict[str, list[Episode]] = {}
+        """Episodes of one task that were played together. A group of one has no advantage."""
+        groups: dict[str, list[Episode]] = {}
         for episode in episodes:
             if kept(episode, "all"):
                 name = f"{episode.instance_id}/{episode.repeat // self.repeats}"
-                found.setdefault(name, []).append(episode)
-        return {name: group for name, group in found.items() if len(group) > 1}
+                groups.setdefault(name, []).append(episode)
+        return {name: group for name, group in groups.items() if len(group) > 1}
 
     def _targets(
         self, episode: Episode, advantage: float, scores: dict[int, Scores]

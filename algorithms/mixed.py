@@ -1,7 +1,7 @@
-"""The mixed loss: a per-turn mixture acts; the teacher's turns are imitated, the student's mended.
+"""The mixed loss: a per-turn mixture acts; teacher turns are imitated, student turns corrected.
 
 As in the later release of "Revisiting DAgger" and in Guided-OPD (arXiv 2606.15912): cross-entropy
-on the turns that the teacher took, an estimator of the KL to the teacher on the student's own.
+on the teacher's turns, an estimator of the KL to the teacher on the student's turns.
 """
 
 from __future__ import annotations
@@ -24,9 +24,16 @@ class Mixed(Algorithm):
     """Who acts: per-turn mixture. Label: the executed turn. Weight: 1 on the teacher's turns,
     ``coefficient`` times the divergence from the teacher on the student's.
 
-    The published K3 has the forward KL's expected gradient; ``k2`` has the reverse KL's: on tokens
-    that the student draws from the distribution whose log-probs are learned. Cross-entropy is
-    learned at temperature 1, so that it is the only ``temperature`` here, and ``top_p`` is 1.
+    On tokens that the student draws from the distribution whose log-probs are learned, the
+    published K3 has the expected gradient of the forward KL, and ``k2`` that of the reverse KL.
+
+    Attributes:
+        beta: The probability that the teacher takes a turn, round by round.
+        estimator: Of the KL divergence.
+        coefficient: Weight of the divergence beside the cross-entropy.
+        keep: Which episodes are learned from (``algorithms/filters.py``).
+        temperature: Must be 1, since cross-entropy is learned at temperature 1.
+        top_p: Must be 1.
     """
 
     beta: Schedule
@@ -69,6 +76,6 @@ class Mixed(Algorithm):
                 if turn.actor == "teacher":
                     targets.append(Target(index, None))
                 elif index in scores:
-                    own = scores[index]
-                    targets.append(Target(index, None, weight=0.0, kl_weight=1.0, scores=own))
+                    score = scores[index]
+                    targets.append(Target(index, None, weight=0.0, kl_weight=1.0, scores=score))
             yield TrainingExample(episode, tuple(targets))

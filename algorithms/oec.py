@@ -1,7 +1,7 @@
-"""On-policy expert corrections (arXiv 2512.14895): as AggreVaTe, but only what ended well teaches.
+"""On-policy expert corrections (arXiv 2512.14895): AggreVaTe on resolved episodes alone.
 
 The student begins and the teacher takes over at a random turn. The student's turns are context
-without weight. Episodes are kept if the tests pass, and dropped if the agent repeated itself.
+without weight. Episodes are kept if the tests pass, and dropped if the agent repeated an action.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ class OEC(Algorithm):
     """Who acts: student until a random turn, then teacher. Label: the teacher's turns of resolved
     episodes. Weight: 1.
 
-    The switch is uniform on {0, ..., ``latest``} turns. An episode in which one action comes more
-    than ``most_repeats`` times in a row is dropped.
+    Attributes:
+        latest: The switch is uniform on {0, ..., latest} turns.
+        most_repeats: An episode in which one action comes more often in a row is dropped.
+        repeats: Episodes of each task.
+        aggregation: Of which rounds the episodes are (``algorithms/filters.py``).
+        window: With ``aggregation`` ``window``, the number of newest rounds.
     """
 
     latest: int = 30
@@ -46,11 +50,11 @@ class OEC(Algorithm):
 
 
 def longest_repetition(episode: Episode) -> int:
-    """How often the most stubborn action came in a row; 0 for an episode without actions."""
+    """The largest number of equal actions in a row; 0 for an episode without turns."""
     longest = run = 0
     before: object = None
     for turn in episode.turns:
-        said = (turn.action.name, dict(turn.action.arguments)) if turn.action else turn.text
-        run = run + 1 if said == before else 1
-        longest, before = max(longest, run), said
+        action = (turn.action.name, dict(turn.action.arguments)) if turn.action else turn.text
+        run = run + 1 if action == before else 1
+        longest, before = max(longest, run), action
     return longest

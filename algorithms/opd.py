@@ -1,10 +1,11 @@
-"""On-policy distillation: the student acts, and the teacher says of every token how likely it is.
+"""On-policy distillation: the student acts, and the teacher gives the log-prob of every token.
 
-Descends the reverse KL to the teacher on the student's own tokens. As published by Thinking
-Machines (2025) the log-ratio teacher / student is each token's advantage. They take one update per
-batch of samples; where a round has more, an advantage that stayed that of the first student would
-lead past the teacher, so it is computed again before each (``Objective.advantage``). ``k2`` as a
-loss has the same expected gradient in the first update, ``k3`` that of the forward KL, ``k1`` none.
+The loss descends the reverse KL to the teacher on the student's tokens. As published by Thinking
+Machines (2025), the log-ratio teacher / student is the advantage of each token. They make one
+update per batch of samples. A round of ours has several, and an advantage of the first student
+would lead past the teacher; so it is computed again before each update (``Objective.advantage``).
+As a loss, ``k2`` has the same expected gradient in the first update, ``k3`` has the gradient of the
+forward KL, and ``k1`` has none.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ Estimator = Literal["advantage", "k1", "k2", "k3"]
 class OPD(Algorithm):
     """Who acts: student. Label: the executed turn. Weight: the teacher's reverse KL, per token.
 
-    ``recompute``: the advantage is that of the student before each update; False: of the student
-    who acted, which is right in the first update alone, and how older results were made.
-    ``clip``: of the ratio, on both sides; None for none. ``truncation``: see ``Objective``.
-    ``temperature``: of the student while it collects; the log-probs of both, student and teacher,
-    are of softmax(logits / temperature).
+    Attributes:
+        estimator: ``advantage`` is the published policy gradient; ``k1``, ``k2`` and ``k3`` descend
+            an estimator of the KL as a loss.
+        recompute: The advantage is that of the student before each update. False takes the student
+            that acted, which is right in the first update alone; older results were made so.
+        repeats: Episodes of each task.
+        clip: The ratio is clipped to [1 - clip, 1 + clip]; None does not clip.
+        truncation: See ``Objective``.
+        temperature: The student's sampling temperature. The log-probs of student and teacher are
+            those of softmax(logits / temperature).
+        top_p: Must be 1.
     """
 
     estimator: Estimator = "advantage"
@@ -76,11 +83,11 @@ class OPD(Algorithm):
     def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         for round, episode in chosen(rounds, "all", "latest"):
             scored = round.scores_of(episode).items()
-            yield TrainingExample(episode, tuple(self._target(episode, *one) for one in scored))
+            yield TrainingExample(episode, tuple(self._target(episode, *pair) for pair in scored))
 
     def _target(self, episode: Episode, index: int, scores: Scores) -> Target:
         if self.estimator != "advantage":
             return Target(index, None, weight=0.0, kl_weight=1.0, scores=scores)
-        own = episode.turns[index].logprobs
-        first = tuple(t - s for t, s in zip(scores.logprobs, own, strict=False))
+        student = episode.turns[index].logprobs  # an end of turn that nobody sampled has none
+        first = tuple(t - s for t, s in zip(scores.logprobs, student, strict=False))
         return Target(index, None, weight=0.0, pg_weight=1.0, advantage=first, scores=scores)

@@ -1,4 +1,4 @@
-"""Rejection sampling fine-tuning: several tries at each task, and those that resolve it teach."""
+"""Rejection sampling fine-tuning: several episodes of each task; the resolved ones are learned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from swe_gym_env.types import Actor
 class RFT(Algorithm):
     """Who acts: student (or teacher). Label: the executed turn, of resolved episodes. Weight: 1.
 
-    Every turn counts, whoever took it: also one that a failing teacher left to the student.
+    Every turn is learned, also one that the student took because the teacher failed.
+
+    Attributes:
+        actor: Who acts.
+        repeats: Episodes of each task.
+        aggregation: Of which rounds the episodes are (``algorithms/filters.py``).
+        window: With ``aggregation`` ``window``, the number of newest rounds.
     """
 
     actor: Actor = "student"

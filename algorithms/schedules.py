@@ -1,7 +1,7 @@
-"""beta, the teacher's share of executed turns, as a pure function of the round.
+"""beta, the teacher's share of the executed turns, as a function of the round.
 
-With i the round counted from 0, ``warmup`` rounds at ``start`` first, and
-p = (i - warmup) / (rounds - 1 - warmup) held within [0, 1], so that the last round has p = 1:
+i is the round, counted from 0. The first ``warmup`` rounds have ``start``. Then, with
+p = (i - warmup) / (rounds - 1 - warmup), clipped to [0, 1], so that the last round has p = 1:
 
     constant      start
     linear        start + (floor - start) p; with ``slope``: max(floor, start - slope (i - warmup))
@@ -9,8 +9,8 @@ p = (i - warmup) / (rounds - 1 - warmup) held within [0, 1], so that the last ro
     exponential   start (floor / start)^p, which needs floor > 0
     step          start while p < 1/2, then floor
 
-The papers' "start 1.0, minus 0.2 per round" is ``linear`` with slope 0.2. Evaluation is always
-beta 0. (GKD's lambda is the *student's* share: 1 - beta.)
+The papers' "start 1.0, minus 0.2 per round" is ``linear`` with slope 0.2. In evaluations beta is 0.
+(GKD's lambda is the *student's* share: 1 - beta.)
 """
 
 from __future__ import annotations
@@ -25,13 +25,23 @@ Shape = Literal["constant", "linear", "cosine", "exponential", "step"]
 def latest_switch(index: int, start: int, step: int, cap: int) -> int:
     """AggreVaTe's T_max of round ``index``, counted from 0: min(start + step index, cap) turns."""
     if min(index, start, step, cap) < 0:
-        raise ValueError("start, step and cap of the latest switch are not negative")
+        raise ValueError("start, step and cap of the latest switch must not be negative")
     return min(start + step * index, cap)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """One value per round, each in [0, 1]."""
+    """One value per round, each in [0, 1].
+
+    Attributes:
+        shape: Which of the functions above.
+        start: beta of the first round.
+        floor: The smallest beta.
+        rounds: Number of rounds over which beta falls.
+        warmup: Number of rounds at ``start`` before it falls.
+        slope: For ``linear``: by how much beta falls with each round; None reaches ``floor`` in the
+            last round.
+    """
 
     shape: Shape = "linear"
     start: float = 1.0
@@ -45,11 +55,11 @@ class Schedule:
             raise ValueError(f"beta.shape={self.shape}: it is one of {', '.join(get_args(Shape))}")
         for name in ("start", "floor"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"beta.{name}={getattr(self, name)}: a share lies in [0, 1]")
+                raise ValueError(f"beta.{name}={getattr(self, name)}: it must lie in [0, 1]")
         if self.shape != "constant" and self.floor > self.start:
-            raise ValueError(f"beta.floor={self.floor} lies above beta.start={self.start}")
+            raise ValueError(f"beta.floor={self.floor} must not be above beta.start={self.start}")
         if self.rounds < 1 or self.warmup < 0:
-            raise ValueError("beta.rounds is at least 1 and beta.warmup at least 0")
+            raise ValueError("beta.rounds must be at least 1 and beta.warmup at least 0")
         if self.shape == "exponential" and self.floor <= 0:
             raise ValueError("an exponential never reaches 0: give beta.floor above 0, say 0.05")
         if self.slope is not None and self.shape != "linear":
@@ -57,7 +67,7 @@ class Schedule:
                 f"beta.slope is for linear; with beta={self.shape} give beta.slope=null"
             )
         if self.slope is not None and self.slope < 0:
-            raise ValueError(f"beta.slope={self.slope}: the loss per round is not negative")
+            raise ValueError(f"beta.slope={self.slope}: it must not be negative")
 
     def __call__(self, index: int) -> float:
         """beta of round ``index``, counted from 0."""

@@ -1,7 +1,7 @@
-"""Supervised fine-tuning: the teacher acts, and the student learns every turn of it, weight 1.
+"""Supervised fine-tuning: the teacher acts, and the student learns each of its turns with weight 1.
 
-By default on episodes that ended with ``finish``, failed ones included. A turn that fell to the
-student, because the teacher failed or its budget was spent, is kept as context but not trained on.
+The default is to learn from episodes that ended with ``finish``, failed ones included. A turn that
+the student took, because the teacher failed or its budget was spent, is context without weight.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from swe_gym_env.rollout.mixers import TeacherOnly
 
 @dataclass(frozen=True)
 class SFT(Algorithm):
-    """Who acts: teacher. Label: the executed turn. Weight: 1."""
+    """Who acts: teacher. Label: the executed turn. Weight: 1.
+
+    Attributes:
+        keep: Which episodes are learned from (``algorithms/filters.py``).
+        aggregation: Of which rounds the episodes are.
+    """
 
     keep: Keep = "finished"
     aggregation: Aggregation = "latest"
@@ -30,5 +35,5 @@ class SFT(Algorithm):
 
     def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         for _, episode in chosen(rounds, self.keep, self.aggregation):
-            taught = [n for n, turn in enumerate(episode.turns) if turn.actor == "teacher"]
-            yield TrainingExample(episode, tuple(Target(n, None) for n in taught))
+            teacher = [n for n, turn in enumerate(episode.turns) if turn.actor == "teacher"]
+            yield TrainingExample(episode, tuple(Target(n, None) for n in teacher))

@@ -9,12 +9,9 @@ import argparse
 import json
 import sys
 
-from swe_gym_env import SWEEnv, tasks
+from swe_gym_env import Rollout, tasks
 from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.server import ServerPolicy
-from swe_gym_env.rollout.driver import Request, rollout
-from swe_gym_env.rollout.mixers import StudentOnly
-from swe_gym_env.types import Annotation, Episode
 
 
 def main() -> None:
@@ -30,21 +27,14 @@ def main() -> None:
     chosen = tasks.load(**source, split="" if args.tasks else "heldout", limit=args.limit)
 
     with open(args.preds, "w") as preds:
-
-        def ended(episode: Episode, _: list[Annotation]) -> None:
+        run = Rollout(ServerPolicy(args.base_url, args.model), action_format=args.actions)
+        resolved = 0
+        for episode in run(chosen):
             print(episode.instance_id, episode.stop_reason, episode.outcome.status, flush=True)
+            resolved += episode.outcome.resolved
             row = {"instance_id": episode.instance_id, "model_name_or_path": args.model}
             preds.write(json.dumps({**row, "model_patch": episode.patch}) + "\n")
-
-        result = rollout(
-            [Request(task) for task in chosen],
-            make_env=lambda task: SWEEnv([task], action_format=args.actions, grade="deferred"),
-            student=ServerPolicy(args.base_url, args.model),
-            mixer=StudentOnly(),
-            annotate=False,
-            on_episode=ended,
-        )
-    print(f"{result.resolved} of {result.total} resolved")
+    print(f"{resolved} of {len(chosen)} resolved")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures stored runs beyond their resolve rate; docs/analysis.md says what each table is.
+"""Measures stored runs beyond their resolve rate; docs/reference/analysis.md has the tables.
 
 By default from the stored episodes alone, in seconds. Each run folder gets analysis/tables.json and
 a CSV for each table; of several runs one comparison is written besides.
@@ -15,15 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.analysis import every_measure
+from experiments.analysis.measure import Measure, NotMeasured
 from experiments.console.cli import guarded
 from experiments.console.progress import Display
 from experiments.probes.injected import MISTAKES
-from experiments.results import table_files
 from experiments.results.tables import Table
-from experiments.runs.folders import read_json, sweep_cells
+from experiments.runs import layout, sweep, tables
+from experiments.runs.folders import RunFolder
 from experiments.runs.inputs import refuse_changed
 from experiments.runs.naming import digest
-from experiments.runs.stored import Measure, NotMeasured, StoredRun, read_runs
+from experiments.runs.reader import EpisodeSet, StoredRun, read_runs
 from swe_gym_env.errors import SetupError
 from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import Episode, TaskInstance
@@ -91,13 +92,13 @@ def arguments() -> argparse.ArgumentParser:
 def analyze(given: argparse.Namespace, display: Display) -> None:
     known: Tasks = {}
     _open_sweeps(given)
-    there = [folder for folder in given.runs if (folder / "config.yaml").is_file()]
+    there = [folder for folder in given.runs if layout.is_configured(folder)]
     for folder in given.runs:
         if there and folder not in there:
             display.console.print(f"{folder} is no run folder and is left out", style="yellow")
     runs = [_with_tasks(run, known, display) for run in read_runs(there or given.runs)]
     shown = _teacher_episodes(given.teacher_episodes)
-    runs = [replace(run, given=shown) for run in runs]
+    runs = [replace(run, demonstrated=shown) for run in runs]
     chosen = [*every_measure.OF_EPISODES]
     if given.divergence:
         chosen += _divergence(runs, given, display)
@@ -111,10 +112,10 @@ def _open_sweeps(given: argparse.Namespace) -> None:
     """A sweep stands for its runs, and the comparison goes where its report looks for it."""
     found: list[Path] = []
     for folder in given.runs:
-        cells = sweep_cells(folder)
-        if cells and len(given.runs) == 1:
-            given.out = given.out or folder / "analysis"
-        found += [folder.parent / cell["run"] for cell in cells] if cells else [folder]
+        runs = sweep.run_folders(folder)
+        if runs and len(given.runs) == 1:
+            given.out = given.out or RunFolder(folder).analysis
+        found += runs or [folder]
     given.runs = found
 
 
@@ -124,7 +125,7 @@ def _with_tasks(run: StoredRun, known: Tasks, display: Display) -> StoredRun:
         return replace(run, tasks=_tasks(run, known, display))
     except (SetupError, OSError, OmegaConfBaseException) as error:
         why = f"its tasks cannot be had, so that gold patches are not looked at: {error}"
-        display.console.print(f"{run.label}: {why}", style="yellow")
+        display.console.print(f"{run.name}: {why}", style="yellow")
         return run
 
 
@@ -134,7 +135,7 @@ def _tasks(run: StoredRun, known: Tasks, display: Display) -> dict[str, TaskInst
     if "tasks" not in run.cfg:
         raise SetupError("config.yaml names no tasks")
     refuse_changed(run.folder, run.cfg, "tasks")
-    saved = read_json(run.folder / "tasks.json")
+    saved = run.task_ids or None
     cfg = OmegaConf.to_container(run.cfg, resolve=True)
     assert isinstance(cfg, dict)
     own = digest([saved, cfg["tasks"], cfg["evaluation"], run.seed])
@@ -147,9 +148,9 @@ def _tasks(run: StoredRun, known: Tasks, display: Display) -> dict[str, TaskInst
 def _teacher_episodes(folders: Sequence[Path]) -> list[Episode]:
     found: list[Episode] = []
     for folder in folders:
-        if not (folder / "episodes.jsonl").is_file():
+        if not layout.has_episodes(folder):
             raise SetupError(f"--teacher-episodes {folder}: there is no episodes.jsonl in it")
-        found += [e for e in RoundFolder(folder).episodes() if not e.outcome.mask]
+        found += EpisodeSet("given", RoundFolder(folder)).valid
     return found
 
 
@@ -162,9 +163,9 @@ def _divergence(
     for run in runs:
         try:
             teacher = given.teacher or _teacher(run)
-            turns[run.label] = divergence.measure(run, teacher, given.dtype, given.limit, display)
+            turns[run.name] = divergence.measure(run, teacher, given.dtype, given.limit, display)
         except LACKING as lacking:
-            why[run.label] = str(lacking)
+            why[run.name] = str(lacking)
     return divergence.measures(turns, why)
 
 
@@ -178,9 +179,9 @@ def _recovery(
     pairs, why = {}, {}
     for run in runs:
         try:
-            pairs[run.label] = recovery.measure(run, plan, display)
+            pairs[run.name] = recovery.measure(run, plan, display)
         except LACKING as lacking:
-            why[run.label] = str(lacking)
+            why[run.name] = str(lacking)
     return recovery.measures(pairs, why, plan)
 
 
@@ -203,11 +204,12 @@ def _write(
     found: Sequence[Table], runs: Sequence[StoredRun], out: Path | None, display: Display
 ) -> None:
     for run in runs:
-        table_files.add(run.folder / "analysis", every_measure.of_run(found, run))
-        display.console.print(f"{run.label}: {run.folder / 'analysis'}")
+        place = RunFolder(run.folder).analysis
+        tables.add(place, every_measure.of_run(found, run))
+        display.console.print(f"{run.name}: {place}")
     if len(runs) > 1:
-        folder = out or runs[0].folder.resolve().parent / "analysis"
-        table_files.write(folder, found)
+        folder = out or RunFolder(runs[0].folder.resolve().parent).analysis
+        tables.write(folder, found)
         display.console.print(f"comparison of {len(runs)} runs: {folder}", style="bold")
     for table in found:
         if table.name == every_measure.LACKING.name:

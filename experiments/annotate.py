@@ -21,13 +21,15 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.console.cli import CONF, guarded
 from experiments.console.progress import Display
 from experiments.runs.folders import RunFolder
 from experiments.runs.inputs import refuse_changed
+from experiments.runs.layout import is_configured
+from experiments.runs.reader import load_config
 from swe_gym_env.errors import SetupError
 
 MAY_DIFFER = ("teacher", "workers", "logging", "sandbox")  # from the run's own configuration
@@ -51,16 +53,14 @@ def annotate(cfg: DictConfig, display: Display) -> None:
     tasks = select(cfg, None, display).train if parts.teacher.needs_sandbox else []
     with RunFolder(own.parents[1]).lock():
         given, failed = relabel(parts, folders, {t.instance_id: t for t in tasks}, display)
-    display.console.print(
-        f"{given} labels by {parts.teacher.name}, {failed} states without: {own}/annotations.jsonl"
-    )
+    display.console.print(f"{given} labels by {parts.teacher.name}, {failed} states without: {own}")
 
 
 def configuration(arguments: Sequence[str]) -> DictConfig:
     """The run's configuration with another teacher. Raises SetupError."""
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     run, index = given.pop("run", ""), given.pop("round", "")
-    if not (Path(run) / "config.yaml").is_file() or not run:
+    if not run or not is_configured(Path(run)):
         raise SetupError(f"run={run}: give a run folder, which holds a config.yaml")
     if not index.isdigit():
         raise SetupError(f"round={index}: give the number of one of its rounds")
@@ -73,8 +73,7 @@ def configuration(arguments: Sequence[str]) -> DictConfig:
             new = compose("config", overrides=[f"{name}={value}" for name, value in given.items()])
     except (HydraException, OmegaConfBaseException) as error:
         raise SetupError(str(error)) from None
-    cfg = OmegaConf.load(Path(run) / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    cfg = load_config(Path(run))
     for name in MAY_DIFFER if "sandbox" in given else MAY_DIFFER[:-1]:
         cfg[name] = new[name]
     cfg.evaluation.tasks = 0  # only the training tasks are needed

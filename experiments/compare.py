@@ -21,7 +21,7 @@ from experiments.results import comparison, outcomes
 from experiments.results.comparison import Group
 from experiments.results.outcomes import Outcomes
 from experiments.results.tables import Table
-from experiments.runs.evaluations import Stored
+from experiments.runs import evaluations
 from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
@@ -35,7 +35,7 @@ def groups(
 ) -> list[Group]:
     """As they are given on the command line; the first is what the others are compared with.
     ``who``: only these of them, and ``against``. Raises SetupError."""
-    found: dict[str, list[Stored | Outcomes]] = {}
+    found: dict[str, list[Outcomes]] = {}
     kept = [one for one in given if one.endswith(".csv") and Path(one).is_file()]
     for file in kept:
         for name, seeds in outcomes.read(Path(file), only).items():
@@ -48,7 +48,7 @@ def groups(
             raise SetupError(f"--group {one}: give NAME=FOLDER,FOLDER,...")
         asked.append((name, [folder for folder in folders.split(",") if folder]))
     for name, members in asked:
-        stored = [Stored.find(Path(folder), only) for folder in members]
+        stored = [evaluations.find(Path(folder), only) for folder in members]
         name = name or stored[0].name
         if name in found and name not in from_files:
             raise SetupError(f"{name} is given twice: give each a name of its own (NAME=FOLDER)")

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig, open_dict
 
-from experiments.analysis.every_measure import add_failures
 from experiments.config import values
 from experiments.console import terminal
 from experiments.console.cli import HYDRA, explain_unknown, guarded
@@ -32,15 +31,23 @@ from experiments.pipeline import precision, preflight, teachers
 from experiments.pipeline.build import Parts
 from experiments.pipeline.evaluate import alone, evaluate
 from experiments.pipeline.tasks import select
-from experiments.report import write_evaluation
+from experiments.report import publish
 from experiments.results import evaluation
-from experiments.runs.folders import RunFolder, evaluation_folder, read_json, write_json
+from experiments.runs.folders import RunFolder, evaluation_folder
 from swe_gym_env.rollout.store import RoundFolder
 
 log = logging.getLogger(__name__)
 
 # What only training looks at
-NOT_MEASURED = ("algorithm", "rounds", "episodes_per_round", "iteration0", "training", "overlap")
+NOT_MEASURED = (
+    "algorithm",
+    "rounds",
+    "episodes_per_round",
+    "iteration0",
+    "training",
+    "trainer",
+    "overlap",
+)
 SWEBENCH_TOKENS = 16_384  # below that many a bug report leaves no room for turns
 
 
@@ -63,9 +70,9 @@ def _alone(cfg: DictConfig, display: Display) -> None:
                 with open_dict(cfg):
                     cfg.decided = own.decided
             folder.start(cfg)
-            saved = read_json(folder.path / "tasks.json")
+            saved = folder.tasks
             tasks = select(own, saved and {"heldout": saved["heldout"]}, display)
-            write_json(folder.path / "tasks.json", tasks.ids)
+            folder.save_tasks(tasks.ids)
             if cfg.tasks.name.startswith("swebench") and cfg.limits.max_tokens < SWEBENCH_TOKENS:
                 log.warning(
                     "%d tasks with at most %d turns and %d tokens, the limits of small ones: "
@@ -74,16 +81,12 @@ def _alone(cfg: DictConfig, display: Display) -> None:
                 )
             requests = tasks.evaluation(cfg.evaluation.samples)
             evaluate(parts, played, requests, None, display, "evaluate")
-            add_failures(folder.path, tasks.heldout)
-            write_evaluation(folder.path)
+            publish(folder.path, tasks.heldout)
     folder.remember()
     for table in evaluation.tables(played.metrics):
         terminal.show(display.console, table)
     display.console.print(f"episodes, tables, metrics.json and predictions: {folder.path}")
-    page = folder.path / "report.html"
-    if not page.exists():  # by an older version
-        write_evaluation(folder.path)
-    display.console.print(f"report: {page}", style="bold")
+    display.console.print(f"report: {publish(folder.path)}", style="bold")
 
 
 def translated(words: Sequence[str]) -> list[str]:

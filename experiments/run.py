@@ -5,6 +5,7 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
+from experiments.console import closing
 from experiments.console.cli import HYDRA, explain_unknown, guarded
 from experiments.console.progress import Display
 from experiments.pipeline import sweeps
@@ -19,8 +20,12 @@ def main(cfg: DictConfig) -> None:
 
 def _run(cfg: DictConfig, display: Display) -> None:
     from experiments.pipeline.phases import run  # late, so that --help and mistakes take no time
+    from experiments.report import publish
 
-    run(cfg, display)
+    folder, tasks = run(cfg, display)
+    page = publish(folder.path, tasks)
+    assert folder.summary is not None
+    closing.show(display.console, folder.summary, folder.path, page)
 
 
 if __name__ == "__main__":

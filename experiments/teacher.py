@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.console.cli import HYDRA, explain_unknown, guarded
 from experiments.console.progress import Display
 from experiments.pipeline import precision, preflight
-from experiments.runs.folders import read_json, trained_folder, write_json
+from experiments.runs.folders import trained_folder
 from swe_gym_env.errors import SetupError
 
 
@@ -48,9 +48,9 @@ def make(cfg: DictConfig, display: Display) -> Path:
         parts, alone = Parts(cfg), DAgger(Schedule("constant", start=0.0))
         precision.settle(parts, folder.path)
         folder.start(cfg)
-        saved = read_json(folder.path / "tasks.json")
+        saved = folder.tasks
         tasks = select(cfg, saved and {"train": saved["train"]}, display)
-        write_json(folder.path / "tasks.json", tasks.ids)
+        folder.save_tasks(tasks.ids)
         for index in range(len(folders)):
             algorithm: Algorithm = alone if index else SFT()
             so_far, before = folders[: index + 1], folders[index - 1].checkpoint if index else None

@@ -18,13 +18,15 @@ import os
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.console.cli import guarded
 from experiments.console.progress import Display
 from experiments.pipeline.launch import OF_RUN, Told, die_with_parent, is_first, tell
 from experiments.runs.folders import RunFolder
 from experiments.runs.inputs import refuse_changed
+from experiments.runs.layout import is_configured
+from experiments.runs.reader import load_config
 from swe_gym_env.errors import SetupError
 
 
@@ -66,12 +68,11 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
 def configuration(arguments: list[str]) -> DictConfig:
     """The run's own. Raises SetupError."""
     run, index, *more = [*arguments, "", ""][: max(2, len(arguments))]
-    if not (Path(run) / "config.yaml").is_file() or not run:
+    if not run or not is_configured(Path(run)):
         raise SetupError(f"{run!r}: give a run folder, which holds a config.yaml")
     if not index.isdigit() or more not in ([], [OF_RUN]):
         raise SetupError(f"{index!r}: give the number of one of its rounds, and nothing more")
-    cfg = OmegaConf.load(Path(run) / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    cfg = load_config(Path(run))
     cfg.stored = {"run": str(Path(run).absolute()), "round": int(index), "of_run": bool(more)}
     return cfg
 

@@ -1,4 +1,9 @@
-"""A full disk, or a place that cannot be written: one message with the path, for the user."""
+"""Write files so that a full disk or an unwritable folder becomes one clear message for the user.
+
+All results of the project are written through this module or inside its :func:`room_for`. Errors
+that only the user can correct become a SetupError that names the path; other errors pass unchanged.
+Text files are written atomically.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +22,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 FILE = "is a file where a folder is needed"
 READ_ONLY = "is on a file system that can only be read"
 NOT_ALLOWED = "may not be read or written by this user"
-# What an error says of the file that it names, where nothing above that is in the way
+# What is wrong with the file that an error names, if nothing is wrong with the folders above it.
+# None: an ordinary missing file is not a matter of this module.
 BLOCKED = {
     errno.EROFS: READ_ONLY,
     errno.EACCES: NOT_ALLOWED,
     errno.EPERM: NOT_ALLOWED,
     errno.ENOTDIR: FILE,
     errno.EEXIST: FILE,
-    errno.ENOENT: None,  # an ordinary file that is missing is none of this
+    errno.ENOENT: None,
     errno.EISDIR: "is a folder where a file is needed",
     errno.ELOOP: "is a link that leads back to itself",
     errno.ENAMETOOLONG: "is longer than a name may be",
@@ -32,29 +38,43 @@ BLOCKED = {
 
 
 def is_full(error: BaseException) -> bool:
-    """Also as libraries put it that do not raise OSError (safetensors)."""
+    """Whether the error says that the disk is full, also if it is not an OSError (safetensors)."""
     return getattr(error, "errno", None) in FULL or os.strerror(errno.ENOSPC) in str(error)
 
 
 @contextlib.contextmanager
 def room_for(path: str | Path) -> Iterator[None]:
-    """Around what writes ``path``. SetupError where the disk is full, or the place is one that
-    cannot be written."""
+    """Turn errors of code that writes ``path`` into a SetupError, if the user can correct them.
+
+    Args:
+        path: The file or folder that is written in the ``with`` block.
+
+    Raises:
+        SetupError: The disk is full, or the path cannot be written.
+    """
     try:
         yield
     except SetupError:
         raise
     except Exception as error:
-        if said := message(error, path):
-            raise SetupError(said) from error
+        if problem := message(error, path):
+            raise SetupError(problem) from error
         raise
 
 
 def message(error: BaseException, path: str | Path) -> str | None:
-    """What the user has to mend at ``path``, or where the error itself names a file; None where the
-    error is of another kind."""
+    """What the user has to correct.
+
+    Args:
+        error: What was raised while ``path`` was written. If it names another file, the message is
+            about that file.
+        path: What was to be written.
+
+    Returns:
+        A message with the path and the remedy; None if the error is of another kind.
+    """
     if is_full(error):
-        free = shutil.disk_usage(_standing(Path(path))).free / 2**20
+        free = shutil.disk_usage(_existing(Path(path))).free / 2**20
         return (
             f"the disk is full: {path} cannot be written ({free:.0f} MiB free there). What is "
             "finished is kept: make room, then give the same command again."
@@ -63,48 +83,57 @@ def message(error: BaseException, path: str | Path) -> str | None:
     if not isinstance(error, OSError) or number not in BLOCKED or error.filename is None:
         return None
     named = Path(os.fsdecode(error.filename))
-    said = _in_the_way(named)
-    if said is None and (own := BLOCKED[number]):
-        said = f"{named.absolute()} {own}"
-    return said and f"{said}, so that {path} cannot be used. Correct that, or give another folder."
+    problem = _in_the_way(named)
+    if problem is None and (of_file := BLOCKED[number]):
+        problem = f"{named.absolute()} {of_file}"
+    if problem is None:
+        return None
+    return f"{problem}, so that {path} cannot be used. Correct that, or give another folder."
 
 
 def unwritable(folder: Path) -> str | None:
-    """Why nothing can be written to ``folder``, which need not be there. Makes nothing."""
+    """Why nothing can be written to ``folder``; None if it can be. Creates nothing.
+
+    The folder need not exist: then the folders above it are checked.
+    """
     return _in_the_way(folder / "file")
 
 
 def _in_the_way(path: Path) -> str | None:
-    """What is wrong with the folders above ``path``, or with a link that it is."""
+    """What is wrong with the folders above ``path``, or with ``path`` if it is a link."""
     whole = path.absolute()
-    for one in [*reversed(whole.parents), whole]:
-        if os.path.islink(one) and not os.path.exists(one):
-            return f"{one} is a link to what is not there"
-        if one != whole and os.path.lexists(one) and not os.path.isdir(one):
-            return f"{one} {FILE}"
-    above = _standing(whole.parent)
+    for part in [*reversed(whole.parents), whole]:
+        if os.path.islink(part) and not os.path.exists(part):
+            return f"{part} is a link to what is not there"
+        if part != whole and os.path.lexists(part) and not os.path.isdir(part):
+            return f"{part} {FILE}"
+    above = _existing(whole.parent)
     if os.access(above, os.W_OK | os.X_OK):
         return None
     only_read = os.statvfs(above).f_flag & os.ST_RDONLY
     return f"{above} {READ_ONLY if only_read else NOT_ALLOWED}"
 
 
-def _standing(path: Path) -> Path:
-    """It, or the nearest folder above that there is."""
+def _existing(path: Path) -> Path:
+    """``path`` if it is a folder, otherwise the nearest folder above it that exists."""
     folder = path.absolute()
-    while not os.path.isdir(folder):  # False too where we may not look
+    while not os.path.isdir(folder):  # also False if this user may not look into the folder above
         folder = folder.parent
     return folder
 
 
 def make_folder(path: Path) -> None:
-    """With those above. SetupError where it cannot be made."""
+    """Create a folder and those above it. Raises SetupError if that is impossible."""
     with room_for(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Aside and renamed: a reader never sees half a file. SetupError where it cannot be written."""
+    """Write a text file and the folders above it.
+
+    The text is written to another file, which is then renamed, so a reader never sees a part of it.
+    Raises SetupError if the file cannot be written.
+    """
     make_folder(path.parent)
     aside = path.with_name(f".{path.name}")
     with room_for(path):
@@ -113,12 +142,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """As :func:`write_text`."""
+    """Write ``data`` as indented JSON (see :func:`write_text`)."""
     write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """None where there is no such file. SetupError where it holds no JSON."""
+    """Read a JSON file. Returns None if it does not exist; raises SetupError if it is damaged."""
     try:
         return json.loads(path.read_text("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):

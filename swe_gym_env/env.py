@@ -1,8 +1,9 @@
-"""SWEEnv: an agent's text goes in, what its command printed comes out, the tests give the reward.
+"""SWEEnv: text of an agent goes in, the output of its command comes out, tests give the reward.
 
-The budgets are inside (an outer ``TimeLimit`` could cut an episode off but not score it), and so is
-the scoring. A malformed turn is an observation; a fault of the machinery ends the episode with an
-``infra_error`` outcome whose ``mask`` is True. Neither is an exception.
+The budgets are part of the environment, because an outer ``TimeLimit`` could end an episode but not
+score it. Neither of the following is an exception: a malformed turn is answered with an
+observation, and a fault of the infrastructure ends the episode with an ``infra_error`` outcome
+whose ``mask`` is True.
 """
 
 from __future__ import annotations
@@ -29,26 +30,51 @@ from swe_gym_env.types import Outcome, TaskInstance, ToolCall
 
 log = logging.getLogger(__name__)
 
-MAX_OBSERVATION = 200_000
-MAX_ACTION = 200_000
+MAX_OBSERVATION = 200_000  # characters
+MAX_ACTION = 200_000  # characters
 
+# observation, reward, terminated, truncated, info
 Step = tuple[str, float, bool, bool, dict[str, Any]]
 
 
 def estimate_tokens(text: str) -> int:
-    """Tokens of ``text`` where no tokenizer is at hand."""
+    """The approximate number of tokens of ``text``, for use without a tokenizer."""
     return (len(text) + 3) // 4
 
 
 class SWEEnv(gymnasium.Env[str, str]):
-    """One software-engineering episode after another.
+    """A Gymnasium environment that plays software-engineering tasks.
 
-    ``tasks``: task instances, or a name for ``swe_gym_env.tasks.load``. ``sandbox``: a provider or
-    its name. ``tools``: names; None offers all that the action format can call. ``max_tokens``
-    counts everything the agent reads and writes, ``max_seconds`` the time spent inside the
-    environment (not while a model thinks). ``max_format_errors`` and ``max_repeats`` count turns in
-    a row. ``grade``: ``on_end`` scores in the last step, ``deferred`` when :meth:`grade` is called,
-    ``never`` not at all. Nothing is started before ``reset``.
+    No sandbox is started before ``reset``. The last ``info`` of an episode has ``stop_reason``,
+    ``patch``, ``left_out``, ``costs`` and, once it is scored, ``outcome``.
+
+    Args:
+        tasks: Task instances, or a name for ``swe_gym_env.tasks.load``.
+        sandbox: A sandbox provider or its name (``swe_gym_env.sandbox.provider``).
+        action_format: How a turn is written (``swe_gym_env.actions``).
+        tools: Names of the tools that are offered; None for all that the action format can call.
+        max_turns: Turns after which the episode ends.
+        max_tokens: Tokens after which it ends. Everything that the agent reads and writes counts.
+        max_seconds: Seconds spent inside the environment after which it ends. The time in which a
+            model generates does not count.
+        max_format_errors: Consecutive malformed turns after which it ends.
+        max_repeats: Consecutive identical calls after which it ends.
+        command_timeout: Seconds that one command of the agent may take.
+        output_limit: Characters of a command's output that an observation shows.
+        grade: ``on_end`` scores in the last step, ``deferred`` when :meth:`grade` is called,
+            ``never`` not at all.
+        grade_timeout: Seconds that the hidden tests may take.
+        count_tokens: Counts the tokens of a text; an estimate by default.
+        render_mode: ``ansi`` makes :meth:`render` return the episode as text.
+
+    Attributes:
+        form: The action format.
+        task: The task of the current episode.
+        sandbox: The sandbox of the current episode; None when no episode is running.
+        costs: Seconds of the episode by part: ``start``, ``tools``, ``diff``, ``grade``.
+
+    Raises:
+        SetupError: An argument has an impossible value.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012
@@ -110,10 +136,18 @@ class SWEEnv(gymnasium.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Start a task in a fresh sandbox: ``options={"instance_id": ...}``, or one drawn by the
-        seed.
+        """Start an episode in a fresh sandbox.
 
-        Raises SandboxError where no sandbox could be made.
+        Args:
+            seed: Seed of the random choice of a task.
+            options: ``{"instance_id": ID}`` chooses the task instead.
+
+        Returns:
+            The task prompt and ``info``, which holds the system prompt.
+
+        Raises:
+            SandboxError: The sandbox could not be started.
+            SetupError: There is no such task, or the machine lacks something.
         """
         super().reset(seed=seed)
         self.close()
@@ -133,7 +167,16 @@ class SWEEnv(gymnasium.Env[str, str]):
         return observation, self._info(None)
 
     def step(self, action: str) -> Step:
-        """Run the call in ``action``. Any text is answered with an observation."""
+        """Take one turn.
+
+        Args:
+            action: Text of the agent in the action format. Any text is answered: malformed text
+                with an observation that says what is wrong.
+
+        Returns:
+            Observation, reward (0.0 before the end), terminated (the agent has finished), truncated
+            (a budget has ended the episode, or a fault), info.
+        """
         if self._toolbox is None or self._stop_reason:
             raise ResetNeeded("call reset() first: no episode is running")
         self._turn += 1
@@ -156,17 +199,21 @@ class SWEEnv(gymnasium.Env[str, str]):
         observation = self._say(observation)
         stop_reason = self._over_budget()
         if stop_reason:
-            return self._end(observation, stop_reason, call, said=True)
+            return self._end(observation, stop_reason, call, recorded=True)
         return observation, 0.0, False, False, self._info(call)
 
     def stop(self, reason: str) -> Step:
-        """End the episode from outside, and score it as any other."""
+        """End the episode from outside and score it like any other.
+
+        Args:
+            reason: Its ``stop_reason``.
+        """
         if self._toolbox is None or self._stop_reason:
             raise ResetNeeded("call reset() first: no episode is running")
         return self._end(f"(stopped: {reason})", reason, None)
 
     def grade(self) -> Outcome:
-        """Score the ended episode in a fresh sandbox (where ``grade="deferred"``, or once more)."""
+        """Score the ended episode in a fresh sandbox, for the first time or again."""
         if not self._stop_reason or self.task is None:
             raise ResetNeeded("only an ended episode can be graded")
         if self._stop_reason == "infra_error" and self._outcome is not None:
@@ -179,19 +226,20 @@ class SWEEnv(gymnasium.Env[str, str]):
         return self._outcome
 
     def render(self) -> str | None:  # type: ignore[override]
-        """The episode so far, as text."""
+        """The episode so far, as text; None if ``render_mode`` is not ``ansi``."""
         return "\n\n".join(self._transcript) if self.render_mode == "ansi" else None
 
     def close(self) -> None:
-        """Throw the sandbox away. May be called twice."""
+        """Close the sandbox. It may be called more than once."""
         sandbox, self.sandbox, self._toolbox = self.sandbox, None, None
         if sandbox is not None:
             sandbox.close()
 
-    # -- the parts -----------------------------------------------------------------------------
+    # -- Implementation ------------------------------------------------------------------------
 
     @property
     def provider(self) -> SandboxProvider:
+        """What makes the sandboxes; looked up by its name at the first use."""
         if isinstance(self._provider, str):
             from swe_gym_env.sandbox import provider
 
@@ -235,9 +283,17 @@ class SWEEnv(gymnasium.Env[str, str]):
         return next((f"max_{key}" for key in spent if spent[key] >= self._budget[key]), "")
 
     def _end(
-        self, observation: str, reason: str, call: ToolCall | None, said: bool = False
+        self, observation: str, reason: str, call: ToolCall | None, recorded: bool = False
     ) -> Step:
-        """Take the patch, give the sandbox back, and score."""
+        """Extract the patch, close the sandbox, and score.
+
+        Args:
+            observation: The last observation.
+            reason: The ``stop_reason``.
+            call: The call of the last turn.
+            recorded: Whether the observation is already part of the transcript and its tokens are
+                counted.
+        """
         assert self.sandbox is not None and self.task is not None
         started = time.monotonic()
         try:
@@ -249,7 +305,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         self._spend("diff", started)
         self._stop_reason = reason
         self.close()
-        if not said:
+        if not recorded:
             observation = self._say(observation)
         reward = self.grade().reward if self.grade_mode == "on_end" else 0.0
         finished = reason == "finished"
@@ -274,7 +330,7 @@ class SWEEnv(gymnasium.Env[str, str]):
         self.costs[part] = self.costs.get(part, 0.0) + seconds
 
     def _info(self, call: ToolCall | None) -> dict[str, Any]:
-        """A fresh dict each time; the last one of an episode says how it ended."""
+        """A new dict for each step; the last one of an episode says how it ended."""
         assert self.task is not None
         info: dict[str, Any] = {
             "instance_id": self.task.instance_id,
@@ -287,7 +343,7 @@ class SWEEnv(gymnasium.Env[str, str]):
             info |= {
                 "stop_reason": self._stop_reason,
                 "patch": self._extracted.patch,
-                "left_out": self._extracted.told,
+                "left_out": self._extracted.omissions,
                 "costs": dict(self.costs),
             }
             if self._outcome is not None:

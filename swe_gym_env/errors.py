@@ -1,23 +1,28 @@
-"""Faults by who has to act on them.
+"""The errors of this package, divided by who has to act on them.
 
-A bad roll-out is data, not a crash: an :class:`InfraError` ends one episode, is counted by its
-``cause``, retried in a new sandbox, and never becomes a reward of 0. A :class:`SetupError` ends the
-program, because only the user can mend it; its message says how.
+An :class:`InfraError` concerns one episode: it ends that episode, is counted by its ``cause`` and
+retried in a new sandbox, and never becomes a reward of 0. A :class:`SetupError` ends the program,
+because only the user can correct it; its message says how.
 """
 
 from __future__ import annotations
 
 
 class SWEGymError(Exception):
-    """Everything that this package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class SetupError(SWEGymError):
-    """The machine or the configuration lacks something. The message says what to do."""
+    """The machine or the configuration lacks something; the message says what to do."""
 
 
 class InfraError(SWEGymError):
-    """A part around the agent failed; the episode says nothing about the agent."""
+    """The infrastructure around the agent failed, so the episode says nothing about the agent.
+
+    Attributes:
+        cause: Which part failed. Metrics count faults by it, and it begins the ``reason`` of a
+            masked outcome.
+    """
 
     cause = "infra"
 
@@ -29,7 +34,7 @@ class SandboxError(InfraError):
 
 
 class EngineError(SandboxError):
-    """What makes all sandboxes does not answer: no single episode is to blame."""
+    """The engine that makes all sandboxes does not answer, so no single episode is to blame."""
 
     cause = "engine"
 

@@ -1,7 +1,8 @@
-"""The text space: any text up to a length.
+"""The observation and action space of the environment: any text up to a length.
 
-Gymnasium's own ``Text`` allows only listed characters (no blank, no newline by default), and a
-model may write anything. What goes out to the agent is made safe here as well.
+Gymnasium's ``Text`` allows only listed characters (by default no space and no newline), but a model
+may write any character. This module also registers how such texts lie in the memory that the
+processes of an ``AsyncVectorEnv`` share, and makes texts for the agent safe (:func:`outgoing`).
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from gymnasium.vector.utils import (
     write_to_shared_memory,
 )
 
-# The random texts of ``sample`` look a little like what a model writes
+# Characters of the random texts of ``sample``, which should look a little like those of a model
 _SAMPLED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 \n`$./-_=<>|&;(){}'\"é"
 _SAMPLED_LENGTH = 200
 
 
 class AnyText(gymnasium.spaces.Text):
-    """Every str of at most ``max_length`` characters, the empty one included."""
+    """All strings of at most ``max_length`` characters, the empty string included."""
 
     def __init__(self, max_length: int) -> None:
         super().__init__(max_length, min_length=0, charset=_SAMPLED)
@@ -33,7 +34,7 @@ class AnyText(gymnasium.spaces.Text):
         return isinstance(x, str) and len(x) <= self.max_length
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
-        if mask is None and probability is None:  # megabytes of noise would help nobody
+        if mask is None and probability is None:  # not megabytes of random characters
             mask = (int(self.np_random.integers(min(_SAMPLED_LENGTH, self.max_length) + 1)), None)
         return super().sample(mask=mask, probability=probability)
 
@@ -42,9 +43,12 @@ class AnyText(gymnasium.spaces.Text):
 
 
 class _Shared(Sequence[str]):
-    """The observations in memory that the processes of an ``AsyncVectorEnv`` share: for each
-    environment a length, then its code points. Gymnasium takes one such object at the start and
-    copies it after each step, so it is read when it is looked at; a copy is a plain tuple."""
+    """The observations of all environments of an ``AsyncVectorEnv``, read from shared memory.
+
+    The memory is an array of int32 with one row for each environment: the number of characters,
+    then their code points. Gymnasium creates one such object at the start and copies it after each
+    step. So the memory is read whenever an item is accessed, and a copy is a plain tuple.
+    """
 
     def __init__(self, memory: Any, rows: int, width: int) -> None:
         self._memory, self._shape = memory, (rows, width)
@@ -65,7 +69,7 @@ class _Shared(Sequence[str]):
         return repr(tuple(self))
 
 
-# Gymnasium's own functions for Text know its listed characters alone, and read once
+# Gymnasium's functions for Text handle only its listed characters, and read the memory only once
 
 
 @create_shared_memory.register(AnyText)
@@ -88,7 +92,7 @@ def _read(space: AnyText, shared_memory: Any, n: int = 1) -> Sequence[str]:
 
 
 def outgoing(text: str, max_length: int) -> str:
-    """``text`` as it may be shown: valid Unicode (no lone surrogate), clipped to a length."""
+    """``text`` for the agent: at most ``max_length`` characters, without lone surrogates."""
     text = text[:max_length]
     try:
         text.encode()

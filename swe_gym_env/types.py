@@ -1,8 +1,9 @@
-"""The few values that every part passes to the next.
+"""The few data types that every part of the project passes to the next.
 
-They are plain frozen dataclasses so that an episode can be written as one line of JSON, read
+They are plain frozen dataclasses, so that an episode can be written as one line of JSON, read
 without this package, and compared in a test. Nothing here imports anything heavier than the
-standard library.
+standard library. The names of the fields are the keys of the stored files; a field that is renamed
+must get an entry in ``_FORMER``, so that older files stay readable.
 """
 
 from __future__ import annotations
@@ -23,11 +24,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TaskInstance:
-    """One repository with one problem. The field names are those of a swebench 5 row.
+    """One repository with one problem to solve. Most fields are those of a row of swebench 5.
 
-    ``image`` names what a sandbox starts from: a Docker image, or an unpacked image in the local
-    store (``swe_gym_env.sandbox.images``). ``env`` is set for every command on top of the image's
-    own. ``gold_patch`` is the row's ``patch``.
+    Attributes:
+        instance_id: Unique name of the task within its task set.
+        repo: Name of the repository, such as ``psf/requests``.
+        base_commit: Commit to which the agent's changes are made. It may be a short hash or a tag.
+        image: What a sandbox starts from: a Docker image, or the name of an image in the local
+            store (``swe_gym_env.sandbox.images``).
+        problem_statement: The bug report that the agent reads.
+        gold_patch: The reference solution as a diff (``patch`` in a row). Hidden from the agent.
+        test_patch: Diff that adds the hidden tests. Hidden from the agent.
+        fail_to_pass: Ids of tests that fail before the problem is solved and must pass after it.
+        pass_to_pass: Ids of tests that pass before and must still pass.
+        eval_script: Shell script that installs and runs the hidden tests.
+        log_parser: Name of the parser of the script's output (``swe_gym_env.grading.parsers``).
+        eval_type: ``pass_and_fail`` if the output lists all tests; ``fail_only`` if it lists only
+            failed ones, so that a test that is not named has passed.
+        workdir: Absolute path of the repository in the sandbox.
+        env: Environment variables of every command, in addition to those of the image.
+        source: Name of the task set.
+        split: Name of the split, such as ``train`` or ``heldout``.
+        metadata: Further data of the task set: scripts that prepare a sandbox
+            (``swe_gym_env.sandbox.start``), expected statuses (``expected``), difficulty and more.
     """
 
     instance_id: str
@@ -51,8 +70,11 @@ class TaskInstance:
 
 @dataclass(frozen=True)
 class TaskView:
-    """What a policy may know of a task: what its prompt says, and where the repository is. Neither
-    the gold patch nor anything of the hidden tests is in it."""
+    """The part of a task that a policy may know: its prompt and the place of the repository.
+
+    It contains neither the gold patch nor anything of the hidden tests. The fields are those of
+    :class:`TaskInstance`.
+    """
 
     instance_id: str
     repo: str
@@ -65,14 +87,19 @@ class TaskView:
 
     @classmethod
     def of(cls, task: TaskInstance) -> TaskView:
+        """The view of ``task``."""
         return cls(**{spec.name: getattr(task, spec.name) for spec in dataclasses.fields(cls)})
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """The canonical action between any two formats: which tool, with which arguments, and why.
+    """An action, independent of the format in which it was written.
 
-    Arguments are text, since not every format can say more; ``tools/schema.py`` reads them.
+    Attributes:
+        name: Name of the tool.
+        arguments: Values by name of the argument. They are text, since some formats have no other
+            type; ``swe_gym_env.tools.schema`` converts them.
+        reasoning: The text that came before the call, without thoughts.
     """
 
     name: str
@@ -82,11 +109,20 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The verdict on an episode. ``reward`` is always finite.
+    """The verdict on an episode.
 
-    ``mask`` is True where the verdict says nothing about the agent (``infra_error``): such an
-    episode trains nothing and counts in no mean. ``reason`` may quote a log or a file's name, so
-    control characters in it become escapes (``\\x1b``): no terminal or page needs to fear it.
+    Attributes:
+        status: ``resolved``: the hidden tests pass. ``unresolved``: some do not. ``empty_patch``:
+            the agent changed nothing. ``timeout``: the tests took too long. ``infra_error``: the
+            infrastructure failed. ``tampered``: the patch interferes with the tests.
+        reward: 1.0 if resolved, otherwise 0.0; always finite.
+        mask: Whether the verdict says nothing about the agent (``infra_error``). Such an episode is
+            not trained on and is left out of every mean.
+        reason: Why, in one line for people. It may quote a log or the name of a file, so control
+            characters in it become escapes (``\\x1b``) and cannot harm a terminal or a page.
+        tests: Status of each test by its id, such as ``PASSED`` or ``ABSENT``. Empty if no test
+            ran.
+        seconds: Wall-clock time of the grading.
     """
 
     status: Status
@@ -106,13 +142,22 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Turn:
-    """One executed turn: what was seen, who acted, and what was done.
+    """One executed turn: the observation, who acted on it, and the action.
 
-    ``text`` is what stands in the history, in the student's action format. ``token_ids`` and
-    ``logprobs`` have one entry per sampled token, the end-of-turn token included; both are empty
-    where no model of ours sampled the turn. ``action`` is None where the text held no valid call.
-    ``patch`` is what stood changed in the sandbox afterwards, for readers alone; None: no other
-    than before, or not looked at, as after the last turn, whose patch is the episode's.
+    Attributes:
+        observation: What the actor saw: the task prompt in the first turn, afterwards the answer of
+            the environment to the turn before.
+        actor: Who acted, ``student`` or ``teacher``.
+        text: The turn as it is part of the history, in the student's action format.
+        action: The call that ``text`` contains; None if it contains no valid call.
+        token_ids: Ids of the sampled tokens, the end-of-turn token included. Empty if no model in
+            this process or behind vLLM sampled the turn.
+        logprobs: Log-probability of each of ``token_ids`` when it was sampled; same length.
+        policy_version: Version of the policy that sampled the turn.
+        act_seconds: Wall-clock time until the policy had answered.
+        step_seconds: Wall-clock time of the environment's step.
+        patch: Diff of the sandbox after the turn, for readers only. None if it did not change or
+            was not recorded; after the last turn it is the patch of the episode.
     """
 
     observation: str
@@ -129,11 +174,18 @@ class Turn:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What an annotator would have done in a visited state, stored beside the episode.
+    """What an annotator (a teacher) would have done in a state of an episode: a label.
 
-    Keyed by (``episode_id``, ``turn``, ``annotator``). ``text`` is the label rendered in the
-    student's action format; None means that the annotator failed, and ``error`` says how. Where
-    the annotator itself executed the turn the label is that turn (``executed`` is True).
+    Annotations are stored beside the episode, keyed by (``episode_id``, ``turn``, ``annotator``).
+
+    Attributes:
+        episode_id: The episode.
+        turn: Index of the turn, from 0; the state is everything before that turn's action.
+        annotator: Name of the annotator.
+        text: The label in the student's action format; None if the annotator failed.
+        action: The call that ``text`` contains; None if it contains no valid call.
+        executed: Whether the annotator itself took this turn. Then the label is that turn.
+        error: How the annotator failed; empty if it did not.
     """
 
     episode_id: str
@@ -147,11 +199,19 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model that shares the student's tokenizer thinks of an executed turn, token by token.
+    """Log-probabilities of an executed turn under a model that shares the student's tokenizer.
 
-    ``logprobs`` has one entry per token of the turn as the student's template lays it out, the
-    end-of-turn token included. ``top_ids`` and ``top_logprobs`` hold, for the same places, the k
-    most likely tokens; they are empty where they were not asked for.
+    With n tokens in the turn as the student's chat template renders it (the end-of-turn token
+    included) and k alternatives:
+
+    Attributes:
+        episode_id: The episode.
+        turn: Index of the turn, from 0.
+        scorer: Name of the model that scored.
+        logprobs: Log-probability of each token, shape (n,).
+        top_ids: Ids of the most likely tokens at each position, shape (n, k). Empty if they were
+            not requested.
+        top_logprobs: Their log-probabilities, shape (n, k).
     """
 
     episode_id: str
@@ -164,7 +224,23 @@ class Scores:
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished episode. ``turns[0].observation`` is the task prompt."""
+    """A finished episode.
+
+    Attributes:
+        episode_id: Unique id: task, round, repeat and seed, joined by ``/``.
+        instance_id: Id of the task.
+        seed: Seed of the run.
+        round: Round of the run in which it was collected, from 0 (the warm start).
+        repeat: Which of several episodes of the same task in the same round, from 0.
+        system_prompt: The system prompt of all turns.
+        turns: The executed turns; ``turns[0].observation`` is the task prompt.
+        outcome: The verdict.
+        stop_reason: Why it ended: ``finished``, a budget such as ``max_turns``, or ``infra_error``.
+        final_observation: Answer of the environment to the last turn, which nobody acted on.
+        patch: The agent's change as a diff; empty if there is none.
+        seconds: Wall-clock time from reset to verdict.
+        metadata: Further data for reports, such as costs by part.
+    """
 
     episode_id: str
     instance_id: str
@@ -193,7 +269,15 @@ def to_dict(value: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
-    """Rebuild ``cls`` from :func:`to_dict`. Unknown keys are ignored: old files stay readable."""
+    """Rebuild a dataclass from :func:`to_dict`.
+
+    Unknown keys are ignored and missing ones get their default, so that files of other versions
+    stay readable. Lists become tuples.
+
+    Args:
+        cls: One of the dataclasses above.
+        data: Its JSON form.
+    """
     kwargs: dict[str, Any] = {}
     for spec in dataclasses.fields(cls):  # type: ignore[arg-type]
         key = spec.name
@@ -212,7 +296,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
     return cls(**kwargs)
 
 
-_FORMER = {"actor": "executor"}  # names of fields in files of older versions
+_FORMER = {"actor": "executor"}  # name of a field -> its name in files of older versions
 
 _NESTED: dict[tuple[str, str], type] = {
     ("Turn", "action"): ToolCall,

@@ -1,6 +1,8 @@
-"""A place that cannot be written is told with its path. A real read-only file system and a real
-full one where this machine lets us mount them; as root no permission stands in the way, so what
-must not be written is tried as another user."""
+"""Errors about a place that cannot be written name its path.
+
+A real read-only file system and a real full one are used where this machine can mount them. For
+root no permission is missing, so unwritable files are tried as another user.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,8 @@ def refused(path: Path, match: str) -> None:
         with pytest.raises(SetupError, match=match) as caught:
             write(path)
         assert "give another folder" in str(caught.value)
-    said = disk.unwritable(path)
-    assert said and said in str(caught.value)
+    problem = disk.unwritable(path)
+    assert problem and problem in str(caught.value)
 
 
 @pytest.mark.parametrize("below", ["", "runs", "runs/deep"])

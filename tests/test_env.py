@@ -156,7 +156,7 @@ def test_it_can_be_stopped_from_outside_and_is_scored(make: Make) -> None:
         env.stop("again")
 
 
-def test_tokens_are_counted_as_told(make: Make) -> None:
+def test_tokens_are_counted_by_the_given_function(make: Make) -> None:
     env = make(count_tokens=lambda text: 1)
     _, info = env.reset()
     assert info["tokens"] == 2  # system prompt and task prompt
@@ -185,7 +185,7 @@ def test_the_seed_chooses_the_task(make: Make) -> None:
         env.reset(options={"instance_id": "nope"})
 
 
-def test_a_box_that_dies_is_a_masked_outcome(make: Make, provider: SandboxProvider) -> None:
+def test_dead_sandbox_is_a_masked_outcome(make: Make, provider: SandboxProvider) -> None:
     flaky = Flaky(provider, {0: 1, 1: 2})
     env = make(sandbox=flaky, grade="on_end")
     observation, reward, terminated, truncated, info = play(env, [LOOK, FIX])
@@ -199,7 +199,7 @@ def test_a_box_that_dies_is_a_masked_outcome(make: Make, provider: SandboxProvid
     assert all(sandbox.closed for sandbox in flaky.made)
 
 
-def test_no_box_at_all_is_an_exception_of_reset(make: Make) -> None:
+def test_reset_raises_without_a_sandbox(make: Make) -> None:
     class Broken:
         name = "broken"
 
@@ -260,7 +260,7 @@ def test_every_format_plays_an_episode_with_the_editor(make: Make, name: str) ->
     arguments = {"command": "str_replace", "path": "/testbed/calc.py", "old_str": "a - b"}
     calls = [
         ToolCall("bash", {"command": "cd /tmp"}, "I look elsewhere."),
-        ToolCall("str_replace_editor", {**arguments, "new_str": "a + b"}, "I mend it."),
+        ToolCall("str_replace_editor", {**arguments, "new_str": "a + b"}, "I fix it."),
         ToolCall("finish"),
     ]
     _, info = env.reset(options={"instance_id": "toy-1"})

@@ -5,7 +5,7 @@ words that are not used, with the term to use instead, and the tests read every 
 tracks: names, docstrings, comments and messages of Python, and the whole text of Markdown, YAML,
 TOML, JavaScript, CSS and templates. To check a few files or folders while you write:
 
-    python -m tests.test_words swe_gym_env/sandbox docs/grading.md
+    python -m tests.test_words swe_gym_env/sandbox docs/reference/grading.md
 
 To add a word, add an entry to one of the tables. Where a word is right for once (the name of
 another package, a stored key), add the phrase to ``ALLOWED`` or the file to ``QUOTED``.
@@ -132,8 +132,11 @@ ALLOWED = (
     r"cancelled_?error|\.cancelled\(",  # of asyncio and concurrent.futures
 )
 
-# Names of other packages: free in modules that import them so
-IMPORTED = {"box": re.compile(r"^ *from rich import .*\bbox\b", re.M)}
+# Names that other packages chose: allowed as identifiers in modules that use them
+FOREIGN = {
+    "box": re.compile(r"^ *from rich import .*\bbox\b", re.M),  # tables
+    "tell": re.compile(r"\.tell\("),  # the position in a file
+}
 
 # Files whose text is not ours, or must stay as it was stored -> why
 QUOTED: dict[str, str] = {
@@ -153,7 +156,9 @@ QUOTED: dict[str, str] = {
 
 # Term by term: (files, word) that stay, because stored data, another program or a name that users
 # know depends on them -> why
-KEPT: dict[tuple[str, str], str] = {}
+KEPT: dict[tuple[str, str], str] = {
+    ("algorithms/engine/resume.py", "told"): "a file name in older snapshots",
+}
 
 
 @dataclass(frozen=True)
@@ -252,8 +257,11 @@ def findings(path: Path) -> list[Finding]:
     if any(fnmatch(name, quoted) for quoted in QUOTED):
         return []
     kept = {word for (files, word) in KEPT if fnmatch(name, files)}
-    kept |= {word for word, statement in IMPORTED.items() if statement.search(path.read_text())}
-    found = {hit: None for piece in pieces(path) for hit in _found(piece, kept)}
+    foreign = {word for word, use in FOREIGN.items() if use.search(path.read_text())}
+    found: dict[tuple[int, str, str], None] = {}
+    for piece in pieces(path):
+        if not (piece.name and piece.text in foreign):
+            found |= dict.fromkeys(_found(piece, kept))
     return [Finding(name, *hit) for hit in sorted(found)]
 
 

@@ -1,9 +1,10 @@
-"""From an episode and what is to be learned of it to a token tree.
+"""From training examples to token trees.
 
-The executed trajectory is the trunk, each label a branch, laid out as the student would have to say
-it: also one whose text is that of the executed turn, which may have been cut, may have ended with
-another stop token, or may have been sampled in other tokens. Where two of them begin alike they
-share nodes and their weights add up; a token that carries more than cross-entropy keeps its own.
+The executed trajectory is the trunk of a tree, and each label is a branch, in the tokens that the
+student would have to generate. This holds for a label with the text of the executed turn, too: the
+executed turn may have been cut, may have ended with another stop token, or may have been sampled in
+other tokens. Sequences that begin with the same tokens share nodes, and their cross-entropy weights
+add up. A token with another loss has an advantage or scores of one turn, so it shares no node.
 """
 
 from __future__ import annotations
@@ -24,6 +25,17 @@ from swe_gym_env.types import Episode
 
 @dataclass(slots=True)
 class _Node:
+    """A token of a trie.
+
+    Attributes:
+        token: Its id.
+        segment: The turn that it belongs to.
+        sequence: The episode that it belongs to, by its number in the group.
+        streams: Weights and what belongs to them, by the names of ``STREAMS``.
+        children: The tokens that follow, in the order in which they were added.
+        by_token: The first child of each id, which other sequences may share.
+    """
+
     token: int
     segment: int
     sequence: int
@@ -44,7 +56,14 @@ class _Trie:
         sequence: int,
         streams: Iterable[dict[str, Any]] | None = None,
     ) -> _Node:
-        """Walk ``ids`` down from ``at``, making what is missing."""
+        """Walks ``ids`` down from ``at`` and makes the nodes that are missing.
+
+        A token with weights is shared only within its episode, so that each weight counts for one
+        episode; tokens without weights are shared by all.
+
+        Returns:
+            The last node.
+        """
         for token, extra in zip(ids, streams or ({} for _ in ids), strict=True):
             alone = len(extra) > 1 or (extra and "ce_weight" not in extra)
             node = None if alone else at.by_token.get(token)
@@ -57,8 +76,9 @@ class _Trie:
             at = node
         return at
 
-    def sample(self, name: str) -> TokenTree:
-        """Depth first. The shallowest branches stand first, so that the trunk comes last."""
+    def tree(self, name: str) -> TokenTree:
+        """The tree in depth-first order. Each node's first child, which was added first, comes
+        first; labels are added before the executed turn, so that the trunk comes last."""
         nodes: list[_Node] = []
         parents: list[int] = []
         stack = [(node, -1) for node in reversed(self.top.children)]
@@ -86,8 +106,8 @@ def _stream(nodes: Sequence[_Node], name: str) -> np.ndarray:
     width = max((len(n.streams.get(name, ())) for n in nodes), default=0)
     rows = np.full((len(nodes), width), 0 if name == "top_ids" else -np.inf, dtype=kind)
     for row, node in zip(rows, nodes, strict=True):
-        found = node.streams.get(name, ())
-        row[: len(found)] = found
+        values = node.streams.get(name, ())
+        row[: len(values)] = values
     return rows
 
 
@@ -96,8 +116,11 @@ def example_trees(
 ) -> Iterator[TokenTree]:
     """One tree per training example, or one per run of examples with the same ``group``.
 
-    A group's tree that would have more than ``most`` tokens is split: each of its examples gets a
-    tree of its own, of the same group.
+    Args:
+        examples: What to learn.
+        renderer: The student's chat template.
+        most: A group's tree with more tokens is split: each of its examples gets a separate tree
+            of the same group.
     """
     numbered = enumerate(examples)
     for _, run in groupby(numbered, key=lambda item: item[1].group or item[0]):
@@ -108,41 +131,46 @@ def example_trees(
         if most is None or len(tree) <= most or len(group) == 1:
             yield tree
         else:
-            apart = (tree_of([one], renderer) for one in group)
+            apart = (tree_of([example], renderer) for example in group)
             yield from (replace(tree, group=group[0].group) for tree in apart if tree is not None)
 
 
 def example_tree(example: TrainingExample, renderer: Renderer) -> TokenTree | None:
-    """The tree of one training example; None if it teaches nothing."""
+    """The tree of one training example; None if none of its targets has a weight."""
     return tree_of([example], renderer)
 
 
 def executed_tree(episode: Episode, renderer: Renderer) -> TokenTree | None:
-    """Every executed turn of ``episode`` to be looked at, by whoever measures it; None if it has
-    none."""
+    """The tree of all executed turns of ``episode``, for measurements; None if it has no turns."""
     turns = range(len(episode.turns))
     every = tuple(Target(turn, None, weight=1.0) for turn in turns)
     return example_tree(TrainingExample(episode, every), renderer)
 
 
 def tree_of(examples: Sequence[TrainingExample], renderer: Renderer) -> TokenTree | None:
-    """The tree of training examples whose episodes have a beginning in common. None if none teaches
-    anything.
+    """The tree of training examples whose episodes have a common beginning.
 
-    ValueError where a target names a turn that is not there, or lacks what its weight needs.
+    Returns:
+        None if no target has a weight.
+
+    Raises:
+        ValueError: A target names a turn that does not exist, or lacks what its weight needs.
     """
     trie = _Trie()
     for sequence, example in enumerate(examples):
-        _plant(trie, example, renderer, sequence)
+        _add_example(trie, example, renderer, sequence)
     if not trie.top.children:
         return None
-    return trie.sample(examples[0].group or examples[0].episode.episode_id)
+    return trie.tree(examples[0].group or examples[0].episode.episode_id)
 
 
-def _plant(trie: _Trie, example: TrainingExample, renderer: Renderer, sequence: int) -> None:
-    """Cut after the last turn that teaches something. Under a history window every turn saw another
-    history, so each turn that teaches has a branch from where the first old observation went. A
-    turn that later ones see rewritten (its thoughts are gone) is a branch beside what they see."""
+def _add_example(trie: _Trie, example: TrainingExample, renderer: Renderer, sequence: int) -> None:
+    """Adds an episode up to its last turn with a target.
+
+    With a history window every turn saw another history, so each turn with a target is a branch
+    that leaves the others where the first old observation was replaced. A turn whose thoughts are
+    removed from the history is a branch beside the form that later turns see.
+    """
     episode = example.episode
     targets = [t for t in example.targets if t.weight or t.pg_weight or t.kl_weight]
     for target in targets:
@@ -161,11 +189,10 @@ def _plant(trie: _Trie, example: TrainingExample, renderer: Renderer, sequence: 
         at = trie.add(header, renderer.ready, index, sequence) if here else header
         executed, after = renderer.reply(turn), None
         for target in sorted(here, key=lambda target: target.text is None):
-            own = target.text is None
             reply = executed if target.text is None else renderer.label(target.text)
             streams = _streams(target, reply, episode)
             node = trie.add(at, reply.token_ids, index, sequence, streams)
-            after = node if own else after
+            after = node if target.text is None else after
         if window is None and index < last:
             if after is None or renderer.rewrites(turn):
                 after = trie.add(header, renderer.past(turn).token_ids, index, sequence)
@@ -173,10 +200,10 @@ def _plant(trie: _Trie, example: TrainingExample, renderer: Renderer, sequence: 
 
 
 def prefix_breaks(episode: Episode, renderer: Renderer) -> int:
-    """In how many turns the prompt was no continuation of the turn before, as it was sampled.
+    """In how many turns the prompt does not continue the turn before in its sampled tokens.
 
-    Each costs a server its cached prefix and a tree one more branch: under a history window, or
-    where the template takes earlier thoughts away.
+    This happens with a history window and with templates that remove earlier thoughts. Each time, a
+    server loses its cached prefix and a tree gets one more branch.
     """
     window, turns = episode.metadata.get("history"), episode.turns
     return sum(
@@ -187,9 +214,13 @@ def prefix_breaks(episode: Episode, renderer: Renderer) -> int:
 
 
 def labels_as_executed(examples: Iterable[TrainingExample], renderer: Renderer) -> tuple[int, int]:
-    """How many labels have the very text of the turn that the student executed in their state, and
-    how many of these are learned in other tokens than it sampled: it was cut before its end, it
-    ended with another stop token, or it spelled the text otherwise."""
+    """How many labels equal the turn that the student executed in the same state.
+
+    Returns:
+        The number of labels with the same text, and how many of these are learned in other tokens
+        than the student sampled: its turn was cut, ended with another stop token, or had the same
+        text in other tokens.
+    """
     same = other = 0
     for example in examples:
         for target in example.targets:
@@ -201,15 +232,21 @@ def labels_as_executed(examples: Iterable[TrainingExample], renderer: Renderer) 
 
 
 def _streams(target: Target, reply: Reply, episode: Episode) -> list[dict[str, Any]]:
-    """What each token of a reply carries; the tokens that nobody sampled carry nothing."""
+    """The streams of each token of a reply; tokens that nobody sampled have none.
+
+    Raises:
+        ValueError: A weight lacks the log-probs, advantages or scores that it needs.
+    """
     count = len(reply.token_ids) - reply.unsampled
     rows: list[dict[str, Any]] = [{} for _ in reply.token_ids]
     where = f"{episode.episode_id}, turn {target.turn}"
     if target.text is not None and (target.pg_weight or target.kl_weight):
-        raise ValueError(f"{where}: policy gradients and divergences are of executed turns alone")
+        raise ValueError(f"{where}: policy gradients and divergences need executed turns")
     scores = target.scores
     if scores is not None and len(scores.logprobs) != len(reply.token_ids):
-        raise ValueError(f"{where}: {len(scores.logprobs)} scores of {len(reply.token_ids)} tokens")
+        raise ValueError(
+            f"{where}: {len(scores.logprobs)} scores of {len(reply.token_ids)} tokens"
+        )
     if target.weight:
         for row in rows[:count]:
             row["ce_weight"] = target.weight
@@ -247,7 +284,8 @@ def _prompt(renderer: Renderer, episode: Episode, index: int, observation: str) 
 def _history(
     trie: _Trie, renderer: Renderer, episode: Episode, turn: int, window: int, sequence: int
 ) -> _Node:
-    """What was shown before ``turn``, down from the root: where the window rewrote it, a branch."""
+    """Adds the history that was shown before ``turn``, from the root on, and returns its last
+    node. It leaves other histories at the first observation that the window replaced."""
     at = trie.top
     for index, seen in enumerate(windowed(episode.turns[:turn], window)):
         prompt = _prompt(renderer, episode, index, seen.observation)

@@ -44,7 +44,7 @@ class TrainingConfig:
     Attributes:
         lr: Peak learning rate.
         batch_size: Trees per optimizer step; the trees of one group count as one.
-        epochs: Passes over all trees, each in an order of its own.
+        epochs: Passes over all trees, each in another order.
         warmup_steps: Optimizer steps of linear warm-up.
         lr_end: Learning rate at the last step as a fraction of ``lr``, reached linearly.
         weight_decay: Weight decay of AdamW.

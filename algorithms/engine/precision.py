@@ -32,7 +32,7 @@ from algorithms.engine.checkpoint import device
 
 TOKENS, THREAD_TOKENS = 128, 512  # tokens of one pass; several threads need more to share
 ROWS = 16  # rows that are decoded together
-PREFILLED, DECODED = 0.6, 0.25  # tokens of a run per trained token (docs/results.md)
+PREFILLED, DECODED = 0.6, 0.25  # tokens of a run per trained token (docs/research/results.md)
 REPEATS, SECONDS = 5, 0.25  # limits of one candidate, whichever is reached first
 MIN_SIZE = 512  # smaller matrices would measure the calls and not the arithmetic
 MAX_LAYER, MAX_HEAD = 2**21, 2**25  # most elements of a layer's matrix and of the output layer
@@ -65,7 +65,7 @@ def choose(folder: str | Path, dtype: str | None = None, threads: int | None = N
     Args:
         folder: A Hugging Face folder.
         dtype: If not None, it is taken and not measured.
-        threads: Likewise.
+        threads: If not None, it is taken and not measured.
     """
     reasons = []
     if dtype is None:

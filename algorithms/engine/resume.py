@@ -29,7 +29,8 @@ from algorithms.engine.tree import STREAMS, TokenTree
 
 log = logging.getLogger(__name__)
 
-STATE_FILE, OLD_STATE_FILE = "trainer_state.json", "told.json"  # the name in older snapshots
+STATE_FILE = "trainer_state.json"
+OLD_STATE_FILE = "told.json"  # its name in older snapshots
 
 
 def digest(batches: Sequence[Sequence[TokenTree]], settings: str) -> str:
@@ -52,7 +53,7 @@ def save(folder: Path, optimizer: MasterAdamW, state: dict[str, Any]) -> None:
     Args:
         folder: Place of the snapshot; an older one is replaced.
         optimizer: The optimizer. Model weights are its master weights, rounded.
-        state: What else is needed, for JSON. It has the keys ``digest`` and ``steps``.
+        state: The other values that are needed, for JSON. It has the keys ``digest`` and ``steps``.
     """
     from torch.distributed import checkpoint
 

@@ -2,8 +2,7 @@
 
 It reads the very token ids that the student sampled, so it must have the student's tokenizer. A
 model with another tokenizer is refused, since its log-probs would be of other tokens. Scoring needs
-no sandbox: it runs over stored episodes, and the history of an episode is computed once for all its
-turns.
+no sandbox: it runs over stored episodes, and the history of an episode is computed only once.
 """
 
 from __future__ import annotations

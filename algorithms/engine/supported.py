@@ -62,7 +62,7 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
 
 
 def check_student(config: Mapping[str, Any], name: str) -> None:
-    """:func:`check_config` for a model that is to be trained: dropout is refused too."""
+    """:func:`check_config` for a model that will be trained: dropout is refused too."""
     check_config(config, name)
     if dropout := _dropout(config):
         raise SetupError(

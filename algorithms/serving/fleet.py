@@ -5,7 +5,7 @@ server that dies is started again, with the version that is being served, by the
 notices; the others wait for it. A turn is lost only if the server cannot be started.
 
 The rule that everything here protects: a turn is never sampled from other weights than those of the
-version that was asked for. An adapter has a name of its own, so a request names its version. Full
+version that was asked for. Each adapter has a name, so a request names its version. Full
 weights all have one name, so they are exchanged only while no request is under way, and their
 version is compared before and after every batch of turns.
 """
@@ -158,7 +158,7 @@ class Fleet:
             server.stop()
 
     def close(self) -> None:
-        """Stop for good. Requests under way fail."""
+        """Stop permanently. Requests under way fail."""
         self._closed = True
         self._retry.close()
         self.stop()

@@ -1,9 +1,9 @@
 """A teacher that is served by vLLM gives the log-prob of each token of the student's turns.
 
-A large teacher has GPUs of its own and is asked over HTTP. Any endpoint can write turns as labels.
-For log-probs the server must read the very token ids that the student sampled, and return the
-log-prob of each token of a prompt, which vLLM does (``prompt_logprobs``). The history of an episode
-is sent once for all its turns, unless the chat template rewrites it.
+A large teacher runs on separate GPUs and is asked over HTTP. Any endpoint can write turns as
+labels. For log-probs the server must read the very token ids that the student sampled, and return
+the log-prob of each token of a prompt, which vLLM does (``prompt_logprobs``). The history of an
+episode is sent only once, unless the chat template rewrites it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which weights a server answers with, and how they are loaded: from disk, by vLLM's own routes.
 
-An adapter is loaded under a name of its own, so each request names the version that it wants, and
+Each adapter is loaded under another name, so each request names the version that it wants, and
 an adapter that was unloaded cannot answer. Full weights are read into the running server, which
 stores a version string that is compared when turns are asked for.
 """

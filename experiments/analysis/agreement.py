@@ -11,9 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from experiments.results.intervals import clustered_share, share
+from experiments.analysis.measure import Measure, NotMeasured, Row
+from experiments.results.statistics import clustered_share, share
 from experiments.results.tables import Curve, Table
-from experiments.runs.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
+from experiments.runs.reader import EpisodeSet, StoredRun
 from swe_gym_env.types import Annotation, Episode, ToolCall
 
 
@@ -36,7 +37,7 @@ def _canonical(call: ToolCall) -> tuple[str, dict[str, str]]:
 
 def labeled(played: EpisodeSet) -> Iterator[tuple[Episode, Annotation]]:
     """Every label of a turn that the student executed, with its episode."""
-    episodes = {episode.episode_id: episode for episode in played.episodes}
+    episodes = {episode.episode_id: episode for episode in played.valid}
     for label in played.annotations:
         episode = episodes.get(label.episode_id)
         if episode is None or label.text is None or label.turn >= len(episode.turns):
@@ -58,7 +59,7 @@ def compared(played: EpisodeSet) -> dict[str, list[Compared]]:
 
 def _sets(run: StoredRun) -> Iterator[tuple[EpisodeSet, str, list[Compared]]]:
     """Raises NotMeasured where no round holds a labeled turn of the student."""
-    found = [(one, by, pairs) for one in run.rounds for by, pairs in compared(one).items()]
+    found = [(one, by, pairs) for one in run.collected for by, pairs in compared(one).items()]
     if not found:
         raise NotMeasured("no turn of the student has a teacher's label beside it")
     yield from found

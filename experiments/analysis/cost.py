@@ -8,23 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from statistics import fmean
 from typing import Any
 
-from experiments.results.intervals import mean
-from experiments.results.statistics import mcnemar
+from experiments.analysis.measure import Measure, NotMeasured, Row
+from experiments.results.outcomes import resolved_shares
+from experiments.results.statistics import average, mcnemar, mean
 from experiments.results.tables import Curve, Table
-from experiments.runs.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
+from experiments.runs.reader import EpisodeSet, StoredRun
 
 SPENT = ("calls", "prompt_tokens", "generated_tokens", "scored_tokens", "cost")
-
-
-def verdicts(played: EpisodeSet) -> dict[str, float]:
-    """Of each task the share of its episodes that resolved it."""
-    found: dict[str, list[bool]] = {}
-    for episode in played.episodes:
-        found.setdefault(episode.instance_id, []).append(episode.outcome.resolved)
-    return {task: fmean(values) for task, values in found.items()}
 
 
 def costs(run: StoredRun) -> dict[int, list[float | None]]:
@@ -32,9 +24,9 @@ def costs(run: StoredRun) -> dict[int, list[float | None]]:
     tokens and money as metrics.json has them; None where an older run does not say."""
     found: dict[int, list[float | None]] = {}
     before: Mapping[str, Any] | None = None
-    for played in run.rounds:
-        turns = [turn for episode in played.folder.episodes() for turn in episode.turns]
-        now = played.folder.metrics
+    for played in run.collected:
+        turns = [turn for episode in played.episodes for turn in episode.turns]
+        now = played.metrics
         before = {} if played.round == 0 else before
         taken = sum(turn.actor == "teacher" for turn in turns)
         asked = sum(label.text is not None and not label.executed for label in played.annotations)
@@ -52,7 +44,7 @@ def _more(now: Mapping[str, Any], before: Mapping[str, Any] | None, name: str) -
 
 
 def steps(run: StoredRun) -> Iterable[Row]:
-    measured = [one for one in run.evaluations if one.round is not None and one.episodes]
+    measured = [one for one in run.evaluations if one.round is not None and one.valid]
     if len(measured) < 2:
         raise NotMeasured("fewer than two evaluations of trained students")
     pairs = list(pairwise(measured))
@@ -65,7 +57,7 @@ def steps(run: StoredRun) -> Iterable[Row]:
 
 
 def _step(one: EpisodeSet, other: EpisodeSet, rounds: Sequence[Sequence[float | None]]) -> Row:
-    first, last = verdicts(one), verdicts(other)
+    first, last = resolved_shares(one.valid), resolved_shares(other.valid)
     shared = sorted(first.keys() & last.keys())
     if not shared:
         raise NotMeasured(f"{one.name} and {other.name} have no task in common")
@@ -78,7 +70,7 @@ def _step(one: EpisodeSet, other: EpisodeSet, rounds: Sequence[Sequence[float | 
     paired = mcnemar(_bools(first), _bools(last)).p if whole else None
     calls = paid[2] if paid else None
     per = None if not calls or gain[0] is None else 1000 * gain[0] / calls
-    before, after = fmean(first[t] for t in shared), fmean(last[t] for t in shared)
+    before, after = average([first[t] for t in shared]), average([last[t] for t in shared])
     head = (one.name, other.name, other.round, len(shared))
     return (*head, *(paid or [None] * (2 + len(SPENT))), before, after, *gain, paired, per)
 

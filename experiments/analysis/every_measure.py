@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from experiments.analysis import agreement, cost, failures, finishing, shares, state_distance
-from experiments.results import table_files
+from experiments.analysis.measure import Measure, NotMeasured, Row
 from experiments.results.tables import Table
-from experiments.runs.stored import Measure, NotMeasured, Row, StoredRun, read_runs
+from experiments.runs.reader import StoredRun
 from swe_gym_env.errors import SetupError
-from swe_gym_env.types import TaskInstance
 
 OF_EPISODES = (
     agreement.BY_TURN,
@@ -40,7 +38,7 @@ def tables(runs: Sequence[StoredRun], measures: Sequence[Measure]) -> list[Table
     for measure in measures:
         rows: list[Row] = []
         for run in runs:
-            own = (run.label, run.algorithm, run.seed)
+            own = (run.name, run.algorithm, run.seed)
             try:
                 rows += [(*own, *row) for row in measure.rows(run)]
             except (NotMeasured, SetupError) as why:
@@ -61,13 +59,5 @@ def _filled(table: Table, rows: list[Row], several: bool) -> Table:
 
 def of_run(found: Sequence[Table], run: StoredRun) -> list[Table]:
     """The rows of one run."""
-    own = [replace(t, rows=[row for row in t.rows if row[0] == run.label]) for t in found]
+    own = [replace(t, rows=[row for row in t.rows if row[0] == run.name]) for t in found]
     return [table for table in own if table.rows]
-
-
-def add_failures(folder: Path, tasks: Iterable[TaskInstance]) -> None:
-    """Counts the kinds of failure of the run or evaluation in ``folder`` and puts the table into
-    its analysis/, where the report finds it."""
-    (run,) = read_runs([folder])
-    run = replace(run, tasks={task.instance_id: task for task in tasks})
-    table_files.add(folder / "analysis", tables([run], [failures.BY_KIND]))

@@ -29,10 +29,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from experiments.analysis import syntax
+from experiments.analysis.measure import Measure, NotMeasured, Row
 from experiments.analysis.syntax import Source
-from experiments.results.intervals import share
+from experiments.results.statistics import share
 from experiments.results.tables import Table
-from experiments.runs.stored import Measure, NotMeasured, Row, StoredRun
+from experiments.runs.reader import StoredRun
 from swe_gym_env.grading.patches import named
 from swe_gym_env.grading.verdict import PASSED
 from swe_gym_env.patches import Block, FilePatch, parse_patch
@@ -111,7 +112,7 @@ def _counted(run: StoredRun) -> Iterable[tuple[str, int | None, Sequence[tuple[s
         raise NotMeasured("no episodes")
     for played in run.sets:
         found = []
-        for episode in played.episodes:
+        for episode in played.valid:
             task = run.tasks.get(episode.instance_id)
             source = None if task is None else syntax.source_of(task)
             found.append((kind_of(episode, task, source), episode.stop_reason))
@@ -140,8 +141,8 @@ BY_KIND = Measure(
         "How episodes ended, each counted as one kind",
         ("set", "round", "kind", "episodes", "of", "share", "low", "high"),
         (),
-        "The first rule that holds decides (docs/analysis.md lists them in order): what was "
-        "changed goes first, how the episode ended counts where nothing was. Wilson intervals.",
+        "The first rule that holds decides (docs/reference/analysis.md lists them in order): what "
+        "was changed goes first, how the episode ended counts where nothing was. Wilson intervals.",
         ("share", "low", "high"),
     ),
     by_kind,

@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from experiments.analysis.agreement import labeled
-from experiments.results.intervals import share
+from experiments.analysis.measure import Measure, NotMeasured, Row
+from experiments.results.statistics import share
 from experiments.results.tables import Table
-from experiments.runs.stored import EpisodeSet, Measure, NotMeasured, Row, StoredRun
+from experiments.runs.reader import EpisodeSet, StoredRun
 from swe_gym_env.patches import parse_patch
 from swe_gym_env.types import Episode, TaskInstance, ToolCall
 
@@ -44,7 +45,7 @@ def last_change(episode: Episode) -> int | None:
 
 def said(played: EpisodeSet) -> Iterator[tuple[Episode, str, int, ToolCall | None]]:
     """(episode, who, turn, call) of every executed turn, and of every label that was not."""
-    for episode in played.episodes:
+    for episode in played.valid:
         for index, turn in enumerate(episode.turns):
             yield episode, turn.actor, index, turn.action
     for episode, label in labeled(played):
@@ -53,7 +54,7 @@ def said(played: EpisodeSet) -> Iterator[tuple[Episode, str, int, ToolCall | Non
 
 def by_turn(run: StoredRun) -> Iterable[Row]:
     for played in run.sets:
-        states = {episode.episode_id: patches(episode) for episode in played.episodes}
+        states = {episode.episode_id: patches(episode) for episode in played.valid}
         counts: dict[tuple[str, int, bool], list[bool]] = defaultdict(list)
         for episode, who, turn, call in said(played):
             key = who, turn, bool(states[episode.episode_id][turn])
@@ -73,7 +74,7 @@ def failed(episode: Episode, task: TaskInstance) -> bool:
 def by_last_change(run: StoredRun) -> Iterable[Row]:
     for played in run.sets:
         groups: dict[int | None, list[Episode]] = defaultdict(list)
-        for episode in played.episodes:
+        for episode in played.valid:
             groups[last_change(episode)].append(episode)
         for turn in sorted(groups, key=lambda turn: -1 if turn is None else turn):
             own = groups[turn]
@@ -100,10 +101,10 @@ BY_LAST_CHANGE = Measure(
     Table(
         "resolved_by_last_change",
         "Resolve rate by the turn that made the last change",
-        ("set", "turn", "episodes", "resolved", "spoilt", "rate", "low", "high"),
+        ("set", "turn", "episodes", "resolved", "regressed_after_fix", "rate", "low", "high"),
         (),
-        "Turn 0 is the first; no turn: nothing was ever changed. spoilt: had made the changes of "
-        "the gold patch before, and are not resolved. Wilson intervals.",
+        "Turn 0 is the first; no turn: nothing was ever changed. regressed_after_fix: had made the "
+        "changes of the gold patch before, and are not resolved. Wilson intervals.",
         ("rate", "low", "high"),
     ),
     by_last_change,

@@ -12,10 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
+from experiments.analysis.measure import Measure, NotMeasured, Row
 from experiments.config.algorithms import build_algorithm
-from experiments.results.intervals import share
+from experiments.results.statistics import average, share
 from experiments.results.tables import Curve, Table
-from experiments.runs.stored import Measure, NotMeasured, Row, StoredRun
+from experiments.runs.reader import StoredRun
 from swe_gym_env.rollout.mixers import SingleSwitch
 from swe_gym_env.types import Episode
 
@@ -23,13 +24,13 @@ EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def by_kappa(run: StoredRun) -> Iterable[Row]:
-    found = [(one, _mixer(run, one.round or 0)) for one in run.rounds if one.round]
+    found = [(one, _mixer(run, one.round)) for one in run.collected if one.round]
     switched = [(one, mixer) for one, mixer in found if isinstance(mixer, SingleSwitch)]
     if not switched:
         raise NotMeasured("no round in which the teacher takes over at a turn kappa")
     for played, mixer in switched:
         groups: dict[int, list[Episode]] = defaultdict(list)
-        for episode in played.episodes:
+        for episode in played.valid:
             groups[mixer.kappa(_key(episode))].append(episode)
         for kappa, episodes in sorted(groups.items()):
             resolved = sum(episode.outcome.resolved for episode in episodes)
@@ -59,17 +60,17 @@ def bin_of(taken: float) -> str:
 
 
 def by_share(run: StoredRun) -> Iterable[Row]:
-    mixed = [one for one in run.rounds if one.round]
+    mixed = [one for one in run.collected if one.round]
     if not mixed:
         raise NotMeasured("no round after iteration 0")
     for played in mixed:
         groups: dict[str, list[Episode]] = defaultdict(list)
-        for episode in played.episodes:
+        for episode in played.valid:
             groups[bin_of(episode.teacher_share)].append(episode)
         for name in sorted(groups, key=lambda name: min(e.teacher_share for e in groups[name])):
             episodes = groups[name]
             resolved = sum(episode.outcome.resolved for episode in episodes)
-            middle = sum(e.teacher_share for e in episodes) / len(episodes)
+            middle = average([episode.teacher_share for episode in episodes])
             interval = share(resolved, len(episodes))
             yield (played.name, name, middle, len(episodes), resolved, *interval)
 

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
 
-from experiments.results.intervals import clustered_share, ratio
+from experiments.analysis.measure import Measure, NotMeasured, Row
+from experiments.results.statistics import clustered_share, ratio
 from experiments.results.tables import Curve, Table
-from experiments.runs.stored import Measure, NotMeasured, Row, StoredRun
+from experiments.runs.reader import StoredRun
 from swe_gym_env import prompts
 from swe_gym_env.types import Episode, Turn
 
@@ -145,7 +146,7 @@ def _distances(run: StoredRun) -> Iterator[tuple[str, int | None, list[Visit]]]:
         raise NotMeasured("the teacher played no whole episode in iteration 0")
     teacher = TeacherStates.of(run.demonstrations)
     for played in run.sets:
-        if found := list(visits(played.episodes, teacher)):
+        if found := list(visits(played.valid, teacher)):
             yield played.name, played.round, found
 
 

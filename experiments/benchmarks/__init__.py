@@ -1,1 +1,1 @@
-"""Measurements that anyone can run: a claim of speed is a ratio within one run."""
+"""Measurements that anyone can repeat. A claim about speed is a ratio within one run."""

@@ -1,12 +1,14 @@
-"""Attacks on the grading, side by side: what swebench's own harness says of each, and what we say.
+"""Attacks on the grading: the verdict of swebench's own harness beside ours.
 
     python -m experiments.benchmarks.attacks [FILE.md]
 
-prints a Markdown table. Each attack of `tests/support/attacks.py` is run twice in a `local`
-sandbox: once as `swebench.harness.run_evaluation` does it (its ways to apply a patch, its eval
-script with the exit code recorded, its `get_eval_report` on the log), once by
-`swe_gym_env.grading.grade`. No Docker is needed. The last rows are what no guard decides
-(`docs/grading.md`). Run it from a checkout, with the extra `swebench`.
+Measured: for each attack of `tests/support/attacks.py`, whether it is graded as resolved. Each is
+graded twice in a `local` sandbox: once with the steps of `swebench.harness.run_evaluation` (its
+ways to apply a patch, its eval script with the exit code recorded, its `get_eval_report` on the
+log), and once by `swe_gym_env.grading.grade`. The last rows are attacks that no guard can decide
+(`docs/reference/grading.md`). The result is a Markdown table.
+
+It needs a checkout and the extra `swebench`, and no Docker.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path, nargs="?", help="where the table goes as well")
-    given = parser.parse_args()
+    parser.add_argument("file", type=Path, nargs="?", help="also write the table to this file")
+    args = parser.parse_args()
     from swe_gym_env.tasks.pypi import fetch
     from swe_gym_env.tasks.pypi.catalog import PYTEST
     from tests.support.attacks import ATTACKS, LIMITS, Attack, make_task
@@ -55,13 +57,13 @@ def main() -> None:
             lines.append(f"| {name} | {theirs} | {ours.status} | {reason} |")
             print(lines[-1], file=sys.stderr, flush=True)
     text = "\n".join(lines) + "\n"
-    if given.file:
-        given.file.write_text(text)
+    if args.file:
+        args.file.write_text(text)
     print(text)
 
 
 def official(task: TaskInstance, patch: str, sandboxes: SandboxProvider) -> str:
-    """The harness's verdict on ``patch``, by its own steps in one of our sandboxes."""
+    """The verdict of swebench's harness on ``patch``: its steps, in one of our sandboxes."""
     from swebench.harness.grading import get_eval_report
     from swebench.harness.run_evaluation import GIT_APPLY_CMDS
     from swebench.harness.utils import make_test_spec

@@ -1,10 +1,13 @@
-"""The fault table: a small real run is broken in every way, and what that cost is printed.
+"""The cost of faults: small real runs are disturbed and compared with an undisturbed one.
 
     python -m experiments.benchmarks.chaos [FILE.md] [--times 50] [--only NAME]
 
-prints a Markdown table as it goes. Each fault hits a run of its own (tests/chaos says what it is
-made of), which is then started again until it is done, and compared with one that nobody disturbed.
-Run it from a checkout, as root where the full disk is to be among the faults.
+Measured: for each kind of fault, what is lost, what is there twice, what is left behind, whether
+the final weights are the same, and the extra time. Each fault hits a separate run (tests/chaos
+explains its parts), which is then started again until it is done. The result is a Markdown table,
+printed as it grows.
+
+It needs a checkout, and root for the fault "full disk".
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from tests.support.chaos.driver import Job, Run
     from tests.support.chaos.faults import Arena, Cost
 
-Break = Callable[["Arena", "Job", int], "list[Run]"]
+Fault = Callable[["Arena", "Job", int], "list[Run]"]
 HEAD = "| fault | times | lost | doubled | left over | same weights | extra time, median | max |"
 
 
@@ -34,10 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path, nargs="?", help="where the table goes as well")
-    parser.add_argument("--times", type=int, default=50, help="how often each fault strikes")
-    parser.add_argument("--only", default="", metavar="NAME", help="faults whose name has this")
-    given = parser.parse_args()
+    parser.add_argument("file", type=Path, nargs="?", help="also write the table to this file")
+    parser.add_argument("--times", type=int, default=50, help="how often each fault is injected")
+    parser.add_argument(
+        "--only", default="", metavar="NAME", help="only faults whose name contains this"
+    )
+    args = parser.parse_args()
     lines = [HEAD, "|---|---|---|---|---|---|---|---|"]
     interpreter = WarmInterpreter()
     with tempfile.TemporaryDirectory() as folder:
@@ -48,71 +53,71 @@ def main() -> None:
             file=sys.stderr,
             flush=True,
         )
-        for name, (times, fault) in faults(arena, given.times).items():
-            if given.only in name:
+        for name, (times, fault) in faults(arena, args.times).items():
+            if args.only in name:
                 lines.append(row(name, [measure(arena, fault, n) for n in range(times)]))
                 print(lines[-1], file=sys.stderr, flush=True)
         text = "\n".join(lines) + "\n"
-        if given.file:
-            given.file.write_text(text)
+        if args.file:
+            args.file.write_text(text)
         print(text)
         interpreter.close()
 
 
-def faults(arena: Arena, times: int) -> dict[str, tuple[int, Break]]:
-    """By name: how often, and how."""
-    from tests.support.chaos import faults as ways
+def faults(arena: Arena, times: int) -> dict[str, tuple[int, Fault]]:
+    """By name: how often the fault is injected, and the function that injects it."""
+    from tests.support.chaos import faults as inject
 
     few = max(1, times // 10)
-    points = ways.kills(arena, times)
-    found: dict[str, tuple[int, Break]] = {
+    points = inject.kills(arena, times)
+    kinds: dict[str, tuple[int, Fault]] = {
         "kill -9 of the run, at any moment or write": (
             times,
-            lambda arena, job, n: ways.kill(arena, job, points[n]),
+            lambda arena, job, n: inject.kill(arena, job, points[n]),
         ),
         "Ctrl-C once": (
             few,
-            lambda arena, job, n: ways.interrupt(arena, job, (n + 1) / (few + 1), False),
+            lambda arena, job, n: inject.interrupt(arena, job, (n + 1) / (few + 1), False),
         ),
         "Ctrl-C twice": (
             few,
-            lambda arena, job, n: ways.interrupt(arena, job, (n + 1) / (few + 1), True),
+            lambda arena, job, n: inject.interrupt(arena, job, (n + 1) / (few + 1), True),
         ),
         "kill -9 of 2 sandboxes, grading ones included": (
             few,
-            lambda arena, job, n: ways.lose_sandboxes(job, 2, 0.2 + 0.1 * n),
+            lambda arena, job, n: inject.lose_sandboxes(job, 2, 0.2 + 0.1 * n),
         ),
-        "kill -9 of what makes the sandboxes, twice": (
+        "kill -9 of the process that creates sandboxes, twice": (
             few,
-            lambda arena, job, n: ways.lose_nursery(job, 2, 0.2 + 0.1 * n),
+            lambda arena, job, n: inject.lose_nursery(job, 2, 0.2 + 0.1 * n),
         ),
         "a sandbox hangs": (
             max(1, few // 2),
-            lambda arena, job, n: ways.lose_sandboxes(job, 1, 0.3 + 0.2 * n, signal.SIGSTOP),
+            lambda arena, job, n: inject.lose_sandboxes(job, 1, 0.3 + 0.2 * n, signal.SIGSTOP),
         ),
     }
     if os.geteuid() == 0:
-        found["full disk, at an episode and at a checkpoint"] = (max(1, few // 2), _full_disk)
-    return found
+        kinds["full disk, at an episode and at a checkpoint"] = (max(1, few // 2), _full_disk)
+    return kinds
 
 
 def _full_disk(arena: Arena, job: Job, number: int) -> list[Run]:
-    from tests.support.chaos import faults as ways
+    from tests.support.chaos import faults as inject
 
     disk = job.folder / "disk"
-    with ways.mounted(disk):
+    with inject.mounted(disk):
         job.mounts = {str(disk)}
-        runs = ways.full_disk(arena, job, disk)
+        runs = inject.full_disk(arena, job, disk)
         job.keep()
     return runs
 
 
-def measure(arena: Arena, fault: Break, number: int) -> Cost:
+def measure(arena: Arena, fault: Fault, number: int) -> Cost:
     job = arena.job()
     runs = fault(arena, job, number)
     cost = arena.cost(job, runs)
-    told = f"  {number}: {len(runs)} starts, {cost.seconds:+.1f} s, harmless: {cost.harmless}"
-    print(told, file=sys.stderr, flush=True)
+    line = f"  {number}: {len(runs)} starts, {cost.seconds:+.1f} s, harmless: {cost.harmless}"
+    print(line, file=sys.stderr, flush=True)
     if not cost.harmless:
         print(f"not harmless, number {number}: {cost}", file=sys.stderr, flush=True)
     return cost

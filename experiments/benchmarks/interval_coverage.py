@@ -1,17 +1,17 @@
-"""How often does the two-level bootstrap's interval hold the truth?
+"""How often the interval of the two-level bootstrap contains the true difference.
 
     python -m experiments.benchmarks.interval_coverage
 
-Two methods that are equally good in expectation are simulated on the same seeds and tasks: a coin
-for each cell whose chance is 0.35 plus effects, of the task, of the task in one method, of the seed
-in one method. Prints how often the 95 % interval of their paired difference holds 0; what it leaves
-out is also how often p falls below 0.05.
+Measured: in simulations of two algorithms that are equally good in expectation, on the same seeds
+and tasks, how often the 95 % interval of their paired difference contains 0. It should be 95 %; the
+rest is how often p falls below 0.05. Each run is a coin whose chance is 0.35 plus random effects of
+the task, of the task in one algorithm, and of the seed in one algorithm.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -20,7 +20,14 @@ from experiments.results.statistics import bootstrap_difference
 
 @dataclass(frozen=True)
 class Setting:
-    """``seed_effect`` and ``task_effect``: standard deviations of what is a method's own."""
+    """One simulated experiment.
+
+    Attributes:
+        seeds: Number of seeds per algorithm.
+        tasks: Number of tasks.
+        seed_effect: Standard deviation of the effect of a seed in one algorithm.
+        task_effect: Standard deviation of the effect of a task in one algorithm.
+    """
 
     seeds: int
     tasks: int
@@ -29,23 +36,23 @@ class Setting:
 
 
 SETTINGS = [
-    Setting(seeds, tasks, own, task)
+    Setting(seeds, tasks, seed_effect, task_effect)
     for seeds, tasks in ((1, 56), (3, 56), (5, 100), (10, 200))
-    for own, task in ((0.0, 0.0), (0.03, 0.1), (0.1, 0.1))
+    for seed_effect, task_effect in ((0.0, 0.0), (0.03, 0.1), (0.1, 0.1))
 ]
 
 
 def covered(setting: Setting, trials: int, resamples: int = 1000) -> float:
-    """The share of ``trials`` in which the interval holds 0."""
-    rng, held = np.random.default_rng(0), 0
+    """The share of ``trials`` in which the interval contains 0."""
+    rng, covering = np.random.default_rng(0), 0
     for trial in range(trials):
         level = 0.35 + rng.normal(0, 0.25, (1, 1, setting.tasks))
         level = level + rng.normal(0, setting.task_effect, (2, 1, setting.tasks))
         level = level + rng.normal(0, setting.seed_effect, (2, setting.seeds, 1))
         played = rng.random((2, setting.seeds, setting.tasks)) < level
-        found = bootstrap_difference(*played.astype(float), resamples=resamples, seed=trial)
-        held += found.low <= 0 <= found.high
-    return held / trials
+        interval = bootstrap_difference(*played.astype(float), resamples=resamples, seed=trial)
+        covering += interval.low <= 0 <= interval.high
+    return covering / trials
 
 
 def main() -> None:
@@ -54,11 +61,11 @@ def main() -> None:
     )
     parser.add_argument("--trials", type=int, default=1000)
     trials = parser.parse_args().trials
-    print("| seeds | tasks | seed effect | task effect | interval holds the truth |")
+    print("| seeds | tasks | seed effect | task effect | interval contains the truth |")
     print("|---" * 5 + "|")
-    for one in SETTINGS:
-        cells = (one.seeds, one.tasks, one.seed_effect, one.task_effect)
-        print(f"| {' | '.join(map(str, cells))} | {covered(one, trials):.1%} |", flush=True)
+    for setting in SETTINGS:
+        cells = " | ".join(map(str, astuple(setting)))
+        print(f"| {cells} | {covered(setting, trials):.1%} |", flush=True)
 
 
 if __name__ == "__main__":

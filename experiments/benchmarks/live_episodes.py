@@ -3,9 +3,10 @@
     python -m experiments.benchmarks.live_episodes --sandbox local --live 128 --episodes 256
     python -m experiments.benchmarks.live_episodes --sandbox docker --live 32 --episodes 64
 
-Each episode looks around, applies the gold patch, runs the tests that the fix is about, finishes,
-and is graded in a fresh sandbox. Prints episodes a minute, memory an episode (what the machine has
-less while all are live and idle, divided by their number), and what is left behind afterwards.
+Measured: episodes per minute; memory per episode, as the memory that the machine lacks while all
+are live and idle, divided by their number; and what is left behind afterwards. Each episode looks
+around, applies the gold patch, runs the tests that the fix is about, finishes, and is graded in a
+fresh sandbox. Compared: the sandboxes `local` and `docker`, by the two commands above.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from swe_gym_env.types import Annotation, Episode, TaskInstance
 
 
 def script(task: TaskInstance, turn: int) -> str:
-    """The turns that a quick agent with perfect knowledge would take."""
+    """The turns of an agent that knows the fix."""
     tests = " ".join(shlex.quote(test) for test in task.fail_to_pass[:5])
     commands = [
         "git status --short; ls",
@@ -53,30 +54,30 @@ def play(sandboxes: SandboxProvider, chosen: list[TaskInstance], live: int, epis
 
     answers = {task.instance_id: task for task in chosen}  # a policy is not shown the gold patch
 
-    def say(state: State) -> str:
+    def act(state: State) -> str:
         return script(answers[state.task.instance_id], len(state.turns))
 
     requests = [
         Request(chosen[number % len(chosen)], repeat=number // len(chosen))
         for number in range(episodes)
     ]
-    began = time.monotonic()
+    started = time.monotonic()
     rollout(
         requests,
         make_env=make_env,
-        student=ScriptedPolicy(say),
+        student=ScriptedPolicy(act),
         mixer=StudentOnly(),
         annotate=False,
         on_episode=keep,
         concurrency=live,
     )
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     resolved = sum(episode.outcome.resolved for episode in ended)
     faults = sum(episode.outcome.mask for episode in ended)
     turns = sum(len(episode.turns) for episode in ended)
     rate = 60 * len(ended) / seconds
     print(
-        f"{len(ended)} episodes, {live} at once: {seconds:.0f} s, {rate:.0f} a minute, "
+        f"{len(ended)} episodes, {live} at once: {seconds:.0f} s, {rate:.0f} per minute, "
         f"{turns} turns, {resolved} resolved, {faults} faults"
     )
     for outcome in {episode.outcome.reason for episode in ended if not episode.outcome.resolved}:
@@ -85,28 +86,28 @@ def play(sandboxes: SandboxProvider, chosen: list[TaskInstance], live: int, epis
 
 def memory(sandboxes: SandboxProvider, chosen: list[TaskInstance], live: int) -> None:
     before = available()
-    began = time.monotonic()
+    started = time.monotonic()
     envs = [
         SWEEnv([chosen[n % len(chosen)]], sandbox=sandboxes, grade="never") for n in range(live)
     ]
     for env in envs:
         env.reset()
         env.step("```bash\ngit status --short; echo x > new.txt\n```")
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     used = (before - available()) / live
-    print(f"{live} live at once, started one by one in {seconds:.1f} s: {used:.1f} MB an episode")
+    print(f"{live} live at once, started one by one in {seconds:.1f} s: {used:.1f} MB per episode")
     for env in envs:
         env.close()
 
 
 def available() -> float:
-    """What the machine can still give, in MB."""
+    """Memory that the machine has available, in MB."""
     text = Path("/proc/meminfo").read_text()
     return int(text.split("MemAvailable:")[1].split()[0]) / 1024
 
 
-def traces() -> dict[str, int]:
-    """What sandboxes could leave behind on this machine."""
+def leftovers() -> dict[str, int]:
+    """Counts of what sandboxes could leave behind on this machine."""
     processes = [name for name in os.listdir("/proc") if name.isdigit()]
     return {
         "processes": len(processes),
@@ -122,21 +123,23 @@ def main() -> None:
     parser.add_argument("--sandbox", default="local", choices=("local", "docker"))
     parser.add_argument("--live", type=int, default=128)
     parser.add_argument("--episodes", type=int, default=256)
-    parser.add_argument("--tasks", type=int, default=16, help="how many different ones")
-    parser.add_argument("--options", type=json.loads, default={}, help="of the tasks, as JSON")
+    parser.add_argument("--tasks", type=int, default=16, help="number of different tasks")
+    parser.add_argument(
+        "--options", type=json.loads, default={}, help="options of the task source, as JSON"
+    )
     args = parser.parse_args()
     chosen = tasks.load("pypi", split="train", limit=args.tasks, **args.options)
     plain = provider(args.sandbox)
-    for task in chosen:  # Docker's images are made once, and not measured here
+    for task in chosen:  # Docker images are built once; that is not measured
         SWEEnv([task], sandbox=plain, grade="never").reset()
-    before = traces()
+    before = leftovers()
     sandboxes = WarmProvider(plain, ahead=4) if args.sandbox == "docker" else plain
     memory(plain, chosen, args.live)
     play(sandboxes, chosen, args.live, args.episodes)
     if isinstance(sandboxes, WarmProvider):
         sandboxes.close()
-    time.sleep(3)  # an engine tidies up after the fact
-    after = traces()
+    time.sleep(3)  # a container engine cleans up with a delay
+    after = leftovers()
     print("left behind:", ", ".join(f"{after[what] - before[what]} {what}" for what in before))
 
 

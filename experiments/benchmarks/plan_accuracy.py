@@ -1,12 +1,13 @@
-"""What experiments.plan foretells, beside the phases of runs that have been.
+"""How close the times that experiments.plan predicts are to those of real runs, phase by phase.
 
     python -m experiments.benchmarks.plan_accuracy RUN_FOLDER ...   finished runs
-    python -m experiments.benchmarks.plan_accuracy --run FOLDER     calibrate, and run small ones
+    python -m experiments.benchmarks.plan_accuracy --run FOLDER     calibrate, and make small runs
 
-The plan is made twice: from what conf/plan assumes of the agents, and with the turns and tokens of
-the run's own episodes, which leaves the model of the machine alone to be judged. Speeds are those
-of the last calibration, or the defaults of experiments/plan/hardware.py. Wall time: nothing else
-should have run beside. Prints tables in Markdown.
+Measured: the relative error of two plans for each phase of a run: one from conf/plan's assumptions
+about the agents, and one with the turns and tokens of the run's own episodes, which tests the model
+of the machine alone. Speeds are those of the last calibration, or the defaults of
+experiments/plan/hardware.py. Times are wall times, so nothing else should run meanwhile. The result
+is Markdown tables.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import sys
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.console.cli import CONF
 from experiments.plan.known import Facts
 from experiments.plan.phases import Planner
-from experiments.runs.folders import read_json
+from experiments.runs.folders import RunFolder
+from experiments.runs.reader import load_config
 
 SMALL = ("rounds=1", "iteration0.epochs=1")
 SETUPS = (
@@ -33,24 +35,23 @@ SETUPS = (
 
 
 def run(folder: Path) -> list[Path]:
-    """Calibrates this machine and runs the small set-ups; their run folders."""
+    """Calibrate this machine and run the small set-ups; returns their run folders."""
     before: set[Path] = set()
-    found = []
+    folders = []
     for setup in SETUPS:
-        given = [f"paths.runs={folder}", *SMALL, *setup]
-        plan = [sys.executable, "-m", "experiments.plan", "plan.calibrate=true", *given]
+        overrides = [f"paths.runs={folder}", *SMALL, *setup]
+        plan = [sys.executable, "-m", "experiments.plan", "plan.calibrate=true", *overrides]
         subprocess.run(plan, check=True)
-        subprocess.run([sys.executable, "-m", "experiments.run", *given], check=True)
-        now = {path.parent for path in folder.glob("*/summary.json")}
-        found += sorted(now - before)
+        subprocess.run([sys.executable, "-m", "experiments.run", *overrides], check=True)
+        now = {path for path in folder.glob("*/") if RunFolder(path).summary}
+        folders += sorted(now - before)
         before = now
-    return found
+    return folders
 
 
 def configuration(run: Path) -> DictConfig:
-    """The run's own, with the sections that it may be too old to have."""
-    cfg = OmegaConf.load(run / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    """The configuration of a run, with sections that older runs lack."""
+    cfg = load_config(run)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         new = compose("config", overrides=[f"model={cfg.model.name}"])
     cfg.plan, cfg.cluster = new.plan, new.cluster
@@ -58,29 +59,30 @@ def configuration(run: Path) -> DictConfig:
 
 
 def compare(run: Path) -> None:
-    cfg, real = configuration(run), read_json(run / "phases.json")
+    cfg, real = configuration(run), RunFolder(run).phases
     sides = [
         {phase.name: phase.seconds for phase in Planner(cfg, 0, facts).run()}
         for facts in (Facts(), Facts.of(str(run)))
     ]
     shared = [phase for phase in real if phase in sides[0]]
-    own = [phase for phase in shared if not phase.endswith(("untrained", "iteration0", "_000"))]
+    rounds = [phase for phase in shared if not phase.endswith(("untrained", "iteration0", "_000"))]
     print(f"\n**{run.name}** (teacher {cfg.teacher.name})\n")
-    print("| phase | measured s | from assumptions | off | with its turns and tokens | off |")
+    print("| phase | measured s | from assumptions | error | with its turns and tokens | error |")
     print("|---|---|---|---|---|---|")
-    for name, which in [(one, [one]) for one in shared] + [("rounds", own), ("all", shared)]:
-        took, *told = (sum(side[phase] for phase in which) for side in (real, *sides))
+    groups = [(phase, [phase]) for phase in shared] + [("rounds", rounds), ("all", shared)]
+    for name, phases in groups:
+        took, *planned = (sum(side[phase] for phase in phases) for side in (real, *sides))
         if took:
-            cells = " | ".join(f"{value:.0f} | {value / took - 1:+.0%}" for value in told)
+            cells = " | ".join(f"{value:.0f} | {value / took - 1:+.0%}" for value in planned)
             print(f"| {name} | {took:.0f} | {cells} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", type=Path, nargs="*")
-    parser.add_argument("--run", type=Path)
-    given = parser.parse_args()
-    for folder in [*given.runs, *(run(given.run.absolute()) if given.run else [])]:
+    parser.add_argument("runs", type=Path, nargs="*", help="folders of finished runs")
+    parser.add_argument("--run", type=Path, help="make small runs in this folder first")
+    args = parser.parse_args()
+    for folder in [*args.runs, *(run(args.run.absolute()) if args.run else [])]:
         compare(folder)
 
 

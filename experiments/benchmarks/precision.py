@@ -1,11 +1,12 @@
-"""How fast a model learns, reads and answers on this machine in float32 and in bfloat16.
+"""Tokens per second in float32 and in bfloat16 on this machine: training, prefill and decoding.
 
     python -m experiments.benchmarks.precision                  the embedded model, on one thread
     python -m experiments.benchmarks.precision --threads 2 --model FOLDER
 
-The measurements are those of ``plan.calibrate``; medians of ``--repeats``, the precisions taken in
-turn. Tokens per second of processor time, which other programs hardly change, or of wall time with
-``--wall``, which several threads need. The first line says what ``model.dtype=auto`` would take.
+Measured: what ``plan.calibrate`` measures, as medians of ``--repeats``; the precisions take turns.
+The unit is tokens per second of CPU time, which other programs hardly change, or of wall time with
+``--wall``, which several threads need. Compared: the two precisions, and the choice that
+``model.dtype=auto`` would make, which the first line shows.
 """
 
 from __future__ import annotations
@@ -28,37 +29,37 @@ from experiments.plan import calibrate
 
 
 def measure(model: Path, dtype: str, clock: Any) -> dict[str, float]:
-    """Tokens a second: trained, prefilled, and decoded by the number of rows."""
+    """Tokens per second: trained, prefilled, and decoded for each number of rows."""
     renderer, config = Renderer(load_tokenizer(model)), TrainingConfig(batch_size=1)
     kind = getattr(torch, dtype)
-    learned = calibrate.learning(model, kind, renderer, config, clock)
-    answered = calibrate.answering(model, kind, clock)
+    training = calibrate.learning(model, kind, renderer, config, clock)
+    sampling = calibrate.answering(model, kind, clock)
     decoded = {
-        f"decode, {rows} rows": int(rows) / seconds for rows, seconds in answered["decode"].items()
+        f"decode, {rows} rows": int(rows) / seconds for rows, seconds in sampling["decode"].items()
     }
-    return {"train": learned["train"], "prefill": answered["prefill"], **decoded}
+    return {"train": training["train"], "prefill": sampling["prefill"], **decoded}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="a folder; default: the embedded model")
+    parser.add_argument("--model", type=Path, help="model folder (default: the embedded model)")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--wall", action="store_true", help="wall time, not processor time")
+    parser.add_argument("--wall", action="store_true", help="wall time instead of CPU time")
     args = parser.parse_args()
     model = args.model or embedded_model()
-    clock, of = (time.monotonic, "wall") if args.wall else (time.process_time, "CPU")
+    clock, unit = (time.monotonic, "wall") if args.wall else (time.process_time, "CPU")
     choice = precision.choose(model)
     print(f"{precision.machine()}, torch {torch.__version__}")
     print(f"auto: {choice.dtype}, {choice.threads} threads ({choice.why})", flush=True)
     torch.set_num_threads(args.threads)
     runs = [{d: measure(model, d, clock) for d in args.dtype} for _ in range(args.repeats)]
-    print(f"\ntokens per {of} second, {args.threads} threads, median of {args.repeats}:")
+    print(f"\ntokens per {unit} second, {args.threads} threads, median of {args.repeats}:")
     print("| | " + " | ".join(args.dtype) + " |\n|---|" + "---:|" * len(args.dtype))
     for name in runs[0][args.dtype[0]]:
-        found = [statistics.median(run[d][name] for run in runs) for d in args.dtype]
-        print(f"| {name} | " + " | ".join(f"{value:.3g}" for value in found) + " |")
+        medians = [statistics.median(run[d][name] for run in runs) for d in args.dtype]
+        print(f"| {name} | " + " | ".join(f"{value:.3g}" for value in medians) + " |")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Episodes a minute on 1, 2 and 4 nodes of a Ray cluster, with an agent that waits as a model does.
+"""Episodes per minute on 1, 2 and 4 nodes of a Ray cluster, with an agent that waits like a model.
 
     python -m experiments.benchmarks.ray_scaling --runs 3 --turn-seconds 10
 
-The nodes are processes on this machine, each with room for ``--slots`` episodes at once; a turn's
-wait stands for the time a served model takes. Sandboxes, commands, grading and everything that Ray
-does are real, and share this machine's cores: what is measured is what driver and scheduling cost,
-and where the cores are used up. Each node gets two batches of episodes, so the work grows with the
-nodes.
+Measured: the cost of driver and scheduling, as the efficiency of several nodes against one. The
+nodes are processes on this machine, each with room for ``--slots`` episodes at once. The wait in a
+turn stands for the time of a served model. Sandboxes, commands, grading and Ray are real and share
+the cores of this machine, so efficiency falls where the cores are used up. Each node gets two
+batches of episodes, so the work grows with the nodes.
+
+It needs the extra `ray`.
 """
 
 from __future__ import annotations
@@ -31,15 +33,19 @@ from swe_gym_env.rollout.mixers import StudentOnly
 from swe_gym_env.rollout.ray import driver
 from swe_gym_env.types import Annotation, Episode, TaskInstance
 
-STORE = 78_643_200  # bytes, the least that Ray takes
+OBJECT_STORE = 78_643_200  # bytes; the minimum that Ray accepts
 BATCHES = 2
 NODES = (1, 2, 4)
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A scripted agent that needs ``seconds`` for each turn. ``answers`` holds each task by its id,
-    since a policy is not shown the gold patch."""
+    """A scripted agent that waits in each turn.
+
+    Attributes:
+        seconds: Length of the wait.
+        answers: The tasks by their id, since a policy is not shown the gold patch.
+    """
 
     seconds: float
     answers: Mapping[str, TaskInstance]
@@ -56,13 +62,13 @@ def make_env(task: TaskInstance) -> SWEEnv:
 def play(
     cluster: driver.Cluster, chosen: list[TaskInstance], episodes: int, seconds: float
 ) -> tuple[float, int]:
-    """Wall seconds, and how many episodes were resolved."""
+    """Play the episodes; returns wall seconds and the number of resolved episodes."""
     ended: list[Episode] = []
 
     def keep(episode: Episode, _: list[Annotation]) -> None:
         ended.append(episode)
 
-    began = time.monotonic()
+    started = time.monotonic()
     driver.rollout(
         [Request(chosen[n % len(chosen)], repeat=n // len(chosen)) for n in range(episodes)],
         cluster=cluster,
@@ -73,7 +79,7 @@ def play(
         on_episode=keep,
         concurrency=episodes,
     )
-    return time.monotonic() - began, sum(episode.outcome.resolved for episode in ended)
+    return time.monotonic() - started, sum(episode.outcome.resolved for episode in ended)
 
 
 def main() -> None:
@@ -81,29 +87,30 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--slots", type=int, default=2, help="episodes at once on a node")
+    parser.add_argument("--slots", type=int, default=2, help="episodes at once on one node")
     parser.add_argument("--turn-seconds", type=float, default=10.0)
     args = parser.parse_args()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     chosen = tasks.load("pypi", split="train", limit=8)
-    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     nodes = Cluster(initialize_head=True, head_node_args=head)
     settings = driver.Cluster(nodes.address, cpus=1, memory_gb=0.1)
     rates: dict[int, float] = {}
-    print("| nodes | episodes a minute | efficiency | spread | resolved |\n|---|---|---|---|---|")
+    print("| nodes | episodes per minute | efficiency | spread | resolved |\n|---|---|---|---|---|")
     for count in NODES:
         while len(nodes.worker_nodes) < count:
-            nodes.add_node(num_cpus=args.slots, object_store_memory=STORE)
+            nodes.add_node(num_cpus=args.slots, object_store_memory=OBJECT_STORE)
         play(settings, chosen, args.slots * count, 0.0)  # starts the worker processes
-        episodes, found, resolved = BATCHES * args.slots * count, [], 0
+        episodes, measured, resolved = BATCHES * args.slots * count, [], 0
         for _ in range(args.runs):
-            seconds, good = play(settings, chosen, episodes, args.turn_seconds)
-            found.append(60 * episodes / seconds)
-            resolved += good
-        rates[count] = statistics.median(found)
+            seconds, count_resolved = play(settings, chosen, episodes, args.turn_seconds)
+            measured.append(60 * episodes / seconds)
+            resolved += count_resolved
+        rates[count] = statistics.median(measured)
         share = rates[count] / (rates[NODES[0]] * count / NODES[0])
         print(
-            f"| {count} | {rates[count]:.2f} | {share:.0%} | {min(found):.2f} to {max(found):.2f} "
+            f"| {count} | {rates[count]:.2f} | {share:.0%} "
+            f"| {min(measured):.2f} to {max(measured):.2f} "
             f"| {resolved} of {episodes * args.runs} |",
             flush=True,
         )

@@ -1,11 +1,12 @@
-"""What a step and a reset cost: ours beside mini-swe-agent's and SWE-ReX's Docker environments.
+"""Cost of a step and a reset: ours against mini-swe-agent's and SWE-ReX's Docker environments.
 
     pip install mini-swe-agent swe-rex          # the peers; without them only ours is measured
     python -m experiments.benchmarks.sandbox_speed [--rex-image IMAGE] [--rounds 5] [--steps 40]
 
-All run the same image in the same process, in turns, so that noise falls on all alike; the figures
-are milliseconds. Ours are measured at ``SWEEnv`` (parsing, budgets and the observation included),
-the peers at their environment's own call. SWE-ReX needs an image with ``swerex-remote`` in it.
+Measured: milliseconds of a step, a reset with and without a prepared sandbox, and writing and
+reading 10 MB. Ours are measured at ``SWEEnv`` (including parsing, budgets and the observation),
+the peers at their environment's own call. All use the same image in the same process and take
+turns, so that noise affects them equally. SWE-ReX needs an image that contains ``swerex-remote``.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from swe_gym_env.sandbox.warm import WarmProvider
 from swe_gym_env.types import TaskInstance
 
 COMMAND, BLOB = "echo hi", os.urandom(10_000_000)
-SETTLE = 3.0  # seconds: an engine goes on tidying up after one subject is done
+SETTLE = 3.0  # seconds in which a container engine cleans up before the next measurement
 Times = dict[str, list[float]]
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
+    started = time.perf_counter()
     call()
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (time.perf_counter() - started)
 
 
 def task(home: Path) -> TaskInstance:
@@ -55,7 +56,7 @@ def task(home: Path) -> TaskInstance:
 
 
 def ours(kind: str, task: TaskInstance, steps: int) -> Times:
-    """One episode from a warm queue, one without."""
+    """Measure our environment, with and without sandboxes that are created ahead."""
     plain = provider(kind)
     warm = WarmProvider(plain, ahead=1)
     env = SWEEnv([task], sandbox=plain, max_turns=10**6, max_repeats=10**6, grade="never")
@@ -72,7 +73,7 @@ def ours(kind: str, task: TaskInstance, steps: int) -> Times:
     times["warm reset"] = []
     for _ in range(4):
         warm.prefetch([SandboxSpec.of(task)])
-        time.sleep(1.0)  # a model thinks meanwhile
+        time.sleep(1.0)  # the time in which a model would generate a turn
         times["warm reset"].append(milliseconds(env.reset))
         env.close()
     warm.close()
@@ -82,9 +83,9 @@ def ours(kind: str, task: TaskInstance, steps: int) -> Times:
 def mini_swe_agent(image: str, steps: int) -> Times:
     from minisweagent.environments.docker import DockerEnvironment
 
-    made: list[Any] = []
-    start = milliseconds(lambda: made.append(DockerEnvironment(image=image, cwd="/testbed")))
-    env = made[0]
+    envs: list[Any] = []
+    start = milliseconds(lambda: envs.append(DockerEnvironment(image=image, cwd="/testbed")))
+    env = envs[0]
     try:
         assert env.execute({"command": COMMAND})["output"] == "hi\n"
         action = {"command": COMMAND}
@@ -107,28 +108,28 @@ async def swe_rex(image: str, steps: int) -> dict[str, Times]:
     )
 
     deployment = DockerDeployment(image=image, pull="never")
-    began = time.perf_counter()
+    started = time.perf_counter()
     await deployment.start()
     runtime = deployment.runtime
     await runtime.create_session(CreateBashSessionRequest())
-    session: Times = {"cold reset": [1000 * (time.perf_counter() - began)], "step": []}
+    session: Times = {"cold reset": [1000 * (time.perf_counter() - started)], "step": []}
     execute: Times = {"step": []}
     try:
         for _ in range(steps):
-            began = time.perf_counter()
+            started = time.perf_counter()
             seen = await runtime.run_in_session(BashAction(command=COMMAND))
-            session["step"].append(1000 * (time.perf_counter() - began))
+            session["step"].append(1000 * (time.perf_counter() - started))
             assert seen.output.strip() == "hi"
-            began = time.perf_counter()
+            started = time.perf_counter()
             await runtime.execute(Command(command=COMMAND, shell=True))
-            execute["step"].append(1000 * (time.perf_counter() - began))
-        text = BLOB.hex()[: len(BLOB)]  # it carries text only
-        began = time.perf_counter()
+            execute["step"].append(1000 * (time.perf_counter() - started))
+        text = BLOB.hex()[: len(BLOB)]  # SWE-ReX transfers text only
+        started = time.perf_counter()
         await runtime.write_file(WriteFileRequest(path="/tmp/blob", content=text))
-        session["write 10 MB"] = [1000 * (time.perf_counter() - began)]
-        began = time.perf_counter()
+        session["write 10 MB"] = [1000 * (time.perf_counter() - started)]
+        started = time.perf_counter()
         await runtime.read_file(ReadFileRequest(path="/tmp/blob"))
-        session["read 10 MB"] = [1000 * (time.perf_counter() - began)]
+        session["read 10 MB"] = [1000 * (time.perf_counter() - started)]
     finally:
         await deployment.stop()
     return {"SWE-ReX session": session, "SWE-ReX execute": execute}
@@ -137,11 +138,11 @@ async def swe_rex(image: str, steps: int) -> dict[str, Times]:
 def measure(args: argparse.Namespace, home: Path) -> dict[str, Times]:
     bench = task(home)
     docker: SandboxProvider = provider("docker")
-    docker.create(SandboxSpec.of(bench)).close()  # makes the image
+    docker.create(SandboxSpec.of(bench)).close()  # builds the image
     from swe_gym_env.sandbox.docker.image import ensure
 
     image = ensure(docker.api, "bench")  # type: ignore[attr-defined]
-    found: dict[str, Times] = {}
+    measured: dict[str, Times] = {}
     for number in range(args.rounds):
         print(f"round {number + 1} of {args.rounds}", file=sys.stderr)
         part = {"ours, local": ours("local", bench, args.steps)}
@@ -157,8 +158,8 @@ def measure(args: argparse.Namespace, home: Path) -> dict[str, Times]:
                 time.sleep(SETTLE)
         for name, times in part.items():
             for what, values in times.items():
-                found.setdefault(name, {}).setdefault(what, []).extend(values)
-    return found
+                measured.setdefault(name, {}).setdefault(what, []).extend(values)
+    return measured
 
 
 @contextmanager
@@ -168,15 +169,15 @@ def optional(module: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        print(f"{module} is not installed: left out", file=sys.stderr)
+        print(f"{module} is not installed and is left out", file=sys.stderr)
 
 
-def table(found: dict[str, Times]) -> str:
+def table(measured: dict[str, Times]) -> str:
     columns = ("step", "warm reset", "cold reset", "write 10 MB", "read 10 MB")
-    lines = ["| | step p50 | p95 | " + " | ".join(columns[1:]) + " | step, against ours |"]
+    lines = ["| | step p50 | p95 | " + " | ".join(columns[1:]) + " | step, relative to ours |"]
     lines.append("|---" * (len(columns) + 3) + "|")
-    base = statistics.median(found["ours, docker"]["step"])
-    for name, times in found.items():
+    base = statistics.median(measured["ours, docker"]["step"])
+    for name, times in measured.items():
         step = times["step"]
         cells = [f"{statistics.median(step):.1f}", f"{statistics.quantiles(step, n=20)[-1]:.1f}"]
         cells += [f"{statistics.median(times[c]):.0f}" if c in times else "-" for c in columns[1:]]
@@ -197,10 +198,10 @@ def main() -> None:
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SWE_GYM_HOME"] = folder
-        found = measure(args, Path(folder))
+        measured = measure(args, Path(folder))
     if args.json:
-        Path(args.json).write_text(json.dumps(found))
-    print(table(found))
+        Path(args.json).write_text(json.dumps(measured))
+    print(table(measured))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""What a process holds while it trains, alone and with its share of the weights; and the head.
+"""Memory of training: one process against several that share the weights; and of the output layer.
 
     python -m experiments.benchmarks.sharded_training
     torchrun --standalone --nproc-per-node 2 -m experiments.benchmarks.sharded_training
     python -m experiments.benchmarks.sharded_training --head
 
-One line per process: resident memory after the model is there (and shared out, where there are
-several), its peak in two optimizer steps, and its peak while the checkpoint is written. Weights are
-by chance, bfloat16, with float32 masters. ``--head`` measures forward and backward of the output
-layer alone: in chunks as the learner computes it, and with all logits at once.
+Measured, one line per process: resident memory after the model is loaded (and sharded, if there are
+several processes), its peak in two optimizer steps, and its peak while the checkpoint is written.
+The model has random bfloat16 weights and float32 master weights. Compare the lines of one process
+with those of two.
+
+``--head`` measures forward and backward passes of the output layer alone: in chunks, as the learner
+computes it, against all logits at once.
 """
 
 from __future__ import annotations
@@ -39,17 +42,17 @@ SHAPE: dict[str, Any] = {  # 294 M weights, 67 M of them in the tied embedding
 
 
 def resident(kind: str = "VmRSS") -> float:
-    """MB of this process; ``VmHWM`` is the peak since :func:`forget_peak`."""
+    """Resident memory of this process in MB; ``VmHWM`` is its peak since :func:`reset_peak`."""
     (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if kind in x)
     return int(line.split()[1]) / 1024
 
 
-def forget_peak() -> None:
+def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
 class NoTokenizer:
-    """Stands where a checkpoint's tokenizer would."""
+    """Takes the place of a tokenizer, which this checkpoint does not need."""
 
     def save_pretrained(self, folder: str) -> None: ...
 
@@ -59,9 +62,9 @@ def model() -> Any:
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    made = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    llama = LlamaForCausalLM(LlamaConfig(**SHAPE))
     torch.set_default_dtype(torch.float32)
-    return made.eval()
+    return llama.eval()
 
 
 def chain(length: int, vocabulary: int, seed: int) -> TokenTree:
@@ -79,18 +82,18 @@ def training(length: int) -> None:
     learner = Learner(model(), NoTokenizer(), config)
     count = sum(p.numel() for p in learner.model.parameters())
     parallel.barrier()
-    there = resident() - base
-    forget_peak()
+    loaded = resident() - base
+    reset_peak()
     report = learner.train([chain(length, SHAPE["vocab_size"], n) for n in range(8)])
     peak = resident("VmHWM") - base
-    forget_peak()
+    reset_peak()
     with tempfile.TemporaryDirectory() as folder:
         learner.save(Path(folder) / "model")
     saving = resident("VmHWM") - base
     processes = torch.distributed.get_world_size() if parallel.is_distributed() else 1
     curve = ", ".join(f"{loss:.4f}" for loss in report.loss)
     print(
-        f"{processes} processes, {count / 1e6:.0f} M weights: {there:.0f} MB with the model, peak "
+        f"{processes} processes, {count / 1e6:.0f} M weights: {loaded:.0f} MB with the model, peak "
         f"{peak:.0f} MB in training, {saving:.0f} MB while saving; losses {curve}; "
         f"{report.tokens_per_second:.0f} tokens/s",
         flush=True,
@@ -102,26 +105,29 @@ def head(pairs: int, vocabulary: int = 151936, width: int = 1024) -> None:
     torch.manual_seed(0)
     layer = torch.nn.Linear(width, vocabulary, bias=False).bfloat16()
     packed = pack([chain(pairs + 1, vocabulary, 0)])
-    found = {}
+    peaks = {}
     for name, chunk in (("chunks", losses.CHUNK), ("at once", 10**9)):
         losses.CHUNK, layer.weight.grad = chunk, None
         hidden = torch.randn(pairs + 1, width).bfloat16().requires_grad_()
         before = resident()
-        forget_peak()
+        reset_peak()
         losses.predict(layer, hidden, packed).logprobs.sum().backward()
-        found[name] = resident("VmHWM") - before
-    one = pairs * vocabulary * 4 / 2**20
-    told = ", ".join(f"{name} {value:.0f} MB" for name, value in found.items())
-    print(f"head, {pairs} pairs, {vocabulary} tokens (float32 logits: {one:.0f} MB): {told}")
+        peaks[name] = resident("VmHWM") - before
+    logits = pairs * vocabulary * 4 / 2**20
+    text = ", ".join(f"{name} {value:.0f} MB" for name, value in peaks.items())
+    print(f"head, {pairs} pairs, {vocabulary} tokens (float32 logits: {logits:.0f} MB): {text}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--length", type=int, default=256, help="tokens of each row")
-    parser.add_argument("--head", action="store_true")
-    parser.add_argument("--pairs", type=int, default=3072)
+    parser.add_argument("--head", action="store_true", help="measure the output layer alone")
+    parser.add_argument("--pairs", type=int, default=3072, help="loss pairs of --head")
     options = parser.parse_args()
-    # This package keeps freed memory for speed; here it shall be seen to be free.
+    # The C library keeps freed memory for reuse. With these thresholds it returns large blocks to
+    # the system, so that freed memory shows as free.
     libc = ctypes.CDLL(None)
     libc.mallopt(-3, 1 << 17)
     libc.mallopt(-1, 1 << 17)

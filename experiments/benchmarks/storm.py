@@ -1,11 +1,11 @@
-"""A storm of kill -9: what do sandboxes leave behind when the process that made them is shot?
+"""What sandboxes leave behind when the process that created them is killed.
 
     python -m experiments.benchmarks.storm --sandbox local --kills 50
     python -m experiments.benchmarks.storm --sandbox docker --kills 30
 
-Each victim starts sandboxes and commands in them without end and is killed at a random moment, so
-that some die while a sandbox is being made. Prints what is there afterwards and was not there
-before.
+Measured: processes, mounts, folders and containers that exist after many kill -9 and did not exist
+before. Each victim creates sandboxes and starts commands in them without pause, and is killed at a
+random moment, so that some die while a sandbox is being created.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ while True:
     threading.Thread(target=play).start()
     threading.Event().wait(0.1)
 """
-SETTLE = 15.0  # seconds in which an engine may still tidy up
+SETTLE = 15.0  # seconds in which a container engine may still clean up
 
 
-def there(mark: str) -> dict[str, set[str]]:
-    """Processes of the storm, mounts, folders in the temporary folder, containers."""
+def existing(mark: str) -> dict[str, set[str]]:
+    """Processes whose command line contains ``mark``, mounts, temporary folders, containers."""
     processes = set()
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -75,8 +75,8 @@ def main() -> None:
         tree.mkdir(parents=True)
         (tree / "a.py").write_text("x = 1\n")
         images.save("storm", images.Image())
-        provider(args.sandbox).create(SandboxSpec("storm")).close()  # an image is made once
-        before = there(mark)
+        provider(args.sandbox).create(SandboxSpec("storm")).close()  # builds the image once
+        before = existing(mark)
         for _ in range(args.kills):
             command = [sys.executable, "-c", VICTIM, args.sandbox, mark]
             victim = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -84,11 +84,11 @@ def main() -> None:
             victim.send_signal(signal.SIGKILL)
             victim.wait()
         end = time.monotonic() + SETTLE
-        while time.monotonic() < end and any(_more(before, there(mark)).values()):
+        while time.monotonic() < end and any(_more(before, existing(mark)).values()):
             time.sleep(0.2)
-        left = _more(before, there(mark))
+        left = _more(before, existing(mark))
     counts = ", ".join(f"{count} {what}" for what, count in left.items())
-    print(f"{args.sandbox}: after {args.kills} kills there are left: {counts}")
+    print(f"{args.sandbox}: left after {args.kills} kills: {counts}")
 
 
 def _more(before: dict[str, set[str]], after: dict[str, set[str]]) -> dict[str, int]:

@@ -1,10 +1,13 @@
-"""Our verdict beside the official harness's, on the same Docker image: are they ever different?
+"""Whether our verdicts and those of swebench's harness ever differ, on the same Docker images.
 
     python -m experiments.benchmarks.verdict_parity pypi --limit 3
     python -m experiments.benchmarks.verdict_parity swebench_verified --options '{"build": "sdist"}'
 
-For each task four patches: the gold one, none, a harmless one that mends nothing, and the gold one
-with a syntax error. Prints one line for each task and the seconds that either verdict took.
+Measured: for each task, the verdicts of both on four patches (the gold patch, an empty one, a
+harmless one that fixes nothing, and the gold patch with a syntax error), and the seconds that each
+took. One line per task.
+
+It needs Docker and the extra `swebench`.
 """
 
 from __future__ import annotations
@@ -35,7 +38,17 @@ IDLE = (
 
 @dataclass(frozen=True)
 class Verdicts:
-    """``resolved`` by either side; ``seconds`` each took."""
+    """Both verdicts on one patch.
+
+    Attributes:
+        instance_id: The task.
+        patch: Which of the four patches.
+        official: Whether swebench's harness says resolved.
+        ours: Whether we say resolved.
+        status: Our status.
+        official_seconds: Time of the harness.
+        our_seconds: Time of ours.
+    """
 
     instance_id: str
     patch: str
@@ -47,6 +60,7 @@ class Verdicts:
 
 
 def patches(task: TaskInstance, provider: DockerProvider) -> dict[str, str]:
+    """The four patches by name."""
     sandbox = provider.create(SandboxSpec.of(task))
     try:
         sandbox.write(
@@ -64,15 +78,15 @@ def patches(task: TaskInstance, provider: DockerProvider) -> dict[str, str]:
 
 
 def official_row(task: TaskInstance, image: str) -> dict[str, Any]:
-    """The task as the official harness takes it, with its Docker image."""
+    """The row of a task for swebench's harness, with its Docker image."""
     row = {**to_row(task), "image": image}
-    if task.log_parser == "pytest":  # ours reads the same lines, more strictly
+    if task.log_parser == "pytest":  # our parser reads the same lines more strictly
         row["log_parser"] = "parse_log_pytest"
     return row
 
 
 def official(task: TaskInstance, patch: str, image: str, client: Any, timeout: float) -> bool:
-    """What swebench's own ``run_instance`` says. It writes its logs into the working folder."""
+    """The verdict of swebench's ``run_instance``, which writes its logs to the working folder."""
     from swebench.harness.run_evaluation import run_instance
     from swebench.harness.utils import make_test_spec
 
@@ -81,7 +95,7 @@ def official(task: TaskInstance, patch: str, image: str, client: Any, timeout: f
         "model_name_or_path": "parity",
         "model_patch": patch,
     }
-    run_id = f"parity-{time.time_ns()}"  # its cache does not look at the patch
+    run_id = f"parity-{time.time_ns()}"  # new each time: its cache ignores the patch
     result = run_instance(
         make_test_spec(official_row(task, image)),
         prediction,
@@ -95,7 +109,7 @@ def official(task: TaskInstance, patch: str, image: str, client: Any, timeout: f
 
 
 def compare(chosen: list[TaskInstance], timeout: float = 600) -> Iterator[Verdicts]:
-    """Each task's four verdicts, one after another."""
+    """Yield the four verdicts of each task, one after another."""
     import docker
 
     provider = DockerProvider()
@@ -105,7 +119,7 @@ def compare(chosen: list[TaskInstance], timeout: float = 600) -> Iterator[Verdic
             stored = images.exists(task.image)
             image = ensure(provider.api, task.image, task.workdir) if stored else task.image
             for name, patch in patches(task, provider).items():
-                began = time.monotonic()
+                started = time.monotonic()
                 theirs = official(task, patch, image, client, timeout)
                 between = time.monotonic()
                 outcome = grade(task, patch, provider, timeout=timeout)
@@ -116,7 +130,7 @@ def compare(chosen: list[TaskInstance], timeout: float = 600) -> Iterator[Verdic
                     theirs,
                     outcome.resolved,
                     outcome.status,
-                    between - began,
+                    between - started,
                     ended - between,
                 )
 
@@ -125,8 +139,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("tasks", help="a source of swe_gym_env.tasks, or a file of rows")
-    parser.add_argument("--options", type=json.loads, default={}, help="of the source, as JSON")
+    parser.add_argument("tasks", help="a task source of swe_gym_env.tasks, or a file of rows")
+    parser.add_argument(
+        "--options", type=json.loads, default={}, help="options of the source, as JSON"
+    )
     parser.add_argument("--split", default="all")
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--timeout", type=float, default=600)
@@ -134,9 +150,9 @@ def main() -> None:
     chosen = tasks.load(args.tasks, split=args.split, limit=args.limit, **args.options)
     print("| task | gold | empty | idle | broken | official s | ours s |")
     print("|---" * 7 + "|")
-    found: dict[str, list[Verdicts]] = {}
+    by_task: dict[str, list[Verdicts]] = {}
     for verdict in compare(chosen, args.timeout):
-        row = found.setdefault(verdict.instance_id, [])
+        row = by_task.setdefault(verdict.instance_id, [])
         row.append(verdict)
         if len(row) == 4:
             cells = [f"{v.official:d}/{v.ours:d}" for v in row]
@@ -144,7 +160,7 @@ def main() -> None:
             times.append(statistics.median(v.our_seconds for v in row[:1] + row[2:]))
             cells += [f"{seconds:.1f}" for seconds in times]
             print(f"| {verdict.instance_id} | {' | '.join(cells)} |", flush=True)
-    every = [verdict for row in found.values() for verdict in row]
+    every = [verdict for row in by_task.values() for verdict in row]
     same = sum(verdict.official == verdict.ours for verdict in every)
     print(f"\n{same} of {len(every)} verdicts are the same (official/ours, 1: resolved)")
 

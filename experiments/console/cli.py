@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
 import shlex
 import sys
@@ -26,7 +27,6 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.config import values
 from experiments.console.interrupt import INTERRUPTED, stoppable
 from experiments.console.progress import Display, plain
-from experiments.pipeline.launch import refuse_many
 from swe_gym_env import disk
 from swe_gym_env.errors import SetupError
 
@@ -46,7 +46,7 @@ def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: 
         values.check(cfg)
         display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
         if module != "experiments.train":
-            refuse_many()
+            _refuse_many()
         with stoppable(f"Stopped. What is done is kept; go on with: {command}"):
             job(cfg, display)
     except SetupError as error:
@@ -56,6 +56,17 @@ def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: 
         if said is None:
             raise
         _end(said)
+
+
+def _refuse_many() -> None:
+    """SetupError if a launcher has started several processes of a command that is one process."""
+    many = os.environ.get("WORLD_SIZE", "1")
+    if many != "1":
+        raise SetupError(
+            f"A launcher started {many} processes of this command, which is one process: only "
+            "training uses several. Start it plainly, and say how training is launched: "
+            f"\"training.launch=[torchrun,--nproc-per-node,'{many}']\""
+        )
 
 
 def _end(said: str) -> NoReturn:

@@ -48,11 +48,25 @@ class Advance:
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(_per(speed) if speed else "", style="dim")
+        return Text(speed_text(speed) if speed else "", style="dim")
 
 
-def _per(speed: float) -> str:
+def speed_text(speed: float) -> str:
+    """``speed`` in steps a second."""
     return f"{speed:.1f}/s" if speed >= 1 else f"{speed * 60:.1f}/min"
+
+
+def clock(seconds: float) -> str:
+    """As on a clock: 1:02:03, or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def time_of(seconds: float) -> str:
+    """In words: 2:03 min, or 12 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"
 
 
 class _Plain(logging.Formatter):
@@ -139,7 +153,7 @@ class Display:
                 return
             last = clock
             speed = (now - done) / (clock - began)
-            rate = _per(speed) if speed else "begun"
+            rate = speed_text(speed) if speed else "begun"
             if now - done >= SURE * (total - done) and speed:
                 rate += f", {(total - now) / speed:.0f} s left"
             log.info("%s: %d of %d, %s; %s", title, now, total, rate, note)

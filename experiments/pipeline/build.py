@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from algorithms.base import Algorithm
-from experiments.config.algorithms import build_algorithm
+from algorithms.trainer import Trainer
+from experiments.config.algorithms import build_algorithm, build_trainer
 from experiments.pipeline import precision, serving, teachers
 from experiments.runs.inputs import refuse_changed
+from experiments.runs.reader import load_config
 from swe_gym_env import actions
 from swe_gym_env.actions import ActionFormat
 from swe_gym_env.env import SWEEnv
@@ -83,6 +85,10 @@ class Parts:
         return build_algorithm(self.cfg.iteration0.algorithm, "iteration0.algorithm")
 
     @cached_property
+    def trainer(self) -> Trainer:
+        return build_trainer(self.cfg.get("trainer"))
+
+    @cached_property
     def start(self) -> Path:
         """The untrained student: a Hugging Face folder."""
         from algorithms.engine.models import fetch
@@ -131,7 +137,12 @@ class Parts:
 
     def check(self) -> None:
         """Makes what a mistake in the configuration could spoil hours later. SetupError."""
-        _ = self.training, self.iteration0, self.account([])
+        _ = self.account([])
+        for algorithm in (self.iteration0, self.algorithm):
+            try:
+                self.trainer.check(algorithm, self.training)
+            except ValueError as error:
+                raise SetupError(f"algorithm={algorithm.name}: {error}") from None
         self._check_overlap()
         self.check_scores()
 
@@ -261,11 +272,8 @@ def parts_of(run: Path) -> Parts:
     Raises:
         SetupError: The folder holds no run, or the run's model is no longer the same.
     """
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise SetupError(f"{run} is no run folder: it holds no config.yaml")
-    cfg = OmegaConf.load(path)
-    if not isinstance(cfg, DictConfig) or "model" not in cfg:
-        raise SetupError(f"{path} names no model")
+    cfg = load_config(run)
+    if "model" not in cfg:
+        raise SetupError(f"{run}: its config.yaml names no model")
     refuse_changed(run, cfg, "model")
     return Parts(cfg)

@@ -18,8 +18,8 @@ from experiments.console.progress import Display
 from experiments.pipeline import teachers
 from experiments.pipeline.build import Parts
 from experiments.pipeline.play import play
-from experiments.results import evaluation, predictions
-from experiments.runs import inputs
+from experiments.results import evaluation
+from experiments.runs import inputs, predictions
 from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.base import Policy
 from swe_gym_env.policies.budget import Prices, Spent

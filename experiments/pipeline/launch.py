@@ -66,17 +66,6 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def refuse_many() -> None:
-    """SetupError where a launcher has started several of a command that is one process."""
-    many = os.environ.get("WORLD_SIZE", "1")
-    if many != "1":
-        raise SetupError(
-            f"A launcher started {many} processes of this command, which is one process: only "
-            "training uses several. Start it plainly, and say how training is launched: "
-            f"\"training.launch=[torchrun,--nproc-per-node,'{many}']\""
-        )
-
-
 @contextlib.contextmanager
 def training(launch: Sequence[str], run: RunFolder, index: int, display: Display) -> Iterator[None]:
     """Trains round ``index`` while the body goes on; leaving waits for its end. SetupError with the

@@ -20,7 +20,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from algorithms.base import Algorithm
-from experiments.analysis.every_measure import add_failures
 from experiments.config import values
 from experiments.console.progress import Display
 from experiments.pipeline import precision, preflight, remaining, sweeps
@@ -30,22 +29,22 @@ from experiments.pipeline.launch import training
 from experiments.pipeline.round import collect, score, train
 from experiments.pipeline.tasks import Selection, select
 from experiments.pipeline.tracking import Tracker, track, tracker
-from experiments.report import write_report
 from experiments.results import summary
-from experiments.results.summary import ITERATION0, UNTRAINED
-from experiments.runs.folders import RunFolder, iteration0_folder, read_json, run_folder, write_json
+from experiments.results.summary import Student
+from experiments.runs.folders import RunFolder, iteration0_folder, run_folder
+from experiments.runs.layout import FIRST, ITERATION0, UNTRAINED, evaluation_label
 from experiments.runs.naming import evaluated_on, untrained_folder, untrained_tasks
-from experiments.view import write_view
 from swe_gym_env.rollout.store import RoundFolder
+from swe_gym_env.types import TaskInstance
 
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, display: Display) -> Path:
-    """Returns the run folder, with everything in it."""
+def run(cfg: DictConfig, display: Display) -> tuple[RunFolder, list[TaskInstance] | None]:
+    """Returns the finished run, and its tasks; None for these if it had been finished before."""
     refuse_in_a_run(cfg)
     values.check_some(cfg, "tasks.train", "evaluation.tasks")
-    folder = run_folder(cfg)
+    folder, done = run_folder(cfg), None
     if folder.summary is None:
         preflight.check(cfg)
         parts = Parts(cfg)
@@ -56,24 +55,17 @@ def run(cfg: DictConfig, display: Display) -> Path:
                 precision.settle(parts, folder.path, precision.of_sweep(runs, cfg))
                 folder.start(cfg)
             with contextlib.closing(tracker(cfg, folder)) as tracked:
-                _phases(parts, folder, display, tracked)
-            for page in (folder.path / name for name in ("report.html", "episodes.html")):
-                page.unlink(missing_ok=True)  # of a run that was looked at before its end
-    finished = folder.summary
-    assert finished is not None
+                tasks = _phases(parts, folder, display, tracked)
+            done = [*tasks.train, *tasks.heldout]
     folder.remember()
-    if not (folder.path / "report.html").exists():
-        write_view(folder.path)
-        write_report(folder.path)
-    summary.show(display.console, folder, finished)
-    return folder.path
+    return folder, done
 
 
-def _phases(parts: Parts, folder: RunFolder, display: Display, tracked: Tracker) -> None:
+def _phases(parts: Parts, folder: RunFolder, display: Display, tracked: Tracker) -> Selection:
     cfg = parts.cfg
     with folder.timed("tasks"):
-        tasks = select(cfg, read_json(folder.path / "tasks.json"), display)
-        write_json(folder.path / "tasks.json", tasks.ids)
+        tasks = select(cfg, folder.tasks, display)
+        folder.save_tasks(tasks.ids)
         log.info("%d training tasks, %d held out", len(tasks.train), len(tasks.heldout))
     job = _Job(parts, tasks, folder, display, tracked)
     job.iteration0()
@@ -84,7 +76,7 @@ def _phases(parts: Parts, folder: RunFolder, display: Display, tracked: Tracker)
                 job.collect(ahead)
         job.evaluate(index)
     job.close()
-    add_failures(folder.path, (*tasks.train, *tasks.heldout))
+    return tasks
 
 
 class _Job:
@@ -189,7 +181,7 @@ class _Job:
     ) -> None:
         """On the first ``count`` of the tasks; None: on all."""
         self.evaluations.append(name)
-        title, requests = f"evaluate {summary.label(name)}", self.tasks.evaluation()[:count]
+        title, requests = f"evaluate {evaluation_label(name)}", self.tasks.evaluation()[:count]
         with self._phase(timed, f"evaluate {name}"):
             evaluate(self.parts, where, requests, checkpoint, self.display, title)
 
@@ -198,10 +190,10 @@ class _Job:
         folder = self.folder
         own = folder.phases
         phases = {"tasks": own.pop("tasks"), **self.shared.phases, **own}
-        write_json(folder.path / "phases.json", phases)
-        verdicts = {
-            name: summary.verdicts_of(folder.evaluation(name).episodes())
-            for name in self.evaluations
-        }
-        claim = summary.summarize(folder, self.evaluations, verdicts)
-        write_json(folder.path / "summary.json", claim)
+        folder.save_phases(phases)
+        students = []
+        for name in self.evaluations:
+            measured, label = folder.evaluation(name), evaluation_label(name)
+            verdicts = summary.verdicts_of(measured.episodes())
+            students.append(Student(name, label, verdicts, measured.metrics, name in FIRST))
+        folder.finish(summary.summarize(students, folder.round_metrics(), phases))

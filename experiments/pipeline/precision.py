@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from experiments.runs.layout import is_configured
+from experiments.runs.reader import load_config
 from swe_gym_env.errors import SetupError
 
 if TYPE_CHECKING:
@@ -96,9 +98,7 @@ def of_checkpoint(model: str) -> Kept | None:
 
 
 def _stored(folder: Path) -> DictConfig | None:
-    file = folder / "config.yaml"
-    cfg = OmegaConf.load(file) if file.is_file() else None
-    return cfg if isinstance(cfg, DictConfig) else None
+    return load_config(folder) if is_configured(folder) else None
 
 
 def settle(parts: Parts, folder: Path | None = None, like: Kept | None = None) -> None:

@@ -6,7 +6,6 @@ missing is listed at once, with the nearest thing that does run.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import shutil
@@ -24,7 +23,7 @@ from experiments.pipeline import precision, serving
 from experiments.runs.folders import runs
 from swe_gym_env.disk import unwritable
 from swe_gym_env.errors import SetupError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 
 NEAREST = (
     "The nearest thing that runs here: python -m experiments.run\n"
@@ -100,15 +99,18 @@ def gpu_gigabytes() -> list[float]:
 def _tasks(cfg: DictConfig) -> str | None:
     from swe_gym_env import tasks
 
-    if cfg.tasks.name not in tasks.SOURCES:
+    if cfg.tasks.name not in tasks.names():
         return (
-            f"tasks: there is no source {cfg.tasks.name} (there are {', '.join(tasks.SOURCES)}); "
+            f"tasks: there is no source {cfg.tasks.name} (there are {', '.join(tasks.names())}); "
             "rows in swebench's columns can be given with tasks=jsonl"
         )
     rows = cfg.tasks.options.get("path")
     if rows and not Path(rows).exists():
         return f"tasks: tasks.options.path={rows} is not there"
-    hub = getattr(importlib.import_module(tasks.SOURCES[cfg.tasks.name]), "HUB", None)
+    try:
+        hub = tasks.hub(cfg.tasks.name)
+    except SetupError as error:
+        return f"tasks: {error}"
     if hub is None or rows or _cached(hub) or _answers(HUB_URL):
         return None
     return (

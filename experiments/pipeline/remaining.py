@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from omegaconf import DictConfig
 
 from algorithms.base import Algorithm
-from experiments.results.summary import ITERATION0, UNTRAINED, time_of
+from experiments.console.progress import time_of
+from experiments.runs.layout import ITERATION0, UNTRAINED, round_name
 
 
 def phases(cfg: DictConfig, iteration0: Algorithm, algorithm: Algorithm) -> list[str]:
@@ -21,7 +22,7 @@ def phases(cfg: DictConfig, iteration0: Algorithm, algorithm: Algorithm) -> list
     if cfg.evaluation.get("untrained", True):
         names.append(f"evaluate {UNTRAINED}")
     for index in range(rounds + 1):
-        own = f"round_{index:03d}"
+        own = round_name(index)
         scored = (algorithm if index else iteration0).scoring
         names += [f"collect {own}", *([f"score {own}"] if scored else []), f"train {own}"]
         if index == 0:
@@ -45,7 +46,7 @@ def seconds_left(
     known = {}
     for name in ended:
         kind, what = name.split()[0], name.split()[-1]
-        if what not in (UNTRAINED, "round_000"):  # it babbles; and of another size
+        if what not in (UNTRAINED, round_name(0)):  # it babbles; and of another size
             known[kind] = seconds[name]
     kinds = [name.split()[0] for name in names if name not in ended]
     return sum(known[kind] for kind in kinds) if set(kinds) <= known.keys() else None

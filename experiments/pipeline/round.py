@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from algorithms.base import Algorithm, TrainingExample
-from experiments.console.progress import Display
+from algorithms.trainer import TrainingJob
+from experiments.console.progress import Advance, Display
 from experiments.pipeline.build import Parts
 from experiments.pipeline.play import play
 from experiments.pipeline.tasks import Selection
@@ -176,75 +176,69 @@ def train(
     lr: float,
     display: Display,
 ) -> None:
-    """From ``checkpoint`` to ``checkpoint/`` in the last of ``folders`` (rounds 0, 1, ...)."""
-    own = folders[-1]
+    """Has the trainer of the configuration train the newest of ``folders`` (rounds 0, 1, ...).
+
+    It begins with ``checkpoint`` (None: the untrained student) and leaves ``checkpoint/`` there.
+    """
+    own, index = folders[-1], len(folders) - 1
     if own.is_done("train"):
         return
     from algorithms.engine import parallel, resume
-    from algorithms.engine.checkpoint import load_model
-    from algorithms.engine.examples import example_trees, labels_as_executed, prefix_breaks
-    from algorithms.engine.learner import Learner
+    from algorithms.engine.examples import labels_as_executed, prefix_breaks
+    from algorithms.engine.trainer import EngineTrainer
 
     parts.free_memory()
-    start, renderer = checkpoint or parts.start, parts.renderer
     examples = training_examples(algorithm, folders)
-    try:
-        samples = list(example_trees(examples, renderer, parts.training.max_tree_tokens))
-    except ValueError as error:
-        raise SetupError(f"algorithm={algorithm.name}: {error}") from None
-    place = "cpu" if parts.training.sharding == "full" else None  # shared out from there
-    learner = Learner(
-        load_model(start, parts.dtype, place),
-        renderer.tokenizer,
-        replace(parts.training, epochs=epochs, lr=lr),
-        algorithm.objective,
-    )
-    if not samples:
-        log.warning("round %d teaches nothing: the student stays as it was", len(folders) - 1)
-        learner.save(own.checkpoint)
-        if parallel.is_main():
-            own.mark_done("train")
-        return
-    total = epochs * sum(len(sample) for sample in samples)
-    with display.phase(f"round {len(folders) - 1}: train", total) as advance:
-        before = 0
-
-        def progress(done: int, _: int, message: str) -> None:
-            nonlocal before
-            advance(done - before, message.rsplit(",", 1)[0])
-            before = done
-
+    renderer, trainer = parts.renderer, parts.trainer
+    teaches = any(t.weight or t.pg_weight or t.kl_weight for e in examples for t in e.targets)
+    if not teaches:
+        log.warning("round %d teaches nothing: the student stays as it was", index)
+        trainer = EngineTrainer()
+    with contextlib.ExitStack() as stack:
+        shown = _Shown(display, f"round {index}: train", stack)
+        job = TrainingJob(
+            examples,
+            algorithm.objective,
+            checkpoint or parts.start,
+            own.checkpoint,
+            own.path / KEPT,
+            renderer,
+            replace(parts.training, epochs=epochs, lr=lr),
+            parts.dtype,
+            shown,
+        )
         try:
-            report = learner.train(samples, progress, own.path / KEPT)
+            measured = trainer.train(job)
         except ValueError as error:
-            raise SetupError(str(error)) from None
-    learner.save(own.checkpoint)
+            raise SetupError(f"algorithm={algorithm.name}: {error}") from None
     if not parallel.is_main():
         return
-    as_executed, in_other_tokens = labels_as_executed(examples, renderer)
-    own.add_metrics(
-        losses=report.loss,
-        grad_norms=report.grad_norm,
-        learning_rates=report.lr,
-        **_measured(
-            accuracies=report.accuracy, clipped=report.clipped, divergences=report.divergence
-        ),
-        prefix_breaks=sum(prefix_breaks(example.episode, renderer) for example in examples),
-        labels_as_executed=as_executed,
-        labels_as_executed_in_other_tokens=in_other_tokens,
-        trees=report.trees,
-        trained_samples=report.trees * epochs,
-        trees_dropped=report.dropped,
-        trained_tokens=report.tokens,
-        label_tokens=report.label_tokens,
-        train_seconds=round(report.seconds, 1),
-        tokens_per_second=round(report.tokens_per_second, 1),
-    )
+    if not (own.checkpoint / "config.json").is_file():
+        kind = type(trainer)
+        raise SetupError(
+            f"trainer._target_={kind.__module__}.{kind.__name__} left no Hugging Face folder in "
+            f"{own.checkpoint}: it must save the student in job.output"
+        )
+    if teaches:
+        same, in_other_tokens = labels_as_executed(examples, renderer)
+        own.add_metrics(
+            **measured,
+            prefix_breaks=sum(prefix_breaks(example.episode, renderer) for example in examples),
+            labels_as_executed=same,
+            labels_as_executed_in_other_tokens=in_other_tokens,
+        )
     own.mark_done("train")
     resume.forget(own.path / KEPT)
 
 
-def _measured(**lists: list[float]) -> dict[str, list[float | None]]:
-    """Without what no token of the run carried; a step without is None."""
-    found = {n: [None if math.isnan(v) else v for v in values] for n, values in lists.items()}
-    return {name: values for name, values in found.items() if any(v is not None for v in values)}
+class _Shown:
+    """A phase of the display, which begins with the first report of the trainer."""
+
+    def __init__(self, display: Display, title: str, stack: contextlib.ExitStack) -> None:
+        self._begin = lambda total: stack.enter_context(display.phase(title, total))
+        self._advance: Advance | None = None
+
+    def __call__(self, done: int, total: int, remark: str) -> None:
+        if self._advance is None:
+            self._advance = self._begin(total)
+        self._advance.to(done, total, remark)

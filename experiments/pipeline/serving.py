@@ -70,8 +70,8 @@ def missing(cfg: DictConfig) -> str | None:
     found = f"{python} cannot import it" if python else "serving.server.python names none"
     return (
         f"serving: vLLM needs an environment of its own, and {found}; make one "
-        "(docs/serving.md) and give serving.server.python=VENV/bin/python, or the URLs of running "
-        "servers as serving.urls=[...], or take serving=hf"
+        "(docs/guides/scale.md) and give serving.server.python=VENV/bin/python, or the URLs of "
+        "running servers as serving.urls=[...], or take serving=hf"
     )
 
 

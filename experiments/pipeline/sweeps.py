@@ -1,12 +1,9 @@
 """A sweep has a folder, so that a killed one goes on and one page can compare its cells.
 
-    runs/sweep-<hash of its cells>/
-      sweep.json      {"command", "cells": [{"overrides", "run", "status", "error"}]}
-      multirun.yaml   Hydra's own, as are the logs of jobs that submitit starts
-
-A cell is a run; ``run`` names its folder, and settings that lead to the same folder are one cell.
-``status`` is finished, failed, running or waiting. Every launcher's processes write here, each as
-its cell begins and ends. What fails is recorded and told, and the sweep goes on.
+A cell is one run of the sweep; settings that lead to the same folder are one cell. The folder
+(``experiments/runs/sweep.py``) also has Hydra's own multirun.yaml and the logs of jobs that
+submitit starts. Every launcher's processes write there, each as its cell begins and ends. What
+fails is recorded and reported, and the sweep goes on.
 """
 
 from __future__ import annotations
@@ -32,7 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.console.interrupt import INTERRUPTED
 from experiments.results.statistics import Rate
-from experiments.runs.folders import RunFolder, read_json, run_folder, runs, sweep_cells, write_json
+from experiments.runs import sweep
+from experiments.runs.folders import RunFolder, run_folder, runs
 from experiments.runs.naming import digest
 from swe_gym_env.disk import unwritable
 
@@ -54,7 +52,7 @@ class Sweep(Callback):
             return  # Hydra tells before it starts any, or another sweeper than its basic one knows
         where = Path(cells[0].pop("runs"))
         folder = where / f"sweep-{digest(sorted(cell['run'] for cell in cells))}"
-        with _changing(folder) as data:
+        with sweep.changing(folder) as data:
             data["command"] = shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]])
             data["cells"] = [_standing(where, cell) for cell in cells]
         with read_write(config), open_dict(config):
@@ -100,17 +98,8 @@ def _standing(runs: Path, cell: dict[str, Any]) -> dict[str, Any]:
     return {"overrides": cell["overrides"], "run": cell["run"], "status": status, "error": ""}
 
 
-@contextlib.contextmanager
-def _changing(folder: Path) -> Iterator[dict[str, Any]]:
-    """sweep.json, for one writer at a time. Readers need no lock."""
-    with RunFolder(folder).lock(wait=True):
-        data = read_json(folder / "sweep.json") or {}
-        yield data
-        write_json(folder / "sweep.json", data)
-
-
 def _note(folder: Path, run: str, status: str, error: str = "") -> None:
-    with _changing(folder) as data:
+    with sweep.changing(folder) as data:
         for cell in data["cells"]:
             if cell["run"] == run:
                 cell.update(status=status, error=error)
@@ -122,11 +111,11 @@ def siblings() -> Iterator[list[Path]]:
     meanwhile; [] of a single run."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     folder = Path(hydra.sweep.dir) if hydra and hydra.mode == RunMode.MULTIRUN else None
-    if folder is None or not (folder / "sweep.json").is_file():
+    if folder is None or not sweep.is_sweep(folder):
         yield []
         return
     with RunFolder(folder).lock(wait=True):
-        yield [folder.parent / one["run"] for one in sweep_cells(folder)]
+        yield sweep.run_folders(folder)
 
 
 @contextlib.contextmanager
@@ -135,11 +124,11 @@ def cell(cfg: DictConfig) -> Iterator[bool]:
     is nothing to do, for it is finished, another process does it, or another cell is the same."""
     hydra = HydraConfig.get()
     folder = Path(hydra.sweep.dir)
-    sweep = read_json(folder / "sweep.json") if hydra.mode == RunMode.MULTIRUN else None
-    if not sweep:
+    cells = sweep.cells(folder) if hydra.mode == RunMode.MULTIRUN else []
+    if not cells:
         yield True
         return
-    run, cells, given = run_folder(cfg), sweep["cells"], list(hydra.overrides.task)
+    run, given = run_folder(cfg), list(hydra.overrides.task)
     names = [c["run"] for c in cells]
     number = names.index(run.path.name) if run.path.name in names else None
     if number is None or cells[number]["overrides"] != given or run.summary or run.busy:
@@ -177,7 +166,7 @@ def told() -> Iterator[None]:
 
 def _tell(folder: Path) -> int:
     """How many have failed."""
-    with _changing(folder) as data:
+    with sweep.changing(folder) as data:
         cells = data["cells"]
         for one in cells:
             if one["status"] != "failed":  # a process that was killed could not say so

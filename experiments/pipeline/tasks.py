@@ -23,9 +23,6 @@ from swe_gym_env.types import TaskInstance
 
 log = logging.getLogger(__name__)
 
-# Sources that make their tasks on this machine, or may
-BUILT = ("pypi", "swebench", "swebench_lite", "swebench_verified")
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -92,10 +89,10 @@ def _load(
     options: dict[str, Any] = {str(name): value for name, value in cfg.tasks.options.items()}
     if ids and "instances" in options:  # such a source need build no others
         options["instances"], limit = list(ids), None
-    elif ids and cfg.tasks.name not in BUILT:  # to read them all costs nothing
+    elif ids and not tasks.is_built(cfg.tasks.name):  # to read them all costs nothing
         limit = None
     with display.phase(f"tasks: {split}", limit or 0) as advance:
-        if cfg.tasks.name in BUILT:
+        if tasks.is_built(cfg.tasks.name):
             options["workers"] = cfg.workers.build
             options["progress"] = lambda done, total, note: advance.to(done, total, note)
         found = tasks.load(cfg.tasks.name, split=split, limit=limit, **options)

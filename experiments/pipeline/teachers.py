@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from experiments.config.algorithms import build_policy
 from experiments.runs.folders import trained_folder
 from swe_gym_env import actions
 from swe_gym_env.actions import ActionFormat
@@ -53,7 +54,9 @@ def teacher(parts: Parts) -> Policy:
             LazyPolicy(lambda: _load(parts), f"hf:{cfg.path}"),
             form(parts),
         )
-    raise SetupError(f"teacher.name={cfg.name}: it is expert, server, hf or trained")
+    if cfg.name == "policy":
+        return build_policy(cfg)
+    raise SetupError(f"teacher.name={cfg.name}: it is expert, server, hf, trained or policy")
 
 
 def scores_served(cfg: DictConfig) -> bool:

@@ -18,8 +18,9 @@ from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.results.summary import ITERATION0, UNTRAINED
-from experiments.runs.folders import RunFolder, phases_so_far, read_json, write_json
+from experiments.runs.folders import RunFolder, phases_so_far
+from experiments.runs.layout import ITERATION0, UNTRAINED, round_name
+from swe_gym_env.disk import read_json, write_json
 from swe_gym_env.errors import SetupError
 
 # Names in metrics.json, and what they are called in plots
@@ -109,7 +110,7 @@ def _losses(found: dict[str, Any], index: int, before: int, seen: int) -> list[P
 
 def _seconds(folder: RunFolder, index: int, samples: int) -> Iterator[tuple[str, list[Point]]]:
     """Wall time, what is shared with other runs included."""
-    name, phases = f"round_{index:03d}", phases_so_far(folder.path)
+    name, phases = round_name(index), phases_so_far(folder.path)
     kinds = {kind: phases.get(f"{kind} {name}") for kind in ("collect", "score", "train")}
     yield f"{name}-seconds", [Point("seconds", index, samples, _numbers(kinds))]
 

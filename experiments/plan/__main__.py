@@ -5,7 +5,8 @@
     python -m experiments.plan plan.calibrate=true    measure this CPU first, for all later plans
 
 Takes the choices and values of experiments.run; the section ``plan`` holds what is assumed, and its
-values can be given in the same way (plan.student.turns=30). docs/plan.md says what is modeled.
+values can be given in the same way (plan.student.turns=30). docs/reference/planner.md says what is
+modeled.
 """
 
 from __future__ import annotations

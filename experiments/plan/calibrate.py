@@ -25,7 +25,7 @@ from experiments.pipeline import precision
 from experiments.pipeline.build import Parts
 from experiments.pipeline.tasks import select
 from experiments.plan.hardware import calibration_file
-from experiments.runs.folders import write_json
+from swe_gym_env.disk import write_json
 from swe_gym_env.policies.base import State
 from swe_gym_env.policies.expert import ExpertPolicy
 from swe_gym_env.rollout.driver import Request, rollout

@@ -2,7 +2,7 @@
 
 A GPU that decodes reads all weights it needs and all keys and values once for each step, so bytes
 bound it until the batch is large; prefill and training are bound by arithmetic. What share of the
-data sheet real programs reach stands in conf/plan with its source in docs/plan.md.
+data sheet real programs reach stands in conf/plan with its source in docs/reference/planner.md.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class CPU:
     end, ``expert`` what the built-in teacher looks up for one turn. ``parallel`` of them run at
     full speed at once.
 
-    The defaults are those of the machine of docs/benchmarks.md (2 threads of one core) with
-    SmolLM2-135M, from the first three phases of one run on it (docs/plan.md).
+    The defaults are those of the machine of docs/research/benchmarks.md (2 threads of one core)
+    with SmolLM2-135M, from the first three phases of one run on it (docs/reference/planner.md).
     """
 
     parallel: float = 1
@@ -150,7 +150,7 @@ class OnCPU:
 
 
 def calibration_file(plan: DictConfig) -> Path:
-    from swe_gym_env.sandbox.images import home
+    from swe_gym_env.paths import home
 
     return Path(plan.calibration) if plan.calibration else home() / "plan.json"
 
@@ -184,8 +184,8 @@ def measured_with(cfg: DictConfig) -> str:
     again = "python -m experiments.plan plan.calibrate=true"
     if not found:
         return (
-            "CPU: the figures of a machine with bfloat16 units (docs/benchmarks.md); one without "
-            f"them trains more slowly. {again} measures this one"
+            "CPU: the figures of a machine with bfloat16 units (docs/research/benchmarks.md); one "
+            f"without them trains more slowly. {again} measures this one"
         )
     dtype, threads = found.get("dtype", "bfloat16"), found.get("threads")
     on = f", {threads} thread{'s' * (threads != 1)}" if threads else ""

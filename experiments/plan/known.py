@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.runs.folders import RunFolder
+from experiments.runs import layout
+from experiments.runs.reader import EpisodeSet, read_run
 from swe_gym_env.errors import SetupError
-from swe_gym_env.rollout.store import RoundFolder
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,17 @@ class Seen:
     trained: int = 0
 
     @classmethod
-    def of(cls, folder: Path) -> Seen:
+    def of(cls, played: EpisodeSet) -> Seen:
         """From a round, or an evaluation."""
-        round = RoundFolder(folder)
         turns = tuple(
             tuple(
                 SeenTurn(turn.actor == "teacher", len(turn.token_ids), turn.action is not None)
                 for turn in episode.turns
             )
-            for episode in round.episodes()
+            for episode in played.episodes
             if episode.turns
         )
-        metrics = round.metrics
+        metrics = played.metrics
         return cls(turns, metrics.get("trees", 0), metrics.get("trained_tokens", 0))
 
 
@@ -57,15 +56,13 @@ class Facts:
         """SetupError if ``run`` is no run folder."""
         if not run:
             return cls()
-        folder = RunFolder(Path(run))
-        if not (folder.path / "config.yaml").is_file():
+        if not layout.is_configured(Path(run)):
             raise SetupError(f"plan.run={run} is no run folder: it has no config.yaml")
-        found = {}
-        for path in sorted((folder.path / "rounds").glob("*/metrics.json")):
-            name = path.parent.name
-            found[f"collect {name}"] = found[f"train {name}"] = Seen.of(path.parent)
-        for path in sorted((folder.path / "evaluations").glob("*/metrics.json")):
-            found[f"evaluate {path.parent.name}"] = Seen.of(path.parent)
+        found, stored = {}, read_run(Path(run))
+        for played in (one for one in stored.rounds if one.metrics):
+            found[f"collect {played.key}"] = found[f"train {played.key}"] = Seen.of(played)
+        for played in (one for one in stored.evaluations if one.metrics):
+            found[f"evaluate {played.key}"] = Seen.of(played)
         return cls(found)
 
     def trees(self, phase: str, trees: Sequence[int], share: float, epochs: int) -> list[int]:

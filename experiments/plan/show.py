@@ -21,7 +21,7 @@ from experiments.plan.known import Facts
 from experiments.plan.phases import Phase, Planner
 from experiments.plan.shapes import BF16
 from experiments.report.charts import curve
-from experiments.report.contact_sheet import sheet
+from experiments.report.contact_sheet import contact_sheet
 from experiments.results.tables import Curve
 from experiments.results.tables import Table as Data
 from swe_gym_env.errors import SetupError
@@ -248,7 +248,7 @@ def picture(file: Path, points: Sequence[Scaled], title: str) -> None:
     drawn = Curve("GPUs", "hours", by="how")
     table = Data("scaling", title, ("GPUs", "how", "hours"), rows, curve=drawn)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(sheet("", [("", [(title, curve(table, width=480))])]) + "\n")
+    file.write_text(contact_sheet("", [("", [(title, curve(table, width=480))])]) + "\n")
 
 
 def duration(seconds: float) -> str:

@@ -15,21 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.analysis.measure import Measure, NotMeasured, Row
 from experiments.console.progress import Display
-from experiments.results.intervals import difference, ratio
+from experiments.probes.stored import completed, drawn
+from experiments.results.statistics import difference, ratio
 from experiments.results.tables import Curve, Table
-from experiments.runs.folders import read_json, write_json
+from experiments.runs.folders import RunFolder
+from experiments.runs.layout import home_of
 from experiments.runs.naming import digest
-from experiments.runs.stored import (
-    EpisodeSet,
-    Measure,
-    NotMeasured,
-    Row,
-    StoredRun,
-    completed,
-    drawn,
-    home_of,
-)
+from experiments.runs.reader import EpisodeSet, StoredRun
+from swe_gym_env.disk import read_json, write_json
 from swe_gym_env.types import Episode
 
 OWN, TEACHERS, FIRST = "student's", "teacher's", "first turn"
@@ -66,11 +61,11 @@ def work(run: StoredRun, start: Path) -> list[Work]:
     """Rounds by the student that played them, evaluations by the one they measure, and the given
     episodes of the teacher by every evaluated student. Those whose checkpoint is gone are left
     out; raises NotMeasured where that is all of them. ``start`` is the untrained student."""
-    kept = {one.round: one.folder.checkpoint for one in run.rounds}
+    kept = {one.round: one.folder.checkpoint for one in run.collected}
     found = []
-    for played in run.rounds:
+    for played in run.collected:
         if played.round:
-            staleness = int(played.folder.metrics.get("staleness", 0))
+            staleness = int(played.metrics.get("staleness", 0))
             before = played.round - 1 - staleness
             found.append(Work(played, _after(before), kept.get(before, Path())))
     for played in run.evaluations:
@@ -81,7 +76,7 @@ def work(run: StoredRun, start: Path) -> list[Work]:
     shown = [
         Work(one.played, one.student, one.checkpoint, mine=False)
         for one in found
-        if run.given and one.played in run.evaluations
+        if run.demonstrated and one.played in run.evaluations
     ]
     found = [one for one in (*found, *shown) if (one.checkpoint / "config.json").is_file()]
     if not found:
@@ -155,14 +150,14 @@ def _of_work(
     models: _Models,
     display: Display,
 ) -> list[Measured]:
-    episodes = drawn(one.played.episodes if one.mine else run.given, run.seed or 0, limit)
+    episodes = drawn(one.played.valid if one.mine else run.demonstrated, run.seed or 0, limit)
     name = one.played.name if one.mine else f"teacher's episodes, asked {one.student}"
     key = digest([*asked, str(one.checkpoint.resolve()), one.mine])
     own = home_of(one.played.folder.path, run.folder)  # iteration 0's is asked once for all runs
-    kept = own / "analysis" / "divergence" / f"{name.replace(' ', '_')}-{key}.json"
+    kept = RunFolder(own).analysis / "divergence" / f"{name.replace(' ', '_')}-{key}.json"
     there: dict[str, Any] = read_json(kept) or {}
     todo = [episode for episode in episodes if episode.episode_id not in there]
-    title = f"{run.label}: KL, {name}"
+    title = f"{run.name}: KL, {name}"
     with display.phase(title, len(episodes), len(episodes) - len(todo)) as advance:
         for episode in todo:
             there[episode.episode_id] = [
@@ -263,9 +258,9 @@ def measures(turns: Mapping[str, Sequence[Measured]], why: Mapping[str, str]) ->
 
     def of(rows: Callable[[Sequence[Measured]], Iterable[Row]]) -> Callable[[StoredRun], Any]:
         def found(run: StoredRun) -> Iterable[Row]:
-            if run.label in why:
-                raise NotMeasured(why[run.label])
-            return rows(turns[run.label])
+            if run.name in why:
+                raise NotMeasured(why[run.name])
+            return rows(turns[run.name])
 
         return found
 

@@ -12,25 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.analysis.measure import Measure, NotMeasured, Row
 from experiments.console.progress import Display
 from experiments.pipeline.build import Parts
 from experiments.pipeline.play import play
 from experiments.probes.injected import MISTAKES, HandOver, WithMistake, place
-from experiments.results.intervals import mean, share
-from experiments.results.statistics import mcnemar
-from experiments.results.summary import ITERATION0, UNTRAINED
+from experiments.probes.stored import completed, drawn
+from experiments.results.statistics import mcnemar, mean, share
 from experiments.results.tables import Curve, Table
-from experiments.runs.folders import RunFolder, read_json
+from experiments.runs.folders import RunFolder
+from experiments.runs.layout import UNTRAINED, home_of
 from experiments.runs.naming import digest
-from experiments.runs.stored import (
-    Measure,
-    NotMeasured,
-    Row,
-    StoredRun,
-    completed,
-    drawn,
-    home_of,
-)
+from experiments.runs.reader import StoredRun
 from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.base import Policy
 from swe_gym_env.rollout.driver import Request
@@ -71,14 +64,12 @@ def checkpoint(run: StoredRun, name: str) -> Path | None:
     """None is the untrained student. Raises NotMeasured where it is not there."""
     if name == UNTRAINED:
         return None
-    rounds = [one.folder.checkpoint for one in run.rounds]
+    rounds = [one.folder.checkpoint for one in run.collected]
     there = [folder for folder in rounds if (folder / "config.json").is_file()]
     if name == "last" and there:
         return there[-1]
-    wanted = "round_000" if name == ITERATION0 else name
-    found = run.folder / "rounds" / wanted / "checkpoint"
-    for folder in (found, Path(name)):
-        if (folder / "config.json").is_file():
+    for folder in (run.checkpoint(name), Path(name)):
+        if folder and (folder / "config.json").is_file():
             return folder
     raise NotMeasured(f"there is no checkpoint {name}")
 
@@ -103,7 +94,7 @@ def measure(run: StoredRun, plan: Plan, display: Display) -> list[Pair]:
 
 def held_out(run: StoredRun, limit: int | None) -> list[TaskInstance]:
     """Those of the evaluations in which the mistakes have a place."""
-    ids = (read_json(run.folder / "tasks.json") or {}).get("heldout", [])
+    ids = run.task_ids.get("heldout", [])
     fit = [run.tasks[one] for one in ids if one in run.tasks and place(run.tasks[one])]
     if not fit:
         raise NotMeasured("it has no held-out tasks with a gold patch at hand")
@@ -127,7 +118,7 @@ def _of_student(
     key = digest([str(one) for one in (student and student.resolve(), *limits)])
 
     def played(what: str, mixer: HandOver, teacher: Policy | None) -> dict[str, Episode]:
-        folder = RoundFolder(own / "analysis" / "recovery" / f"{key}-{plan.lead}-{what}")
+        folder = RoundFolder(RunFolder(own).analysis / "recovery" / f"{key}-{plan.lead}-{what}")
         title = f"{name}: {what}"
         play(
             folder,
@@ -208,9 +199,9 @@ def measures(
     """``pairs`` by the label of the run; ``why`` says for the others what they lack."""
 
     def found(run: StoredRun) -> Iterable[Row]:
-        if run.label in why:
-            raise NotMeasured(why[run.label])
-        return rows(pairs[run.label], plan)
+        if run.name in why:
+            raise NotMeasured(why[run.name])
+        return rows(pairs[run.name], plan)
 
     columns = ("set", "lead", "mistake", "turn", "tasks", *WITHOUT, *WITH, *CHANGE, "p", *RECOVERY)
     table = Table(

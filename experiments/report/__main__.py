@@ -11,13 +11,15 @@ from pathlib import Path
 
 from experiments.console.progress import plain
 from experiments.report import write_comparison, write_evaluation, write_report
-from experiments.report.evaluation_page import is_evaluation
-from experiments.report.groups import is_sweep
+from experiments.runs import layout
+from experiments.runs.layout import is_evaluation
 from experiments.runs.naming import digest
+from experiments.runs.reader import EpisodeSet
+from experiments.runs.sweep import is_sweep
+from experiments.view import write_view
 from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
-
-MADE = ("config.yaml", "rounds", "evaluations")  # of a run, also one that was killed
+from swe_gym_env.rollout.store import RoundFolder
 
 
 def main() -> None:
@@ -44,11 +46,13 @@ def _write(folders: list[Path], out: Path | None, baseline: str | None) -> Path:
     if len(folders) == 1 and not is_sweep(folders[0]):
         if out or baseline:
             raise SetupError("--out and --baseline are for several run folders, or a sweep's")
-        if not any((folders[0] / name).exists() for name in MADE):
+        if not (layout.is_configured(folders[0]) or layout.has_run(folders[0])):
             raise SetupError(f"{folders[0]} holds no run, evaluation or sweep; runs lie in runs/")
-        return (
-            write_evaluation(folders[0]) if is_evaluation(folders[0]) else write_report(folders[0])
-        )
+        if not is_evaluation(folders[0]):
+            return write_report(folders[0])
+        if EpisodeSet("", RoundFolder(folders[0])).finished:
+            write_view(folders[0])
+        return write_evaluation(folders[0])
     if alone := [folder for folder in folders if is_evaluation(folder)]:
         raise SetupError(
             f"{alone[0]} is an evaluation by itself: give it alone, or compare evaluations by "

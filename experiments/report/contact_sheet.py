@@ -1,4 +1,4 @@
-"""Figures outside a page: their colors in place of the names, several on a sheet, as PNG."""
+"""Figures outside a page: with colors instead of their names, and several in one PNG file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markupsafe import escape
 from experiments.report.figure_data import short, shown
 
 PALETTE = Path(__file__).with_name("palette.css")
-MARGIN, SHEET = 32.0, 1250.0  # pixels: around a sheet, and how far its rows go
+MARGIN, WIDTH = 32.0, 1250.0  # pixels: around the figures, and how far their rows go
 LETTER = 7.0  # of a caption
 
 
@@ -27,9 +27,9 @@ def painted(svg: str, theme: str = "light") -> str:
     return re.sub(r"var\(--([\w-]+)\)", lambda name: known[name[1]], svg)
 
 
-def sheet(title: str, parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> str:
-    """The figures (caption, SVG) of all ``parts``, each with its heading and in rows of its own, on
-    one sheet, as an SVG file that needs nothing else."""
+def contact_sheet(title: str, parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> str:
+    """The figures (caption, SVG) of all ``parts``, each with its heading and in its own rows, as
+    one SVG file that needs nothing else."""
     found, y, widest = [], 28.0, 2 * MARGIN + 11.0 * len(title)
     if title:
         found.append(_words(MARGIN, 48, 22, title))
@@ -42,7 +42,7 @@ def sheet(title: str, parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) ->
         x, tallest = MARGIN, 0.0
         for caption, svg in figures:
             width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)"', svg)[:2])
-            if x > MARGIN and x + width > SHEET:
+            if x > MARGIN and x + width > WIDTH:
                 x, y, tallest = MARGIN, y + tallest + 40, 0.0
             found.append(_words(x, y + 16, 13, short(caption, int(width / LETTER))))
             found.append(svg.replace("<svg ", f'<svg x="{x:g}" y="{y + 26:g}" ', 1))

@@ -10,47 +10,40 @@ from experiments.report.html import Page, Section
 from experiments.report.run_page import analyzed, facts, write_all
 from experiments.results import evaluation
 from experiments.results.tables import Curve, Table
-from experiments.runs.evaluations import Stored
-from experiments.runs.reader import RunData, read_run
-from experiments.view import write_view
-
-
-def is_evaluation(folder: Path) -> bool:
-    """By itself: those of a run lie in it, without a configuration of their own."""
-    return (folder / "episodes.jsonl").is_file() and (folder / "config.yaml").is_file()
+from experiments.runs.layout import EPISODES_PAGE
+from experiments.runs.reader import EpisodeSet, StoredRun, read_run
+from swe_gym_env.rollout.store import RoundFolder
 
 
 def write_evaluation(folder: Path) -> Path:
-    """Writes ``report.html``, ``episodes.html`` and ``tables/*.csv`` into ``folder`` and returns
-    the path of the first. Of an evaluation that was killed it says how far it came."""
-    if (stored := Stored(folder)).finished:
-        write_view(folder)
-    run = read_run(folder)
+    """Writes ``report.html`` and ``tables/*.csv`` into ``folder``. Returns the page's path.
+    It says how far the evaluation came if that was killed."""
+    run, stored = read_run(folder), EpisodeSet(folder.name, RoundFolder(folder))
     page = Page(
         name=folder.name,
         kicker="Evaluation",
         head=_head(stored),
         lead=_lead(stored),
         sections=_sections(run, stored) if stored.finished else [],
-        links=[("episodes.html", "Read the episodes")] if stored.finished else [],
+        links=[(EPISODES_PAGE, "Read the episodes")] if stored.finished else [],
         facts=facts(run.versions),
         folded=[("Resolved configuration", run.config)] if run.config else [],
     )
     return write_all(page, folder)
 
 
-def _head(stored: Stored) -> str:
+def _head(stored: EpisodeSet) -> str:
     if not stored.finished:
         return f"Not finished: {len(stored.episodes)} episodes so far"
-    found = stored.measured
+    found = stored.metrics
     samples = f", {found['samples']} samples each" if found.get("samples") else ""
     return f"{found['rate'] * 100:.0f} % of {found['tasks']} tasks resolved{samples}"
 
 
-def _lead(stored: Stored) -> str:
+def _lead(stored: EpisodeSet) -> str:
     if not stored.finished:
         return "The same command goes on with the episodes that are missing."
-    found = stored.measured
+    found = stored.metrics
     who = found.get("checkpoint") or found.get("model") or "?"
     return (
         f"{found['resolved']} of {found['n']} episodes; 95 % interval {found['low'] * 100:.1f} to "
@@ -58,8 +51,8 @@ def _lead(stored: Stored) -> str:
     )
 
 
-def _sections(run: RunData, stored: Stored) -> list[Section]:
-    closing, *groups = evaluation.tables(stored.measured)
+def _sections(run: StoredRun, stored: EpisodeSet) -> list[Section]:
+    closing, *groups = evaluation.tables(stored.metrics)
     kinds = [_kinds(table) for table in run.analysis if table.name == "failures"]
     found = [_upright(closing), *(_with_intervals(table, "rate") for table in groups), *kinds]
     others = [table for table in run.analysis if table.name != "failures"]

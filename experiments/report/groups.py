@@ -1,7 +1,7 @@
 """Which runs a comparison is of, and which of them are the same method with other seeds.
 
-A sweep's folder names its cells in sweep.json; else runs are given as folders, and what tells them
-apart is their configuration. All that differs but the seed makes another method.
+A sweep's folder names its runs; else runs are given as folders, and what distinguishes them is
+their configuration. All that differs but the seed makes another method.
 """
 
 from __future__ import annotations
@@ -11,25 +11,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.runs.folders import sweep_cells
+from experiments.runs import layout, sweep
 from experiments.runs.naming import VOLATILE
-from experiments.runs.reader import RunData, read_run
+from experiments.runs.reader import StoredRun, read_run
 from swe_gym_env.errors import SetupError
 
 SEED = "seed"
 PARTS = ("iteration0-", "teacher-")  # of runs, with the layout of one
 METHOD = ("algorithm", "algorithm.name")  # what names a method first, if it differs
-TOLD = 3  # settings in a label; what the others are stands in the configurations
+SHOWN = 3  # settings in a label; the others are in the configurations
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of a comparison. ``keys`` are its settings, ``run`` is None where there is no folder,
-    ``status`` says how far it came."""
+class Member:
+    """One run of a comparison.
+
+    Attributes:
+        folder: Where it is, or would be.
+        keys: Its settings.
+        run: None if there is no folder.
+        status: How far it came.
+        error: Why it failed, if it did.
+    """
 
     folder: Path
     keys: Mapping[str, str]
-    run: RunData | None
+    run: StoredRun | None
     status: str
     error: str = ""
 
@@ -39,7 +46,7 @@ class Cell:
 
     @property
     def measured(self) -> bool:
-        return bool(self.run and self.run.finished and self.run.evaluations)
+        return bool(self.run and self.run.finished and self.run.measured)
 
 
 @dataclass(frozen=True)
@@ -47,43 +54,39 @@ class Group:
     """A method: its finished runs, one for each seed, in the order of the seeds."""
 
     label: str
-    cells: Sequence[Cell]
+    members: Sequence[Member]
 
     @property
-    def runs(self) -> list[RunData]:
-        found = {cell.seed: cell.run for cell in self.cells if cell.measured and cell.run}
+    def runs(self) -> list[StoredRun]:
+        found = {one.seed: one.run for one in self.members if one.measured and one.run}
         return [found[seed] for seed in self.seeds]
 
     @property
     def seeds(self) -> list[str]:
-        found = {cell.seed for cell in self.cells if cell.measured}
+        found = {one.seed for one in self.members if one.measured}
         return sorted(found, key=lambda s: (len(s), s))
 
 
-def is_sweep(folder: Path) -> bool:
-    return (folder / "sweep.json").exists()
-
-
-def cells_of_sweep(folder: Path) -> list[Cell]:
+def runs_of_sweep(folder: Path) -> list[Member]:
     found = []
-    for data in sweep_cells(folder):
+    for data in sweep.cells(folder):
         path = folder.parent / data["run"]
         keys = dict(one.lstrip("+").partition("=")[::2] for one in data["overrides"])
-        found.append(_cell(path, _telling(keys), data["status"], data.get("error") or ""))
+        found.append(_member(path, _telling(keys), data["status"], data.get("error") or ""))
     if not found:
-        raise SetupError(f"{folder} is a sweep without cells: start it first")
-    # a cell's seed is the configuration's where the command does not say it
-    return [_with_seed(cell) for cell in found]
+        raise SetupError(f"{folder} is a sweep without runs: start it first")
+    # a run's seed is the configuration's where the command does not say it
+    return [_with_seed(one) for one in found]
 
 
-def cells_of_folders(folders: Sequence[Path]) -> list[Cell]:
+def runs_of_folders(folders: Sequence[Path]) -> list[Member]:
     found = []
     for folder in folders:
-        if not (folder / "config.yaml").exists():
+        if not layout.is_configured(folder):
             raise SetupError(f"{folder} is no run folder: it has no config.yaml")
         if folder.resolve().name.startswith(PARTS):
             continue  # given by runs/*
-        cell = _cell(folder, {}, "", "")
+        cell = _member(folder, {}, "", "")
         assert cell.run
         found.append(replace(cell, keys=_telling(_flat(cell.run.settings))))
     if not found:
@@ -91,7 +94,7 @@ def cells_of_folders(folders: Sequence[Path]) -> list[Cell]:
     return found
 
 
-def _cell(path: Path, keys: Mapping[str, str], status: str, error: str) -> Cell:
+def _member(path: Path, keys: Mapping[str, str], status: str, error: str) -> Member:
     run = read_run(path) if path.exists() else None
     if run is None:
         status = status if status in ("failed", "waiting") else "missing"
@@ -99,13 +102,13 @@ def _cell(path: Path, keys: Mapping[str, str], status: str, error: str) -> Cell:
         status = "finished"
     else:
         status = status if status in ("failed", "running") else "not finished"
-    return Cell(path, keys, run, status, error)
+    return Member(path, keys, run, status, error)
 
 
-def _with_seed(cell: Cell) -> Cell:
-    if SEED in cell.keys or cell.run is None or SEED not in cell.run.settings:
-        return cell
-    return replace(cell, keys={**cell.keys, SEED: str(cell.run.settings[SEED])})
+def _with_seed(one: Member) -> Member:
+    if SEED in one.keys or one.run is None or SEED not in one.run.settings:
+        return one
+    return replace(one, keys={**one.keys, SEED: str(one.run.settings[SEED])})
 
 
 def _telling(keys: Mapping[str, str]) -> dict[str, str]:
@@ -127,14 +130,14 @@ def _flat(data: Any, above: str = "") -> dict[str, str]:
     return found
 
 
-def grouped(cells: Sequence[Cell]) -> list[Group]:
-    """In the order in which they come; labeled by what tells them apart."""
-    members: dict[frozenset[tuple[str, str]], list[Cell]] = {}
-    for cell in cells:
-        own = frozenset((k, v) for k, v in cell.keys.items() if k != SEED)
-        members.setdefault(own, []).append(cell)
-    labels = _labels([dict(sorted(own)) for own in members])
-    return [Group(label, found) for label, found in zip(labels, members.values(), strict=True)]
+def grouped(members: Sequence[Member]) -> list[Group]:
+    """In the order in which they come; labeled by the settings in which they differ."""
+    methods: dict[frozenset[tuple[str, str]], list[Member]] = {}
+    for one in members:
+        settings = frozenset((k, v) for k, v in one.keys.items() if k != SEED)
+        methods.setdefault(settings, []).append(one)
+    labels = _labels([dict(sorted(settings)) for settings in methods])
+    return [Group(label, runs) for label, runs in zip(labels, methods.values(), strict=True)]
 
 
 def _labels(settings: Sequence[Mapping[str, str]]) -> list[str]:
@@ -147,13 +150,13 @@ def _labels(settings: Sequence[Mapping[str, str]]) -> list[str]:
     labels: list[str] = []
     for one in settings:
         same = [other for other in settings if not method or other.get(method) == one.get(method)]
-        told = [
+        differs = [
             f"{key.removeprefix('algorithm.')}={one.get(key, 'default')}" for key in differing(same)
         ]
-        if len(told) > TOLD:
-            told = [*told[:TOLD], f"and {len(told) - TOLD} more"]
+        if len(differs) > SHOWN:
+            differs = [*differs[:SHOWN], f"and {len(differs) - SHOWN} more"]
         name = one.get(method or "", "")
-        label = " ".join(([name] if several or not told else []) + told) or "all"
+        label = " ".join(([name] if several or not differs else []) + differs) or "all"
         twins = sum(other.partition(" (")[0] == label for other in labels)
         labels.append(f"{label} ({twins + 1})" if twins else label)
     return labels

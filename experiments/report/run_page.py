@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report import charts, html, run_tables
-from experiments.report.contact_sheet import sheet, write_png
+from experiments.report.contact_sheet import contact_sheet, write_png
 from experiments.report.html import Figure, Page, Section
 from experiments.results.statistics import mcnemar
-from experiments.results.summary import UNTRAINED
 from experiments.results.tables import Curve, Table
-from experiments.runs.reader import Evaluation, RunData, read_run
+from experiments.runs import layout
+from experiments.runs.folders import RunFolder
+from experiments.runs.layout import UNTRAINED
+from experiments.runs.reader import EpisodeSet, StoredRun, read_run
 
 CLAIM = 50  # tasks below which the page claims nothing
 AXES = (("round", "By round"), ("training episodes", "By training episodes"), ("teacher calls", ""))
@@ -26,7 +28,7 @@ def write_report(run_folder: Path) -> Path:
     the path of the page. Works on a run that was killed, and on an empty folder."""
     folder = Path(run_folder).resolve()
     run = read_run(folder)
-    head, lead = _verdict(run.evaluations)
+    head, lead = _verdict(run.measured)
     sections = _sections(run)
     page = Page(
         name=folder.name,
@@ -34,7 +36,7 @@ def write_report(run_folder: Path) -> Path:
         head=head,
         lead=lead,
         sections=sections,
-        links=[("episodes.html", "Read the episodes")] if run.evaluations or run.rounds else [],
+        links=[(layout.EPISODES_PAGE, "Read the episodes")] if run.measured or run.rounds else [],
         facts=facts(run.versions),
         folded=[("Resolved configuration", run.config)] if run.config else [],
     )
@@ -42,35 +44,38 @@ def write_report(run_folder: Path) -> Path:
 
 
 def write_all(page: Page, folder: Path) -> Path:
-    """The page, its figures on one sheet, and its tables."""
-    path = folder / "report.html"
+    """The page, its figures in one PNG file, and its tables."""
+    path = RunFolder(folder).report_page
     html.write(page, path)
     drawn = [(s.title, [(f.caption, f.svg) for f in s.figures]) for s in page.sections if s.figures]
     if drawn:
-        write_png(sheet(page.head, drawn), folder / "report.png")
-    (folder / "tables").mkdir(exist_ok=True)
+        write_png(contact_sheet(page.head, drawn), folder / layout.REPORT_FIGURES)
+    tables = folder / layout.TABLES
+    tables.mkdir(exist_ok=True)
     for section in page.sections:
         if section.table:
-            section.table.write_csv(folder / "tables")
+            section.table.write_csv(tables)
     return path
 
 
-def _verdict(evaluations: Sequence[Evaluation]) -> tuple[str, str]:
+def _verdict(evaluations: Sequence[EpisodeSet]) -> tuple[str, str]:
     """The page's headline: numbers first, and no claim where there is none."""
     if not evaluations:
         return "Not measured yet", "This run has not reached an evaluation."
     first, last = evaluations[0], evaluations[-1]
     head = f"{last.rate.rate * 100:.0f} % of {last.rate.n} held-out tasks resolved"
     if first is last:
-        return head, f"Measured so far: {first.name}."
-    before = "before training" if first.key == UNTRAINED else f"by {first.name}"
+        return head, f"Measured so far: {first.label}."
+    before = "before training" if first.key == UNTRAINED else f"by {first.label}"
     head += f", {first.rate.rate * 100:.0f} % {before}"
-    tests = [(e, mcnemar(e.verdicts, last.verdicts)) for e in evaluations[:-1] if e.round <= 0]
+    tests = [(e, mcnemar(e.verdicts, last.verdicts)) for e in evaluations[:-1] if e.place <= 0]
     told = [
-        f"against the {e.name}: {t.gained} gained, {t.lost} lost, p = {html.p_value(t.p)}"
+        f"against the {e.label}: {t.gained} gained, {t.lost} lost, p = {html.p_value(t.p)}"
         for e, t in tests
     ]
-    lead = f"{last.name[:1].upper()}{last.name[1:]}, on the same tasks {'; '.join(told)} (McNemar)."
+    lead = (
+        f"{last.label[:1].upper()}{last.label[1:]}, on the same tasks {'; '.join(told)} (McNemar)."
+    )
     nearest = tests[-1][1]
     if nearest.n < CLAIM:
         lead += f" Fewer than {CLAIM} tasks: this run makes no claim."
@@ -79,17 +84,17 @@ def _verdict(evaluations: Sequence[Evaluation]) -> tuple[str, str]:
     return head, lead
 
 
-def _sections(run: RunData) -> list[Section]:
+def _sections(run: StoredRun) -> list[Section]:
     found: list[Section] = []
-    if run.evaluations:
+    if run.measured:
         result, curve = run_tables.results(run), run_tables.curve(run)
         found += [Section(result.title, result.note, result)]
-        if len(run.evaluations) > 1:
+        if len(run.measured) > 1:
             paired = run_tables.paired(run)
             found.append(Section(paired.title, paired.note, paired, half=True))
         behavior = run_tables.behavior(run)
         found.append(Section(behavior.title, behavior.note, behavior, half=bool(found[1:])))
-        if len(run.evaluations) > 1:
+        if len(run.measured) > 1:
             figures = rate_figures(curve)
             found.append(Section(curve.title, curve.note, curve, figures, kind="folded"))
     if training := _training_figures(run):
@@ -98,13 +103,13 @@ def _sections(run: RunData) -> list[Section]:
         rounds, cost = run_tables.rounds(run), run_tables.cost(run)
         found.append(Section(rounds.title, rounds.note, rounds))
         found.append(Section(cost.title, cost.note, cost))
-    if run.evaluations:
-        ended = run_tables.failures(run) or run_tables.endings(run)
-        found.append(Section(ended.title, ended.note, ended, half=len(run.evaluations) <= 3))
+    if run.measured:
+        ended = run_tables.failures(run.analysis, run.measured) or run_tables.endings(run.measured)
+        found.append(Section(ended.title, ended.note, ended, half=len(run.measured) <= 3))
     if run.phases:
         took = run_tables.time(run)
         title = f"Time, {html.clock(sum(run.phases.values()))} in all"
-        found.append(Section(title, table=took, kind="bars", half=len(run.evaluations) <= 3))
+        found.append(Section(title, table=took, kind="bars", half=len(run.measured) <= 3))
     return found + [analyzed(table) for table in run.analysis if table.name != "failures"]
 
 
@@ -122,7 +127,7 @@ def rate_figures(curve: Table, names: Mapping[str, str] | None = None) -> list[F
     return found
 
 
-def _training_figures(run: RunData) -> list[Figure]:
+def _training_figures(run: StoredRun) -> list[Figure]:
     found = []
     shares, losses = run_tables.shares(run), run_tables.losses(run)
     if shares.rows:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.analysis.failures import KINDS
+from experiments.results import metrics
 from experiments.results.statistics import mcnemar
 from experiments.results.tables import Cell, Curve, Table
-from experiments.runs.reader import RoundData, RunData
+from experiments.runs.layout import round_name
+from experiments.runs.reader import EpisodeSet, StoredRun
 
 INTERVAL = "low", "high"
 # Columns of cost: what a round's metrics call it; of the teacher, the run's total so far
@@ -21,16 +23,15 @@ SPENT = {
     "money": "teacher_cost",
 }
 OWN = {"student tokens": "sampled_tokens", "trained": "trained_tokens"}
-_SETS = {-1: "untrained", 0: "after iteration 0"}  # evaluations, as the analysis names them
 COST = ("episodes", "turns", *SPENT, *OWN, "minutes")
 
 
-def results(run: RunData) -> Table:
+def results(run: StoredRun) -> Table:
     rows = [
-        (e.name, e.rate.resolved, e.rate.n, e.rate.rate, e.rate.low, e.rate.high)
-        for e in run.evaluations
+        (e.label, e.rate.resolved, e.rate.n, e.rate.rate, e.rate.low, e.rate.high)
+        for e in run.measured
     ]
-    lost = sum(e.outcome.mask for row in run.evaluations for e in row.episodes)
+    lost = sum(len(one.episodes) - len(one.valid) for one in run.measured)
     note = "Held-out tasks, the student alone. 95 % Wilson intervals."
     if lost:
         note += f" {lost} episodes ended in an infrastructure fault and count nowhere."
@@ -39,13 +40,13 @@ def results(run: RunData) -> Table:
     return Table("results", "Result", columns, rows, note, ("rate", *INTERVAL), curve)
 
 
-def paired(run: RunData) -> Table:
+def paired(run: StoredRun) -> Table:
     """Each evaluation against those of the untrained student and of iteration 0."""
     rows = [
-        (later.name, first.name, test.n, test.gained, test.lost, test.p)
-        for k, later in enumerate(run.evaluations)
-        for first in run.evaluations[:k]
-        if first.round <= 0
+        (later.label, first.label, test.n, test.gained, test.lost, test.p)
+        for k, later in enumerate(run.measured)
+        for first in run.measured[:k]
+        if first.place <= 0
         for test in [mcnemar(first.verdicts, later.verdicts)]
     ]
     note = "Tasks that only one of the two resolved, and the exact two-sided McNemar p."
@@ -53,16 +54,15 @@ def paired(run: RunData) -> Table:
     return Table("paired", "The same tasks", columns, rows, note)
 
 
-def behavior(run: RunData) -> Table:
+def behavior(run: StoredRun) -> Table:
     rows = []
-    for e in run.evaluations:
-        m, n = e.metrics, e.rate.n
-        submitted = m["stop_reasons"].get("finished", 0) / n
+    for e in run.measured:
+        m = metrics.of_episodes(e.episodes)
         rows.append(
             (
-                e.name,
-                submitted,
-                m["empty_patches"] / n,
+                e.label,
+                metrics.submission_rate(e.valid),
+                metrics.shares(m["outcomes"]).get("empty_patch", 0.0),
                 m["format_error_rate"],
                 m["mean_turns"],
                 m["mean_tokens"],
@@ -78,18 +78,18 @@ def behavior(run: RunData) -> Table:
     return Table("behavior", "How the student works", columns, rows, note, shares)
 
 
-def curve(run: RunData) -> Table:
+def curve(run: StoredRun) -> Table:
     """Each evaluation, and what had been spent on training before it."""
     rows: list[Sequence[Cell]] = []
-    for e in run.evaluations:
-        before = [part for part in run.rounds if part.index <= e.round]
+    for e in run.measured:
+        before = [part for part in run.rounds if part.place <= e.place]
         calls = [part.metrics.get("teacher_calls") for part in before]
-        known: Cell = 0 if e.round < 0 else calls[-1] if calls else None
+        known: Cell = 0 if e.place < 0 else calls[-1] if calls else None
         samples: Cell = (
-            sum(len(part.episodes) for part in before) if before or e.round < 0 else None
+            sum(len(part.episodes) for part in before) if before or e.place < 0 else None
         )
-        spent = (e.round, samples, known)
-        rows.append((e.name, *spent, e.rate.rate, e.rate.low, e.rate.high))
+        spent = (e.place, samples, known)
+        rows.append((e.label, *spent, e.rate.rate, e.rate.low, e.rate.high))
     note = (
         "Training episodes: collected up to then. Teacher calls: those for labels and for turns. "
         "Both with iteration 0."
@@ -101,14 +101,14 @@ def curve(run: RunData) -> Table:
     )
 
 
-def rounds(run: RunData) -> Table:
+def rounds(run: StoredRun) -> Table:
     rows = []
     for part in run.rounds:
-        labels, agree = part.agreement
+        labels, agree = metrics.agreement(part.valid, part.annotations)
         resolved = sum(e.outcome.resolved for e in part.episodes)
         planned = part.metrics.get("planned_teacher_share")
-        realized = (part.teacher_share, part.teacher_text)
-        row = (part.index, len(part.episodes), resolved, planned, *realized, labels, agree)
+        realized = metrics.teacher_share(part.valid), metrics.teacher_text_share(part.valid)
+        row = (part.round, len(part.episodes), resolved, planned, *realized, labels, agree)
         rows.append(row)
     note = (
         "Teacher's share of the executed turns, planned (beta) and realized, and of the characters "
@@ -120,14 +120,14 @@ def rounds(run: RunData) -> Table:
     return Table("rounds", "Rounds", columns, rows, note, (*shares, "agree"))
 
 
-def shares(run: RunData) -> Table:
+def shares(run: StoredRun) -> Table:
     """The two columns of :func:`rounds` as lines of one figure."""
     rows = [
-        (part.index, name, share)
+        (part.round, name, share)
         for part in run.rounds
         for name, share in (
             ("planned", part.metrics.get("planned_teacher_share")),
-            ("realized", part.teacher_share),
+            ("realized", metrics.teacher_share(part.valid)),
         )
         if share is not None
     ]
@@ -136,13 +136,13 @@ def shares(run: RunData) -> Table:
     return Table("shares", "Turns the teacher took", columns, rows, curve=drawn)
 
 
-def losses(run: RunData) -> Table:
+def losses(run: StoredRun) -> Table:
     rows: list[Sequence[Cell]] = []
     for part in run.rounds:
         found = [float(loss) for loss in part.metrics.get("losses", ())]
         means = _smoothed(found, max(1, len(found) // 12))
         rows += [
-            (len(rows) + k, part.index, *pair)
+            (len(rows) + k, part.round, *pair)
             for k, pair in enumerate(zip(found, means, strict=True))
         ]
     columns = ("step", "round", "loss", "trailing mean")
@@ -158,46 +158,46 @@ def _smoothed(values: Sequence[float], window: int) -> list[float]:
     return out
 
 
-def endings(run: RunData) -> Table:
-    """How episodes of each evaluation ended: resolved first, then the commonest."""
+def endings(evaluations: Sequence[EpisodeSet]) -> Table:
+    """How the episodes of each evaluation ended: resolved first, then the commonest."""
     counts: dict[str, Counter[str]] = {}
-    for evaluation in run.evaluations:
+    for evaluation in evaluations:
         for episode in evaluation.episodes:
             status = episode.outcome.status.replace("_", " ")
             stop = episode.stop_reason.replace("_", " ")
             kind = status if status == "resolved" else f"{status} · {stop}"
-            counts.setdefault(kind, Counter())[evaluation.name] += 1
+            counts.setdefault(kind, Counter())[evaluation.label] += 1
     order = sorted(counts, key=lambda kind: (kind != "resolved", -counts[kind].total()))
-    names = [evaluation.name for evaluation in run.evaluations]
+    names = [evaluation.label for evaluation in evaluations]
     rows = [(kind, *(counts[kind][name] or None for name in names)) for kind in order]
     note = "Episodes, by their outcome and why they ended."
     return Table("endings", "How episodes ended", ("ended", *names), rows, note)
 
 
-def failures(run: RunData) -> Table | None:
+def failures(analysis: Sequence[Table], evaluations: Sequence[EpisodeSet]) -> Table | None:
     """Kinds of failure of each evaluation (``experiments/analysis/failures.py`` has the rules);
     None where they were not counted."""
-    table = next((t for t in run.analysis if t.name == "failures"), None)
+    table = next((t for t in analysis if t.name == "failures"), None)
     if table is None:
         return None
     counts: dict[tuple[str, str], int] = {}
     for row in table.rows:
         cells = dict(zip(table.columns, row, strict=True))
         counts[str(cells["kind"]), str(cells["set"])] = int(cells["episodes"] or 0)
-    sets = [_SETS.get(e.round, f"after round {e.round}") for e in run.evaluations]
+    sets = [evaluation.name for evaluation in evaluations]  # as the analysis names them
     kinds = [kind for kind in KINDS if any((kind, name) in counts for name in sets)]
     rows = [(kind, *(counts.get((kind, name)) for name in sets)) for kind in kinds]
-    columns = ("kind", *(evaluation.name for evaluation in run.evaluations))
-    note = "Each episode is one kind, by the first rule that holds (docs/analysis.md has them)."
+    columns = ("kind", *(evaluation.label for evaluation in evaluations))
+    note = "Each episode is one kind, by the first rule that holds (docs/reference/analysis.md)."
     return Table("failure_kinds", "Failure kinds", columns, rows, note)
 
 
-def time(run: RunData) -> Table:
+def time(run: StoredRun) -> Table:
     rows = [(name, seconds) for name, seconds in run.phases.items()]
     return Table("time", "Time", ("phase", "seconds"), rows)
 
 
-def cost(run: RunData) -> Table:
+def cost(run: StoredRun) -> Table:
     """What each round took, and all together."""
     rows: list[list[Any]] = []
     before: dict[str, Any] = {}
@@ -209,7 +209,7 @@ def cost(run: RunData) -> Table:
             before[name] = total or before.get(name, 0)
         turns = sum(len(e.turns) for e in part.episodes)
         own = [part.metrics.get(key) for key in OWN.values()]
-        rows.append([part.index, len(part.episodes), turns, *spent, *own, _minutes(run, part)])
+        rows.append([part.round, len(part.episodes), turns, *spent, *own, _minutes(run, part)])
     if len(rows) > 1:
         rows.append(["all", *(_sum(column) for column in list(zip(*rows, strict=True))[1:])])
     note = (
@@ -220,8 +220,8 @@ def cost(run: RunData) -> Table:
     return Table("cost", "Cost of training", ("round", *COST), rows, note)
 
 
-def _minutes(run: RunData, part: RoundData) -> float | None:
-    name = f"round_{part.index:03d}"
+def _minutes(run: StoredRun, part: EpisodeSet) -> float | None:
+    name = round_name(part.place)
     own = {f"{phase} {name}" for phase in ("collect", "score", "train")}
     return _sum([seconds / 60 for phase, seconds in run.phases.items() if phase in own])
 

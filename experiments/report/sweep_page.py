@@ -12,12 +12,11 @@ from experiments.report import charts, sweep_tables
 from experiments.report.groups import (
     METHOD,
     SEED,
-    Cell,
     Group,
-    cells_of_folders,
-    cells_of_sweep,
+    Member,
     grouped,
-    is_sweep,
+    runs_of_folders,
+    runs_of_sweep,
 )
 from experiments.report.html import Figure, Page, Section, points
 from experiments.report.run_page import (
@@ -29,8 +28,9 @@ from experiments.report.run_page import (
     rate_figures,
     write_all,
 )
-from experiments.results.table_files import read as read_tables
 from experiments.results.tables import Table
+from experiments.runs import sweep
+from experiments.runs.reader import read_run
 from swe_gym_env.errors import SetupError
 
 FEW = 3  # seeds of each method below which the page claims nothing
@@ -43,24 +43,24 @@ def write_comparison(folders: Sequence[Path], out: Path, baseline: str | None = 
     SetupError where there is no such row."""
     out = Path(out).resolve()
     folders = [Path(folder).resolve() for folder in folders]
-    if len(folders) == 1 and is_sweep(folders[0]):
-        cells = cells_of_sweep(folders[0])
-        command = json.loads((folders[0] / "sweep.json").read_text("utf-8")).get("command", "")
+    if len(folders) == 1 and sweep.is_sweep(folders[0]):
+        members = runs_of_sweep(folders[0])
+        command = sweep.read(folders[0]).get("command", "")
     else:
-        cells, command = cells_of_folders(folders), ""
+        members, command = runs_of_folders(folders), ""
     out.mkdir(parents=True, exist_ok=True)
-    every = grouped(cells)
+    every = grouped(members)
     groups = [group for group in every if group.runs]
     first = _baseline(groups, baseline)
     page = Page(
         name=out.name,
         kicker="Comparison",
-        head=_head(every, cells),
+        head=_head(every, members),
         lead=_lead(groups, first),
         sections=_sections(groups, first, every, out),
-        facts=_facts(cells, command),
+        facts=_facts(members, command),
         folded=[
-            ("Runs", "\n".join(_line(cell, out) for cell in cells)),
+            ("Runs", "\n".join(_line(one, out) for one in members)),
             *((f"Configuration: {g.label}, seed {g.seeds[0]}", g.runs[0].config) for g in groups),
         ],
     )
@@ -79,14 +79,14 @@ def _baseline(groups: Sequence[Group], wanted: str | None) -> Group | None:
     raise SetupError(f"--baseline {wanted!r}: there is no such row; there are {names}")
 
 
-def _head(groups: Sequence[Group], cells: Sequence[Cell]) -> str:
+def _head(groups: Sequence[Group], members: Sequence[Member]) -> str:
     counts = {len(group.runs) for group in groups}
     seeds = f"{max(counts)} seeds each" if len(counts) == 1 else f"up to {max(counts)} seeds"
     seeds = "one seed each" if max(counts) == 1 else seeds
     what = f"{len(groups)} methods" if len(groups) > 1 else "One method"
-    done = sum(cell.measured for cell in cells)
+    done = sum(one.measured for one in members)
     head = f"{what}, {seeds}"
-    return head if done == len(cells) else f"{head}; {done} of {len(cells)} runs finished"
+    return head if done == len(members) else f"{head}; {done} of {len(members)} runs finished"
 
 
 def _lead(groups: Sequence[Group], first: Group | None) -> str:
@@ -151,13 +151,13 @@ def _sections(
     if first:
         table = sweep_tables.seeds(groups)
         found.append(Section("", table=table, kind="folded"))
-    return found + [analyzed(table) for table in read_tables(out / "analysis")]
+    return found + [analyzed(table) for table in read_run(out).analysis]
 
 
 def _dots(groups: Sequence[Group], result: Table) -> str:
     marks = []
     for group, row in zip(groups, result.rows, strict=True):
-        dots = [run.evaluations[-1].rate.rate for run in group.runs]
+        dots = [run.measured[-1].rate.rate for run in group.runs]
         marks.append(charts.Mark(group.label, *map(float, row[3:6]), dots=dots))  # type: ignore[arg-type, misc]
     return charts.forest(marks)
 
@@ -211,9 +211,9 @@ def _shares(groups: Sequence[Group]) -> list[Section]:
     ]
 
 
-def _facts(cells: Sequence[Cell], command: str) -> list[tuple[str, str]]:
+def _facts(members: Sequence[Member], command: str) -> list[tuple[str, str]]:
     found = [("command", command)] if command else []
-    versions = [run.versions[-1] for cell in cells if (run := cell.run) and run.versions]
+    versions = [run.versions[-1] for one in members if (run := one.run) and run.versions]
     if not versions:
         return found + facts(())
     distinct = {json.dumps({**one, "command": ""}, sort_keys=True): one for one in versions}
@@ -224,8 +224,8 @@ def _facts(cells: Sequence[Cell], command: str) -> list[tuple[str, str]]:
     return found
 
 
-def _line(cell: Cell, out: Path) -> str:
-    told = [f"{k}={cell.keys[k]}" for k in (*METHOD, SEED) if k in cell.keys]
-    line = f"{cell.status:<12} {' '.join(told):<34} {os.path.relpath(cell.folder, out)}"
-    made = cell.run.versions if cell.run else ()
+def _line(one: Member, out: Path) -> str:
+    told = [f"{k}={one.keys[k]}" for k in (*METHOD, SEED) if k in one.keys]
+    line = f"{one.status:<12} {' '.join(told):<34} {os.path.relpath(one.folder, out)}"
+    made = one.run.versions if one.run else ()
     return f"{line}\n{'':<12} {made[-1]['command']}" if made else line

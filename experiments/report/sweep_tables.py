@@ -1,6 +1,6 @@
 """Methods against each other, over seeds and tasks: the tables of a sweep's page.
 
-Rates and differences come from ``experiments/results/statistics.py``; here is only which cells go
+Rates and differences come from ``experiments/results/statistics.py``; here is only which runs go
 in.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +15,26 @@ from numpy.typing import NDArray
 from experiments.analysis.failures import KINDS
 from experiments.report import run_tables
 from experiments.report.groups import Group
-from experiments.results.statistics import Interval, bootstrap_difference, bootstrap_mean, holm
+from experiments.results import metrics
+from experiments.results.statistics import (
+    Interval,
+    average,
+    bootstrap_difference,
+    bootstrap_mean,
+    holm,
+)
 from experiments.results.tables import Cell as Value
 from experiments.results.tables import Curve, Table
-from experiments.runs.reader import Evaluation, RunData
+from experiments.runs.reader import EpisodeSet, StoredRun
 
 INTERVAL = "low", "high"
 
 
-def _last(run: RunData) -> Evaluation:
-    return run.evaluations[-1]
+def _last(run: StoredRun) -> EpisodeSet:
+    return run.measured[-1]
 
 
-def matrix(evaluations: Sequence[Evaluation], tasks: Sequence[str]) -> NDArray[np.float64]:
+def matrix(evaluations: Sequence[EpisodeSet], tasks: Sequence[str]) -> NDArray[np.float64]:
     """Seeds x tasks: 1 where the task was resolved, NaN where it was not measured."""
     return np.array([[float(e.verdicts.get(t, np.nan)) for t in tasks] for e in evaluations])
 
@@ -110,7 +116,7 @@ def curves(groups: Sequence[Group]) -> Table:
         tables = [{int(r[1] or 0): r for r in run_tables.curve(run).rows} for run in group.runs]
         for place in sorted({place for table in tables for place in table}):
             own = [table[place] for table in tables if place in table]
-            runs = [e for run in group.runs for e in run.evaluations if e.round == place]
+            runs = [e for run in group.runs for e in run.measured if e.place == place]
             at = [_mean([row[k] for row in own]) for k in (2, 3)]
             every = sorted({*tasks, *(task for e in runs for task in e.verdicts)})
             mean = bootstrap_mean(matrix(runs, every))
@@ -175,10 +181,10 @@ def seeds(groups: Sequence[Group]) -> Table:
 
 def endings(groups: Sequence[Group]) -> Table:
     """Shares of the last evaluations' episodes, by outcome and why they ended."""
-    counts = _counted(groups, run_tables.endings)
+    counts = _counted(groups, lambda run: run_tables.endings([_last(run)]))
     total = sum(counts, Counter[str]())
     kinds = sorted(total, key=lambda kind: (kind != "resolved", -total[kind]))
-    rows = [(k, *((c[k] / c.total() if c[k] else None) for c in counts)) for k in kinds]
+    rows = _shares(counts, kinds)
     names = tuple(group.label for group in groups)
     note = "Share of the episodes of the last evaluations."
     return Table("endings", "How episodes ended", ("ended", *names), rows, note, names)
@@ -186,41 +192,48 @@ def endings(groups: Sequence[Group]) -> Table:
 
 def failures(groups: Sequence[Group]) -> Table | None:
     """As :func:`endings`, by kinds of failure; None where some run has not counted them."""
-    tables = [run_tables.failures(_alone(run)) for group in groups for run in group.runs]
+    tables = [_failures(run) for group in groups for run in group.runs]
     if not all(table and table.rows for table in tables):
         return None
-    counts = _counted(groups, run_tables.failures)
-    found = [kind for kind in KINDS if any(c[kind] for c in counts)]
-    rows = [(k, *((c[k] / c.total() if c[k] else None) for c in counts)) for k in found]
+    counts = _counted(groups, _failures)
+    rows = _shares(counts, [kind for kind in KINDS if any(c[kind] for c in counts)])
     names = tuple(group.label for group in groups)
     note = "Share of the episodes of the last evaluations, each counted as one kind."
     return Table("failure_kinds", "Failure kinds", ("kind", *names), rows, note, names)
 
 
-def _counted(groups: Sequence[Group], of: Callable[[RunData], Table | None]) -> list[Counter[str]]:
+def _counted(
+    groups: Sequence[Group], of: Callable[[StoredRun], Table | None]
+) -> list[Counter[str]]:
     """Of each group, the counts in the last column of its runs' tables, by the first."""
     counts = []
     for group in groups:
         found = Counter[str]()
         for run in group.runs:
-            table = of(_alone(run))
+            table = of(run)
             for kind, *_, n in table.rows if table else ():
                 found[str(kind)] += int(n or 0)
         counts.append(found)
     return counts
 
 
-def _alone(run: RunData) -> RunData:
-    return RunData(run.folder, evaluations=(run.evaluations[-1],), analysis=run.analysis)
+def _failures(run: StoredRun) -> Table | None:
+    return run_tables.failures(run.analysis, [_last(run)])
+
+
+def _shares(counts: Sequence[Counter[str]], kinds: Sequence[str]) -> list[Sequence[Value]]:
+    """A row for each kind, with its share in each group; None where it did not occur."""
+    shares = [metrics.shares(+count) for count in counts]
+    return [(kind, *(share.get(kind) for share in shares)) for kind in kinds]
 
 
 def absent(groups: Sequence[Group]) -> Table:
-    """Every cell that gave no number, and why."""
+    """Every run that gave no number, and why."""
     rows = [
-        (group.label, cell.seed, cell.folder.name, cell.status, _first_line(cell.error))
+        (group.label, one.seed, one.folder.name, one.status, _first_line(one.error))
         for group in groups
-        for cell in group.cells
-        if not cell.measured
+        for one in group.members
+        if not one.measured
     ]
     columns = ("method", "seed", "run", "status", "error")
     return Table("absent", "Failed and missing", columns, rows, "They count nowhere above.")
@@ -231,5 +244,4 @@ def _first_line(text: str) -> str:
 
 
 def _mean(values: Sequence[Value]) -> float | None:
-    known = [float(value) for value in values if isinstance(value, int | float)]
-    return fmean(known) if known else None
+    return average([float(value) for value in values if isinstance(value, int | float)])

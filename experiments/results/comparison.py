@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.results import metrics
 from experiments.results.evaluation import SHARES
-from experiments.results.outcomes import Outcomes
+from experiments.results.outcomes import DTYPE, ROWS, Outcomes
 from experiments.results.statistics import (
     Interval,
     bootstrap_difference,
@@ -24,7 +24,6 @@ from experiments.results.statistics import (
     rate,
 )
 from experiments.results.tables import Cell, Table
-from experiments.runs.evaluations import DTYPE, ROWS, Stored
 from swe_gym_env.errors import SetupError
 
 
@@ -33,15 +32,15 @@ class Group:
     """One method: its evaluations, one for each seed."""
 
     name: str
-    members: Sequence[Stored | Outcomes]
+    members: Sequence[Outcomes]
 
     @property
-    def stored(self) -> list[Stored]:
-        """Those whose episodes are there."""
-        return [one for one in self.members if isinstance(one, Stored)]
+    def stored(self) -> list[Outcomes]:
+        """Those whose episodes are stored."""
+        return [one for one in self.members if one.episodes is not None]
 
     @cached_property
-    def ordered(self) -> list[Stored | Outcomes]:
+    def ordered(self) -> list[Outcomes]:
         return sorted(self.members, key=lambda one: one.seed)
 
     @property
@@ -54,7 +53,7 @@ class Group:
         return set.intersection(*(set(one.resolved) for one in self.members))
 
     def matrix(self, tasks: Sequence[str]) -> np.ndarray:
-        """Shares resolved, seeds x tasks; NaN where the machinery spoilt the episode."""
+        """Shares resolved, seeds x tasks; NaN where an infrastructure error ended the episode."""
         return np.array([[one.resolved[task] for task in tasks] for one in self.ordered])
 
     @property
@@ -90,9 +89,9 @@ def _episodes(group: Group) -> list[Cell]:
         return [None] * 7
     valid = [episode for one in group.stored for episode in one.valid]
     own = metrics.of_episodes(valid)
-    costs = [cost for one in group.stored if (cost := one.measured.get("cost")) is not None]
+    costs = [one.cost for one in group.stored if one.cost is not None]
     return [
-        sum(episode.stop_reason == "finished" for episode in valid) / len(valid),
+        metrics.submission_rate(valid),
         own["empty_patches"] / len(valid),
         *(own[name] for name in ("format_error_rate", "mean_turns", "mean_tokens")),
         own["mean_seconds"],
@@ -188,7 +187,7 @@ def warnings(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def _differing(first: Group, group: Group, one: Stored) -> list[str]:
+def _differing(first: Group, group: Group, one: Outcomes) -> list[str]:
     here, there = one.settings, next((other.settings for other in first.stored), {})
     if not (here and there):
         return [f"{group.name}: no config.yaml, so that limits could not be compared"]

@@ -29,7 +29,7 @@ def measure(
 ) -> dict[str, Any]:
     """For metrics.json. ``spent`` is what an endpoint or the expert was asked, of ``prices``.
 
-    ``resolved`` of ``n`` counts episodes without a fault of the machinery. ``rate`` is of these, or
+    ``resolved`` of ``n`` counts episodes without an infrastructure error. ``rate`` is of these, or
     with several samples the mean of the tasks' own rates; ``low`` and ``high`` are its interval.
     ``pass_at`` has pass@k for k = 1, 2, 4, ... and all samples.
     """
@@ -37,13 +37,12 @@ def measure(
     valid = [episode for episode in episodes if not episode.outcome.mask]
     counted = metrics.of_episodes(episodes)
     counts = list(_counts(valid).values())
-    ended = [episode.stop_reason == "finished" for episode in valid]
     return {
         **counted,
         **_resolved(valid),
         "tasks": len(about),
         "pass_at": {str(k): asdict(found) for k, found in _pass_at(counts).items()},
-        "submission_rate": sum(ended) / len(ended) if ended else 0.0,
+        "submission_rate": metrics.submission_rate(valid) or 0.0,
         "empty_patch_rate": counted["empty_patches"] / len(valid) if valid else 0.0,
         "calls": spent.calls,
         "prompt_tokens": spent.prompt_tokens or None,
@@ -139,7 +138,7 @@ def tables(measured: Mapping[str, Any]) -> list[Table]:
         [name for name, _ in what],
         [[value for _, value in what]],
         "turns, tokens of the history, seconds: mean of an episode; prompt and generated tokens, "
-        "cost: of all; faults of the machinery count nowhere",
+        "cost: of all; episodes that infrastructure errors ended count nowhere",
         shares,
     )
     return [

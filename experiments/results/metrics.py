@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -59,6 +59,47 @@ def of_round(episodes: Sequence[Episode], annotations: Iterable[Annotation]) -> 
         "teacher_fallbacks": sum(e.metadata.get("teacher_fallbacks", 0) for e in episodes),
         "student_says_the_same": _mean(agreed),
     }
+
+
+def teacher_share(episodes: Iterable[Episode]) -> float | None:
+    """The share of the executed turns that the teacher took; None if there are no turns."""
+    taken = [turn.actor == "teacher" for episode in episodes for turn in episode.turns]
+    return sum(taken) / len(taken) if taken else None
+
+
+def teacher_text_share(episodes: Iterable[Episode]) -> float | None:
+    """As :func:`teacher_share`, in characters, because not the tokens of all turns are stored."""
+    sizes = Counter[str]()
+    for turn in (turn for episode in episodes for turn in episode.turns):
+        sizes[turn.actor] += len(turn.text)
+    return sizes["teacher"] / sizes.total() if sizes.total() else None
+
+
+def agreement(
+    episodes: Iterable[Episode], annotations: Iterable[Annotation]
+) -> tuple[int, float | None]:
+    """The number of labels of turns that the teacher did not execute, and the share of them that
+    are the executed turn, word for word."""
+    own = {(e.episode_id, k): turn.text for e in episodes for k, turn in enumerate(e.turns)}
+    beside = {
+        (a.episode_id, a.turn): a.text
+        for a in annotations
+        if a.text is not None and not a.executed and (a.episode_id, a.turn) in own
+    }
+    if not beside:
+        return 0, None
+    return len(beside), sum(own[key] == text for key, text in beside.items()) / len(beside)
+
+
+def submission_rate(episodes: Sequence[Episode]) -> float | None:
+    """The share of episodes that the agent ended itself, by ``finish``; None if there are none."""
+    return sum(e.stop_reason == "finished" for e in episodes) / len(episodes) if episodes else None
+
+
+def shares(counts: Mapping[str, int]) -> dict[str, float]:
+    """Each count as a share of their sum."""
+    total = sum(counts.values())
+    return {name: count / total for name, count in counts.items()} if total else {}
 
 
 def why_unlabeled(annotations: Iterable[Annotation]) -> dict[str, int]:

@@ -1,23 +1,31 @@
 """Every number that a claim of this project rests on: rates, intervals, paired tests.
 
 Held-out sets are small and seeds are few, so a difference of some points proves little; this is
-the only place where episodes are turned into claims. Intervals are of 95 %. Whatever resamples is
-seeded and gives the same numbers at each call.
+the only module that computes an interval or a p value. Intervals are of 95 %. All resampling is
+seeded, so that a function returns the same numbers at each call.
+
+Shares of episodes have Wilson intervals. Turns and tokens of one episode are no independent draws,
+so what is counted in them is resampled by whole episodes (the cluster bootstrap; Davison and
+Hinkley 1997, section 2.4). Several seeds and tasks are resampled in both directions.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, hypergeom
+from scipy.stats import binomtest, bootstrap, hypergeom
 
 RESAMPLES = 10_000
+CLUSTER_RESAMPLES = 2000  # of whole episodes
 TAILS = (0.025, 0.975)
 
 Floats = NDArray[np.float64]
+Bounds = tuple[float | None, float | None, float | None]  # a mean, and the ends of its interval
 
 
 @dataclass(frozen=True)
@@ -189,3 +197,79 @@ def pass_at_k_rate(counts: Sequence[tuple[int, int]], k: int, *, seed: int = 0) 
     """pass@k over tasks, each given as (n, c); the interval is by bootstrap over the tasks. Tasks
     with fewer than ``k`` samples are left out; ValueError where all are."""
     return bootstrap_mean([pass_at_k(n, c, k) for n, c in counts if n >= k], seed=seed)
+
+
+def average(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are known, without an interval; None if there is none."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def share(hits: int, n: int) -> Bounds:
+    """The share and its 95 % Wilson interval; all None where n is 0."""
+    if not n:
+        return None, None, None
+    found = rate(hits, n)
+    return found.rate, found.low, found.high
+
+
+def ratio(sums: Sequence[float], counts: Sequence[float]) -> Bounds:
+    """sum(``sums``) / sum(``counts``), one entry of each per episode, and its 95 % percentile
+    bootstrap interval over episodes. All None if nothing was counted; no interval if the episodes
+    do not differ (or there is only one): the bootstrap would claim a certainty that is none."""
+    pairs = [(s, c) for s, c in zip(sums, counts, strict=True) if c]
+    if not pairs:
+        return None, None, None
+    above, below = np.array(pairs, dtype=float).T
+    mean = float(above.sum() / below.sum())
+    if np.ptp(above / below) == 0:
+        return mean, None, None
+    found = bootstrap(
+        (above, below),
+        lambda a, b, axis: a.sum(axis) / b.sum(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=CLUSTER_RESAMPLES,
+        random_state=0,
+    ).confidence_interval
+    low, high = float(found.low), float(found.high)
+    return (mean, None, None) if math.isnan(low) else (mean, low, high)
+
+
+def clustered_share(hits: Sequence[int], counts: Sequence[int]) -> Bounds:
+    """As :func:`ratio` of ``hits`` among ``counts`` yes-or-no's of each episode. Where all or none
+    are hits, the interval is Wilson's with each episode counted once."""
+    found, low, high = ratio(hits, counts)
+    if low is None and found in (0.0, 1.0):
+        return share(round(found) * len(counts), len(counts))
+    return found, low, high
+
+
+def difference(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> Bounds:
+    """sum / count of ``other`` minus that of ``one``, both pairs (sum, count) of unlike episodes,
+    and its percentile bootstrap interval; each of the two is resampled independently."""
+    first, second = np.array(one, dtype=float), np.array(other, dtype=float)
+
+    def apart(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        means = [part[..., 0].sum(axis) / part[..., 1].sum(axis) for part in (first[a], second[b])]
+        return means[1] - means[0]
+
+    places = np.arange(len(first)), np.arange(len(second))
+    found = float(apart(*places))
+    if min(len(first), len(second)) < 2:
+        return found, None, None
+    interval = bootstrap(
+        places,
+        apart,
+        vectorized=True,
+        method="percentile",
+        n_resamples=CLUSTER_RESAMPLES,
+        random_state=0,
+    ).confidence_interval
+    return found, float(interval.low), float(interval.high)
+
+
+def mean(values: Sequence[float]) -> Bounds:
+    """The mean of one value for each episode or task, and its bootstrap interval."""
+    return ratio(values, [1.0] * len(values))

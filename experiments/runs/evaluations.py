@@ -1,106 +1,74 @@
-"""A finished evaluation, read back from its folder: of a run, or made by itself."""
+"""Finished evaluations, read back as a comparison needs them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from swe_gym_env.rollout.store import RoundFolder
-from experiments.runs import inputs
-from experiments.results import predictions
-from experiments.results.outcomes import wanted
-from experiments.runs.folders import read_json
+from experiments.results.outcomes import DTYPE, ROWS, Outcomes, wanted
+from experiments.runs import inputs, layout
+from experiments.runs.folders import RunFolder
+from experiments.runs.reader import load_config
+from swe_gym_env.disk import read_json
 from swe_gym_env.errors import SetupError
-from swe_gym_env.types import Episode
+from swe_gym_env.rollout.store import RoundFolder
 
-ROWS = "the digest of the file of tasks"  # where the run remembers it
 # Sections of the configuration whose values must agree for a fair comparison
-DTYPE = "model.dtype"  # in which a model computed: of an endpoint or the expert nobody knows it
 MATTERS = ("limits", "actions", "history", "tasks.name", "tasks.build", "evaluation.split")
 
 
-@dataclass(frozen=True)
-class Stored:
-    """``path`` holds episodes.jsonl. ``only``: patterns of the ids that count; empty for all."""
+def find(folder: Path, only: tuple[str, ...] = ()) -> Outcomes:
+    """The evaluation in ``folder``, or the last one of the finished run there.
 
-    path: Path
-    only: tuple[str, ...] = ()
+    Args:
+        folder: Of an evaluation or a run.
+        only: Patterns of the ids of the tasks that count; empty for all.
 
-    @classmethod
-    def find(cls, folder: Path, only: tuple[str, ...] = ()) -> Stored:
-        """``folder`` is an evaluation's, or a finished run's, of which the last counts. Raises
-        SetupError."""
-        if (folder / "episodes.jsonl").is_file():
-            found = cls(folder, only)
-            if only and not found.episodes:
-                raise SetupError(f"{folder} has no task whose id matches {' or '.join(only)}")
-            return found
-        summary = read_json(folder / "summary.json") if folder.is_dir() else None
-        if summary:
-            return cls.find(folder / "evaluations" / summary["evaluations"][-1]["name"], only)
-        raise SetupError(
-            f"{folder} holds no evaluation: give runs/evaluation-..., runs/RUN/evaluations/NAME, "
-            "or a finished runs/RUN"
-        )
+    Raises:
+        SetupError: There is none, or it has no such task.
+    """
+    if layout.has_episodes(folder):
+        found = read(folder, only)
+        if only and not found.episodes:
+            raise SetupError(f"{folder} has no task whose id matches {' or '.join(only)}")
+        return found
+    run = RunFolder(folder)
+    if summary := run.summary if folder.is_dir() else None:
+        return find(run.evaluation(summary["evaluations"][-1]["name"]).path, only)
+    raise SetupError(
+        f"{folder} holds no evaluation: give runs/evaluation-..., runs/RUN/evaluations/NAME, "
+        "or a finished runs/RUN"
+    )
 
-    @property
-    def name(self) -> str:
-        return predictions.name(self.path.absolute())
 
-    @cached_property
-    def episodes(self) -> list[Episode]:
-        found = RoundFolder(self.path).episodes()
-        return [episode for episode in found if wanted(episode.instance_id, self.only)]
+def read(folder: Path, only: tuple[str, ...] = ()) -> Outcomes:
+    """The evaluation in ``folder``, finished or not."""
+    stored = RoundFolder(folder)
+    settings = _settings(folder)
+    metrics = {} if only else stored.metrics  # they are of all tasks
+    return Outcomes.of_episodes(
+        folder,
+        layout.evaluation_name(folder.absolute()),
+        [e for e in stored.episodes() if wanted(e.instance_id, only)],
+        cost=metrics.get("cost"),
+        finished=stored.is_done("evaluate"),
+        settings=settings,
+    )
 
-    @property
-    def valid(self) -> list[Episode]:
-        return [episode for episode in self.episodes if not episode.outcome.mask]
 
-    @property
-    def faults(self) -> int:
-        return len(self.episodes) - len(self.valid)
-
-    @cached_property
-    def resolved(self) -> dict[str, float]:
-        """The share of each task's samples that resolved it; NaN where the machinery spoilt all."""
-        found: dict[str, list[bool]] = {episode.instance_id: [] for episode in self.episodes}
-        for episode in self.valid:
-            found[episode.instance_id].append(episode.outcome.resolved)
-        return {task: sum(own) / len(own) if own else float("nan") for task, own in found.items()}
-
-    @property
-    def sampled(self) -> bool:
-        """Has some task several episodes?"""
-        return len(self.episodes) > len(self.resolved)
-
-    @property
-    def seed(self) -> int:
-        return self.episodes[0].seed if self.episodes else 0
-
-    @property
-    def finished(self) -> bool:
-        return RoundFolder(self.path).is_done("evaluate")
-
-    @cached_property
-    def measured(self) -> dict[str, Any]:
-        return {} if self.only else RoundFolder(self.path).metrics  # which are of all tasks
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What a comparison should find equal, one value a key. Empty where no config.yaml lies in
-        the folder or above it (an evaluation that runs share lies in another's folder)."""
-        place = self.path.resolve()
-        for folder in (place, *place.parents[:3]):
-            if (folder / "config.yaml").is_file():
-                found = _chosen(OmegaConf.load(folder / "config.yaml"))
-                rows = (read_json(folder / inputs.FILE) or {}).get("inputs", {}).get("tasks")
-                return found | ({ROWS: rows["content"][:10]} if rows else {})
-        return {}
+def _settings(evaluation: Path) -> dict[str, Any]:
+    """What a comparison should find equal, one value a key. Empty if no config.yaml lies in the
+    folder or above it (an evaluation that runs share lies in another's folder)."""
+    place = evaluation.resolve()
+    for folder in (place, *place.parents[:3]):
+        if layout.is_configured(folder):
+            found = _chosen(load_config(folder))
+            rows = (read_json(folder / inputs.FILE) or {}).get("inputs", {}).get("tasks")
+            return found | ({ROWS: rows["content"][:10]} if rows else {})
+    return {}
 
 
 def _chosen(cfg: Any) -> dict[str, Any]:

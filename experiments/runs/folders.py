@@ -1,6 +1,7 @@
-"""Where a run lives, so that a killed one goes on and a finished one is not repeated.
+"""Where a run is stored, so that a killed one goes on and a finished one is not repeated.
 
     runs/<algorithm>-<hash>/        one resolved configuration
+      format.json                   version of the format of these files
       config.yaml                   that configuration
       inputs.json                   digests of the files that it reads (experiments/runs/inputs.py)
       versions.json                 of each start: command, commit, packages, machine
@@ -11,17 +12,17 @@
       evaluations/round_002/
       phases.json                   seconds of wall time per phase
       summary.json                  the closing table; its presence means that the run is finished
-      report.html report.png tables/ episodes.html
+      report.html report.png tables/ analysis/ episodes.html
       tensorboard/, wandb/          with tracking=... (experiments/pipeline/tracking.py)
     runs/iteration0-<hash>/         what all algorithms share: the same layout, keyed by all that
                                     it depends on
-
     runs/teacher-<hash>/            what python -m experiments.teacher made, keyed likewise
-    runs/sweep-<hash>/              which runs a sweep is made of (experiments/pipeline/sweeps.py)
+    runs/sweep-<hash>/              which runs a sweep is made of (experiments/runs/sweep.py)
 
-``experiments/runs/naming.py`` says what the hash depends on. The hash holds the paths of files, not
-their content: where a file was edited since its run began, the run with the new content gets a
-folder of its own, with a second hash; where a file was only moved, its run goes on.
+docs/reference/run-folder.md describes each file. ``experiments/runs/naming.py`` says what the hash
+depends on. The hash holds the paths of files, not their content: if a file was edited since its run
+began, the run with the new content gets a folder with a second hash; if a file was only moved, its
+run goes on.
 """
 
 from __future__ import annotations
@@ -37,9 +38,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from swe_gym_env.rollout.store import RoundFolder
-from experiments.runs import inputs
-from experiments.runs import versions
+from experiments.runs import inputs, layout, versions
 from experiments.runs.naming import (
     AFTER_ITERATION0,
     MADE_FROM,
@@ -48,10 +47,9 @@ from experiments.runs.naming import (
     digest,
     resolved,
 )
-from swe_gym_env.disk import make_folder, room_for, write_text
-from swe_gym_env.disk import read_json as read_json
-from swe_gym_env.disk import write_json as write_json
+from swe_gym_env.disk import make_folder, read_json, room_for, write_json, write_text
 from swe_gym_env.errors import SetupError
+from swe_gym_env.rollout.store import RoundFolder
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +74,7 @@ def trained_folder(cfg: DictConfig) -> RunFolder:
     depends = {name: data.get(name) for name in MAKES_TEACHER}
     own = data["teacher"]
     depends |= {name: own[name] for name in MADE_FROM if name in own}
+    depends |= {"trainer": data["trainer"]} if "trainer" in data else {}
     return named(cfg, "teacher", depends)
 
 
@@ -117,7 +116,7 @@ def _path(cfg: DictConfig, kind: str, data: Mapping[str, Any], more: Sequence[st
 
 def _is_older(folder: Path) -> bool:
     try:
-        lines = (folder / "config.yaml").read_text().splitlines()
+        lines = (folder / layout.CONFIG).read_text().splitlines()
     except OSError:
         return False
     return not any(line.startswith("decided:") for line in lines)
@@ -146,17 +145,10 @@ def _of_contents(
     return RunFolder(path.with_name(f"{path.name}-{key[:6]}"), own, differs)
 
 
-def sweep_cells(folder: Path) -> list[dict[str, Any]]:
-    """What sweep.json says of each cell (``experiments/pipeline/sweeps.py``); [] where it is no sweep's."""
-    return (read_json(folder / "sweep.json") or {}).get("cells", [])
-
-
 def phases_so_far(run: Path) -> dict[str, float]:
     """Seconds of the phases that have ended; until the run has, those of iteration 0 stand in the
     folder that runs share."""
-    shared = (run / "rounds" / "round_000").resolve().parents[1]
-    times: dict[str, float] = read_json(shared / "phases.json") or {}
-    return times | (read_json(run / "phases.json") or {})
+    return RunFolder(run).shared.phases | RunFolder(run).phases
 
 
 class RunFolder:
@@ -170,20 +162,58 @@ class RunFolder:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        return read_json(self.path / "summary.json")
+        """The closing table; None until the run has finished."""
+        return read_json(self.path / layout.SUMMARY)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Writes the closing table, by which the run counts as finished."""
+        write_json(self.path / layout.SUMMARY, summary)
+
+    @property
+    def tasks(self) -> dict[str, list[str]] | None:
+        """The ids of the tasks by split (train, heldout), as :meth:`save_tasks` wrote them."""
+        return read_json(self.path / layout.TASKS)
+
+    def save_tasks(self, ids: Mapping[str, Sequence[str]]) -> None:
+        write_json(self.path / layout.TASKS, ids)
+
+    @property
+    def report_page(self) -> Path:
+        return self.path / layout.REPORT_PAGE
+
+    @property
+    def episodes_page(self) -> Path:
+        return self.path / layout.EPISODES_PAGE
+
+    @property
+    def analysis(self) -> Path:
+        """Tables of ``experiments.analyze``, and what its probes have asked models so far."""
+        return self.path / layout.ANALYSIS
 
     def round(self, index: int) -> RoundFolder:
-        return RoundFolder(self.path / "rounds" / f"round_{index:03d}")
+        return RoundFolder(self.path / layout.ROUNDS / layout.round_name(index))
 
     def evaluation(self, name: str) -> RoundFolder:
-        return RoundFolder(self.path / "evaluations" / name)
+        return RoundFolder(self.path / layout.EVALUATIONS / name)
+
+    def round_metrics(self) -> list[dict[str, Any]]:
+        """What the rounds so far wrote about themselves, in order."""
+        found = [RoundFolder(path).metrics for path in layout.round_folders(self.path)]
+        return [metrics for metrics in found if metrics]
+
+    @property
+    def shared(self) -> RunFolder:
+        """The folder of iteration 0, which runs share; this one until it has been linked."""
+        return RunFolder(self.round(0).path.resolve().parents[1])
 
     def start(self, cfg: DictConfig) -> None:
-        if self.differs and not (self.path / "config.yaml").exists():
+        if self.differs and not (self.path / layout.CONFIG).exists():
             log.warning("a new folder, %s: %s", self.path.name, "; ".join(self.differs))
+        layout.check_format(self.path)
         self.remember()
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        path = self.path / "versions.json"
+        write_json(self.path / layout.FORMAT, {"format": layout.VERSION})
+        write_text(self.path / layout.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        path = self.path / layout.VERSIONS
         write_json(path, versions.add(read_json(path)))
 
     def remember(self) -> None:
@@ -206,7 +236,7 @@ class RunFolder:
         """Only one process works in a folder. The kernel lets go of the lock when that one dies."""
         make_folder(self.path)
         with room_for(self.path):
-            opened = (self.path / ".lock").open("a+")
+            opened = (self.path / layout.LOCK).open("a+")
         with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -225,7 +255,7 @@ class RunFolder:
     def busy(self) -> bool:
         """Another process works in it."""
         try:
-            with (self.path / ".lock").open() as file:
+            with (self.path / layout.LOCK).open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -248,8 +278,22 @@ class RunFolder:
     def _add_time(self, phase: str, seconds: float) -> None:
         phases = self.phases
         phases[phase] = round(phases.get(phase, 0.0) + seconds, 1)
-        write_json(self.path / "phases.json", phases)
+        self.save_phases(phases)
 
     @property
     def phases(self) -> dict[str, float]:
-        return read_json(self.path / "phases.json") or {}
+        """Seconds of wall time by the name of the phase."""
+        return read_json(self.path / layout.PHASES) or {}
+
+    def save_phases(self, seconds: Mapping[str, float]) -> None:
+        write_json(self.path / layout.PHASES, seconds)
+
+    @property
+    def process(self) -> int | None:
+        """The process that works in it; None if there is none alive on this machine."""
+        try:
+            number = int((self.path / layout.LOCK).read_text())
+            os.kill(number, 0)
+        except (OSError, ValueError):
+            return None
+        return number

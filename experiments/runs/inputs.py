@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from swe_gym_env.disk import read_json, write_json
 from swe_gym_env.errors import SetupError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.files import SUFFIXES as OF_TASKS
 
 FILE = "inputs.json"

@@ -25,6 +25,7 @@ AS_BEFORE: dict[str, dict[str, Any]] = {
     "evaluation": {"untrained": True, "ids": None, "who": "student", "samples": None},
     "teacher": {"scores": False, "tests": True, "rounds": 0, "verdict": True},
 }
+ENGINE = {"_target_": "algorithms.engine.trainer.EngineTrainer"}  # older runs had no other trainer
 # Of the section serving: how it is done, not what is answered
 WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")
 
@@ -48,6 +49,8 @@ def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
         data.pop("history", None)
     if not data.get("overlap"):
         data.pop("overlap", None)
+    if data.get("trainer") == ENGINE:
+        data.pop("trainer")
     for section, settings in AS_BEFORE.items():
         for key, value in settings.items():
             found = data[section].get(key)

@@ -11,15 +11,18 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from experiments.view.data import EpisodeSet, body, episode_sets, row
-from experiments.view.tokens import RunTokens
+from experiments.runs import episode_sets
+from experiments.runs.folders import RunFolder
+from experiments.runs.reader import EpisodeSet
+from experiments.view.data import body, row
+from experiments.view.tokens import RunTokens, Trained
 from swe_gym_env.disk import write_text
 from swe_gym_env.errors import SetupError
 
@@ -32,15 +35,19 @@ UNASKED = "The page was written without tokens: python -m experiments.view FOLDE
 CHUNK = 200_000  # characters of JSON after which the next chunk begins
 
 
-def write_view(run_folder: Path, tokens: bool = False) -> Path:
+def write_view(run_folder: Path, tokens: Callable[[Path], Trained] | None = None) -> Path:
     """Writes ``episodes.html`` into ``run_folder`` and returns its path.
 
-    ``run_folder`` is that of a run, of an evaluation, or one that holds several runs. ``tokens``:
-    with each turn in tokens, which takes the tokenizer of the run and makes the page larger. Raises
-    SetupError where there are no episodes in it.
+    Args:
+        run_folder: Of a run, an evaluation or a sweep, or one that holds several runs.
+        tokens: Gives what the run in a folder was trained on. With it, the page shows each turn in
+            tokens, which takes the tokenizer of the run and makes the page larger.
+
+    Raises:
+        SetupError: There are no episodes in it.
     """
     folder = Path(run_folder).resolve()
-    sets = episode_sets(folder)
+    sets = episode_sets.find(folder)
     index, chunks = _packed(sets, tokens)
     env = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     html = env.get_template("page.html.j2").render(
@@ -50,12 +57,14 @@ def write_view(run_folder: Path, tokens: bool = False) -> Path:
         css=Markup(PALETTE.read_text("utf-8") + (HERE / "page.css").read_text("utf-8")),
         js=Markup("\n".join((HERE / f"{name}.js").read_text("utf-8") for name in SCRIPTS)),
     )
-    path = folder / "episodes.html"
+    path = RunFolder(folder).episodes_page
     write_text(path, html)
     return path
 
 
-def _packed(sets: list[EpisodeSet], tokens: bool) -> tuple[dict[str, Any], list[str]]:
+def _packed(
+    sets: list[EpisodeSet], tokens: Callable[[Path], Trained] | None
+) -> tuple[dict[str, Any], list[str]]:
     """The rows of sets and episodes, and the bodies; a row says in which chunk, and where in it,
     the episode's body is."""
     listed: list[dict[str, Any]] = []
@@ -64,15 +73,21 @@ def _packed(sets: list[EpisodeSet], tokens: bool) -> tuple[dict[str, Any], list[
     waiting: list[str] = []
     runs: dict[Path | None, RunTokens] = {}
     for number, one in enumerate(sets):
-        told: dict[str, Any] = {"name": one.name, "round": one.round, "missing": UNASKED}
-        found = _with_tokens(one, told, runs) if tokens else _plain(one)
+        index = one.round if one.training else None
+        entry: dict[str, Any] = {"name": one.name, "round": index, "missing": UNASKED}
+        if tokens:
+            if one.run not in runs:
+                runs[one.run] = RunTokens(one.run, tokens)
+            found = _with_tokens(one, entry, runs[one.run])
+        else:
+            found = _plain(one)
         for listing, text in found:
             if sum(map(len, waiting)) > CHUNK:
                 chunks.append(_chunk(waiting))
                 waiting = []
             rows.append({"set": number, **listing, "chunk": len(chunks), "place": len(waiting)})
             waiting.append(text)
-        listed.append(told)
+        listed.append(entry)
     return {"sets": listed, "episodes": rows}, [*chunks, _chunk(waiting)]
 
 
@@ -83,22 +98,21 @@ def _plain(one: EpisodeSet) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _with_tokens(
-    one: EpisodeSet, told: dict[str, Any], runs: dict[Path | None, RunTokens]
+    one: EpisodeSet, entry: dict[str, Any], run: RunTokens
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Also puts into ``told`` the largest weight of the set, or why there are no tokens."""
-    run = runs.setdefault(one.run, RunTokens(one.run))
-    told["missing"], told["most"], trained = run.missing, 0.0, {}
-    if not run.missing and one.round is not None:
+    """Also puts into ``entry`` the largest weight of the set, or why there are no tokens."""
+    entry["missing"], entry["most"], trained = run.missing, 0.0, {}
+    if not run.missing and one.training and one.round is not None:
         try:
             trained = run.trained(one.round)
         except SetupError as error:
-            told["missing"] = f"What this round was trained on cannot be told any more: {error}"
+            entry["missing"] = f"What this round was trained on is not known any more: {error}"
     episodes, labels = one.read()
     for episode in episodes:
         text = body(episode, labels)
-        if not told["missing"]:
+        if not entry["missing"]:
             largest = run.add(text, episode, trained.get(episode.episode_id))
-            told["most"] = max(told["most"], largest)
+            entry["most"] = max(entry["most"], largest)
         yield row(episode, labels), _json(text)
 
 

@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 from experiments.view import write_view
+from experiments.view.tokens import Trained
 from swe_gym_env.disk import room_for
 from swe_gym_env.errors import SetupError
 
@@ -45,9 +46,15 @@ def main() -> None:
         return
     try:
         with room_for(given.folder):
-            print(write_view(given.folder, given.tokens))
+            print(write_view(given.folder, _stored_training() if given.tokens else None))
     except SetupError as error:
         parser.error(str(error))
+
+
+def _stored_training() -> type[Trained]:
+    from experiments.pipeline.stored import StoredTraining  # late: it imports Hydra
+
+    return StoredTraining
 
 
 if __name__ == "__main__":

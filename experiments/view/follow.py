@@ -19,11 +19,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.console.progress import _per, plain
+from experiments.console.progress import clock, plain, speed_text
 from experiments.console.progress import console as own_console
 from experiments.results.statistics import rate
-from experiments.runs.folders import sweep_cells
-from experiments.view.watch import Phase, Watch
+from experiments.runs import sweep
+from experiments.runs.watch import Phase, Watch
+from swe_gym_env.types import Episode
 
 LINES = 14  # of the newest turn
 STYLE = {"student": "blue", "teacher": "dark_orange3"}
@@ -50,7 +51,7 @@ def follow(folder: Path, console: Console | None = None, seconds: float = 1.0) -
 
 def refuse_sweep(folder: Path) -> str:
     """What to say where ``folder`` is a sweep's, else nothing."""
-    cells = sweep_cells(folder)
+    cells = sweep.cells(folder)
     if not cells:
         return ""
     named = [cell for cell in cells if cell["status"] == "running"] or cells
@@ -61,8 +62,8 @@ def refuse_sweep(folder: Path) -> str:
 def _lines(watch: Watch, console: Console, seconds: float) -> None:
     """Where there is no terminal: a line for each episode."""
     while not watch.finished:
-        for row in watch.look():
-            console.print(_episode(row), soft_wrap=True)
+        for episode in watch.look():
+            console.print(_episode(episode), soft_wrap=True)
         time.sleep(seconds)
 
 
@@ -75,7 +76,7 @@ def screen(watch: Watch, height: int) -> Group:
     if watch.latest:
         newest = list(reversed(watch.latest))[: 6 if height > 30 else 3]
         parts += ["", Text("latest episodes", style="dim")]
-        parts += [_episode(row) for row in newest]
+        parts += [_episode(episode) for episode in newest]
         parts += ["", _words(watch.latest[-1])]
     return Group(*parts)
 
@@ -115,54 +116,52 @@ def _row(watch: Watch, phase: Phase, now: bool, took: Mapping[str, float]) -> li
         said = "done" if phase.done else "under way" if now else ""
         return [title, "", Text(said, style="dim"), "", spent, "", ""]
     tail = watch.tail(phase)
-    count, total = len(tail.rows), max(phase.total, len(tail.rows))
-    counted = [row for row in tail.rows.values() if not row["mask"]]
-    good = sum(bool(row["resolved"]) for row in counted)
+    count, total = len(tail.outcomes), max(phase.total, len(tail.outcomes))
+    counted = [outcome for outcome in tail.outcomes.values() if not outcome.mask]
+    good = sum(outcome.resolved for outcome in counted)
     speed = tail.rate(time.monotonic()) if now else None
     known = rate(good, len(counted)) if counted else None
     return [
         title,
         ProgressBar(total=total or 1, completed=count, width=14) if count else "",
         f"{count} of {phase.total}" if phase.total else str(count or ""),
-        _per(speed) if speed else "",
+        speed_text(speed) if speed else "",
         f"{_clock(left)} left" if now and (left := watch.left(phase)) else spent,
         f"{good} of {len(counted)}" if known else "",
         f"{known.low:.0%} to {known.high:.0%}" if known else "",
     ]
 
 
-def _episode(row: Mapping[str, Any]) -> Text:
-    status, turns = row["outcome"]["status"], row["turns"]
-    taught = sum(turn["actor"] == "teacher" for turn in turns)
+def _episode(episode: Episode) -> Text:
+    status, turns = episode.outcome.status, episode.turns
+    taught = sum(turn.actor == "teacher" for turn in turns)
     good = status == "resolved"
-    told = f"{len(turns)} turns" + (f", {taught} by the teacher" if taught else "")
-    why = "" if good else f", {row['stop_reason'].replace('_', ' ')}"
+    length = f"{len(turns)} turns" + (f", {taught} by the teacher" if taught else "")
+    why = "" if good else f", {episode.stop_reason.replace('_', ' ')}"
     return Text.assemble(
         ("● " if good else "○ ", "green" if good else "red"),
-        f"{plain(row['instance_id']):<34} ",
+        f"{plain(episode.instance_id):<34} ",
         (plain(f"{status.replace('_', ' ')}{why}"), "" if good else "dim"),
-        (f"  {told}", "dim"),
+        (f"  {length}", "dim"),
     )
 
 
-def _words(row: Mapping[str, Any]) -> Panel:
-    """The last turn of an episode that said more than that it was done, or the last."""
-    turns = row["turns"]
+def _words(episode: Episode) -> Panel:
+    """The last turn of an episode that did more than finish, or the last."""
+    turns = episode.turns
     if not turns:
         return Panel(Text("no turn was taken", style="dim"), box=box.SIMPLE)
-    spoken = [turn for turn in turns if (turn.get("action") or {}).get("name") != "finish"]
-    turn = (spoken or turns)[-1]
-    number = turns.index(turn) + 1
-    lines = plain(turn["text"]).splitlines()
+    working = [k for k, t in enumerate(turns) if t.action is None or t.action.name != "finish"]
+    number = working[-1] if working else len(turns) - 1
+    turn = turns[number]
+    lines = plain(turn.text).splitlines()
     text = "\n".join(lines[:LINES]) + ("\n…" if len(lines) > LINES else "")
-    title = Text(f"{turn['actor']}, turn {number} of {len(turns)}, {plain(row['instance_id'])}")
-    style = STYLE.get(turn["actor"], "")
-    return Panel(Text(text), title=title, title_align="left", box=box.ROUNDED, border_style=style)
+    title = f"{turn.actor}, turn {number + 1} of {len(turns)}, {plain(episode.instance_id)}"
+    style = STYLE.get(turn.actor, "")
+    return Panel(
+        Text(text), title=Text(title), title_align="left", box=box.ROUNDED, border_style=style
+    )
 
 
 def _clock(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return "" if seconds is None else clock(seconds)

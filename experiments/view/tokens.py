@@ -1,21 +1,22 @@
 """The tokens of every turn, and the weights with which a round was trained on them.
 
-Nothing is worked out anew: the algorithm says its training examples from the files of the run, they
-become the token trees that the learner took, and what is shown is read off the nodes of those
-trees. So a label that the trainer saw in other tokens than a reader would expect is seen here.
+The algorithm makes its training examples from the files of the run again, they become the token
+trees that the learner took, and what is shown is read from the nodes of those trees. So a label
+that the trainer saw in other tokens than a reader would expect is seen here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from algorithms.engine.export import paths
+from experiments.runs import layout
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from algorithms.base import TrainingExample
     from algorithms.engine.rendering import Renderer, Reply
     from algorithms.engine.tree import TokenTree
-    from experiments.pipeline.build import Parts
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,29 @@ def pieces(renderer: Renderer, token_ids: Sequence[int]) -> list[str]:
     return out
 
 
-class RunTokens:
-    """Those of one run's episodes. ``missing`` says why there are none to show, or is empty."""
+class Trained(Protocol):
+    """What a stored run was trained on."""
 
-    def __init__(self, run: Path | None) -> None:
-        self.run, self.missing = run, ""
-        if run is None or not (run / "config.yaml").is_file():
+    @property
+    def renderer(self) -> Renderer:
+        """Of its student's chat template. Raises SetupError if it cannot be loaded."""
+
+    def examples(self, index: int) -> Iterable[TrainingExample]:
+        """Those of round ``index``. Raises SetupError if its algorithm, or a file that it needs, is
+        no longer there."""
+
+
+class RunTokens:
+    """The tokens of one run's episodes. ``missing`` says why there are none, or is empty."""
+
+    def __init__(self, run: Path | None, trained: Callable[[Path], Trained]) -> None:
+        self.missing = ""
+        if run is None or not layout.is_configured(run):
             self.missing = "These episodes belong to no run, which would say whose tokens they are."
             return
-        from experiments.pipeline.build import parts_of
-
         try:
-            self._parts = parts_of(run)
-            self.renderer = self._parts.renderer
+            self._run = trained(run)
+            self.renderer = self._run.renderer
         except (SetupError, ImportError, OSError) as error:
             self.missing = f"The tokenizer of the run cannot be loaded here: {error}"
 
@@ -106,9 +116,8 @@ class RunTokens:
         where its algorithm, or a file that it needs, is no longer there."""
         from algorithms.engine.examples import example_tree
 
-        assert self.run is not None
         found: dict[str, Turns] = {}
-        for example in examples(self._parts, self.run, index):
+        for example in self._run.examples(index):
             tree = example_tree(example, self.renderer) if example.episode.round == index else None
             if tree is not None:
                 found[example.episode.episode_id] = tracks(tree)
@@ -142,13 +151,3 @@ class RunTokens:
                 before = row.get(name, [0.0] * len(ids))
                 row[name] = [a + b for a, b in zip(before, values, strict=True)]
         return row
-
-
-def examples(parts: Parts, run: Path, index: int) -> Iterator[TrainingExample]:
-    """What round ``index`` was trained on, as ``experiments/pipeline/round.py`` asks for it."""
-    from experiments.pipeline.round import training_examples
-    from experiments.runs.folders import RunFolder
-
-    folder = RunFolder(run)
-    algorithm = parts.algorithm if index else parts.iteration0
-    yield from training_examples(algorithm, [folder.round(n) for n in range(index + 1)])

@@ -1,4 +1,9 @@
-"""Action formats by name."""
+"""Action formats by name.
+
+Another package can register one under the entry-point group ``swe_gym_env.action_formats``
+(``swe_gym_env/plugins.py``): a name and a class that is called with the offered tools, or with
+nothing for all that it can call, and gives an :class:`ActionFormat`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,8 @@ from swe_gym_env.actions.hermes_json import HermesJSON
 from swe_gym_env.actions.openai_tools import OpenAITools
 from swe_gym_env.actions.speech import plain_lines
 from swe_gym_env.actions.xml import XML
-from swe_gym_env.errors import SetupError
+from swe_gym_env.errors import SWEGymError
+from swe_gym_env.plugins import Group
 from swe_gym_env.tools import schema
 from swe_gym_env.tools.bash import plain_command
 from swe_gym_env.types import ToolCall
@@ -24,14 +30,26 @@ _FORMATS: dict[str, Callable[..., ActionFormat]] = {
     "openai_tools": OpenAITools,
     "xml": XML,
 }
+PLUGINS = Group("swe_gym_env.action_formats", "action format", tuple(sorted(_FORMATS)))
+PARTS = ("name", "example", "tools", "describe", "parse", "render")  # of an ActionFormat
 
 
 def action_format(name: str, tools: Sequence[str] | None = None) -> ActionFormat:
     """``tools`` by name; None offers all that the format can call. Raises SetupError,
     naming what exists."""
-    if name not in _FORMATS:
-        raise SetupError(f"no action format {name!r}; there are: {', '.join(sorted(_FORMATS))}")
-    return _FORMATS[name]() if tools is None else _FORMATS[name](schema.offered(tools))
+    offered = () if tools is None else (schema.offered(tools),)
+    if name in _FORMATS:
+        return _FORMATS[name](*offered)
+    make = PLUGINS.load(name)
+    try:
+        made: ActionFormat = make(*offered)
+    except SWEGymError:
+        raise
+    except Exception as error:  # code of another package may raise anything
+        raise PLUGINS.broken(name, f"{type(error).__name__}: {error}") from error
+    if missing := [part for part in PARTS if not hasattr(made, part)]:
+        raise PLUGINS.broken(name, f"it is no action format, it lacks {', '.join(missing)}")
+    return made
 
 
 def read(form: ActionFormat, text: str) -> ToolCall:

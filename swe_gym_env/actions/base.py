@@ -1,4 +1,7 @@
-"""How a turn's text says which tool to call. One format per file, all between text and ToolCall."""
+"""The contract of action formats: how the text of a turn states which tool to call.
+
+Each format is a module that converts between text and ToolCall in both directions.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,38 @@ from swe_gym_env.types import ToolCall
 
 
 class FormatError(SWEGymError):
-    """A turn's text holds no valid call. The message is shown to the agent: keep it short."""
+    """The text of a turn contains no valid call. The agent sees the message, so it is short."""
 
 
 class ActionFormat(Protocol):
-    """Text to call and back. Formats keep no state, so one may serve many episodes.
+    """Converts text to a call and back. Formats have no state, so one may serve many episodes.
 
-    A format knows how a call is written, not which tools exist: a call of an unknown tool parses,
-    and the toolbox answers it.
+    A format knows how a call is written, but not which tools exist: the call of an unknown tool is
+    parsed, and the toolbox answers it.
+
+    Attributes:
+        name: The name under which ``swe_gym_env.actions.action_format`` finds it.
+        example: A short valid turn, shown to the agent after a mistake.
+        tools: The tools that are offered to the agent.
     """
 
     name: str
-    example: str  # a shortest valid turn, shown after a mistake
-    tools: tuple[Tool, ...]  # what is offered to the agent
+    example: str
+    tools: tuple[Tool, ...]
 
     def describe(self) -> str:
-        """What the system prompt says of the format and of the tools."""
+        """The part of the system prompt about the format and the tools."""
 
     def parse(self, text: str) -> ToolCall:
-        """Raises FormatError, and nothing else, on any text that is not a valid turn."""
+        """The call in the text of a turn.
+
+        Raises:
+            FormatError: The text is not a valid turn. No text causes another error.
+        """
 
     def render(self, call: ToolCall) -> str:
-        """The text of a turn; ``parse(render(call)) == call``. Raises FormatError where the format
-        cannot express ``call``."""
+        """The text of a turn, for which ``parse(render(call)) == call`` holds.
+
+        Raises:
+            FormatError: The format cannot express ``call``.
+        """

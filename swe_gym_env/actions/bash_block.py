@@ -1,8 +1,8 @@
-"""The fenced bash block: some reasoning, then one ```bash block whose body is the command.
+"""The format of fenced bash blocks: some reasoning, then one ```bash block with the command.
 
-It is the shortest format that small models get right: no JSON, no escaping. A command that itself
-contains a fence is put between longer fences, as in Markdown. It can say bash and finish, and no
-other tool.
+It is the shortest format that small models get right: no JSON, no escaping. A command that contains
+a fence is put between longer fences, as in Markdown. The format can express the tools bash and
+finish, and no others.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _FINISH = FINISH.name
 class _Block:
     fence: str
     language: str
-    before: int  # lines before the opening fence
+    before: int  # number of lines before the opening fence
     body: list[str] = field(default_factory=list)
 
 
 class BashBlock:
-    """``ToolCall("bash", {"command": ...})``, and ``ToolCall("finish")`` for the command finish."""
+    """Each block is ``ToolCall("bash", {"command": ...})``; the command finish ends the episode."""
 
     name = "bash_block"
     example = "```bash\nls\n```"
@@ -74,18 +74,18 @@ class BashBlock:
             )
         longest = max((len(run) for run in re.findall(r"`{3,}", command)), default=2)
         fence = "`" * (longest + 1)
-        # a fence in the reasoning would be taken for the command
+        # A fence in the reasoning would be parsed as the command
         reasoning = escaped(call.reasoning.strip().replace("```", "'''"))
         return f"{reasoning}\n{fence}bash\n{command}\n{fence}".lstrip("\n")
 
 
 def _no_other_call(text: str, at: int) -> Span | None:
-    """A call is a fenced block, and of those :func:`spoken` knows."""
+    """In this format a call is a fenced block, and :func:`spoken` finds those without help."""
     return None
 
 
 def _blocks(lines: list[str]) -> list[_Block]:
-    """Every fenced block, whatever its language. Raises FormatError where the last stays open."""
+    """All fenced blocks of any language. Raises FormatError if the last one is not closed."""
     blocks: list[_Block] = []
     current: _Block | None = None
     for index, line in enumerate(lines):

@@ -1,7 +1,7 @@
 """JSON between <tool_call> tags, the format that the Qwen and Hermes models were trained on.
 
-The system prompt lists the tools as their chat template does. Where the JSON ends is the JSON's
-own matter, so arguments may hold the closing tag.
+The system prompt lists the tools as their chat template does. The end of a call is the end of its
+JSON value, not the closing tag, so arguments may contain that tag.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ class HermesJSON:
         return to_call(value, unescaped(before.strip()))
 
     def render(self, call: ToolCall) -> str:
-        # an opening tag in the reasoning would be taken for the call
+        # An opening tag in the reasoning would be parsed as the call
         reasoning = escaped(call.reasoning.strip().replace(_OPEN, "<tool call>"))
         value = dump({"name": call.name, "arguments": to_json(call)})
-        # for readers that look for the closing tag first; the same string in JSON
+        # Escaped for other readers, which look for the closing tag; in JSON it is the same string
         value = value.replace("</tool", "<\\/tool")
         return f"{reasoning}\n{_OPEN}\n{value}\n{_CLOSE}".lstrip("\n")
 
 
 def _next_call(text: str, at: int) -> Span | None:
-    """The first opening tag with JSON after it, and where that JSON ends."""
+    """From the first opening tag that JSON follows to the end of that JSON."""
     while (start := text.find(_OPEN, at)) >= 0:
         at = start + len(_OPEN)
         if value := _JSON.match(text, at):

@@ -1,7 +1,8 @@
-"""JSON that a model wrote, read so that it can only be right or a FormatError.
+"""Parse JSON that a model wrote: the result is a valid value or a FormatError, for any text.
 
-Models nest, truncate and mistype, so what the json module raises on hostile text (recursion, digits
-without end) is caught in one place, for every format that carries JSON.
+Models write deeply nested, truncated and mistyped JSON. The errors that the json module raises on
+such text (RecursionError, numbers with too many digits) are caught here, for every format with
+JSON.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ from swe_gym_env.actions.base import FormatError
 from swe_gym_env.tools.schema import TOOLS
 from swe_gym_env.types import ToolCall
 
-# Models write newlines inside strings as they are; the meaning is clear, so that is let through
+# Models write unescaped newlines inside of strings; the meaning is clear, so they are accepted
 _DECODER = json.JSONDecoder(strict=False)
 
 
 def decode(text: str, start: int = 0) -> tuple[Any, int]:
-    """The JSON value at ``start``, and where it ends."""
+    """The JSON value that begins at ``start``, and the position of its end."""
     try:
         return _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
         what, at = error.msg.lower(), text[error.pos : error.pos + 20]
         raise FormatError(f"bad JSON: {what} at {at!r}" if at else f"bad JSON: {what}") from None
-    except ValueError:  # more digits than Python takes
+    except ValueError:  # a number with more digits than Python accepts
         raise FormatError("bad JSON: a number is too long") from None
     except RecursionError:
         raise FormatError("bad JSON: nested too deeply") from None
 
 
 def whole(text: str) -> Any:
-    """The one JSON value that ``text`` is."""
+    """The JSON value of the whole ``text``."""
     text = text.strip()
     value, end = decode(text)
     if end < len(text):
@@ -40,13 +41,13 @@ def whole(text: str) -> Any:
 
 
 def to_call(function: Any, reasoning: str) -> ToolCall:
-    """The call that ``{"name": ..., "arguments": ...}`` stands for. null means: not given."""
+    """The call that ``{"name": ..., "arguments": ...}`` describes. A null argument is left out."""
     if not isinstance(function, dict):
         raise FormatError("the call is not a JSON object")
     name, arguments = function.get("name"), function.get("arguments")
     if not isinstance(name, str) or not name:
         raise FormatError('the call has no "name"')
-    if isinstance(arguments, str):  # OpenAI writes the object once more as a string
+    if isinstance(arguments, str):  # OpenAI's API has the object as a string of JSON
         arguments = whole(arguments) if arguments.strip() else None
     if arguments is None:
         arguments = {}
@@ -57,7 +58,7 @@ def to_call(function: Any, reasoning: str) -> ToolCall:
 
 
 def to_json(call: ToolCall) -> dict[str, Any]:
-    """The arguments of ``call`` as JSON values, numbers as numbers where the tool wants them."""
+    """The arguments of ``call`` as JSON values, with numbers where the tool takes numbers."""
     if not call.name:
         raise FormatError("a call without a name cannot be written")
     tool = TOOLS.get(call.name)
@@ -65,7 +66,7 @@ def to_json(call: ToolCall) -> dict[str, Any]:
 
 
 def dump(value: Any) -> str:
-    """On one line, with the text as readable as it was."""
+    """JSON on one line, without escaping of characters that need none."""
     return json.dumps(value, ensure_ascii=False)
 
 

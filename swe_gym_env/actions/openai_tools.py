@@ -1,7 +1,7 @@
-"""The assistant message of OpenAI's chat API as JSON text: what most recorded episodes hold.
+"""The assistant message of OpenAI's chat API as JSON text, as in most recorded episodes.
 
-The arguments are JSON inside a JSON string, as that API has them. It is the format for exchanging
-turns with other programs; small models get the double quoting wrong.
+The arguments are JSON inside of a JSON string, as in that API. The format is meant for the exchange
+of turns with other programs; small models get the double quoting wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from swe_gym_env.tools.schema import ALL, Tool
 from swe_gym_env.types import ToolCall
 
 _BEGIN = re.compile(r"(?:^|(?<=[\s>\]▷\ufeff]))\{")
-MOST_OBJECTS = 50  # looked at in search of the message, among what a model thinks
+MOST_OBJECTS = 50  # JSON objects that are examined; thoughts may contain some of them
 
 
 class OpenAITools:
@@ -55,8 +55,8 @@ class OpenAITools:
             raise FormatError("more than one call")
         if not isinstance(calls[0], dict):
             raise FormatError("the call is not a JSON object")
-        said = unescaped(spoken(content or "", _no_call))
-        return to_call(calls[0].get("function"), said)
+        reasoning = unescaped(spoken(content or "", _no_call))
+        return to_call(calls[0].get("function"), reasoning)
 
     def render(self, call: ToolCall) -> str:
         function = {"name": call.name, "arguments": dump(to_json(call))}
@@ -76,5 +76,5 @@ def _next_call(text: str, at: int) -> Span | None:
 
 
 def _no_call(text: str, at: int) -> Span | None:
-    """The content of a message holds none."""
+    """The content of a message contains no calls."""
     return None

@@ -1,14 +1,15 @@
-"""What a model says in a turn, apart from what it thinks: thoughts hold no calls.
+"""Separate what a model says in a turn from its thoughts, which contain no calls.
 
-Models think between tags, in the text of the turn itself: ``<think>...</think>``. A call that is
-drafted there must neither run nor count as a second call. Every format reads its turns through
-:func:`spoken`, so the rule is the same in all of them:
+Models think between tags within the text of the turn: ``<think>...</think>``. A call that is
+drafted there must neither run nor count as a second call. All formats read a turn through
+:func:`spoken`, so they share these rules:
 
 - an opening tag at the beginning of a line starts a thought, which ends at the next closing tag,
-  or with the turn where there is none (a reply that was cut by its token limit);
-- an opening tag within a line does so only where a closing tag follows outside a call;
-- a closing tag alone ends a thought that the chat template had opened: all before it was thought;
-- a tag inside a call, a fenced block or quotes is text, so a command may print or search for it.
+  or at the end of the turn if there is none (the reply was cut at its token limit);
+- an opening tag within a line does so only if a closing tag follows outside of calls;
+- a closing tag without an opening one ends a thought that the chat template has opened, so all text
+  before it is a thought;
+- a tag inside of a call, a fenced block or quotes is text, so a command may print or search for it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-Span = tuple[int, int]  # where something begins and ends in a text
-# The first call that begins at or after a place; None where there is none
+Span = tuple[int, int]  # begin and end of a part of a text
+# Finds the first call that begins at or after a position; None if there is none
 NextCall = Callable[[str, int], Span | None]
 
 _NAMES = r"think|thinking|thoughts?|reasoning|seed:think"
@@ -33,7 +34,7 @@ _MARK = re.compile(f"(?P<open>{_OPEN})|{_CLOSE}", re.IGNORECASE)
 _CLOSING = re.compile(_CLOSE, re.IGNORECASE)
 _FENCE = re.compile(r"(?:^|(?<=[>\]▷]))[ \t]*(`{3,})[^`\n]*\n", re.MULTILINE)
 _QUOTES = frozenset("`'\"")
-# The first character of any of these tags, before the rest of the tag
+# The rest of any of these tags after its first character
 _REST = (
     rf"(?:/?(?:{_NAMES})>|\|(?:START|END)_THINKING\|>|\|(?:begin|end)_of_thought\|>"
     r"|\|?channel\|>|/?THINK\]|/?think▷)"
@@ -43,8 +44,12 @@ _ESCAPED = re.compile(rf"([<\[◁])\\(?=\\*{_REST})", re.IGNORECASE)
 
 
 def spoken(text: str, next_call: NextCall) -> str:
-    """``text`` without its thoughts. ``next_call`` knows the format's calls; fenced blocks are
-    known here."""
+    """``text`` without its thoughts.
+
+    Args:
+        text: Text of a turn.
+        next_call: Finds the calls of the format. Fenced blocks are found here.
+    """
     if not _MARK.search(text):
         return text
     turn = _Turn(text, next_call)
@@ -63,7 +68,7 @@ def spoken(text: str, next_call: NextCall) -> str:
             line = text.rfind("\n", begun, mark.start()) + 1
             first = not text[max(begun, line) : mark.start()].strip()
             end = turn.closing(mark.end(), anywhere=first)
-            if end is None and not first:  # speech that names the tag
+            if end is None and not first:  # the model only mentions the tag
                 at = mark.end()
                 continue
             kept.append(text[begun : mark.start()])
@@ -72,8 +77,10 @@ def spoken(text: str, next_call: NextCall) -> str:
 
 
 def plain_lines(text: str) -> str:
-    """A turn that came with Windows or old Mac line ends throughout is read as if it had none of
-    them. Where only some lines end so, the carriage returns are part of what was said."""
+    """``text`` with LF at the end of each line, if all lines end in CR LF or all in CR.
+
+    If only some do, the carriage returns are part of the content and stay.
+    """
     if "\r" not in text:
         return text
     if "\n" not in text:
@@ -82,8 +89,11 @@ def plain_lines(text: str) -> str:
 
 
 def escaped(reasoning: str) -> str:
-    r"""``reasoning`` as it can stand before a call: the tags in it, written ``<\think>``, are words
-    and hide no call. One more backslash is put before those that are already there."""
+    r"""``reasoning`` in a form that can precede a call: a tag in it is written ``<\think>``.
+
+    So it is text and does not hide the call. If backslashes are there already, one is added, so
+    that :func:`unescaped` gives back the same text.
+    """
     return _TO_ESCAPE.sub(r"\g<0>\\", reasoning)
 
 
@@ -98,7 +108,11 @@ def _is_quoted(mark: re.Match[str]) -> bool:
 
 
 class _Turn:
-    """What is looked up again and again in one text: each search is made once for a stretch."""
+    """Cached searches in one text, so that the time stays proportional to its length.
+
+    A search from some position has the same result from every later position up to its match. The
+    results are therefore stored with the position at which they begin to hold.
+    """
 
     def __init__(self, text: str, next_call: NextCall) -> None:
         self._text, self._next_call = text, next_call
@@ -107,7 +121,7 @@ class _Turn:
         self._closing: dict[bool, tuple[int, int | None]] = {}
 
     def span(self, at: int) -> Span | None:
-        """The first call or fenced block from ``at`` on. A block that has a call within is none."""
+        """The first call or fenced block from ``at`` on. A block with a call in it is skipped."""
         self._call = _still(self._call, at) or (at, self._next_call(self._text, at))
         self._fence = _still(self._fence, at) or (at, _fenced(self._text, at))
         call, fence = self._call[1], self._fence[1]
@@ -116,7 +130,7 @@ class _Turn:
         return call or fence
 
     def closing(self, at: int, anywhere: bool) -> int | None:
-        """Where the next closing tag ends; unless ``anywhere``, one outside all calls."""
+        """The end of the next closing tag, anywhere or only outside of calls; None without one."""
         known = self._closing.get(anywhere)
         if known and known[0] <= at and (known[1] is None or known[1] > at):
             return known[1]
@@ -135,15 +149,15 @@ class _Turn:
 
 
 def _still(known: tuple[int, Span | None] | None, at: int) -> tuple[int, Span | None] | None:
-    """What was found from an earlier place on, if it is also the first from ``at`` on."""
+    """A cached result of an earlier position, if it is also the result from ``at`` on."""
     if known and known[0] <= at and (known[1] is None or known[1][0] >= at):
         return known
     return None
 
 
 def _fenced(text: str, at: int) -> Span | None:
-    """The first fenced block from ``at`` on that is closed."""
-    unclosed = 1 << 30  # length of the shortest fence that nothing closes
+    """The first closed fenced block from ``at`` on."""
+    unclosed = 1 << 30  # length of the shortest fence that is known to have no closing fence
     fence = re.compile(r"[ \t]*(`{3,})[^`\n]*\n").match(text, at) or _FENCE.search(text, at)
     while fence:
         length = len(fence[1])

@@ -1,8 +1,7 @@
-r"""Tags with the arguments as they are, the format of OpenHands and of Qwen3-Coder.
+r"""Tags around unescaped arguments, the format of OpenHands and Qwen3-Coder.
 
-No quoting: code stands in a turn as it stands in the file. The one thing that a value cannot hold
-is the tag that ends it, so that is written <\/parameter>, with one backslash more for each that was
-already there.
+Code is written in a turn exactly as in the file. Only the tag that ends a value cannot be part of
+it, so that tag is written <\/parameter>, with one more backslash than it had before.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class XML:
         for name in (call.name, *call.arguments):
             if not _NAME.fullmatch(name):
                 raise FormatError(f"{name[:40]!r} cannot be the name in a tag")
-        # an opening tag in the reasoning would be taken for the call
+        # An opening tag in the reasoning would be parsed as the call
         reasoning = call.reasoning.replace(_CALL, "<function ").replace(_WRAPPER, "<tool call>")
         lines = [escaped(reasoning.strip()), f"{_CALL}{call.name}>"]
         for name, value in call.arguments.items():
@@ -66,7 +65,7 @@ class XML:
 
 
 def _call(text: str, start: int) -> tuple[ToolCall, int]:
-    """The call whose tag begins at ``start``, and where it ends."""
+    """The call whose tag begins at ``start``, and the position of its end."""
     name, at = _tag_name(text, start + len(_CALL), _CALL)
     arguments: dict[str, str] = {}
     while text.startswith(_ARGUMENT, at := _skip_blanks(text, at)):
@@ -79,14 +78,14 @@ def _call(text: str, start: int) -> tuple[ToolCall, int]:
         arguments[key] = _value(text[at:end])
         at = end + len(_END_ARGUMENT)
     if not text.startswith(_END_CALL, at):
-        inside = arguments and at < len(text)  # a value may have held the tag that ends it
+        inside = arguments and at < len(text)  # an unescaped closing tag may be part of a value
         hint = r"; inside a value write <\/parameter>" if inside else ""
         raise FormatError(f"{_ARGUMENT}...> or {_END_CALL} expected{_near(text, at)}{hint}")
     return ToolCall(name, arguments), at + len(_END_CALL)
 
 
 def _next_call(text: str, at: int) -> Span | None:
-    """The first call that is complete."""
+    """The first complete call."""
     while (start := text.find(_CALL, at)) >= 0:
         at = start + len(_CALL)
         with contextlib.suppress(FormatError):
@@ -104,7 +103,7 @@ def _listing(tool: Tool) -> str:
 
 
 def _tag_name(text: str, at: int, tag: str) -> tuple[str, int]:
-    """The name in the tag that began before ``at``, and where the tag ends."""
+    """The name in the tag that begins before ``at``, and the position of the tag's end."""
     match = _NAME.match(text, at)
     if not match or not text.startswith(">", match.end()):
         raise FormatError(f"{tag} has no name and >{_near(text, at)}")
@@ -118,7 +117,7 @@ def _skip_blanks(text: str, at: int) -> int:
 
 
 def _value(text: str) -> str:
-    """Without the newlines that set a value of several lines apart from its tags."""
+    """``text`` without the newlines that separate a value of several lines from its tags."""
     return _ESCAPED.sub(r"<\1", text.removeprefix("\n").removesuffix("\n"))
 
 

@@ -1,6 +1,8 @@
-"""The command line: one module a command, each with ``add`` (its arguments) and ``run``.
+"""The command line ``python -m swe_gym_env``.
 
-What a user can mend ends as one line on stderr and exit code 1, never as a traceback.
+Each command is a module with ``add`` (declares its arguments) and ``run`` (returns the exit code).
+The docstring of the module is its help text. An error that the user can correct ends as one line on
+standard error with exit code 1, never as a traceback.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from swe_gym_env.text import shown
 COMMANDS = (validate, grade, regrade, prepull, clean)
 EPILOG = """\
 TASKS is a source (pypi, swe_gym, swe_smith, r2e_gym, swe_rebench, ...), or a file, folder or hub
-id of rows in swebench's columns. What a source can be told goes into -o: -o path=rows.parquet
+id of rows with swebench's columns. Options of a source are given with -o: -o path=rows.parquet
 
 examples:
   python -m swe_gym_env validate pypi --split heldout --limit 20 --out checked
@@ -54,15 +56,19 @@ def arguments() -> argparse.ArgumentParser:
 
 
 class _Plain(logging.Formatter):
-    """A record may quote what a sandbox or a data set said."""
+    """Escapes control characters, since a record may quote a sandbox or a data set."""
 
     def format(self, record: logging.LogRecord) -> str:
         return shown(super().format(record))
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 something to mend, 2 wrong usage, 130 interrupted."""
-    for stream in (sys.stdout, sys.stderr):  # no encoding has all names, and some have few
+    """Run one command.
+
+    Returns:
+        0: done. 1: something must be corrected. 2: wrong usage. 130: interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):  # names may contain characters that it cannot encode
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     options = arguments().parse_args(words)
@@ -81,4 +87,4 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"\ninterrupted; what is finished is kept. Go on with:\n  {again}", file=sys.stderr)
         sys.stderr.flush()
         sys.stdout.flush()
-        os._exit(130)  # sandboxes of unfinished tasks end with this process; nobody waits for them
+        os._exit(130)  # without joining threads: their sandboxes end with this process

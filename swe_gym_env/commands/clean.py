@@ -1,8 +1,9 @@
 """Remove what sandboxes left behind: containers, temporary folders of sandbox=process, images.
 
-Sandboxes clean up after themselves; this is for those that were killed with all that watched over
-them. Only what no living process owns is removed, unless --all is given. Docker images that were
-made of tasks of the local store go with --images; they are made again when they are needed.
+Sandboxes clean up after themselves. This command is for those that were killed together with the
+processes that watched them. It removes only what belongs to no running process, unless --all is
+given. --images also removes Docker images that were made from tasks of the local store; they are
+made again when they are needed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from swe_gym_env.commands.prepull import engine
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox.process import PREFIX
 
-BUILD = 3600.0  # seconds: no image takes longer to be made
+BUILD = 3600.0  # seconds; making an image does not take longer
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -54,13 +55,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def folders(everything: bool) -> list[Path]:
-    """Of sandbox=process: named after the process that made them."""
+    """Temporary folders of sandbox=process, or only those whose process has ended."""
     found = sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
     return [path for path in found if everything or not _owned(path)]
 
 
 def _owned(folder: Path) -> bool:
-    """Its process lives, and is not a later one of the same number."""
+    """Whether the process that made the folder runs, and is not a later one with the same id."""
     match = re.match(rf"{re.escape(PREFIX)}(\d+)-", folder.name)
     if match is None:
         return False
@@ -73,7 +74,7 @@ def _owned(folder: Path) -> bool:
     try:
         ticks = int(Path("/proc", match[1], "stat").read_text().rpartition(")")[2].split()[19])
         boot = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)
-    except OSError:  # no /proc here: better left than taken from under a run
+    except OSError:  # no /proc here: keep the folder, since a run may use it
         return True
     started = int(boot[1]) + ticks / os.sysconf("SC_CLK_TCK") if boot else 0
     return started <= folder.stat().st_ctime + 2  # seconds: the boot time is rounded
@@ -84,7 +85,7 @@ def _abandoned(found: Mapping[str, Any]) -> bool:
 
     if f"{LABEL}.owner" in found["Labels"]:
         return abandoned(found["Labels"])
-    return time.time() - found["Created"] > BUILD  # an image in the making has no owner
+    return time.time() - found["Created"] > BUILD  # of an image that is being made
 
 
 def _containers(api: Any, options: argparse.Namespace, verb: str) -> int:
@@ -101,7 +102,7 @@ def _containers(api: Any, options: argparse.Namespace, verb: str) -> int:
             if not options.dry_run:
                 api.remove_container(found["Id"], force=True, v=True)
         except docker.errors.APIError as error:
-            if error.status_code not in (404, 409):  # gone by itself, or going
+            if error.status_code not in (404, 409):  # removed already, or being removed
                 print(f"cannot remove container {name}: {error.explanation}")
                 continue
         print(f"{verb} container {name} ({found['Image']})")
@@ -114,7 +115,7 @@ def _images(api: Any, options: argparse.Namespace, verb: str) -> None:
 
     from swe_gym_env.sandbox.docker.image import REPOSITORY
 
-    for found in api.images(f"{REPOSITORY}/*"):  # the newest first: layers before what they lie on
+    for found in api.images(f"{REPOSITORY}/*"):  # the newest come first, so upper layers do
         for tag in found["RepoTags"]:
             try:
                 if not options.dry_run:

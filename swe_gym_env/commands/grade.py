@@ -1,10 +1,10 @@
-"""Grade predictions in SWE-bench's form; test logs are kept, so that they can be graded again.
+"""Grade predictions in the format of SWE-bench; test logs are stored and can be judged again.
 
 PREDICTIONS: {instance_id, model_name_or_path, model_patch}, as .jsonl, or .json with a list or a
-mapping. Writes OUT/results.jsonl (one line a finished task), OUT/logs/INSTANCE.log with its marker
-beside it, and OUT/report.json. Killed or interrupted, the same command goes on with what is
-missing. A task is graded again if its row, its patch, the kind of sandbox, the time limit or the
-code that grades has changed since, or if its sandboxes failed.
+mapping. Writes OUT/results.jsonl (one line for each finished task), OUT/logs/INSTANCE.log with its
+marker beside it, and OUT/report.json. If it is killed or interrupted, the same command continues
+with the missing tasks. A task is graded again if its row, its patch, the kind of sandbox, the time
+limit or the code that grades has changed since, or if its sandboxes failed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class Logs:
-    """OUT/logs: a test log for each task, with the nonce that its markers carry beside it."""
+    """OUT/logs: a test log for each task, and beside it the nonce that is part of its markers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "logs"
@@ -92,8 +92,10 @@ class Logs:
         marker.write_text(json.dumps({"nonce": nonce, "run": run}))
 
     def read(self, instance_id: str, run: str) -> tuple[str, str] | None:
-        """Log and nonce; None where there is no log of this ``run``: the tests were not run to
-        their end, or the log there is another patch's."""
+        """Log and nonce of ``run``.
+
+        None if there is no such log, because the tests did not end or it is of another patch.
+        """
         log, marker = self._paths(instance_id)
         try:
             about = json.loads(marker.read_text())
@@ -114,7 +116,7 @@ def report(
     found: Mapping[str, Mapping[str, Any]],
     unknown: int = 0,
 ) -> None:
-    """Prints the table, and writes it with the ids in the official report's words."""
+    """Print the table of outcomes, and write it with the ids under the official report's keys."""
     counts = Counter(result["status"] for result in found.values())
     ids = {status: [n for n, r in found.items() if r["status"] == status] for status in STATUSES}
     missing = [task.instance_id for task in tasks if task.instance_id not in found]

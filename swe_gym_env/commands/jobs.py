@@ -1,7 +1,7 @@
-"""One job for each of many things, some at once, and each result on disk the moment it is there.
+"""Run one job for each of many items in parallel, and store each result as soon as it exists.
 
-A folder holds ``results.jsonl``, one line a finished job. A command that was killed at any moment
-does again what has no whole line there, and nothing else.
+A folder has ``results.jsonl`` with one line for each finished job. After a kill at any moment, the
+same command repeats only the jobs without a complete line.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from swe_gym_env.types import Outcome, TaskInstance
 Result = dict[str, Any]
 Item = TypeVar("Item")
 
-EVERY = 5.0  # seconds between two lines of progress where no terminal listens
+EVERY = 5.0  # seconds between two lines of progress if standard error is not a terminal
 
 
 class Results:
-    """The last whole line of each ``key`` (what a result depends on, as a digest), and of each id.
-    A line of an older version has no key and fits nothing. Used by several threads."""
+    """The stored results of a folder. It may be used by several threads.
+
+    For each ``key``, which is a digest of what a result depends on (``identity.py``), and for each
+    id, the last complete line counts. A line of an older version has no key and never matches.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "results.jsonl"
@@ -42,7 +45,7 @@ class Results:
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
             raise SetupError(f"cannot write to {folder}: {error.strerror}") from None
-        if text and not text.endswith("\n"):  # killed in the middle of a line
+        if text and not text.endswith("\n"):  # a kill has cut the last line
             self._file.write("\n")
         for line in text.split("\n"):
             try:
@@ -56,8 +59,10 @@ class Results:
         self.found[result["key"]] = self.last[result["instance_id"]] = result
 
     def of(self, key: str, instance_id: str) -> Result:
-        """The result that fits. Where an image came while others were at work its key has changed:
-        then the last one."""
+        """The result for ``key``, or the last one of the task.
+
+        The key changes if an image appears while the command runs, because it is part of the key.
+        """
         return self.found.get(key) or self.last[instance_id]
 
     def add(self, result: Result) -> None:
@@ -74,7 +79,15 @@ def run(
     workers: int,
     word: Callable[[Mapping[str, Any]], str],
 ) -> None:
-    """``word``: what a result counts as in the line of progress."""
+    """Run the jobs and store their results.
+
+    Args:
+        items: What is passed to ``job``, one after the other.
+        job: Returns a result with ``instance_id``. An exception ends the command.
+        results: Where results are stored.
+        workers: Number of threads.
+        word: Under which name a result is counted in the line of progress.
+    """
     if not items:
         return
     progress = Progress(len(items))
@@ -94,8 +107,7 @@ def run(
 
 
 def graded(task: TaskInstance, patch: str, sandboxes: SandboxProvider, **options: Any) -> Outcome:
-    """As ``grading.grade``; a task that cannot be set up (its image is not there) is a fault of
-    that task, and not the end of all others."""
+    """As ``grading.grade``, but a SetupError, such as a missing image, concerns this task only."""
     from swe_gym_env.grading import grade
 
     try:
@@ -105,7 +117,7 @@ def graded(task: TaskInstance, patch: str, sandboxes: SandboxProvider, **options
 
 
 class Progress:
-    """A line that is drawn over on a terminal, else a line now and then."""
+    """Progress on standard error: one line that is redrawn on a terminal, else a line at times."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0

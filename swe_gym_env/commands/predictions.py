@@ -1,4 +1,8 @@
-"""Predictions in SWE-bench's official form: {instance_id, model_name_or_path, model_patch}."""
+"""Read predictions in the official format of SWE-bench.
+
+Each has instance_id, model_name_or_path and model_patch. Programs that store a patch as text often
+damage it in typical ways; :func:`repaired` undoes these.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ def read(path: Path) -> dict[str, str]:
             raise SetupError(f"{row.where}, column 'model_patch': not a text: {patch!r:.80}")
         if name in patches:
             raise SetupError(f"{row.where}: a second prediction for {name}; one model a file")
-        patches[name] = mended(patch or "")
+        patches[name] = repaired(patch or "")
     if not patches:
         raise SetupError(f"{path} holds no predictions")
     return patches
@@ -39,11 +43,11 @@ def _rows(path: Path) -> Iterable[files.Row]:
         return files.read_file(path)
     try:
         found = files.read_json(path)
-    except SetupError:  # many .json files hold an object a line; what this one is, is said there
+    except SetupError:  # many .json files have one object per line; read_file reports other errors
         found = None
     if not isinstance(found, Mapping):
         return files.read_file(path)
-    if {"instance_id", "model_patch"} <= found.keys():  # one prediction, and no mapping of them
+    if {"instance_id", "model_patch"} <= found.keys():  # one prediction, not a mapping of them
         return files.placed([found], f"{path}, prediction")
     return files.placed(_from_mapping(found), f"{path}, prediction")
 
@@ -56,11 +60,15 @@ def _from_mapping(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def mended(patch: str) -> str:
-    """``patch`` with what storing it as text often takes away: its last newline, blank lines at its
-    end that its last hunk counts, and LF as the end of a line. What a diff says is not changed."""
+def repaired(patch: str) -> str:
+    """``patch`` with typical damage from storing it as text undone.
+
+    That is: a missing last newline, missing blank lines at the end that the last hunk counts, and
+    CR LF instead of LF. The changes that the diff describes stay the same.
+    """
     header = re.search(r"^diff --git .*\r$|^--- .*\r$|^@@ .*@@.*\r$", patch, re.MULTILINE)
-    if header and len(re.findall(r"(?<!\r)\n", patch)) == 0:  # a header never ends in CR by itself
+    # A header of git never ends in CR, so here the whole text was converted
+    if header and len(re.findall(r"(?<!\r)\n", patch)) == 0:
         patch = patch.replace("\r\n", "\n").removesuffix("\r")
     if not re.search(r"^(?:diff --git |@@ )", patch, re.MULTILINE):
         return patch
@@ -69,7 +77,7 @@ def mended(patch: str) -> str:
 
 
 def _missing(patch: str) -> int:
-    """How many lines of context the last hunk lacks, on both sides alike: those that were blank."""
+    """Number of blank context lines that the last hunk lacks on both sides; 0 if it is complete."""
     last = max(_HUNK.finditer(patch), key=re.Match.start, default=None)
     if last is None or "\n" not in patch[last.end() :]:
         return 0

@@ -1,8 +1,9 @@
-"""Fetch the Docker images of tasks ahead of a run, slowly enough for the registry.
+"""Fetch the Docker images of tasks before a run, slowly enough for the registry.
 
-Images that are there already are skipped, so a killed command goes on where it was. When the
-registry limits the rate, it waits, longer each time. --max-disk is what the layers of all images of
-the engine may take together; what did not fit is said, and the exit code is 1.
+Images that the engine has already are skipped, so a killed command continues where it was. If the
+registry limits the rate, the command waits, longer each time. --max-disk is the space that the
+layers of all images of the engine may take together. Images that do not fit are reported, and the
+exit code is 1.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox import images
 from swe_gym_env.text import shown
 
-WAITS = (30, 60, 120, 240, 480, 900, 900, 900)  # seconds, at a rate limit or a registry in trouble
+WAITS = (30, 60, 120, 240, 480, 900, 900, 900)  # seconds, after a rate limit or a server error
 LATER = re.compile(
     r"toomanyrequests|too many requests|rate.?limit|\b429\b|\b50[234]\b|timed? ?out", re.I
 )
@@ -58,7 +59,7 @@ def pull(
     budget: int | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """The exit code: 0 where every image is there now."""
+    """Fetch the images. Returns the exit code: 0 if the engine has all of them now."""
     names = list(names)
     missing = [name for name in names if not _there(api, name)]
     say(f"{len(names)} images, {len(names) - len(missing)} of them are there")
@@ -83,7 +84,7 @@ def pull(
 
 
 def _patiently(api: Any, name: str, sleep: Callable[[float], None]) -> str:
-    """Why the image could not be pulled, or nothing."""
+    """Pull an image, with retries. Returns why it failed; empty if it did not."""
     for wait in (*WAITS, None):
         fault = _pull(api, name)
         if not fault or not LATER.search(fault) or wait is None:
@@ -94,7 +95,7 @@ def _patiently(api: Any, name: str, sleep: Callable[[float], None]) -> str:
 
 
 def _pull(api: Any, name: str) -> str:
-    """Errors come as exceptions, or within the stream once it has begun."""
+    """Pull an image once. Errors are exceptions at first, and part of the stream once it began."""
     import docker
 
     repository, tag = docker.utils.parse_repository_tag(name)

@@ -1,9 +1,9 @@
-"""Verdicts from the logs that `grade` stored, without running anything.
+"""Compute verdicts again from the logs that `grade` stored, without running anything.
 
-For a changed parser or changed lists of tests. Where a task left no log (nothing was submitted,
-the patch did not apply, time ran out) its verdict stays. A row whose tests are run otherwise now
-(its image, commit, eval script, environment) is left to `grade`. Adds to OUT/results.jsonl and
-writes OUT/report.json anew.
+This is for a changed parser or changed lists of tests. A task without a log (nothing was submitted,
+the patch did not apply, the time was over) keeps its verdict. A row whose tests would be run in
+another way now (image, commit, eval script, environment) is left to `grade`. Adds to
+OUT/results.jsonl and writes OUT/report.json again.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
             continue
         outcome = to_dict(_again(task, *stored))
         if outcome["status"] != old["status"]:
-            said = f"{old['status']} -> {outcome['status']} {outcome['reason']}"
-            print(shown(f"{task.instance_id}: {said}"))
+            change = f"{old['status']} -> {outcome['status']} {outcome['reason']}"
+            print(shown(f"{task.instance_id}: {change}"))
             changed += 1
         image = old["image"]
         key = identity.of_verdict(task, old["patch_sha256"], old["sandbox"], old["timeout"], image)

@@ -1,4 +1,4 @@
-"""Arguments that several commands share: which tasks, and in which kind of sandbox."""
+"""Arguments that several commands share: the choice of tasks and of the kind of sandbox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from swe_gym_env.types import TaskInstance
 
 
 def add_tasks(parser: argparse.ArgumentParser, flag: bool = False) -> None:
-    """``flag``: as ``--tasks TASKS``, else as a positional argument."""
+    """Declare the arguments that choose tasks.
+
+    Args:
+        parser: The parser of the command.
+        flag: Whether the source is given as ``--tasks TASKS`` instead of as a positional argument.
+    """
     about = "a task source, or a file, folder or hub id of rows"
     if flag:
         parser.add_argument("--tasks", required=True, metavar="TASKS", help=about)
@@ -32,7 +37,9 @@ def add_tasks(parser: argparse.ArgumentParser, flag: bool = False) -> None:
 
 
 def add_sandboxes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sandbox", default="auto", help="auto, local, docker or process")
+    parser.add_argument(
+        "--sandbox", default="auto", help="auto, local, docker, process, or of a plug-in"
+    )
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="tasks at once")
     parser.add_argument(
         "--timeout", type=seconds, default=900.0, metavar="SECONDS", help="of one run of the tests"
@@ -40,7 +47,7 @@ def add_sandboxes(parser: argparse.ArgumentParser) -> None:
 
 
 def load(options: argparse.Namespace) -> list[TaskInstance]:
-    """Raises SetupError, also where there are no tasks."""
+    """Load the chosen tasks. Raises SetupError, also if there are none."""
     from swe_gym_env import tasks
 
     values = dict(_pair(text) for text in options.option)
@@ -49,10 +56,10 @@ def load(options: argparse.Namespace) -> list[TaskInstance]:
     if options.limit is not None:
         values["limit"] = options.limit
     name = options.tasks
-    if name not in tasks.SOURCES:
+    if name not in tasks.names():
         if "/" not in name and "." not in name:
             raise SetupError(
-                f"no task source {name!r}: there are {', '.join(sorted(tasks.SOURCES))}; a file "
+                f"no task source {name!r}: there are {', '.join(tasks.names())}; a file "
                 "is given by its path"
             )
         values.setdefault("path", name)

@@ -1,11 +1,11 @@
-"""Check tasks: what an agent would submit that made the gold change resolves; no change does not.
+"""Check tasks: the gold change, submitted as an agent would, must resolve them; no change must not.
 
-The gold patch is applied in the agent's sandbox, and the diff that is taken there is graded, every
-time with the same result. Writes OUT/results.jsonl (one line a finished task), OUT/valid.jsonl (the
-tasks that hold, to be used as tasks=jsonl tasks.options.path=OUT/valid.jsonl) and OUT/report.md.
-Killed or interrupted, the same command goes on with the tasks that are missing. A task is judged
-again if its row, the kind of sandbox, the time limit or the code that grades has changed since, or
-if nothing could be known of it.
+The gold patch is applied in the agent's sandbox, and the diff that is taken there is graded several
+times, each time with the same result. Writes OUT/results.jsonl (one line for each finished task),
+OUT/valid.jsonl (the valid tasks, for tasks=jsonl tasks.options.path=OUT/valid.jsonl) and
+OUT/report.md. If it is killed or interrupted, the same command continues with the missing tasks. A
+task is judged again if its row, the kind of sandbox, the time limit or the code that grades has
+changed since, or if it could not be judged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VERDICTS = {
     "setup_error": "the row, its image and this machine do not fit: correct what the reason says",
     "infra_error": "the sandboxes failed: nothing is known, the next run tries again",
 }
-AGAIN = ("setup_error", "infra_error")  # says nothing about the row alone: tried again next time
+AGAIN = ("setup_error", "infra_error")  # not a property of the row: tried again the next time
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 def validate(
     task: TaskInstance, sandboxes: SandboxProvider, repeats: int, timeout: float
 ) -> dict[str, Any]:
-    """The result of one task, as it stands in results.jsonl. Stops at the first fault."""
+    """The result of one task, as stored in results.jsonl. It stops at the first fault."""
     started = time.monotonic()
     runs: dict[str, list[Outcome]] = {"gold": [], "empty": []}
     walked: Walk | None = None
@@ -102,7 +102,7 @@ def validate(
 
 
 def _seen(walked: Walk) -> tuple[str, str]:
-    """The verdict where the walk alone gives one; both empty where the tests have to be run."""
+    """Status and reason if the walk alone decides; both empty if the tests must run."""
     if walked.leak:
         return "leaks", walked.leak
     if walked.refused:
@@ -125,14 +125,19 @@ def _grade(
     timeout: float,
     runs: Mapping[str, list[Outcome]],
 ) -> None:
-    """Adds to ``runs``. Raises SetupError, and InfraError where a run was masked."""
+    """Grade ``repeats`` times and append the outcomes to ``runs``.
+
+    Raises:
+        SetupError: Only the user can correct the cause.
+        InfraError: An outcome was masked.
+    """
     for _ in range(repeats):
         for kind, patch in {"gold": walked.gold, "empty": walked.nothing}.items():
             one = grade(task, patch, sandboxes, timeout=timeout, allow_empty=True)
             runs[kind].append(one)
             if one.mask:
-                cause, _, said = one.reason.partition(": ")
-                raise (GradingError if cause == GradingError.cause else SandboxError)(said)
+                cause, _, message = one.reason.partition(": ")
+                raise (GradingError if cause == GradingError.cause else SandboxError)(message)
 
 
 def _judge(walked: Walk, runs: Mapping[str, Sequence[Outcome]]) -> tuple[str, str]:
@@ -150,7 +155,7 @@ def _judge(walked: Walk, runs: Mapping[str, Sequence[Outcome]]) -> tuple[str, st
 
 
 def _already(task: TaskInstance, empty: Sequence[Outcome]) -> list[str]:
-    """Tests of FAIL_TO_PASS that pass without a change: no harm, but nothing to be gained."""
+    """Tests of FAIL_TO_PASS that pass without a change: harmless, but they check nothing."""
     return [t for t in task.fail_to_pass if any(one.tests.get(t) == "PASSED" for one in empty)]
 
 

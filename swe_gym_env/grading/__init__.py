@@ -1,8 +1,13 @@
-"""The verdict on a patch: it is applied in a fresh sandbox, hidden tests are put over it, and run.
+"""Grade a patch: apply it in a fresh sandbox, put the hidden tests over it, and run them.
 
-Nothing of the agent's own sandbox is trusted but the diff. A fault of the machinery is never the
-agent's 0: it is retried in a new sandbox and comes back as a masked ``infra_error``. What guards
-the verdict is told in ``docs/grading.md``.
+Of the agent's sandbox only the diff is used, since anything else in it may have been changed to
+deceive. A fault of the infrastructure never becomes a reward of 0: the grading is retried in a new
+sandbox, and at last becomes a masked ``infra_error``.
+
+The steps, one module each: ``extract`` takes the patch from the agent's sandbox (``rescue`` where
+git fails there), ``apply`` puts it into the grading sandbox, ``script`` prepares the test run,
+``recorder`` and ``plugin`` report what pytest itself saw, ``parsers`` read the log, and ``verdict``
+decides. ``docs/reference/grading.md`` describes how the verdict is protected.
 """
 
 from __future__ import annotations
@@ -27,8 +32,9 @@ __all__ = ["MAX_PATCH", "diff", "grade", "score", "verdict"]
 
 log = logging.getLogger(__name__)
 
-LONGEST = 100_000  # bytes; the kernel takes no longer single argument than 128 KiB
-# Not in /tmp, which sandboxes without isolation share; under .git a diff does not see it
+LONGEST = 100_000  # bytes of a script on the command line; the kernel's limit is 128 KiB
+# Longer scripts go into this file. It is not in /tmp, which sandboxes without isolation share, and
+# below .git a diff does not show it.
 SCRIPT = ".git/swe_gym_eval.sh"
 
 
@@ -42,10 +48,23 @@ def grade(
     allow_empty: bool = False,
     on_log: Callable[[str, str], None] | None = None,
 ) -> Outcome:
-    """Run the task's hidden tests on ``patch``; ``timeout`` in seconds. An absent test failed.
+    """Run the hidden tests of ``task`` on ``patch``. A test that does not appear has failed.
 
-    ``allow_empty`` runs them on no change too (to see that they fail). ``on_log`` gets every run's
-    log and nonce, which :func:`verdict` takes to the same outcome again.
+    Args:
+        task: The task.
+        patch: The agent's change as a diff.
+        provider: What makes the grading sandbox.
+        timeout: Seconds that the tests may take.
+        retries: Further attempts after a fault of the infrastructure.
+        allow_empty: Whether the tests also run without a change, to check that they fail.
+        on_log: Called with the log and the nonce of each run. :func:`verdict` computes the same
+            outcome from them again.
+
+    Returns:
+        The outcome. A fault of the infrastructure is returned as ``infra_error``, not raised.
+
+    Raises:
+        SetupError: Only the user can correct the cause, for example a missing image.
     """
     started = time.monotonic()
     if not patch.strip() and not allow_empty:
@@ -70,8 +89,11 @@ def grade(
 def score(
     task: TaskInstance, found: Extracted, provider: SandboxProvider, *, timeout: float = 300.0
 ) -> Outcome:
-    """As :func:`grade`, for what was taken from an agent's sandbox. The reason says what the agent
-    did to its repository, and, if nothing is left, what is not in the patch."""
+    """Grade what was extracted from an agent's sandbox (see :func:`grade`).
+
+    The reason of the outcome also says how the patch was made, if not in the usual way, and what
+    was left out, if the patch is empty.
+    """
     if found.refused:
         return Outcome("unresolved", reason=found.refused)
     outcome = grade(task, found.patch, provider, timeout=timeout)
@@ -83,7 +105,7 @@ def score(
 
 
 def _unfit(patch: str) -> str:
-    """Why a patch is not even tried; empty if it is."""
+    """Why a patch is rejected without a run; empty if it is not."""
     try:
         size = len(patch.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError as error:
@@ -95,7 +117,7 @@ def _unfit(patch: str) -> str:
 def _run(
     task: TaskInstance, patch: str, provider: SandboxProvider, timeout: float, nonce: str
 ) -> str:
-    """The log of one run in one sandbox, sealed with what was seen from outside."""
+    """The log of one run in one sandbox, with the trailer of what was seen from outside."""
     limits = Limits(output=16 << 20)
     sandbox = start(provider, task, limits, for_agent=False)
     try:
@@ -105,14 +127,14 @@ def _run(
             if applied.failed or applied.tampered:
                 return sealed(applied.failed, nonce, Trailer(tampered=applied.tampered))
         hidden = sorted(patches.hidden(task))
-        spy = recorder(script.test_commands(task.eval_script), f"{task.workdir}/.git", hidden)
-        run = _execute(sandbox, task, spy, nonce, timeout)
+        plugin = recorder(script.test_commands(task.eval_script), f"{task.workdir}/.git", hidden)
+        run = _execute(sandbox, task, plugin, nonce, timeout)
         trailer = Trailer(
             exit=run.exit_code,
             timeout=timeout if run.timed_out else 0.0,
             left_out=applied.left_out,
-            canary=spy.canary if spy else "",
-            records=spy.read(_record(sandbox, spy)) if spy and not run.timed_out else (),
+            canary=plugin.canary if plugin else "",
+            records=plugin.read(_record(sandbox, plugin)) if plugin and not run.timed_out else (),
         )
     except OSError as error:
         raise GradingError(f"the sandbox refused a file: {error}") from error
@@ -122,11 +144,11 @@ def _run(
 
 
 def _execute(
-    sandbox: Sandbox, task: TaskInstance, spy: TestRecorder | None, nonce: str, timeout: float
+    sandbox: Sandbox, task: TaskInstance, plugin: TestRecorder | None, nonce: str, timeout: float
 ) -> ExecResult:
-    if spy is not None:
-        sandbox.write(f"{spy.folder}/{spy.module}.py", spy.source())
-    text = script.prepared(task.eval_script, spy.exports() if spy else ())
+    if plugin is not None:
+        sandbox.write(f"{plugin.folder}/{plugin.module}.py", plugin.source())
+    text = script.prepared(task.eval_script, plugin.exports() if plugin else ())
     data = text.encode("utf-8", "surrogateescape")
     if len(data) > LONGEST:
         sandbox.write(f"{task.workdir}/{SCRIPT}", data)
@@ -135,8 +157,8 @@ def _execute(
     return sandbox.exec(script.PROLOGUE + text, timeout=timeout, cwd=task.workdir, stdin=stdin)
 
 
-def _record(sandbox: Sandbox, spy: TestRecorder) -> bytes:
+def _record(sandbox: Sandbox, plugin: TestRecorder) -> bytes:
     try:
-        return sandbox.read(spy.record)
+        return sandbox.read(plugin.record)
     except OSError:
         return b""

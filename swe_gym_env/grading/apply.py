@@ -1,5 +1,17 @@
-"""Put an agent's patch into the grading sandbox: applied by git, looked at, its test edits
-undone."""
+"""Apply an agent's patch in the grading sandbox, and undo its edits of tests and configuration.
+
+git applies the patch and reports which paths it touched. The paths are then checked by their names
+*after* git has written them, because only git knows the true names in a diff (quoting, renames,
+symbolic links). Nothing of the patch is executed before the checks are done. For each path:
+
+- an edit of a hidden test or of pytest's configuration is set back to the base commit, since agents
+  make such edits in good faith;
+- a link out of the repository, a module that would replace part of the test framework or run at
+every
+  start of Python, or a new pytest plugin makes the patch ``tampered``, or is left out if it cannot
+  have an effect on the tests;
+- everything else stays, and so does each path that the gold patch touches as well.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +27,13 @@ from swe_gym_env.types import TaskInstance
 PATCH = ".git/swe_gym.patch"  # not in /tmp, which sandboxes without isolation share
 GIT_SECONDS = 60.0
 ROOM = 64 << 20  # bytes that a grading sandbox has for any patch
-MOST_READ = 200  # files of shared configuration that are read; more are set back unread
-# Names come from git itself, both sides of a rename (in reverse, git names the old side). Where an
-# image's tree is not quite the base commit, a diff against the base holds that difference too: then
-# the files that it touches are set to the base first. A link is followed to see where it leads.
+MOST_READ = 200  # files of shared configuration that are compared; further ones are set back unread
+# The names of touched files come from git, for both sides of a rename: applied in reverse, git
+# names the old side. If the tree of an image differs from the base commit, a diff against that
+# commit contains the difference too and does not apply; then the touched files are first set to the
+# base commit. Printed are NUL-separated pairs: a path, and where it leads if it is a symbolic link,
+# "." for another file, nothing if the patch deleted it. The last field is the real path of the
+# repository.
 APPLY = f"""
 export LC_ALL=C
 names() {{
@@ -47,8 +62,13 @@ REMOVE = "xargs -0 -r rm -rf --"
 
 @dataclass(frozen=True)
 class Applied:
-    """``failed``: what to log where the patch does not apply. ``tampered``: why it must not be
-    graded. ``left_out``: what of it was not applied, one sentence each."""
+    """What became of a patch.
+
+    Attributes:
+        failed: The text for the log if the patch does not apply.
+        tampered: Why the patch must not be graded; empty if it may be.
+        left_out: Parts of the patch that were not applied and why, one sentence each.
+    """
 
     failed: str = ""
     tampered: str = ""
@@ -56,33 +76,47 @@ class Applied:
 
 
 def apply(sandbox: Sandbox, task: TaskInstance, patch: str) -> Applied:
-    """Raises OSError, SandboxError, GradingError."""
-    if not patch.endswith("\n"):  # what was written in an answer or a form often lost it
+    """Apply ``patch`` in a grading sandbox and check what it touched.
+
+    Raises:
+        OSError: The patch cannot be written to the sandbox.
+        GradingError: git failed for a reason that is not the patch's.
+        SandboxError: The sandbox has ended.
+    """
+    if not patch.endswith("\n"):  # the last newline is often lost in an answer or a web form
         patch += "\n"
     data = patch.encode("utf-8", "surrogateescape")
     sandbox.write(f"{task.workdir}/{PATCH}", data)
     done = _run(sandbox, task, APPLY)
     text = done.output.decode("utf-8", "surrogateescape")
     if done.exit_code != 0:
-        said = text.strip()[-300:]
-        if "No space left" in said and patches.unpacked(patch) < ROOM:
-            raise GradingError(f"the sandbox has no room for the patch: {said}")
-        return Applied(f"{parsers.APPLY_FAILED}:\n{said}\n", patches.refused(patch, said))
+        end = text.strip()[-300:]
+        if "No space left" in end and patches.unpacked(patch) < ROOM:
+            raise GradingError(f"the sandbox has no room for the patch: {end}")
+        return Applied(f"{parsers.APPLY_FAILED}:\n{end}\n", patches.refused(patch, end))
     *fields, root = text.split("\0")
     touched = dict(zip(fields[::2], fields[1::2], strict=True))
-    return _looked_at(sandbox, task, touched, root)
+    return _checked(sandbox, task, touched, root)
 
 
-def _looked_at(sandbox: Sandbox, task: TaskInstance, touched: dict[str, str], root: str) -> Applied:
-    """``touched``: where a link leads, "." for a file, "" for what is not there any more."""
-    listed = _checked(_run(sandbox, task, TRACKED), "list the base commit")
+def _checked(sandbox: Sandbox, task: TaskInstance, touched: dict[str, str], root: str) -> Applied:
+    """Check the touched paths and set back what must not stay.
+
+    Args:
+        sandbox: The grading sandbox, with the patch applied.
+        task: The task.
+        touched: For each path, where it leads if it is a link, "." for another file, "" if it was
+            deleted.
+        root: Real path of the repository in the sandbox.
+    """
+    listed = _succeeded(_run(sandbox, task, TRACKED), "list the base commit")
     base = frozenset(listed.output.decode("utf-8", "surrogateescape").split("\0")[:-1])
     gold, hidden = patches.named(task.gold_patch), patches.hidden(task)
     restore = patches.overlapping(hidden, touched)
     tops = {patches.top_module(name) for name in base}
-    left_out = dict[str, str]()  # path: why; nothing at or below the path is applied
+    left_out = dict[str, str]()  # path -> why; nothing at or below the path stays
     left_out |= patches.virtual_environments(touched.keys() - base - gold, base)
-    shared = []
+    shared = []  # files that hold other settings beside those of pytest
     for name in sorted(touched):
         target, top = touched[name], patches.top_module(name)
         if name in left_out or any(path in left_out for path in patches.above(name)):
@@ -119,17 +153,17 @@ def _looked_at(sandbox: Sandbox, task: TaskInstance, touched: dict[str, str], ro
 
 
 def _set_back(sandbox: Sandbox, task: TaskInstance, names: set[str], base: frozenset[str]) -> None:
-    """What is at these paths is what the base commit has there, or nothing."""
+    """Make these paths, and all below them, what they are in the base commit; else remove them."""
     if not names:
         return
     there = sorted(n for n in base if n in names or any(p in names for p in patches.above(n)))
     for script, some in ((REMOVE, sorted(names)), (BACK, there)):
         stdin = "".join(f"{name}\0" for name in some).encode("utf-8", "surrogateescape")
-        _checked(_run(sandbox, task, script, stdin), "set files back")
+        _succeeded(_run(sandbox, task, script, stdin), "set files back")
 
 
 def _makes_plugins(sandbox: Sandbox, task: TaskInstance, base: Iterable[str]) -> bool:
-    """Whether the project itself is a plugin of pytest, by its own metadata at the base commit."""
+    """Whether the project itself is a plugin of pytest, by its metadata at the base commit."""
     files = [name for name in ("setup.py", "setup.cfg", "pyproject.toml") if name in base]
     return any("pytest11" in _at_base(sandbox, task, name) for name in files)
 
@@ -139,10 +173,11 @@ def _run(sandbox: Sandbox, task: TaskInstance, script: str, stdin: bytes = b"") 
     return sandbox.exec(script, timeout=GIT_SECONDS, cwd=task.workdir, stdin=stdin)
 
 
-def _checked(done: ExecResult, what: str) -> ExecResult:
+def _succeeded(done: ExecResult, what: str) -> ExecResult:
+    """``done``, if it succeeded with its output complete. Raises GradingError otherwise."""
     if done.exit_code != 0 or done.dropped:
-        said = done.output.decode("utf-8", "replace").strip()[-300:]
-        raise GradingError(f"git could not {what}: {said or done.exit_code}")
+        end = done.output.decode("utf-8", "replace").strip()[-300:]
+        raise GradingError(f"git could not {what}: {end or done.exit_code}")
     return done
 
 

@@ -1,29 +1,38 @@
-"""The shell scripts that make an agent's diff in its own sandbox, whatever it did there.
+"""The shell scripts that make the diff in the agent's sandbox, whatever the agent did there.
 
-They are templates of ``str.format``; ``extract.py`` fills them in.
+They are templates for ``str.format``, so braces of the shell are doubled; ``extract.py`` and
+``rescue.py`` fill them in.
 """
 
 from __future__ import annotations
 
-# Folders that tools make for themselves. None of them is part of a change, unless it is tracked.
+# Folders that tools make as caches. They are not part of a change unless git tracks them.
 CACHES = (
     *("__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"),
     *(".tox", ".nox", "node_modules"),
 )
-# The caches that nobody needs to be told of
+# Caches that are left out without a report
 SILENT = ("__pycache__", ".pytest_cache")
-# Goes into the working folder, as its owner may have forbidden even that
+# Enter the working folder. The agent owns it and may have removed the permission for that.
 ENTER = """
 export LC_ALL=C
 cd -P -- {workdir} 2>/dev/null || {{ chmod u+rwx -- {workdir} && cd -P -- {workdir}; }} || exit 3
 """
-# Makes what the agent made unreadable readable again. A folder comes before what is in it.
+# Make files and folders readable that the agent made unreadable. find visits a folder before its
+# content, so the content can be reached.
 READABLE = r"""find . -path ./.git -prune -o -type d ! -perm -u=rwx -exec chmod u+rwx {{}} \; \
   -o -type f ! -perm -u=r -exec chmod u+rw {{}} \; """
-# A scratch repository over the same objects: the diff changes nothing in the agent's own, and the
-# agent's git settings (hooks, filters, monitors, external diffs, line ends) have no say in it.
-# A repository inside the tree hides the files around it from git, so its .git is put aside if the
-# base commit has files there, and left out otherwise.
+# A scratch repository that reads the objects of the agent's repository. So the diff changes nothing
+# in the agent's repository, and the agent's settings of git (hooks, filters, file monitors,
+# external diffs, line ends) have no effect.
+#
+# The steps: set up the scratch repository and read the base commit into its index; look for nested
+# repositories, virtual environments and files that are too large; add all files; write the diff to
+# a file; print the random mark, the file's path and size; then list ignored files that the agent
+# made.
+#
+# A repository inside the tree hides the files in its folder from git. If the base commit has files
+# there, its .git is moved aside for the time of the diff; otherwise the folder is left out.
 DIFF = (
     ENTER
     + r"""
@@ -31,11 +40,11 @@ export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_NO_REPLACE_OBJECTS=
 scratch=$(mktemp -d) || exit 1
 aside=()
 finish() {{
-  said=$?
+  code=$?
   for name in "${{aside[@]}}"; do mv -- "$name.{mark}" "$name"; done
   rm -rf -- "$scratch/git"
-  [ $said = 0 ] || rm -rf -- "$scratch"
-  exit $said
+  [ $code = 0 ] || rm -rf -- "$scratch"
+  exit $code
 }}
 trap finish EXIT
 set -e
@@ -82,8 +91,8 @@ done
 unread=
 $plain add -A . 2>/dev/null || {{
   {readable} 2>/dev/null || true
-  $plain add -A . 2>"$scratch/said" || {{
-    {lenient} || {{ tail -n 1 "$scratch/said"; exit 1; }}
+  $plain add -A . 2>"$scratch/errors" || {{
+    {lenient} || {{ tail -n 1 "$scratch/errors"; exit 1; }}
     unread=$($plain add -A --ignore-errors . 2>&1) || true
   }}
 }}
@@ -91,16 +100,16 @@ set +e
 ${{plain/--literal-pathspecs/}} diff --cached --binary --no-color --no-ext-diff --no-textconv \
   --no-renames $base -- . ':(exclude,glob)**/__pycache__/**' \
   ':(exclude,glob)**/.pytest_cache/**' ':(exclude)*.pyc' | head -c {most} > "$scratch/patch"
-said=("${{PIPESTATUS[@]}}")
-[ ${{said[1]}} = 0 ] && {{ [ ${{said[0]}} = 0 ] || [ ${{said[0]}} = 141 ]; }} || exit 1
+codes=("${{PIPESTATUS[@]}}")  # 141: git ended because head had read enough
+[ ${{codes[1]}} = 0 ] && {{ [ ${{codes[0]}} = 0 ] || [ ${{codes[0]}} = 141 ]; }} || exit 1
 printf '%s\0' '{mark}' "$scratch/patch" "$(wc -c < "$scratch/patch")" "${{unread:0:300}}"
 [ -z '{since}' ] || $plain ls-files -z -o -i --exclude-standard --directory | {{
-  told=0
-  while [ $told -lt {told} ] && IFS= read -r -d '' name; do
+  listed=0
+  while [ $listed -lt {most_listed} ] && IFS= read -r -d '' name; do
     case "/$name" in *.pyc|{silent}) continue;; esac
     new=$(find "./$name" -newerct '@{since}' ! -type d ! -name '*.pyc' -print -quit)
     [ -n "$new" ] || continue
-    told=$((told + 1)) kind=ignored
+    listed=$((listed + 1)) kind=ignored
     [ ! -e "./$name/pyvenv.cfg" ] || kind=venv
     [ ! -e "./$name/.git" ] || kind=repository
     printf '%s\0%s\0' $kind "$name"
@@ -109,7 +118,7 @@ printf '%s\0' '{mark}' "$scratch/patch" "$(wc -c < "$scratch/patch")" "${{unread
 exit 0
 """
 )
-# What went wrong, where the diff failed
+# Print a word for why the diff failed (the keys of CAUSES in extract.py)
 PROBE = (
     ENTER
     + """

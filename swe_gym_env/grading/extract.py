@@ -1,8 +1,9 @@
-"""The agent's change as a patch: taken from its sandbox at the end of an episode.
+"""Extract the agent's change from its sandbox as a patch, at the end of an episode.
 
-git makes the patch inside the agent's sandbox, with a scratch repository over the same objects.
-Where it cannot (the agent removed ``.git``, the disk is full, ...), ``rescue.py`` compares the
-files with a fresh copy of the image. What is the agent's own doing never becomes "no change".
+git makes the patch inside the agent's sandbox, in a scratch repository that shares the objects of
+the real one (``diff_script.py``). If git fails there, because the agent removed ``.git`` or the
+disk is full, ``rescue.py`` compares the files with a fresh copy of the image instead. Whatever the
+agent did to its repository, its work must never be scored as "no change" by mistake.
 """
 
 from __future__ import annotations
@@ -26,28 +27,34 @@ __all__ = ["MAX_PATCH", "MOST_BYTES", "Extracted", "diff", "extract"]
 log = logging.getLogger(__name__)
 
 MAX_PATCH = 8 << 20  # bytes; a larger change is scored 0 and not kept
-MOST_BYTES = 64 << 20  # of one new file: a larger one is not even read
-GIT_SECONDS = 60.0
+MOST_BYTES = 64 << 20  # bytes of one new file; a larger file is not read
+GIT_SECONDS = 60.0  # that one script may take
 CLOCK_OF_FILES = 5  # CLOCK_REALTIME_COARSE, for which Python has no name
-MOST_LISTED = 20  # names of what is left out
+MOST_LISTED = 20  # names of left-out files in a report
+# Why git could not make the diff: the word that PROBE prints, and a sentence for it
 CAUSES = {
     "closed": "the agent removed or closed the working folder",
     "removed": "the agent removed .git, the data of the repository",
     "replaced": "the agent replaced .git, the data of the repository",
     "full": "the disk of the agent's sandbox was full",
 }
+# Why git leaves a file out
 KINDS = {
     "ignored": "ignored by git",
     "venv": "a virtual environment",
-    "repository": "a repository of its own",
+    "repository": "a separate repository",
 }
 
 
 def moment() -> float:
-    """Now, in seconds: later than the time stamp of every file there is, and earlier than that of
-    every file to come.
+    """The current time, which lies strictly between the time stamps of older and newer files.
 
-    Linux stamps files by a clock that stands still for up to 10 ms, so this waits for it to move.
+    Linux stamps files by a coarse clock that stands still for up to 10 ms. So a file may get the
+    same stamp as an earlier one. This function waits for that clock to move.
+
+    Returns:
+        Seconds since the epoch: later than the stamp of every existing file, and earlier than that
+        of every file that is written afterwards.
     """
     if sys.platform != "linux":
         return time.time()
@@ -60,9 +67,14 @@ def moment() -> float:
 
 @dataclass(frozen=True)
 class Extracted:
-    """``left_out``: what of the agent's files is not in the patch, one sentence each. ``note``:
-    how the patch was made, if not as usual. ``refused``: why it scores 0 unseen; ``patch`` is then
-    empty."""
+    """What was taken from an agent's sandbox.
+
+    Attributes:
+        patch: The change as a diff.
+        left_out: Files of the agent that are not in the patch and why, one sentence each.
+        note: How the patch was made, if not in the usual way.
+        refused: Why the change scores 0 without a test run; ``patch`` is then empty.
+    """
 
     patch: str = ""
     left_out: tuple[str, ...] = ()
@@ -70,8 +82,8 @@ class Extracted:
     refused: str = ""
 
     @property
-    def told(self) -> tuple[str, ...]:
-        """All that is not in the patch, and why."""
+    def omissions(self) -> tuple[str, ...]:
+        """Everything that is not in the patch, and why, one sentence each."""
         return (*self.left_out, self.refused) if self.refused else self.left_out
 
 
@@ -84,11 +96,17 @@ class RefusedError(Exception):
 
 
 def diff(sandbox: Sandbox, task: TaskInstance) -> str:
-    """What the agent changed since ``task.base_commit``, new files included, caches left out.
+    """The agent's change since ``task.base_commit``, with new files and without caches.
 
-    Commits, staging and branches of the agent's make no difference. Empty where nothing changed.
-    Bytes that are not UTF-8 stand as surrogate escapes. Raises DiffError where git cannot tell or
-    the patch exceeds ``MAX_PATCH``, SandboxError where the sandbox is gone.
+    Commits, branches and the index of the agent make no difference. Bytes that are not UTF-8 become
+    surrogate escapes.
+
+    Returns:
+        The diff; empty if nothing has changed.
+
+    Raises:
+        DiffError: git cannot make the diff, or it is larger than ``MAX_PATCH``.
+        SandboxError: The sandbox has ended.
     """
     found = in_sandbox(sandbox, task, lenient=True)
     if found.refused:
@@ -103,12 +121,18 @@ def extract(
     base: str = "",
     since: float | None = None,
 ) -> Extracted:
-    """As :func:`diff`, and whatever the agent did to its repository there is an answer.
+    """The agent's change like :func:`diff`, with a fallback for a broken repository.
 
-    ``provider`` makes the fresh sandbox that the files are compared with where git fails. ``base``:
-    the full hash of the base commit in this sandbox. ``since``: when the agent began, in seconds
-    of the epoch; files that are older are not reported as left out. Raises SandboxError where a
-    sandbox is gone or the fresh one fails too.
+    Args:
+        sandbox: The agent's sandbox.
+        task: The task.
+        provider: Makes the fresh sandbox with which the files are compared if git fails.
+        base: Full hash of the base commit in this sandbox; ``task.base_commit`` by default.
+        since: Start of the agent's work in seconds since the epoch. Ignored files that are older
+            are not reported as left out, because they came with the image.
+
+    Raises:
+        SandboxError: A sandbox has ended, or the fresh one fails too.
     """
     from swe_gym_env.grading.rescue import rescue
 
@@ -131,9 +155,21 @@ def in_sandbox(
     since: float | None = None,
     lenient: bool = False,
 ) -> Extracted:
-    """git's diff, made in ``sandbox``; ``lenient`` leaves out what git cannot add.
+    """The diff of git, made in ``sandbox``.
 
-    Raises DiffError, SandboxError.
+    The output of the script cannot be forged by files of the agent: the answer follows a random
+    mark, and the patch is written to a file in a new folder.
+
+    Args:
+        sandbox: The agent's sandbox, or the fresh one of ``rescue``.
+        task: The task.
+        base: As for :func:`extract`.
+        since: As for :func:`extract`; None reports no ignored files.
+        lenient: Whether files that git cannot add are left out and reported, instead of an error.
+
+    Raises:
+        DiffError: git cannot make the diff.
+        SandboxError: The sandbox has ended.
     """
     mark = secrets.token_hex(8)
     script = DIFF.format(
@@ -147,13 +183,13 @@ def in_sandbox(
         most=MAX_PATCH + 1,
         most_bytes=MOST_BYTES,
         since=f"{since:.6f}" if since is not None else "",
-        told=MOST_LISTED + 1,
+        most_listed=MOST_LISTED + 1,
     )
     done = sandbox.exec(script, timeout=GIT_SECONDS, cwd="/")
-    _, found, said = done.output.partition(f"{mark}\0".encode())
+    _, found, answer = done.output.partition(f"{mark}\0".encode())
     if done.exit_code != 0 or not found:
         raise DiffError(_words(done))
-    path, size, unread, *rest = said.decode("utf-8", "surrogateescape").split("\0")
+    path, size, unread, *rest = answer.decode("utf-8", "surrogateescape").split("\0")
     if path == "large":
         return Extracted(refused=f"the new file {size!r} is larger than {MOST_BYTES >> 20} MiB")
     left_out = [f"git could not add all files: {' '.join(unread.split())}"] if unread else []
@@ -171,7 +207,7 @@ def in_sandbox(
 
 
 def too_large(size: str) -> str:
-    """Why a patch of that size is not graded."""
+    """The reason for which a patch of ``size`` is not graded."""
     return f"the patch is too large: {size}{MAX_PATCH >> 20} MiB, which is the limit"
 
 
@@ -185,6 +221,7 @@ def _explained(parts: list[str]) -> Iterator[str]:
 
 
 def _cause(sandbox: Sandbox, task: TaskInstance, words: str) -> str:
+    """A sentence for the note: why git failed. ``words`` is the end of its output."""
     script = PROBE.format(workdir=shlex.quote(task.workdir))
     done = sandbox.exec(script, timeout=GIT_SECONDS, cwd="/")
     probed = ["closed"] if done.exit_code == 3 else done.output.decode("utf-8", "replace").split()
@@ -197,5 +234,5 @@ def _cause(sandbox: Sandbox, task: TaskInstance, words: str) -> str:
 def _words(done: ExecResult) -> str:
     if done.timed_out:
         return f"it took longer than {GIT_SECONDS:.0f} s"
-    said = done.output.decode("utf-8", "replace").strip()[-300:]
-    return " ".join(said.split()) or f"exit code {done.exit_code}"
+    end = done.output.decode("utf-8", "replace").strip()[-300:]
+    return " ".join(end.split()) or f"exit code {done.exit_code}"

@@ -1,6 +1,8 @@
-"""From a test log to a status for each test. Parsers are named as in a row's ``log_parser``.
+"""Parse a test log into a status for each test. Parsers are named as in a row's ``log_parser``.
 
-A test that the log does not name has not passed; the caller treats it so.
+A parser returns only the tests that the log names. A test that is missing has not passed, unless
+the parser is one of ``FAILURES_ONLY``; the caller decides that. Code of the agent may have written
+into the log, so parsers accept only the form that a complete run has.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from swe_gym_env.errors import SetupError
 START, END = ">>>>> Start Test Output", ">>>>> End Test Output"
 EXIT = ">>>>> Exit"
 APPLY_FAILED = ">>>>> Patch Apply Failed"
-VOID = {  # words that make a log worthless wherever they stand, as for swebench
+# A log with one of these words, at any place, counts as unresolved (the rule of swebench) -> why
+VOID = {
     APPLY_FAILED: "the patch does not apply",
     ">>>>> Reset Failed": "the hidden tests could not be put back",
     ">>>>> Tests Errored": "the tests could not be run",
     ">>>>> Tests Timed Out": "the tests took too long",
 }
-# Parsers of swebench that record failures only: there, and nowhere else, an absent test may pass
+# Parsers of swebench that report only failures. For these alone a missing test counts as passed.
 FAILURES_ONLY = frozenset(
     f"parse_log_{name}"
     for name in ("bpmn_js", "chart_js", "eslint", "marked", "openlayers", "p5js")
@@ -31,17 +34,17 @@ FAILURES_ONLY = frozenset(
 _SUMMARY = re.compile(r"=+ short test summary info =+")
 # A folded line ("SKIPPED [2] t.py:5: why") names no test
 _LINE = re.compile(r"(PASSED|FAILED|ERROR|XFAIL|XPASS|SKIPPED) (?!\[\d+\] )(\S.*)")
-# Of pytest 9 ("SUBFAILED[message] (i=1) t.py::test - why") and of pytest-subtests, which had the
-# word before and after the description
+# A subtest as pytest 9 prints it ("SUBFAILED[message] (i=1) t.py::test - why"), or pytest-subtests,
+# which has the word before or after the description
 _SUBTEST = re.compile(
     r"(?:\[.*?\] )?(?:\(.*?\) )?SUB(PASS|FAIL|SKIP|XFAIL|XPASS)(?:ED)?"
     r"(?:\[.*?\])?(?: ?\(.*?\))?,? (\S+::.*)"
 )
 _SUBTEST_STATUS = {"PASS": "PASSED", "FAIL": "FAILED", "SKIP": "SKIPPED"}
-# Any words may be counted, since plugins have their own; before pytest 5 it was "in 0.12 seconds"
+# The closing line. Plugins count further things; before pytest 5 it ended with "in 0.12 seconds".
 _COUNTS = re.compile(r"(?:=+ )?(\d+ [^,]+?(?:, \d+ [^,]+?)*) in [\d.]+ ?s(?:econds)?\b.*")
 _NOUNS = {"PASSED": "passed", "FAILED": "failed", "XFAIL": "xfailed", "XPASS": "xpassed"}
-# Of several lines about one test the first of these counts: what passed may fail in its teardown
+# If several lines are about one test, the first of these counts: a passed test may fail in teardown
 _WORST = ("ERROR", "FAILED", "XPASS", "SKIPPED", "PASSED", "XFAIL")
 
 _COLOR = re.compile(r"\x1b\[[0-9;:]*[A-Za-z]|\r")
@@ -53,9 +56,16 @@ Parser = Callable[[str, Collection[str]], dict[str, str]]
 def pytest_summary(log: str, wanted: Collection[str]) -> dict[str, str]:
     """Statuses from the ``-rA`` summary of a pytest run that came to its end.
 
-    Only lines between the last summary header and the closing counts are read, and there must be as
-    many tests that passed, failed, xfailed and xpassed as the counts say: what a test printed, or a
-    run that was cut short, counts for nothing. A test one of whose subtests failed has failed.
+    Only lines between the last summary header and the closing counts are read, and the numbers of
+    passed, failed, xfailed and xpassed tests must agree with these counts. So output of a test, or
+    a run that was cut short, is not taken for a result. A test with a failed subtest has failed.
+
+    Args:
+        log: Output of the test run.
+        wanted: Ids of the tests that matter. They decide where an id ends that contains `` - ``.
+
+    Returns:
+        Status by test id; empty if there is no complete summary.
     """
     found: dict[str, str] = {}
     lines, subtests = Counter[str](), Counter[str]()
@@ -66,30 +76,33 @@ def pytest_summary(log: str, wanted: Collection[str]) -> dict[str, str]:
         elif match := _SUBTEST.fullmatch(line):
             status = _SUBTEST_STATUS.get(match[1], match[1])
             subtests[status] += 1
-            if status == "FAILED":  # any other says nothing about the whole test
+            if status == "FAILED":  # a subtest that passed says nothing about the whole test
                 _add(found, _name(match[2], wanted), status)
         elif counts := _COUNTS.fullmatch(line.strip(" =")):
             pairs = (part.split(" ", 1) for part in counts[1].split(", "))
-            said = {noun: int(number) for number, noun in pairs}
-            # a subtest counts as a test of its status, or under a noun of its own
+            numbers = {noun: int(number) for number, noun in pairs}
+            # pytest counts a subtest as a test of its status, or under a separate noun
             agree = all(
-                lines[status] <= said.get(noun, 0) <= lines[status] + subtests[status]
+                lines[status] <= numbers.get(noun, 0) <= lines[status] + subtests[status]
                 for status, noun in _NOUNS.items()
             )
-            if agree:  # else it is part of a failed test's message, which -vv prints whole
+            if agree:  # otherwise the line is part of a message, which -vv prints in full
                 return found
     return {}
 
 
 def _closing(lines: Sequence[str]) -> Sequence[str]:
-    """What follows the last summary header."""
+    """The lines after the last summary header."""
     headers = [number for number, line in enumerate(lines) if _SUMMARY.fullmatch(line.strip())]
     return lines[headers[-1] + 1 :] if headers else ()
 
 
 def several(parse: Parser, runs: int) -> Parser:
-    """``parse``, for the log of so many runs of pytest one after the other: of the last ``runs``
-    summaries each is read by itself, and of a test that ran twice the last status counts."""
+    """A parser for the log of ``runs`` consecutive runs of pytest.
+
+    Each of the last ``runs`` summaries is parsed separately. If a test ran in several, the last
+    status counts. Other parsers than those of pytest are returned unchanged.
+    """
     if runs < 2 or parse not in (pytest_summary, pytest_words):
         return parse
 
@@ -103,7 +116,7 @@ def several(parse: Parser, runs: int) -> Parser:
 
 
 def _runs(log: str) -> list[str]:
-    """The log, cut before the second and every later summary header."""
+    """The log in parts, with one summary header each."""
     lines = log.split("\n")
     headers = [n for n, line in enumerate(lines) if _SUMMARY.fullmatch(_plain(line))]
     ends = [*headers[1:], len(lines)]
@@ -115,7 +128,10 @@ def _plain(line: str) -> str:
 
 
 def _name(rest: str, wanted: Collection[str]) -> str:
-    """The test's id: a failed one is followed by `` - `` and why, which an id may hold as well."""
+    """The id of the test in ``rest``, which continues with `` - `` and a reason if the test failed.
+
+    An id may contain `` - `` too, so the longest one of ``wanted`` is taken.
+    """
     parts = rest.split(" - ")
     for end in range(len(parts), 0, -1):
         if (name := " - ".join(parts[:end])) in wanted:
@@ -124,8 +140,11 @@ def _name(rest: str, wanted: Collection[str]) -> str:
 
 
 def pytest_words(log: str, wanted: Collection[str]) -> dict[str, str]:
-    """As :func:`pytest_summary`, for rows whose ids end at the first space and are not escaped, as
-    swebench's ``parse_log_pytest`` leaves them. Of several tests with one id the worst counts."""
+    """As :func:`pytest_summary`, for ids that end at the first space and are not escaped.
+
+    Rows of SWE-bench have such ids, since ``parse_log_pytest`` of swebench makes them. If several
+    tests have the same id then, the worst status counts.
+    """
     found: dict[str, str] = {}
     for name, status in pytest_summary(log, ()).items():
         word = name.split()[0]
@@ -136,8 +155,11 @@ def pytest_words(log: str, wanted: Collection[str]) -> dict[str, str]:
 
 
 def r2e_gym(log: str, wanted: Collection[str]) -> dict[str, str]:
-    """Statuses as R2E-Gym's rows have them: ids without the file, joined by dots, of tests that
-    passed, failed or broke. A file that cannot be collected has the empty id."""
+    """Statuses by the ids of R2E-Gym: names without the file, joined by dots.
+
+    Only tests that passed, failed or had an error appear. The id of a file that cannot be collected
+    is empty.
+    """
     found: dict[str, str] = {}
     for line in _closing(_COLOR.sub("", log).split("\n")):
         match = _LINE.fullmatch(line.strip())
@@ -160,7 +182,10 @@ PARSERS: dict[str, Parser] = {
 
 @cache
 def parser(name: str) -> Parser:
-    """Ours, or one of swebench's by its name there (``parse_log_django``, say)."""
+    """The parser of that name: one of this module, or one of swebench such as ``parse_log_django``.
+
+    Raises SetupError if there is none.
+    """
     if name in PARSERS:
         return PARSERS[name]
     try:
@@ -179,9 +204,13 @@ def parser(name: str) -> Parser:
 
 
 def test_output(log: str, word: str) -> str | None:
-    """What stands between an eval script's markers; None where the run did not reach its end.
+    """The output between the markers of an eval script; None if the run did not reach its end.
 
-    Where the script also says how pytest exited, that must fit: 0 or 1, all well or some failed.
+    If the script also prints the exit code of pytest, it must be 0 or 1 (all passed, some failed).
+
+    Args:
+        log: Output of the script.
+        word: The nonce that was added to the markers.
     """
     _, start, rest = log.partition(f"{START} {word}")
     output, end, _ = rest.rpartition(f"{END} {word}")

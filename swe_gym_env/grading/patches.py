@@ -1,7 +1,8 @@
-"""What a patch may touch: looked at before anything of it runs.
+"""Rules about the paths that a patch may touch, as pure functions.
 
-Agents do edit tests and test configuration in good faith, so such edits are undone, not punished.
-A few paths serve nobody but a cheat: those make the patch ``tampered``.
+Agents edit tests and test configuration in good faith, so such edits are undone and not punished. A
+few paths are of use only for cheating; they make the patch ``tampered``. ``apply.py`` applies these
+rules before any code of the patch runs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import PurePosixPath
 
 from swe_gym_env.types import TaskInstance
 
-# Restored, unless the gold patch changes them too. Of the last two only pytest's part matters.
+# These files are set back to the base commit, unless the gold patch changes them too. In the last
+# two only the section of pytest matters.
 CONFIG = ("conftest.py", "pytest.ini", ".pytest.ini", "tox.ini")
 SHARED_CONFIG = ("setup.cfg", "pyproject.toml")
 STARTUP = ("sitecustomize", "usercustomize")
@@ -30,7 +32,7 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"'
 
 
 def named(patch: str) -> frozenset[str]:
-    """Paths that a patch names, on both sides, whatever its prefixes (a/, i/, none, ...)."""
+    """Paths that a patch names, on both sides, with any prefixes (a/, i/, none, ...) removed."""
     names = set[str]()
     header, old, new = "", 0, 0  # the line of the file; lines of the hunk still to come
     for line in patch.split("\n"):
@@ -44,7 +46,7 @@ def named(patch: str) -> frozenset[str]:
             names |= _both(header)
             header = line[len("diff --git ") :]
         elif line.startswith(("--- ", "+++ ")):
-            header = ""  # these lines are clearer than that
+            header = ""  # these lines name the file clearly, so the header is not needed
             names.add(_bare(_unquoted(line[4:].partition("\t")[0])))
         elif line.startswith(_MOVED):
             header = ""
@@ -54,7 +56,7 @@ def named(patch: str) -> frozenset[str]:
 
 
 def _both(header: str) -> set[str]:
-    """The name in ``a/NAME b/NAME``, where no other line has it: a change of mode alone, say."""
+    """The name in ``a/NAME b/NAME``, for files without another line, such as a change of mode."""
     if words := re.fullmatch(rf"({_QUOTED}|\S+) ({_QUOTED}|\S+)", header):
         return {_bare(_unquoted(word)) for word in words.groups()}
     middle = len(header) // 2  # both sides are the same name, perhaps with spaces in it
@@ -69,32 +71,42 @@ def _unquoted(word: str) -> str:
 
 
 def _bare(name: str) -> str:
-    """Without the prefix of its side: git's usual ones, and those of diff.mnemonicPrefix."""
+    """``name`` without its prefix, a usual one of git or one of diff.mnemonicPrefix."""
     return re.sub(r"^[abciow]/", "", name)
 
 
 def unpacked(patch: str) -> int:
-    """Bytes that a patch may write: its own, and those of binary files packed in it."""
+    """Largest number of bytes that a patch may write: its text and its unpacked binary files."""
     return len(patch) + sum(map(int, re.findall(r"^literal (\d{1,18})$", patch, re.M)))
 
 
 def hidden(task: TaskInstance) -> frozenset[str]:
-    """The files whose tests count: those of the test patch, and those that pytest's ids name."""
+    """The hidden test files: those of the test patch, and those that ids of pytest name."""
     ids = (*task.fail_to_pass, *task.pass_to_pass)
     files = {test.partition("::")[0] for test in ids if ".py::" in test}
     return named(task.test_patch) | (files - named(task.gold_patch))
 
 
 def refused(patch: str, message: str) -> str:
-    """Why a patch that git refused is no accident; empty if it may be one."""
+    """Why a patch that git refused must be an attack; empty if it may be an accident.
+
+    Args:
+        patch: The patch.
+        message: What git printed.
+    """
     if _REFUSED.search(message) or _ODD.search(patch):
         return f"the patch reaches outside the repository: {message.strip()[-200:]}"
     return ""
 
 
 def forbidden(path: str, before: bool) -> str:
-    """Why a path must not be touched; empty if it may be. ``before``: its top module or package
-    was in the repository already (pytest's own has a ``_pytest``)."""
+    """Why a path must not be touched; empty if it may be.
+
+    Args:
+        path: Path in the repository.
+        before: Whether its top-level module existed at the base commit. The repository of pytest,
+            for example, has a ``_pytest``.
+    """
     parts = PurePosixPath(path).parts
     stems = [part.removesuffix(".py") for part in parts]
     if any(stem in STARTUP for stem in stems):
@@ -108,7 +120,7 @@ def forbidden(path: str, before: bool) -> str:
 
 
 def top_module(path: str) -> str:
-    """The top-level module or package, where Python looks for them, that ``path`` lies in."""
+    """The top-level module or package that contains ``path``, by where Python looks for them."""
     parts = PurePosixPath(path).parts
     if len(parts) > 1 and parts[0] in ROOTS:
         return "/".join(parts[:2])
@@ -116,38 +128,40 @@ def top_module(path: str) -> str:
 
 
 def above(path: str) -> list[str]:
-    """The folders that ``path`` lies in, the nearest first."""
+    """The folders that contain ``path``, the nearest first."""
     return [str(folder) for folder in PurePosixPath(path).parents][:-1]
 
 
 def overlapping(paths: Iterable[str], others: Iterable[str]) -> set[str]:
-    """Those of ``paths`` that are one of ``others``, lie in one, or have one in them."""
+    """Those of ``paths`` that equal one of ``others``, lie below one, or contain one."""
     there = set(others)
     holding = {folder for path in there for folder in above(path)}
     return {p for p in paths if p in there or p in holding or not there.isdisjoint(above(p))}
 
 
 def inside(target: str, root: str) -> bool:
-    """Whether an absolute path lies in the repository, and not in its ``.git``."""
+    """Whether an absolute path lies in the repository but not in its ``.git``."""
     git = f"{root}/.git"
     return target.startswith(f"{root}/") and target != git and not target.startswith(f"{git}/")
 
 
 def reaches_git(target: str, root: str) -> bool:
-    """Whether ``.git`` can be reached through a link there, beside the way that is guarded."""
+    """Whether a link to ``target`` gives a second path to ``.git``, which no check covers."""
     return target.startswith(f"{root}/.git") or root.startswith(f"{target.rstrip('/')}/")
 
 
 def virtual_environments(new: Iterable[str], base: Iterable[str]) -> dict[str, str]:
-    """Folders among the ``new`` paths that are virtual environments, and a sentence for each."""
+    """Virtual environments among the ``new`` paths: folder -> a sentence about it."""
     found = [name.rpartition("/")[0] for name in new if name.endswith("/pyvenv.cfg")]
     old = {folder for name in base for folder in above(name)} if found else set()
     return {name: f"{name} is a virtual environment" for name in found if name not in old}
 
 
 def shadows_nothing(path: str, there: Mapping[str, str]) -> bool:
-    """Whether a path that has the name of a part of the test framework cannot be imported in its
-    place: it is among the tests, or in a folder that is no package."""
+    """Whether a path with the name of a part of the test framework cannot be imported in its place.
+
+    That is the case among the tests, and in a folder that is not a package.
+    """
     top = top_module(path)
     if PurePosixPath(top).name.removesuffix(".py") not in FRAMEWORK:
         return False
@@ -161,7 +175,7 @@ def is_config(path: str) -> bool:
 
 
 def pytest_options(path: str, text: str) -> object:
-    """pytest's section of a setup.cfg or pyproject.toml; the whole text where it has no form."""
+    """The section of pytest in a setup.cfg or pyproject.toml; the text if it cannot be parsed."""
     try:
         if path.endswith(".toml"):
             return tomllib.loads(text).get("tool", {}).get("pytest")
@@ -173,5 +187,5 @@ def pytest_options(path: str, text: str) -> object:
 
 
 def plugin_entry(path: str, text: str) -> bool:
-    """Whether a file of a package's metadata makes pytest load a plugin."""
+    """Whether a file is metadata of a package that makes pytest load a plugin."""
     return path.endswith("-info/entry_points.txt") and "pytest11" in text

@@ -1,9 +1,17 @@
-"""The witness: a pytest plugin that travels into the graded run and reports beside its log.
+"""The test recorder inside of the graded run: a pytest plugin that reports beside the log.
 
-Read as text, never imported here: the grader writes it, under a random name, into the sandbox
-(outside the agent's tree) and loads it with ``-p``. It runs in whatever pytest and Python the task
-has, so it is written for pytest 3 and Python 3.6. The names below are set by lines put after this
-text.
+A log can be forged, because code of the agent runs in the same process and can print anything. This
+plugin therefore writes what pytest itself reported to a separate file, with a nonce that the
+agent's code never sees. It also adds one test that must fail (the canary) to the last module: where
+pytest was changed so that all tests pass, the canary passes too and gives the change away. And it
+compares the hidden test files before and after, since code of the agent could rewrite them during
+the run.
+
+The file is never imported by this package. The grader reads it as text, appends the values of
+the names below (``recorder.TestRecorder.source``), writes it into the sandbox under a random name
+and loads it with ``-p``. It runs with the pytest and Python of the task, so it is written for
+pytest 3 and Python 3.6. Before any code of the repository runs, it removes itself from the
+environment, the path and the disk.
 """
 
 import ast
@@ -15,15 +23,16 @@ from typing import Any
 
 import pytest
 
+# Set by lines that the grader appends: see the fields of recorder.TestRecorder
 NONCE = RECORD = CANARY = MODULE = ""
 HIDDEN: Any = []
 ONCE = True
 
-FOLDER = os.path.dirname(os.path.abspath(__file__))
-reports: Any = []
-canary = ""
-changed: Any = set()
-sources: Any = {}
+FOLDER = os.path.dirname(os.path.abspath(__file__))  # holds this file only
+reports: Any = []  # [test id, when, outcome, whether a failure was expected]
+canary = ""  # "made", "none" (there is no test module), or "error: ..."
+changed: Any = set()  # hidden test files that differ from ``sources``
+sources: Any = {}  # path -> content before the run; appended by the grader
 
 
 def _read(path: str) -> Any:
@@ -35,15 +44,18 @@ def _read(path: str) -> Any:
 
 
 def _watch() -> None:
-    """The hidden tests on disk stay what they were before any of the agent's code ran."""
+    """Note which hidden test files have changed since before any code of the agent ran."""
     changed.update(path for path in sources if _read(path) != sources[path])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: Any) -> None:
-    """Before any code of the repository runs: leave no trace for it or the processes it starts."""
+    """Remove all traces of this plugin, before any code of the repository runs.
+
+    With pytest-xdist they must stay, because its workers import the plugin again.
+    """
     if getattr(early_config.known_args_namespace, "numprocesses", None):
-        return  # xdist's workers import this once more
+        return
     options = os.environ.get("PYTEST_ADDOPTS", "").replace("-p " + MODULE, "").strip()
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     paths = [path for path in paths if not path or os.path.abspath(path) != FOLDER]
@@ -71,7 +83,7 @@ def pytest_collection_modifyitems(items: Any) -> Any:
 
 
 def _canary(items: Any) -> Any:
-    """A test that must fail, made to look like one of the module whose tests run last."""
+    """A test that must fail and looks like a test of the last module; None without a module."""
     module = next((m for m in (i.getparent(pytest.Module) for i in reversed(items)) if m), None)
     if module is None:
         return None
@@ -85,7 +97,7 @@ def _canary(items: Any) -> Any:
 
 
 def _source(path: str, config: Any) -> Any:
-    """The canary's, with its assert rewritten as those of other tests are."""
+    """Source of the canary. Its assert is rewritten by pytest, as in all other tests."""
     text = "def %s():\n    assert not 1\n" % CANARY  # noqa: UP031
     tree = ast.parse(text)
     if config.getoption("assertmode", "plain") == "rewrite":
@@ -93,7 +105,7 @@ def _source(path: str, config: Any) -> Any:
             from _pytest.assertion.rewrite import rewrite_asserts
 
             rewrite_asserts(tree, text.encode(), path, config)
-        except Exception:  # takes other arguments in older versions
+        except Exception:  # older versions take other arguments
             return text
     return tree
 
@@ -103,7 +115,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_logreport(report: Any) -> None:
-    if type(report).__name__ == "TestReport":  # not a subtest's
+    if type(report).__name__ == "TestReport":  # not the report of a subtest
         xfail = hasattr(report, "wasxfail")
         reports.append([report.nodeid, report.when, report.outcome, xfail])
 
@@ -116,7 +128,7 @@ def pytest_collectreport(report: Any) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: Any, exitstatus: Any) -> None:
     if hasattr(session.config, "workerinput"):
-        return
+        return  # a worker of xdist: the main process has all reports
     _watch()
     names = {report[0] for report in reports}
     shown = {name: session.config.cwd_relative_nodeid(name) for name in names}

@@ -1,7 +1,9 @@
-"""The second channel: what pytest itself reported, beside the log that any code can write to.
+"""The test recorder: a second channel beside the log, which any code in the run can write to.
 
-The grader's side of ``plugin.py``. A record says which tests had which outcome and that the run
-came to its end; a canary, a test that must fail, shows a framework that was rewritten wholesale.
+This is the grader's side; ``plugin.py`` is the side in the sandbox. A record says which outcome
+each test had and proves, by a nonce, that pytest came to its end. A canary, which is a test that
+must fail, exposes a test framework that was changed so that everything passes. The verdict compares
+the record with the log (:func:`contradiction`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 from swe_gym_env.grading.parsers import Parser
 
 _PYTEST = re.compile(r"(?:^|[\s;&|/(])(?:pytest|py\.test)(?=\s|$)")
-# Runs in which the plugin would not be found, or would change what is run
+# Commands in which the plugin would not be found, or would change which tests run
 _OUT_OF_REACH = re.compile(
     r"\b(?:tox|nox)\b|\benv\s+-i|\bpython[\d.]*\s+-[A-Za-z]*[IE]|\b(?:PYTHONPATH|PYTEST_ADDOPTS)="
 )
@@ -26,7 +28,17 @@ _KEPT = {"PASSED", "XFAIL"}
 
 @dataclass(frozen=True)
 class TestRecorder:
-    """Names drawn for one run. ``folder`` and ``record`` are paths in the sandbox."""
+    """The random names of one run.
+
+    Attributes:
+        module: Name under which pytest imports the plugin.
+        folder: Absolute folder of the plugin in the sandbox.
+        record: Absolute path of the record in the sandbox.
+        nonce: Secret in each line of the record.
+        canary: Name of the test that must fail.
+        once: Whether the plugin is imported only once, so that it may delete itself.
+        hidden: Files that must not change during the run, relative to the repository.
+    """
 
     module: str
     folder: str
@@ -37,8 +49,10 @@ class TestRecorder:
     hidden: tuple[str, ...] = ()
 
     def source(self) -> bytes:
+        """The plugin with the values of this run."""
         text = Path(__file__).with_name("plugin.py").read_text()
-        record = self.record.rpartition("/")[2]  # beside the folder, wherever the sandbox has that
+        # Only the name: the plugin writes it beside its folder, whose path may be another inside
+        record = self.record.rpartition("/")[2]
         values = {"NONCE": self.nonce, "RECORD": record, "CANARY": self.canary}
         values |= {"MODULE": self.module}
         lines = [f"{name} = {value!r}\n" for name, value in values.items()]
@@ -47,14 +61,14 @@ class TestRecorder:
         return (text + "\n\n" + "".join(lines)).encode("utf-8", "backslashreplace")
 
     def exports(self) -> list[str]:
-        """Lines of the script that load the plugin into the next pytest."""
+        """Lines of a shell script that load the plugin into the next run of pytest."""
         return [
             f'export PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}{self.folder}"',
             f'export PYTEST_ADDOPTS="${{PYTEST_ADDOPTS:+$PYTEST_ADDOPTS }}-p {self.module}"',
         ]
 
     def read(self, data: bytes) -> list[dict[str, Any]]:
-        """The records in the file, one for each run of pytest. A line without our nonce is none."""
+        """The records in the file, one for each run of pytest; other lines are skipped."""
         records = []
         for line in data.decode("utf-8", "replace").splitlines():
             try:
@@ -69,9 +83,15 @@ class TestRecorder:
 def recorder(
     commands: Sequence[str], folder: str, hidden: Sequence[str] = ()
 ) -> TestRecorder | None:
-    """One for the commands of a test run, or None where none of them is a plain pytest.
+    """Draw the names of a test recorder.
 
-    ``folder``: where it may write in the sandbox. ``hidden``: files that the run must not change.
+    Args:
+        commands: Lines of the test run.
+        folder: Absolute folder in the sandbox below which it may write.
+        hidden: Files that the run must not change.
+
+    Returns:
+        The recorder, or None if the plugin cannot be loaded because pytest is not called directly.
     """
     runs = sum(len(_PYTEST.findall(line)) for line in commands)
     if not runs or any(_OUT_OF_REACH.search(line) for line in commands):
@@ -89,8 +109,8 @@ def recorder(
     )
 
 
-def statuses(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What pytest's summary would say of each test; of several runs the last one counts."""
+def recorded(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Status of each test, as in pytest's summary. Of several runs, the last one counts."""
     found: dict[str, str] = {}
     for record in records:
         for test, when, outcome, xfail in record["reports"]:
@@ -104,8 +124,10 @@ def statuses(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def begins(test: str, found: Iterable[str]) -> list[str]:
-    """The tests that an id stands for which is cut off within its parameters, as rows of SWE-bench
-    have them."""
+    """The tests whose ids begin with ``test``, if that id is cut off within its parameters.
+
+    Some rows of SWE-bench contain such ids. Empty for a complete id.
+    """
     cut = test.count("[") > test.count("]")
     return [name for name in found if name.startswith(test)] if cut else []
 
@@ -113,26 +135,33 @@ def begins(test: str, found: Iterable[str]) -> list[str]:
 def contradiction(
     records: Sequence[Mapping[str, Any]], canary: str, passed: Sequence[str], parse: Parser
 ) -> str:
-    """Why the log that says that ``passed`` passed is not to be believed; empty if it is."""
+    """Why the log cannot be trusted; empty if the records confirm it.
+
+    Args:
+        records: The records of the run, one for each call of pytest.
+        canary: Name of the test that must fail.
+        passed: Ids of the tests that have passed by the log.
+        parse: The parser of the log; the records are converted to a log for it, since some parsers
+            shorten ids.
+    """
     if not records:
         return "the log says that all passed, but the test framework never reported its end"
     if changed := [name for record in records for name in record["changed"]]:
         return f"{changed[0]} was changed while the tests ran"
-    found = statuses(records)
+    found = recorded(records)
     ours = [status for test, status in found.items() if test.endswith(f"::{canary}")]
     if any(status not in ("FAILED", "ERROR") for status in ours):
         return "a test that must fail was reported as passed: the test framework was changed"
     made = [record["canary"] for record in records]
-    if not ours and not all(said == "none" or said.startswith("error") for said in made):
+    if not ours and not all(state == "none" or state.startswith("error") for state in made):
         return "a test that must fail was not run: the test framework was changed"
-    # through the same parser, since some shorten the names
     shown = {name: text for record in records for name, text in record["shown"].items()}
-    said = [f"{s} {shown.get(test, test)}" for test, s in found.items() if s in _KEPT]
+    lines = [f"{s} {shown.get(test, test)}" for test, s in found.items() if s in _KEPT]
     counts = {"passed": 0, "xfailed": 0}
-    for line in said:
+    for line in lines:
         counts["xfailed" if line.startswith("XFAIL") else "passed"] += 1
     closing = ", ".join(f"{n} {noun}" for noun, n in counts.items() if n) or "0 passed"
-    text = "\n".join(["=== short test summary info ===", *said, f"=== {closing} in 0.01s ==="])
+    text = "\n".join(["=== short test summary info ===", *lines, f"=== {closing} in 0.01s ==="])
     kept = parse(text + "\n", frozenset(passed))
     wrong = [test for test in passed if test not in kept and not begins(test, kept)]
     if wrong:

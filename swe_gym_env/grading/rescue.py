@@ -1,7 +1,10 @@
-"""A patch without the agent's git: its files are compared with, and carried into, a fresh sandbox.
+"""Make the patch without the agent's repository: carry its files into a fresh sandbox.
 
-For what an agent can do to a repository and a disk: nothing is written in its sandbox, and nothing
-of its ``.git`` is read. The fresh sandbox's own repository makes the patch.
+This is the fallback of ``extract.py`` for a repository or a disk that the agent has broken. Nothing
+is written in the agent's sandbox, and nothing of its ``.git`` is read. The files of both sandboxes
+are listed and compared by kind, size and hash; changed ones are copied into the fresh sandbox,
+whose repository then makes the patch. Everything is bounded: the length of the listing, the number
+of changed files, and their bytes.
 """
 
 from __future__ import annotations
@@ -25,11 +28,13 @@ from swe_gym_env.sandbox.base import Sandbox, SandboxProvider
 from swe_gym_env.sandbox.start import start
 from swe_gym_env.types import TaskInstance
 
-PAGE = 400_000  # bytes of a listing at once: less than a sandbox keeps of a command's output
+PAGE = 400_000  # bytes of one page of a listing; less than a sandbox keeps of a command's output
 PAGES = 100
-BATCH = 2_000  # files hashed at once
-MOST_LISTED = 200_000  # files in a tree whose listing is given the time it takes
-MOST_FILES = 20_000  # changed ones
+BATCH = 2_000  # files hashed by one command
+MOST_LISTED = 200_000  # a tree with more files may be the reason for a slow listing
+MOST_FILES = 20_000  # changed files
+# One record for each path, NUL-separated: kind/permissions/size/path//target of a link. In a nested
+# repository only its .git is listed.
 LIST = (
     ENTER
     + READABLE
@@ -54,7 +59,14 @@ done
 
 @dataclass(frozen=True)
 class Entry:
-    """What is at a path. ``kind``: as find's %y, f for a file and l for a link."""
+    """What exists at a path.
+
+    Attributes:
+        kind: As printed by ``find -printf %y``: f for a file, l for a symbolic link.
+        executable: Whether its owner may execute it; False for anything but a file.
+        size: In bytes; 0 for anything but a file.
+        target: Where a link leads.
+    """
 
     kind: str
     executable: bool
@@ -63,8 +75,17 @@ class Entry:
 
 
 def rescue(sandbox: Sandbox, task: TaskInstance, provider: SandboxProvider) -> Extracted:
-    """The patch from the base commit to the files in ``sandbox``. Raises RefusedError for what the
-    agent chose, SandboxError for a fault of either sandbox."""
+    """The patch from the base commit to the files in ``sandbox``.
+
+    Args:
+        sandbox: The agent's sandbox.
+        task: The task.
+        provider: Makes the fresh sandbox.
+
+    Raises:
+        RefusedError: The agent's files exceed a limit; that is the agent's doing.
+        SandboxError: One of the sandboxes failed.
+    """
     theirs = _listing(sandbox, task)
     fresh = start(provider, task)
     try:
@@ -91,6 +112,7 @@ def rescue(sandbox: Sandbox, task: TaskInstance, provider: SandboxProvider) -> E
 
 
 def _listing(sandbox: Sandbox, task: TaskInstance) -> dict[str, Entry]:
+    """What exists in the working folder, by path. Raises RefusedError, SandboxError."""
     data = b""
     for page in range(PAGES):
         script = LIST.format(workdir=shlex.quote(task.workdir), first=page * PAGE + 1, page=PAGE)
@@ -98,9 +120,9 @@ def _listing(sandbox: Sandbox, task: TaskInstance) -> dict[str, Entry]:
         if done.timed_out and not _huge(sandbox, task):
             raise SandboxError(f"its files could not be listed within {GIT_SECONDS:.0f} s")
         if done.exit_code != 0 or done.dropped:
-            said = done.output.decode("utf-8", "replace").strip()[-200:]
-            said = f"more than {MOST_LISTED} files" if done.timed_out else said or "no folder"
-            raise RefusedError(f"its files could not be listed: {said}")
+            end = done.output.decode("utf-8", "replace").strip()[-200:]
+            why = f"more than {MOST_LISTED} files" if done.timed_out else end or "no folder"
+            raise RefusedError(f"its files could not be listed: {why}")
         data += done.output
         if len(done.output) < PAGE:
             return dict(_entries(data))
@@ -108,7 +130,7 @@ def _listing(sandbox: Sandbox, task: TaskInstance) -> dict[str, Entry]:
 
 
 def _huge(sandbox: Sandbox, task: TaskInstance) -> bool:
-    """Whether there are so many files that a slow listing is not the machine's fault."""
+    """Whether a slow listing is due to the number of files and not to a slow machine."""
     script = COUNT.format(workdir=shlex.quote(task.workdir), most=MOST_LISTED + 1)
     done = sandbox.exec(script, timeout=GIT_SECONDS, cwd="/")
     return done.output.strip() == b"%d" % (MOST_LISTED + 1)
@@ -129,7 +151,7 @@ def _cached(name: str) -> bool:
 def _without_repositories(
     theirs: dict[str, Entry], ours: dict[str, Entry]
 ) -> Iterator[tuple[str, Entry]]:
-    """Without whole repositories that the agent put into the tree, and any ``.git``."""
+    """Leave out repositories that the agent put into the tree, and every ``.git``."""
     folders = {name.rpartition("/")[0] for name in theirs if name.endswith("/.git")}
     new = tuple(f"{f}/" for f in folders if not any(name.startswith(f"{f}/") for name in ours))
     for name, entry in theirs.items():
@@ -144,7 +166,7 @@ def _changed(
     theirs: dict[str, Entry],
     ours: dict[str, Entry],
 ) -> list[str]:
-    """Names whose content there is not what it is in a fresh copy."""
+    """Paths of the agent's tree that are new, or differ from the fresh copy."""
     same = [name for name, it in theirs.items() if it == ours.get(name)]
     files = [name for name in same if theirs[name].kind == "f"]
     hashes, wanted = _hashes(sandbox, task, files), _hashes(fresh, task, files)
@@ -155,13 +177,14 @@ def _changed(
 def _hashes(sandbox: Sandbox, task: TaskInstance, names: list[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for first in range(0, len(names), BATCH):
-        said = _feed(sandbox, task, HASH, names[first : first + BATCH])
-        for line in said.split(b"\0"):  # the hash, a space, a star, the name
+        output = _feed(sandbox, task, HASH, names[first : first + BATCH])
+        for line in output.split(b"\0"):  # 40 digits of the hash, a space, a star, the name
             found[line[42:].decode("utf-8", "surrogateescape")] = line[:40]
     return found
 
 
 def _bounded(theirs: dict[str, Entry], changed: list[str]) -> None:
+    """Raise RefusedError if the changed files exceed a limit."""
     total = sum(theirs[name].size for name in changed)
     if total > MOST_BYTES:
         most = max(changed, key=lambda name: theirs[name].size)
@@ -181,7 +204,7 @@ def _carry(
     ours: dict[str, Entry],
     changed: list[str],
 ) -> list[str]:
-    """Make the fresh tree what theirs is; the names that could not be read."""
+    """Make the fresh tree equal to the agent's. Returns the paths that could not be read."""
     gone = [name for name in ours if name not in theirs and not _cached(name)]
     _feed(fresh, task, REMOVE, [*gone, *changed])
     lost = []
@@ -200,10 +223,11 @@ def _carry(
 
 
 def _feed(sandbox: Sandbox, task: TaskInstance, script: str, names: Iterable[str]) -> bytes:
+    """Run a script with names on its standard input, NUL-separated. Returns its output."""
     stdin = "".join(f"{name}\0" for name in names).encode("utf-8", "surrogateescape")
     script = script.format(workdir=shlex.quote(task.workdir))
     done = sandbox.exec(script, timeout=GIT_SECONDS, cwd="/", stdin=stdin)
     if done.exit_code != 0 or done.dropped:
-        said = done.output.decode("utf-8", "replace").strip()[-200:]
-        raise SandboxError(f"files could not be compared: {said or done.exit_code}")
+        end = done.output.decode("utf-8", "replace").strip()[-200:]
+        raise SandboxError(f"files could not be compared: {end or done.exit_code}")
     return done.output

@@ -1,9 +1,10 @@
-"""The eval script as it is run: with markers that nobody can know, and its own exit code.
+"""Prepare an eval script for a run whose log cannot be forged.
 
-Scripts are a data set's or ours, in the style of swebench: what stands between two markers is the
-test run. The word that makes the markers ours comes in on standard input, because a command line
-can be read by every process of the same user. The shell then ends with the exit code of the test
-command, which no output can forge.
+Eval scripts come from a data set or from this project, in the style of swebench: the output between
+two markers is that of the test run. A random word (the nonce) is added to the markers, so that code
+of the agent cannot print them. It is passed on standard input, because every process of the same
+user can read a command line. The shell then ends with the exit code of the test command, which no
+output can forge.
 """
 
 from __future__ import annotations
@@ -18,18 +19,26 @@ PROLOGUE = "IFS= read -r swe_gym_word; exec </dev/null\n"
 
 
 def test_commands(script: str) -> list[str]:
-    """The lines between the markers, or all where there are none."""
+    """The lines between the markers; all lines if there are no markers."""
     lines = script.split("\n")
     first, last = _region(lines)
     return lines[first + 1 : last]
 
 
 def prepared(script: str, exports: Sequence[str] = ()) -> str:
-    """``script`` with ``exports`` put before its tests. It reads the word from stdin's first line
-    (after :data:`PROLOGUE`), and exits as the last command of its tests did."""
+    """Add the nonce, ``exports`` and the exit code to a script.
+
+    Args:
+        script: The eval script of a task.
+        exports: Lines that come before the tests.
+
+    Returns:
+        A script for use after :data:`PROLOGUE`, which reads the nonce from the first line of
+        standard input. It exits with the exit code of the last command of the tests.
+    """
     lines = script.split("\n")
     first, last = _region(lines)
-    if first < 0:  # no markers (not every task set's scripts print them): it is all test output
+    if first < 0:  # some task sets have no markers: then the whole output is that of the tests
         before, tests, after = [], ["(", *lines, ")"], []
     else:
         before, tests, after = lines[:first], lines[first + 1 : last], lines[last + 1 :]
@@ -37,16 +46,19 @@ def prepared(script: str, exports: Sequence[str] = ()) -> str:
             tests = [lines[first], *tests]
         if last < len(lines) and not _alone(END, lines[last]):
             tests = [*tests, lines[last]]
-    said = next((n for n, line in enumerate(tests) if EXIT in line), len(tests))
-    # the parentheses: a line that prints $? finds what it looked for
-    caught = [*tests[:said], "swe_gym_exit=$?; (exit $swe_gym_exit)", *tests[said:]]
+    # Some scripts print $? after their tests. The subshell sets $? again for such a line.
+    end_of_tests = next((n for n, line in enumerate(tests) if EXIT in line), len(tests))
+    save = "swe_gym_exit=$?; (exit $swe_gym_exit)"
+    caught = [*tests[:end_of_tests], save, *tests[end_of_tests:]]
     start, end = (f'echo "{marker} $swe_gym_word"' for marker in (START, END))
     return "\n".join([*before, start, *exports, *caught, end, *after, "exit $swe_gym_exit", ""])
 
 
 def _region(lines: list[str]) -> tuple[int, int]:
-    """Line numbers of the markers; -1 and the number of lines where they are missing. The last
-    start counts: a patch in the script may hold the words as well."""
+    """Line numbers of the markers; -1 and the number of lines if they are missing.
+
+    The last start marker counts, because a patch inside of the script may contain the words too.
+    """
     starts = [number for number, line in enumerate(lines) if START in line]
     if not starts:
         return -1, len(lines)

@@ -1,8 +1,9 @@
-"""From the log of a graded run to an outcome, by swebench's rules and our guards.
+"""Compute the outcome from the log of a graded run, by the rules of swebench and further checks.
 
-The log is all that is needed, so that it can be kept and judged again. Its last line, the trailer,
-is the grader's own: what it saw from outside the sandbox (the exit code, the time limit) and what
-the witness reported. The guards only ever turn a resolved into a tampered.
+The log alone is sufficient, so that it can be stored and judged again. Its last line, the trailer,
+is written by the grader: what it saw from outside of the sandbox (exit code, time limit) and what
+the test recorder reported. The checks against cheating come last and can only turn ``resolved``
+into ``tampered``; they never change the outcome of an honest failure.
 """
 
 from __future__ import annotations
@@ -14,20 +15,27 @@ from typing import Any
 
 from swe_gym_env.errors import GradingError
 from swe_gym_env.grading import parsers
-from swe_gym_env.grading.recorder import begins, contradiction, statuses
+from swe_gym_env.grading.recorder import begins, contradiction, recorded
 from swe_gym_env.types import Outcome, TaskInstance
 
 TRAILER = ">>>>> Grading"
-PASSED = ("PASSED", "XFAIL")  # for a test that must begin to pass
+PASSED = ("PASSED", "XFAIL")  # what a test that must pass may have
 FAILED = ("FAILED", "ERROR")
-MOST_NOTES = 5  # in a reason
+MOST_NOTES = 5  # that a reason quotes
 
 
 @dataclass(frozen=True)
 class Trailer:
-    """``exit``: of the test command. ``canary``: the test that must fail; empty without a witness.
-    ``timeout``: in seconds, where the run was cut at it. ``tampered``: why nothing was run.
-    ``left_out``: what of the patch was not applied, one sentence each."""
+    """The last line of a log. The names of the fields are keys of stored logs.
+
+    Attributes:
+        exit: Exit code of the test command; None if nothing was run.
+        timeout: The time limit in seconds, if the run exceeded it; otherwise 0.
+        tampered: Why nothing was run; empty if it was.
+        left_out: Parts of the patch that were not applied and why, one sentence each.
+        canary: Name of the test that must fail; empty without a test recorder.
+        records: Records of the test recorder, one for each call of pytest.
+    """
 
     exit: int | None = None
     timeout: float = 0.0
@@ -38,28 +46,39 @@ class Trailer:
 
 
 def sealed(log: str, word: str, trailer: Trailer) -> str:
+    """``log`` with its trailer. ``word`` is the nonce, which marks the trailer as the grader's."""
     return f"{log}\n{TRAILER} {word} {json.dumps(asdict(trailer))}\n"
 
 
 def verdict(task: TaskInstance, log: str, nonce: str) -> Outcome:
-    """The outcome that a kept log of ``grade`` stands for. Raises GradingError where the log says
-    nothing about the patch: it has no trailer, or the tests did not start."""
+    """Compute the outcome of a stored log.
+
+    Args:
+        task: The task.
+        log: The log as passed to ``on_log`` of :func:`swe_gym_env.grading.grade`.
+        nonce: The nonce of that run.
+
+    Raises:
+        GradingError: The log says nothing about the patch, because it has no trailer or the tests
+            did not start.
+    """
     text, found, last = log.rpartition(f"\n{TRAILER} {nonce} ")
     if not found:
         raise GradingError("the log has no trailer: it is not one of ours, or was cut")
     trailer = Trailer(**json.loads(last))
-    return noted(_said(task, text, nonce, trailer), "left out", trailer.left_out)
+    return noted(_outcome(task, text, nonce, trailer), "left out", trailer.left_out)
 
 
 def noted(outcome: Outcome, what: str, notes: Sequence[str]) -> Outcome:
-    """``outcome`` with remarks in its reason, the first few of them."""
+    """``outcome`` with the first ``MOST_NOTES`` notes in its reason, introduced by ``what``."""
     if not notes:
         return outcome
     few = "; ".join([*notes[:MOST_NOTES], *(["..."] if len(notes) > MOST_NOTES else [])])
     return replace(outcome, reason="; ".join(filter(None, [outcome.reason, f"{what}: {few}"])))
 
 
-def _said(task: TaskInstance, text: str, nonce: str, trailer: Trailer) -> Outcome:
+def _outcome(task: TaskInstance, text: str, nonce: str, trailer: Trailer) -> Outcome:
+    """The outcome as far as it follows without the statuses of single tests."""
     if trailer.tampered:
         return Outcome("tampered", reason=trailer.tampered)
     if trailer.timeout:
@@ -77,18 +96,19 @@ def _said(task: TaskInstance, text: str, nonce: str, trailer: Trailer) -> Outcom
 
 
 def _judged(task: TaskInstance, output: str, trailer: Trailer) -> Outcome:
+    """The outcome by the statuses of the tests. ``output``: of the test run alone."""
     wanted = (*task.fail_to_pass, *task.pass_to_pass)
     parse = parsers.several(parsers.parser(task.log_parser), len(trailer.records))
-    said = parse(output, frozenset(wanted))
-    ours = [test for test in said if trailer.canary and test.endswith(f"::{trailer.canary}")]
-    canaries = [said.pop(test) for test in ours]
-    tests = {test: _status(test, said) for test in wanted}
-    reason = _void(task, output, said, trailer)
+    statuses = parse(output, frozenset(wanted))
+    ours = [test for test in statuses if trailer.canary and test.endswith(f"::{trailer.canary}")]
+    canaries = [statuses.pop(test) for test in ours]
+    tests = {test: _status(test, statuses) for test in wanted}
+    reason = _void(task, output, statuses, trailer)
     expected = task.metadata.get("expected")
     if expected is None:
         reason = reason or _why(task, tests)
-    else:  # exactly these statuses, failures that are known included
-        tests = {test: said.get(test, "ABSENT") for test in {**expected, **said}}
+    else:  # the task names the status of every test, known failures included
+        tests = {test: statuses.get(test, "ABSENT") for test in {**expected, **statuses}}
         unlike = [test for test, status in tests.items() if status != expected.get(test)]
         reason = reason or (f"{len(unlike)} tests say other than they should" if unlike else "")
     if reason:
@@ -105,29 +125,30 @@ def _judged(task: TaskInstance, output: str, trailer: Trailer) -> Outcome:
     return Outcome("resolved", reward=1.0, tests=tests)
 
 
-def _status(test: str, said: Mapping[str, str]) -> str:
-    if test in said:
-        return said[test]
-    found = [said[name] for name in begins(test, said)]
+def _status(test: str, statuses: Mapping[str, str]) -> str:
+    """Status of a test whose id may be cut off: then all tests that it stands for must agree."""
+    if test in statuses:
+        return statuses[test]
+    found = [statuses[name] for name in begins(test, statuses)]
     agree = len({status in PASSED for status in found}) == 1
     return found[0] if agree else "ABSENT"
 
 
-def _void(task: TaskInstance, output: str, said: Mapping[str, str], trailer: Trailer) -> str:
-    """Why the log as a whole counts for nothing; empty if it counts."""
-    if not said:
+def _void(task: TaskInstance, output: str, statuses: Mapping[str, str], trailer: Trailer) -> str:
+    """Why the log as a whole is not valid; empty if it is."""
+    if not statuses:
         if not _failures_only(task):
             return "no test reported a result"
         from swebench.harness.grading import SUITE_RAN
 
         return "" if SUITE_RAN.search(output) else "nothing shows that the tests ran"
     exit_code = trailer.exit
-    if exit_code == 1 and trailer.records:  # our canary's failure is none of the tests'
-        found = statuses(trailer.records)
+    if exit_code == 1 and trailer.records:  # only the canary has failed: as good as exit code 0
+        found = recorded(trailer.records)
         failing = [test for test, status in found.items() if status in FAILED]
         if all(test.endswith(f"::{trailer.canary}") for test in failing):
             exit_code = 0
-    if exit_code and not any(status in FAILED for status in said.values()):
+    if exit_code and not any(status in FAILED for status in statuses.values()):
         return f"the test command exited with {exit_code} though the log shows no failure"
     return ""
 
@@ -137,7 +158,10 @@ def _failures_only(task: TaskInstance) -> bool:
 
 
 def _why(task: TaskInstance, tests: Mapping[str, str]) -> str:
-    """What fails; empty if nothing does. A test that passed may be skipped, one of ours may not."""
+    """How many tests fail; empty if none does.
+
+    A test of ``pass_to_pass`` may also be skipped; a test of ``fail_to_pass`` must not be.
+    """
     if _failures_only(task):
         failed = [test for test, status in tests.items() if status == "FAILED"]
     else:

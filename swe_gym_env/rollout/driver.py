@@ -9,11 +9,18 @@ first. Scoring, which may take seconds, runs aside while the slot is filled agai
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import (
+    ALL_COMPLETED,
+    FIRST_COMPLETED,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -22,6 +29,7 @@ from typing import Any, TypeVar
 from swe_gym_env.env import Step, SWEEnv
 from swe_gym_env.errors import EngineError, InfraError, PolicyError
 from swe_gym_env.policies.base import CONTEXT_FULL, Policy
+from swe_gym_env.rollout import failures
 from swe_gym_env.rollout import history as histories
 from swe_gym_env.rollout.circuit_breaker import CircuitBreaker
 from swe_gym_env.rollout.mixers import Mixer
@@ -39,18 +47,46 @@ log = logging.getLogger(__name__)
 BATCH_WAIT_SECONDS = 30.0
 MOST_AHEAD = 64  # a provider that makes sandboxes ahead of need is told of so many
 COMMANDS_PER_CPU = 2  # at once: with more, each takes longer, up to its time limit
+REPORT_SECONDS = 1.0  # longest time between two calls of `progress`, but for a policy that answers
 LAST_SECONDS = 10.0  # after an interrupt, for the scoring of what has ended
 
 
 @dataclass(frozen=True)
 class Progress:
-    """``turns`` counts every executed turn so far, ``resolved`` the resolved among the ``done``."""
+    """How far a roll-out has come.
+
+    Attributes:
+        total: Episodes that are wanted.
+        done: Episodes that have ended and are scored.
+        resolved: Those of the ``done`` that resolved their task.
+        running: Episodes in play or being scored.
+        turns: Turns executed so far, also those of episodes that were lost and played again.
+    """
 
     total: int
     done: int = 0
     resolved: int = 0
     running: int = 0
     turns: int = 0
+
+    def with_episode(self, outcome: Outcome, turns: int = 0) -> Progress:
+        """After one more episode; ``turns`` of it that were not counted before."""
+        return replace(
+            self,
+            done=self.done + 1,
+            resolved=self.resolved + outcome.resolved,
+            turns=self.turns + turns,
+        )
+
+    def plus(self, later: Progress) -> Progress:
+        """The sums when ``later`` goes on after this, among the same ``total``."""
+        return replace(
+            later,
+            total=self.total,
+            done=self.done + later.done,
+            resolved=self.resolved + later.resolved,
+            turns=self.turns + later.turns,
+        )
 
 
 OnEpisode = Callable[[Episode, list[Annotation]], None]
@@ -123,7 +159,7 @@ class _Driver:
                 self._settle()
                 self._batch()
                 self._collect_grades(block=not self.live and not self.waiting)
-                self.progress(replace(self.now, running=len(self.live) + len(self.grading)))
+                self._report()
                 self._rest()
         except KeyboardInterrupt:
             hurry = True
@@ -133,6 +169,21 @@ class _Driver:
         finally:
             self._close(hurry)
         return self.now
+
+    def _report(self) -> None:
+        self.progress(replace(self.now, running=len(self.live) + len(self.grading)))
+
+    def _wait(
+        self, jobs: Collection[Future[Any]], seconds: float = math.inf, until: str = ALL_COMPLETED
+    ) -> None:
+        """As ``concurrent.futures.wait``, but reports every second, so that ``progress`` can end
+        the roll-out with an exception."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            done, going = wait(jobs, min(left, REPORT_SECONDS), until)
+            if not going or (done and until == FIRST_COMPLETED):
+                return
+            self._report()
 
     def _fill(self, concurrency: int) -> None:
         while self.waiting and len(self.live) < concurrency and not self.faults.pause():
@@ -151,9 +202,10 @@ class _Driver:
     def _rest(self) -> None:
         """Nothing to do until whatever is down may have come back."""
         if not self.live and self.waiting and (pause := self.faults.pause()):
-            wait(self.grading, timeout=pause, return_when=FIRST_COMPLETED)
-            if not self.grading:
-                time.sleep(pause)
+            if self.grading:
+                self._wait(self.grading, pause, FIRST_COMPLETED)
+            else:
+                time.sleep(min(pause, REPORT_SECONDS))  # the loop comes back here
 
     def _batch(self) -> None:
         """One turn of every episode that waits for one."""
@@ -176,9 +228,9 @@ class _Driver:
         running = {live.pending: live.since for live in self.live if live.pending}
         fresh = [job for job in running if time.monotonic() - running[job] < BATCH_WAIT_SECONDS]
         if fresh:
-            wait(fresh, timeout=BATCH_WAIT_SECONDS)
+            self._wait(fresh, BATCH_WAIT_SECONDS)
         elif running and len(running) == len(self.live):
-            wait([*running, *self.grading], return_when=FIRST_COMPLETED)
+            self._wait([*running, *self.grading], until=FIRST_COMPLETED)
         for live in [live for live in self.live if live.pending and live.pending.done()]:
             pending, live.pending = live.pending, None
             assert pending is not None
@@ -206,7 +258,7 @@ class _Driver:
             return
         outcome: Outcome | None = live.info.get("outcome")
         if outcome is not None and live.info["stop_reason"] == "infra_error":
-            self._lost(live, *_cause(outcome))
+            self._lost(live, *failures.cause_of(outcome))
         elif outcome is None and live.env.grade_mode == "deferred":
             self.live.remove(live)
             self._grade(live)
@@ -223,8 +275,7 @@ class _Driver:
         name, charged = live.request.episode_id, cause != EngineError.cause
         if charged and live.attempt > self.retries:
             log.warning("%s: given up after %d attempts: %s", name, live.attempt, message)
-            outcome = Outcome("infra_error", mask=True, reason=f"{cause}: {message}")
-            self._deliver(live, outcome, "infra_error")
+            self._deliver(live, failures.outcome(cause, message), failures.INFRA)
         else:
             level = logging.WARNING if charged else logging.DEBUG  # the row of faults tells it all
             log.log(level, "%s: attempt %d lost, again: %s", name, live.attempt, message)
@@ -236,10 +287,11 @@ class _Driver:
     def _collect_grades(self, block: bool) -> None:
         done = {future for future in self.grading if future.done()}
         if block and self.grading and not done:
-            done, _ = wait(self.grading, return_when=FIRST_COMPLETED)
+            self._wait(self.grading, until=FIRST_COMPLETED)
+            done = {future for future in self.grading if future.done()}
         for future in done:
             live, outcome = self.grading.pop(future), future.result()
-            cause, message = _cause(outcome)
+            cause, message = failures.cause_of(outcome)
             if cause == EngineError.cause:
                 self.faults.add(cause, message, live.since)
                 self._grade(live)
@@ -253,8 +305,7 @@ class _Driver:
             self.live.remove(live)
         if outcome.status != "infra_error":
             self.faults.success()
-        done, resolved = self.now.done + 1, self.now.resolved + outcome.resolved
-        self.now = replace(self.now, done=done, resolved=resolved)
+        self.now = self.now.with_episode(outcome)
         self.on_episode(live.episode(outcome, stop_reason), live.annotations)
         live.env.close()
 
@@ -285,12 +336,6 @@ def _timed(call: Callable[[], T]) -> tuple[T, float]:
 def _later(pause: float, call: Callable[[], T]) -> T:
     time.sleep(pause)
     return call()
-
-
-def _cause(outcome: Outcome) -> tuple[str, str]:
-    """The kind of fault and what it said; ("", ...) where there was none."""
-    cause, _, message = outcome.reason.partition(": ")
-    return (cause, message) if outcome.status == "infra_error" else ("", "")
 
 
 def _reset(live: Live) -> tuple[str, dict[str, Any]]:

@@ -148,9 +148,6 @@ class RoundFolder:
         own = (from_dict(Spent, row) for _, row in rows if row.get("teacher") == teacher)
         return sum(own, Spent())
 
-    def finished_ids(self) -> set[str]:
-        return set(self._last())
-
     def read(self, index: int) -> Round:
         """For training. Says how many labels of an old run cannot be learned."""
         labels = self.annotations()

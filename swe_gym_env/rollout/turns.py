@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from swe_gym_env.actions import ActionFormat, FormatError, read
 from swe_gym_env.errors import SetupError
-from swe_gym_env.policies.base import Policy, Reply
+from swe_gym_env.policies.base import Policy, Reply, State
 from swe_gym_env.rollout.mixers import Mixer
 from swe_gym_env.rollout.running import Live
 from swe_gym_env.text import joined, unusable, whole
@@ -99,18 +99,29 @@ class TurnCollector:
         if not episodes:
             return {}
         states = [live.state("student", self.student) for live in episodes]
-        return dict(zip(episodes, self.student.act(states), strict=True))
+        return dict(zip(episodes, _replies(self.student, states), strict=True))
 
     @staticmethod
     def _ask_teacher(teacher: Policy, episodes: Sequence[Live]) -> dict[Live, Reply]:
         states = [live.state("teacher", teacher) for live in episodes]
         try:
-            return dict(zip(episodes, teacher.act(states), strict=True))
+            return dict(zip(episodes, _replies(teacher, states), strict=True))
         except SetupError:
             raise
         except Exception as error:
             log.exception("the teacher failed in %d states", len(states))
             return {live: Reply(error=f"{type(error).__name__}: {error}") for live in episodes}
+
+
+def _replies(policy: Policy, states: Sequence[State]) -> Sequence[Reply]:
+    """SetupError if ``policy`` does not do what a policy promises."""
+    replies = policy.act(states)
+    if len(replies) != len(states) or not all(isinstance(reply, Reply) for reply in replies):
+        raise SetupError(
+            f"policy {policy.name!r} must return one Reply for each state, not "
+            f"{str(replies)[:200]} for {len(states)} states"
+        )
+    return replies
 
 
 def label(reply: Reply, form: ActionFormat, key: tuple[str, int, str]) -> Annotation:

@@ -13,11 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from swe_gym_env.errors import SetupError
-
-
-def home() -> Path:
-    """The cache folder: ``$SWE_GYM_HOME`` or ~/.cache/swe_gym_env. All in it can be made again."""
-    return Path(os.environ.get("SWE_GYM_HOME") or Path.home() / ".cache" / "swe_gym_env").absolute()
+from swe_gym_env.paths import home
 
 
 @dataclass(frozen=True)

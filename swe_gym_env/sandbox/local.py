@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from swe_gym_env import paths
 from swe_gym_env.errors import SandboxError, SetupError
 from swe_gym_env.sandbox import images
 from swe_gym_env.sandbox.base import Guarantee, Limits, SandboxSpec
@@ -207,11 +208,11 @@ def _probe() -> str | None:
         return "the local sandbox needs Linux on x86_64 or aarch64; use sandbox=process"
     if not os.path.exists("/bin/bash"):
         return "the local sandbox needs bash: install the package bash"
-    image = images.Image(folder=images.home() / "probe")  # empty, and made once
+    image = images.Image(folder=paths.home() / "probe")  # empty, and made once
     try:
         image.tree_path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return f"nothing can be written to {images.home()} ({error}): set SWE_GYM_HOME"
+        return f"nothing can be written to {paths.home()} ({error}): set SWE_GYM_HOME"
     try:
         sandbox = LocalProvider()._start(image, SandboxSpec("probe"))
         try:

@@ -1,7 +1,8 @@
-"""Is this a task? Asked before anything is built or started: what only its author can mend.
+"""Check the fields of a task before anything is built or started for it.
 
-Every task passes here, whichever set it comes from, and so do those that were made in Python and
-given to the environment. Messages name the field as rows have it (``patch``, ``FAIL_TO_PASS``).
+The faults that are found here can be corrected only by the author of the task. Tasks of every set
+are checked, and so are tasks that were made in Python and passed to the environment. Messages use
+the names of the columns of rows (``patch``, ``FAIL_TO_PASS``).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ FILLED = ("instance_id", "image", "problem_statement", "eval_script")
 ONE_LINE = ("instance_id", "repo", "base_commit", "image", "log_parser", "workdir", "split")
 PATCHES = ("gold_patch", "test_patch")
 EVAL_TYPES = get_args(EvalType)
-LONGEST_NAME = 200  # bytes of a file's name made of the id, with room for a suffix
+LONGEST_NAME = 200  # bytes of an id, since it becomes the name of a file with a suffix
 _VALUES = attrgetter(*TEXTS)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _HASH = re.compile(r"[0-9a-fA-F]{4,64}")
@@ -41,10 +42,19 @@ _DIFF = re.compile(r"^(?:diff --git |--- .*\n\+\+\+ )", re.MULTILINE)
 
 
 def check(task: TaskInstance, where: str = "") -> TaskInstance:
-    """``task`` again. Raises SetupError with ``where`` (file and line), the column, and what is
-    allowed there. Whether the image holds the base commit is seen when a sandbox starts; of a row,
-    which has a ``where``, its form is looked at before."""
-    for part in (_texts, _objects, _fields, _tests):  # each may rely on those before it
+    """Check a task and return it.
+
+    Whether the image contains the base commit is checked only when a sandbox starts.
+
+    Args:
+        task: The task.
+        where: File and line of its row; empty for a task that was made in Python. For a row, the
+            form of the base commit is checked too.
+
+    Raises:
+        SetupError: With ``where``, the column, and what is allowed in it.
+    """
+    for part in (_texts, _objects, _fields, _tests):  # each relies on the ones before it
         for name, why in part(task):
             if why and (where or name != "base_commit"):
                 place = where or f"task {task.instance_id!r:.80}"
@@ -52,7 +62,7 @@ def check(task: TaskInstance, where: str = "") -> TaskInstance:
     return task
 
 
-Faults = list[tuple[str, str]]  # column and what is wrong with it; empty where nothing is
+Faults = list[tuple[str, str]]  # (column, what is wrong with it)
 
 
 def _texts(task: TaskInstance) -> Faults:
@@ -62,7 +72,7 @@ def _texts(task: TaskInstance) -> Faults:
         if name in FILLED and not value.strip():
             return [(name, "is empty")]
         if value.isascii() and value.isprintable():
-            continue  # most are
+            continue  # the usual case
         if name in ONE_LINE and (match := _CONTROL.search(value)):
             return [(name, f"holds the control character {match[0]!r}: {value!r:.80}")]
         if name not in PATCHES and "\0" in value:
@@ -86,7 +96,7 @@ def _fields(task: TaskInstance) -> Faults:
 
 
 def _name(value: str) -> str:
-    """It becomes a file's name: of a log, of an official report's folder."""
+    """What is wrong with an id, which becomes the name of log files and of folders."""
     if "/" in value or "\\" in value or value in (".", ".."):
         return f"files are named after it, so it must hold no slash: {value!r:.80}"
     if value != value.strip():
@@ -100,7 +110,8 @@ def _commit(task: TaskInstance) -> str:
     value = task.base_commit
     if _HASH.fullmatch(value):
         return ""
-    # a name can move; the task's own set-up makes it anew in every sandbox
+    # A tag can move. Only the set-up script of a task may use one, since it sets it in each
+    # sandbox.
     if task.metadata.get("setup") and _REF.fullmatch(value):
         return ""
     return f"the commit's hash in hexadecimal is wanted, all 40 digits of it: {value!r:.80}"
@@ -174,7 +185,7 @@ def _list(tests: Any) -> str:
 
 
 def _plain(tests: Collection[Any]) -> bool:
-    """Whether all are printable ASCII, as most are: quick, where a row has thousands."""
+    """Whether all are printable ASCII. A quick check, since a row may have thousands of tests."""
     try:
         text = "".join(tests)
     except TypeError:

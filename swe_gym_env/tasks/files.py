@@ -1,7 +1,8 @@
-"""Rows of a task set, from wherever they lie: a file, a folder, or the Hugging Face hub.
+"""Read the rows of a task set from a file, a folder, or the Hugging Face hub.
 
-Rows come one after the other, so that who needs the first five reads no more. What a file is, is
-seen from its first bytes where they tell (gzip, parquet, a byte-order mark), else from its suffix.
+Rows are yielded one after the other, so that a caller that needs five rows reads no more. The
+format of a file is recognized by its first bytes (gzip, parquet, a byte-order mark), otherwise by
+its suffix.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from typing import IO, Any
 from swe_gym_env.errors import SetupError
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
-# In a folder of files these names say to which split a file's rows belong
+# In a folder of files, a name that begins with one of these is a split
 SPLITS = re.compile(r"(train|test|validation|valid|val|dev|heldout|unseen)(?![A-Za-z])")
 
 
 class Row(dict[str, Any]):
-    """A row that knows where it stands, for the messages about it."""
+    """A row with its place (file and line), for messages about it."""
 
     where = ""
 
     def column(self, name: str) -> Any:
-        """Raises SetupError where the row has no such column."""
+        """A column. Raises SetupError if the row does not have it."""
         try:
             return self[name]
         except KeyError:
@@ -43,7 +44,7 @@ class Row(dict[str, Any]):
         return f"it has {found[0]!r}: upper and lower case matter" if found else ""
 
     def text(self, name: str, default: str | None = None) -> str:
-        """A column of text. With a ``default`` it may be missing, null or empty. SetupError."""
+        """A column of text. With a ``default`` it may be missing or empty. Raises SetupError."""
         value = self.column(name) if default is None else self.get(name, default)
         if default is not None and value in (None, ""):
             return default
@@ -52,8 +53,11 @@ class Row(dict[str, Any]):
         return value
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """A column that holds an object, and may be missing or null. Parquet gives every row of a
-        table the same keys, and None for those that a row lacks: these are left out."""
+        """A column with an object; it may be missing or null.
+
+        In parquet all rows of a table have the same keys, with None for missing ones. These are
+        left out.
+        """
         value = self.get(name)
         if not isinstance(value, Mapping | None):
             raise SetupError(f"{self.where}, column {name!r}: not an object: {value!r:.80}")
@@ -76,12 +80,17 @@ class Row(dict[str, Any]):
 
 
 def read_rows(source: str, split: str = "test") -> Iterator[Row]:
-    """The rows of ``source``: a .jsonl, .json or .parquet file (the first two also gzipped), a
-    folder of them, or a hub id.
+    """Read the rows of a source.
 
-    ``split`` chooses within a hub data set; in a folder it chooses the files whose name begins
-    with it, if there are any, and either way it is the ``split`` of rows that name none. With ""
-    every file and every split of a hub data set is read. Raises SetupError that says what to do.
+    Args:
+        source: A .jsonl, .json or .parquet file (the first two may be gzipped), a folder of them,
+            or the id of a data set on the hub.
+        split: The split of a data set on the hub. In a folder, the files whose names begin with it,
+            if there are any. It also becomes the ``split`` of rows without one. Empty reads all
+            files and splits.
+
+    Raises:
+        SetupError: The source cannot be read; the message says what to do.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -118,13 +127,22 @@ def read_file(path: Path) -> Iterator[Row]:
 
 
 def read_json(path: Path) -> Any:
-    """What a .json file holds. Raises SetupError with the place."""
+    """The content of a .json file. Raises SetupError with the place of an error."""
     with _opened(path) as file:
         return parse_json("".join(line for _, line in _lines(file, path)), str(path), 1)
 
 
 def parse_json(text: str, where: str, line: int = 0) -> Any:
-    """``line``: 0 where ``where`` names the line already. Raises SetupError with the place."""
+    """Parse JSON strictly: no NaN, no duplicate keys.
+
+    Args:
+        text: The JSON.
+        where: Its place, for messages.
+        line: Its line number; 0 if ``where`` contains it.
+
+    Raises:
+        SetupError: It is not valid; the message has the place.
+    """
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -136,7 +154,7 @@ def parse_json(text: str, where: str, line: int = 0) -> Any:
 
 
 def placed(rows: Iterable[Any], where: str) -> Iterator[Row]:
-    """Rows that know their number after ``where``. Raises SetupError for what is no object."""
+    """Rows with their place: ``where`` and a number. Raises SetupError if one is not an object."""
     return (placed_row(row, f"{where} {number}") for number, row in enumerate(rows, 1))
 
 
@@ -149,14 +167,14 @@ def placed_row(value: Any, where: str) -> Row:
 
 
 def as_row(value: Mapping[str, Any]) -> Row:
-    """A row that was made in Python, placed by its id."""
+    """A row that was made in Python; its place is its id."""
     if isinstance(value, Row):
         return value
     return placed_row(dict(value), f"row {value.get('instance_id', '?')}")
 
 
 def unique(rows: Iterable[Row]) -> Iterator[Row]:
-    """``rows``, whose ``instance_id`` is a text that no earlier row has. Raises SetupError."""
+    """``rows``, with a check that each ``instance_id`` is a text and unique. Raises SetupError."""
     places: dict[str, str] = {}
     for row in rows:
         name = row.text("instance_id")
@@ -187,13 +205,13 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 
 
 def _from_json(file: IO[bytes], path: Path) -> Iterator[Row]:
-    """One list; or, as many .json files are, an object a line."""
+    """Rows of a .json file: one list, or one object per line, which many such files contain."""
     lines = list(_lines(file, path))
     text = "".join(line for _, line in lines)
     if text.lstrip().startswith("{") and len(lines) > 1:
         try:
             parse_json(lines[0][1], "")
-        except SetupError:  # one object over many lines
+        except SetupError:  # one object that extends over several lines
             pass
         else:
             yield from _rows(lines, path)
@@ -223,7 +241,7 @@ def _begins(file: IO[bytes], count: int) -> bytes:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file's bytes, unpacked. Whatever goes wrong while they are read is a SetupError."""
+    """The unpacked bytes of a file. All errors while they are read become a SetupError."""
     try:
         with path.open("rb") as raw:
             packed = _begins(raw, 2) == b"\x1f\x8b"
@@ -235,7 +253,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, str]]:
-    """Numbers and lines; a byte-order mark, or the zeros of UTF-16, say what the encoding is."""
+    """Numbered lines. The encoding follows from a byte-order mark, or from the zeros of UTF-16."""
     encoding = json.detect_encoding(_begins(file, 4))
     if encoding.startswith(("utf-16", "utf-32")):
         try:
@@ -283,7 +301,7 @@ def _from_hub(name: str, split: str) -> Iterator[Row]:
         raise SetupError(f"{name!r} is on the hub: pip install -e '.[hub]'") from None
     try:
         found = datasets.load_dataset(name, split=split or None)
-    except Exception as error:  # the hub's client raises dozens of kinds
+    except Exception as error:  # the client of the hub raises many kinds of errors
         raise SetupError(
             f"cannot load {name!r} (split {split!r}) from the hub: {error}. Where there is no "
             "network, download it elsewhere and give the file or folder as the path."

@@ -1,4 +1,4 @@
-"""Tasks from a file that somebody wrote: one swebench 5 row a line."""
+"""Tasks from a file of the user, with one row of swebench 5 per line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from swe_gym_env.types import TaskInstance
 
 
 def load(path: str = "", split: str = "", limit: int | None = None) -> list[TaskInstance]:
-    """``path``: a .jsonl, .json or .parquet file, a folder of them, or a hub id.
+    """Load tasks.
 
-    ``split``: rows whose column of that name says so; "" and "all": every row. With ``limit`` rows
-    are read, and checked, until there are so many; without it every row is, those of other splits
-    too. Raises SetupError that names the file, the line and the column.
+    Args:
+        path: A .jsonl, .json or .parquet file, a folder of them, or the id of a data set on the
+            hub.
+        split: Only rows with this value in their column ``split``; all rows if empty or ``all``.
+        limit: Number of tasks after which reading stops. Without it all rows are checked, including
+            those of other splits.
+
+    Raises:
+        SetupError: A row is wrong; the message names the file, the line and the column.
     """
     if not path:
         raise SetupError("no file at path='': give the path of a file of task rows")

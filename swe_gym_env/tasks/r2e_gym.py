@@ -1,13 +1,13 @@
 """R2E-Gym: commits of a dozen Python repositories, with tests that a model wrote.
 
-A row has no patch, no lists of tests and no command. The image brings ``run_tests.sh`` and the
-hidden ``r2e_tests``, and the row says what each test must report afterwards, failures included:
-graded is whether the statuses are exactly those (``metadata["expected"]``). The tests lie in every
-sandbox's reach until ``setup`` puts them below .git, and in the agent's sandbox ``hide`` removes
-them.
+A row has no patch, no lists of tests and no command. The image contains ``run_tests.sh`` and the
+hidden ``r2e_tests``. The row has the status that each test must have after the fix, including
+failures, and grading checks that the statuses are exactly those (``metadata["expected"]``). The
+tests are visible in the image until ``setup`` moves them below .git; in the agent's sandbox
+``hide`` removes them.
 
-FAIL_TO_PASS is what passes in the recorded run after the commit and did not in the one before it;
-without that record it is every test that passes.
+FAIL_TO_PASS are the tests that pass in the recorded run after the commit but not in the one before
+it. Without that record it is every test that passes.
 """
 
 from __future__ import annotations
@@ -60,10 +60,16 @@ def load(
     image: str = "",
     search_path: str = PATH,
 ) -> list[TaskInstance]:
-    """``path``: a file, folder or hub id in place of the data set's own.
+    """Load tasks of R2E-Gym.
 
-    ``split``: train, heldout (``heldout`` tasks, drawn by ``seed``) or all. ``image``: in place of
-    the rows' own. ``search_path``: PATH in the images; "" leaves the image's. Raises SetupError.
+    Args:
+        path: A file, folder or id on the hub, instead of the published data set.
+        split: ``train``, ``heldout`` (``heldout`` tasks, drawn by ``seed``) or ``all``.
+        image: An image that replaces those of the rows.
+        search_path: PATH in the images; empty keeps that of the image.
+
+    Raises:
+        SetupError: The rows cannot be read, or one is wrong.
     """
     rows = list(read_rows(path or HUB, "train"))
 
@@ -124,14 +130,14 @@ def _plain(test: str) -> str:
 
 
 def _before(row: Row) -> dict[str, str]:
-    """Statuses in the recorded run of the tests on the commit's parent."""
+    """Statuses in the recorded run of the tests on the parent of the commit."""
     if not row.get("execution_result_content"):
         return {}
     return r2e_gym(_json(row, "execution_result_content").get("old_commit_res_stdout") or "", ())
 
 
 def _gold(commit: Mapping[str, Any]) -> str:
-    """The commit's changes to Python files that are no tests, as a diff again."""
+    """The changes of the commit to Python files other than tests, as a diff."""
     files = [
         file for file in commit.get("file_diffs", ()) if _counts(file["header"]["file"]["path"])
     ]

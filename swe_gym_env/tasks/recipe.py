@@ -1,8 +1,9 @@
-"""What the images of SWE-bench's descendants share: a conda environment named testbed, a checkout
-in /testbed with all of its history, and hidden tests that come as a patch.
+"""Scripts for task sets in the style of SWE-bench.
 
-The scripts below turn that into a task: every sandbox begins at one commit, tagged ``BASE``, and in
-the agent's sandbox that commit is the whole history, since the fix is often further up in it.
+Their images have a conda environment named testbed and a checkout in /testbed with the whole
+history; the hidden tests are a patch. The scripts make a task of that: every sandbox begins at one
+commit with the tag ``BASE``. In the agent's sandbox that commit is the whole history, since the
+image's history often contains the fix.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ RESET_FAILED = ">>>>> Reset Failed"
 PREFIX = "/opt/miniconda3/envs/testbed"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 GIT = "git -c user.name=base -c user.email=base@localhost -c commit.gpgsign=false"
-# What the image's makers left uncommitted belongs to the base, or it would look like the agent's
+# Uncommitted changes in the image become part of the base, or they would count as the agent's
 SNAPSHOT = f"""
 git add -A .
 {GIT} commit -q --no-verify --allow-empty -m base
 git tag -f {BASE} >/dev/null
 """
-# The commit alone: no branch, tag, remote or reflog, and no object that only those could reach
+# Keeps one commit only: no branch, tag, remote or reflog, and no object that only those reach
 ALONE = f"""
 commit=$({GIT} commit-tree -m base "$(git rev-parse '{BASE}^{{tree}}')")
 git update-ref --no-deref HEAD "$commit"
@@ -51,7 +52,10 @@ _NO_TESTS = (
 
 
 def environment(prefix: str) -> dict[str, str]:
-    """For the agent's commands: the tests' Python comes first. Empty where ``prefix`` is."""
+    """Variables for the agent's commands, so that PATH begins with the Python of the tests.
+
+    Empty if ``prefix``, the folder of that environment, is empty.
+    """
     if not prefix:
         return {}
     conda = prefix.partition("/envs/")[0]
@@ -64,7 +68,7 @@ def touched(patch: str) -> list[str]:
 
 
 def test_files(test_patch: str) -> list[str]:
-    """What is given to the test runner: files that are there after the patch, and hold code."""
+    """Arguments of the test runner: files that exist after the patch and contain code."""
     files = []
     for part in re.split(r"(?m)^(?=diff --git )", test_patch):
         header = _HEADER.search(part)
@@ -79,13 +83,13 @@ def quoted(words: Iterable[str]) -> list[str]:
 
 
 def applied(patch: str) -> str:
-    """The command that applies a patch which stands in the script."""
+    """A command that applies a patch, which is part of the script."""
     body = patch if patch.endswith("\n") else patch + "\n"
     return f"git apply --whitespace=nowarn - <<'SWE_GYM_PATCH'\n{body}SWE_GYM_PATCH\n"
 
 
 def back_to(commit: str, files: Iterable[str]) -> str:
-    """Whatever the agent did to ``files``: they are as in ``commit`` again, or gone."""
+    """A command that makes ``files`` what they are in ``commit``, or removes them."""
     return f"""
 for file in {" ".join(quoted(files))}; do
   if git cat-file -e {commit}:"$file" 2>/dev/null; then git checkout -q {commit} -- "$file"
@@ -95,7 +99,7 @@ done
 
 
 def with_patch(test_patch: str) -> str:
-    """The hidden tests, laid over the tree as the base has it."""
+    """A script that restores the test files of the base and applies the hidden tests."""
     if not test_patch.strip():
         return ""
     failed = f"[ $? = 0 ] || echo '{RESET_FAILED}'\n"

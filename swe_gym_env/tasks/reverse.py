@@ -1,4 +1,4 @@
-"""The reverse of a unified diff, as ``git apply -R`` would apply it."""
+"""Reverse a unified diff, so that it does what ``git apply -R`` would do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from swe_gym_env.errors import SetupError
 
 _HUNK = re.compile(r"@@ -(\d+(?:,\d+)?) \+(\d+(?:,\d+)?) @@(.*)", re.DOTALL)
-# Header lines that change places or turn into each other
+# Header lines that are exchanged with each other
 _SWAPPED = {
     "new file mode ": "deleted file mode ",
     "deleted file mode ": "new file mode ",
@@ -20,7 +20,11 @@ _ORDER = ("old mode ", "new mode ", "rename from ", "rename to ")
 
 
 def reverse(patch: str) -> str:
-    """Raises SetupError for a binary patch and for a copy: nothing says what they undo."""
+    """The reverse of ``patch``.
+
+    Raises:
+        SetupError: It has a binary patch or a copy, which do not contain what would be restored.
+    """
     if re.search(r"^(GIT binary patch|Binary files .* differ|copy (from|to) )", patch, re.M):
         raise SetupError("a patch with binary changes or copies cannot be reversed")
     parts = re.split(r"(?m)^(?=diff --git )", patch)
@@ -80,7 +84,7 @@ def _in_order(lines: list[str], first: str, second: str) -> None:
 
 
 def _end(lines: list[str], at: int, old: str, new: str) -> int:
-    """Where a hunk's body ends: its counts say so, not its text."""
+    """The end of a hunk's lines, by the counts in its header."""
     left = [int(side.partition(",")[2] or 1) for side in (old, new)]
     while at < len(lines) and (left[0] > 0 or left[1] > 0):
         left[0] -= lines[at][:1] in (" ", "-", "\n")
@@ -90,7 +94,7 @@ def _end(lines: list[str], at: int, old: str, new: str) -> int:
 
 
 def _body(lines: list[str]) -> list[str]:
-    """Removed lines stand before added ones, so that each keeps its "no newline" mark."""
+    """Reversed lines of a hunk, removed ones first, so that each keeps its "no newline" mark."""
     done: list[str] = []
     removed: list[str] = []
     added: list[str] = []

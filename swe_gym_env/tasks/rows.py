@@ -1,4 +1,4 @@
-"""The file form of a task: one swebench 5 row, with our ``metadata`` beside it."""
+"""Convert between a task and its form in a file: a row of swebench 5 with additional columns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ KNOWN |= {"env", "metadata", "difficulty"}
 
 
 def from_row(row: Mapping[str, Any], source: str = "") -> TaskInstance:
-    """Raises SetupError with the place if a column is missing or holds what no task can have."""
+    """The task of a row.
+
+    Args:
+        row: Columns of swebench 5, and the optional ones of this project.
+        source: Name of the task set, if the row has none.
+
+    Raises:
+        SetupError: A column is missing or has an impossible value; the message has the place.
+    """
     row = as_row(row)
     for other in row.keys() - KNOWN:  # any others are allowed, but not one of ours misspelled
         if (name := other.lower()) in KNOWN and name not in row:

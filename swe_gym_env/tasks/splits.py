@@ -1,6 +1,6 @@
-"""A fixed held-out part for task sets that come without one.
+"""Split off a fixed held-out part of task sets that are published without one.
 
-Which tasks are held out depends on the seed and the ids alone, not on the order of the rows.
+Which tasks are held out depends only on the seed and the ids, not on the order of the rows.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ def split_tasks(
     task: Callable[[Item], TaskInstance] = lambda item: item,  # type: ignore[assignment,return-value]
     name: Callable[[Item], str] = attrgetter("instance_id"),
 ) -> list[TaskInstance]:
-    """The tasks of ``split``, each marked with its own. ``items`` are tasks, or rows that ``task``
-    makes tasks of and whose ids ``name`` gives: tasks are made of the chosen ones only.
+    """The tasks of ``split``, with their field ``split`` set.
 
-    Held out are the ``count`` ids with the smallest sha256 of "SEED:ID", over all repositories
-    alike. Raises SetupError for an unknown split, an id that comes twice, or too few tasks.
+    Held out are the ``count`` ids with the smallest sha256 of "SEED:ID", over all repositories.
+    Tasks are made only of the chosen items.
+
+    Raises:
+        SetupError: The split is unknown, an id occurs twice, or there are too few tasks.
     """
     if split not in SPLITS:
         raise SetupError(f"unknown split {split!r}: there are {', '.join(SPLITS)}")

@@ -1,11 +1,11 @@
-"""SWE-Gym: 2 438 issues of eleven Python repositories, each in a Docker image of its own.
+"""SWE-Gym: 2 438 issues of eleven Python repositories, each with a separate Docker image.
 
-Rows have no image, test command or parser: those are conventions of SWE-Gym's fork of the SWE-bench
-harness, written down here. Unlike that harness, nothing is installed again before the tests, since
-a sandbox has no network; the images come installed.
+Rows have no image, test command or parser. These are conventions of SWE-Gym's fork of the SWE-bench
+harness and are written down here. Unlike that harness, nothing is installed again before the tests,
+since a sandbox has no network and the packages are installed in the images.
 
-The paper that this project follows trains on 2 338 tasks and holds 100 out without saying which.
-Here the 100 are drawn by ``heldout.split_tasks``.
+The paper that this project follows trains on 2 338 tasks and holds out 100, which it does not name.
+Here the 100 are drawn by ``splits.split_tasks``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from swe_gym_env.types import TaskInstance
 
 HUB = "SWE-Gym/SWE-Gym"
 IMAGE = "xingyaoww/sweb.eval.x86_64.{}:latest"
-# `-p no:pretty`: the plugin of pydantic's environment prints a table in place of the summary
+# `-p no:pretty`: that plugin in pydantic's environment prints a table instead of the summary
 COMMANDS = {
     "bokeh/bokeh": "pytest -rA -n0",
     "conan-io/conan": "PYTHONPATH=${PYTHONPATH:-}:$(pwd) pytest -n0 -rA",
@@ -48,11 +48,16 @@ def load(
     image: str = IMAGE,
     prefix: str = recipe.PREFIX,
 ) -> list[TaskInstance]:
-    """``path``: a file, folder or hub id in place of SWE-Gym's own.
+    """Load tasks of SWE-Gym.
 
-    ``split``: train, heldout (``heldout`` tasks, drawn by ``seed``) or all. ``image``: {} stands
-    for the id as image names have it. ``prefix``: the environment of the tests' Python in the
-    images; "" leaves that to the image's own PATH. Raises SetupError.
+    Args:
+        path: A file, folder or id on the hub, instead of the published data set.
+        split: ``train``, ``heldout`` (``heldout`` tasks, drawn by ``seed``) or ``all``.
+        image: Name of the images, in which {} stands for the id in the form of image names.
+        prefix: Folder of the tests' Python environment in the images; empty uses the image's PATH.
+
+    Raises:
+        SetupError: The rows cannot be read, or one is wrong.
     """
     rows = list(read_rows(path or HUB, "train"))
 
@@ -92,7 +97,7 @@ def _task(row: Row, image: str, prefix: str) -> TaskInstance:
 
 
 def _command(repo: str, test_patch: str) -> str:
-    """mypy's tests are cases in data files, named in the patch; all others are files of code."""
+    """The test command. Tests of mypy are cases in data files, all others are code files."""
     command = COMMANDS[repo.lower()]
     cases = _CASE.findall(test_patch) if repo == "python/mypy" else []
     if cases:

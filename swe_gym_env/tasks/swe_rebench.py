@@ -1,7 +1,7 @@
-"""SWE-rebench: issues of some thousands of Python repositories, collected by machine.
+"""SWE-rebench: issues of several thousand Python repositories, collected automatically.
 
-Each row says itself how it is run (``install_config``) and in which image. Of the hub's splits
-``filtered`` is the one whose rows all have an image; ``subset`` chooses another.
+Each row contains how it is run (``install_config``) and in which image. All rows of the split
+``filtered`` on the hub have an image; ``subset`` chooses another split.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IMAGE = "swerebench/sweb.eval.x86_64.{}:latest"
 COMMAND = (
     "pytest --no-header -rA --tb=line --color=no -p no:cacheprovider -W ignore::DeprecationWarning"
 )
-# The same ids, but only from the summary of a run that came to its end
+# Parsers with the same ids that accept only the summary of a complete run
 STRICTER = {"parse_log_pytest": "pytest_words"}
 
 
@@ -36,11 +36,17 @@ def load(
     image: str = "",
     prefix: str = recipe.PREFIX,
 ) -> list[TaskInstance]:
-    """``path``: a file, folder or hub id in place of the data set's own.
+    """Load tasks of SWE-rebench.
 
-    ``split``: train, heldout (``heldout`` tasks, drawn by ``seed``) or all. ``image``: in place of
-    the rows' own; {} stands for the id as image names have it. ``prefix``: the environment of the
-    tests' Python in the images; "" leaves that to the image's own PATH. Raises SetupError.
+    Args:
+        path: A file, folder or id on the hub, instead of the published data set.
+        split: ``train``, ``heldout`` (``heldout`` tasks, drawn by ``seed``) or ``all``.
+        image: Name that replaces the images of the rows; {} stands for the id in the form of image
+            names.
+        prefix: Folder of the tests' Python environment in the images; empty uses the image's PATH.
+
+    Raises:
+        SetupError: The rows cannot be read, or one is wrong.
     """
     rows = list(read_rows(path or HUB, subset))
 
@@ -56,7 +62,7 @@ def _task(row: Row, image: str, prefix: str) -> TaskInstance:
     if not isinstance(config, Mapping):
         raise SetupError(f"{row.where}, column 'install_config': not an object: {config!r:.80}")
     before = recipe.with_patch(test_patch) + _exports(config)
-    own = row.text("docker_image", "") or row.text("image_name", "") or IMAGE
+    of_row = row.text("docker_image", "") or row.text("image_name", "") or IMAGE
     parser = config.get("log_parser") or "parse_log_pytest"
     if not isinstance(parser, str):
         raise SetupError(f"{row.where}, column 'install_config': log_parser is not a text")
@@ -64,7 +70,7 @@ def _task(row: Row, image: str, prefix: str) -> TaskInstance:
         instance_id=instance_id,
         repo=row.text("repo"),
         base_commit=recipe.BASE,
-        image=(image or own).format(instance_id.replace("__", "_1776_").lower()),
+        image=(image or of_row).format(instance_id.replace("__", "_1776_").lower()),
         problem_statement=row.text("problem_statement"),
         gold_patch=row.text("patch"),
         test_patch=test_patch,

@@ -1,12 +1,12 @@
-"""SWE-smith: 59 000 bugs put into 128 Python repositories, which share one image each.
+"""SWE-smith: 59 000 injected bugs in 128 Python repositories, with one image per repository.
 
-The image holds the repository without the bug, and a row's ``patch`` is the bug, so every sandbox
-first gets it, as upstream's own branches have it: the bug with the tests in one commit, and on top
-one without the files of FAIL_TO_PASS, where the agent begins. (Those branches themselves would have
-to be fetched from GitHub.) The gold patch is the bug in reverse.
+The image contains the repository without the bug, and the ``patch`` of a row is the bug. So every
+sandbox first applies it as in the branches of the upstream project: one commit with the bug and the
+tests, and a second one without the files of FAIL_TO_PASS, at which the agent begins. (The branches
+themselves would have to be fetched from GitHub.) The gold patch is the reverse of the bug.
 
-A few repositories are not tested by ``pytest --verbose`` in the environment ``testbed``; their rows
-and those without a problem statement are left out, and the log says how many.
+A few repositories are not tested by ``pytest --verbose`` in the environment ``testbed``. Their
+rows, and those without a problem statement, are left out; the log says how many.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from swe_gym_env.types import TaskInstance
 log = logging.getLogger(__name__)
 
 HUB = "SWE-bench/SWE-smith"
-# Upstream reads the lines of --verbose; the summary of -rA has the same ids and can be checked
+# Upstream parses the lines of --verbose; the summary of -rA has the same ids and can be verified
 COMMAND = "pytest --disable-warnings --color=no --tb=no --verbose -rA"
 OTHERWISE_TESTED = (
     "HIPS__autograd",
@@ -33,7 +33,7 @@ OTHERWISE_TESTED = (
     "tornadoweb__tornado",
     "un33k__python-slugify",
 )
-TESTS = "swe-gym-tests"  # the commit that still has them; gone from the agent's sandbox
+TESTS = "swe-gym-tests"  # tag of the commit with the hidden tests; removed for the agent
 
 
 def load(
@@ -107,7 +107,7 @@ def _files(tests: tuple[str, ...]) -> list[str]:
 
 
 def _image(name: str) -> str:
-    """The first rows had names without the account, and a ``__`` that Docker Hub does not allow."""
+    """The name of an image in its present form: with an account, and without ``__``."""
     if "/" not in name:
         name = f"jyangballin/{name.replace('__', '_1776_')}"
     return name if ":" in name else f"{name}:latest"

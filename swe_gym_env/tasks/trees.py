@@ -1,6 +1,6 @@
-"""Repositories with a one-commit history, whichever task set they come from.
+"""Make repositories with a history of one commit, for all task sets.
 
-Names and dates are fixed, so that the same files give the same commit on every machine.
+Names and dates are fixed, so that the same files have the same commit on every machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GIT_ENV = {
     "GIT_COMMITTER_EMAIL": "maintainer@example.org",
     "GIT_COMMITTER_DATE": "2024-01-01T00:00:00+0000",
 }
-# As few processes as will do, since every task is made by this: settings are written, not set
+# Every task is made by this, so it starts few processes: settings are written to the file directly
 COMMIT = r"""
 git init -q --template= -b main . && mkdir -p .git/info && : > .git/info/exclude
 printf '[user]\n\tname = developer\n\temail = developer@example.org\n' >> .git/config
@@ -50,7 +50,7 @@ xargs -0 git diff --cached --binary --no-renames HEAD -- < "$SCRATCH/files"
 
 
 def git(script: str, tree: Path, stdin: bytes = b"", **env: str) -> str:
-    """Run a bash script of git commands in ``tree``. Raises SWEGymError with git's own words."""
+    """Run a bash script of git commands in ``tree``. Raises SWEGymError that quotes git."""
     command = ["bash", "-e", "-c", script]
     done = subprocess.run(
         command, cwd=tree, env={**GIT_ENV, **env}, input=stdin, capture_output=True
@@ -62,12 +62,12 @@ def git(script: str, tree: Path, stdin: bytes = b"", **env: str) -> str:
 
 
 def commit(tree: Path) -> str:
-    """Make ``tree`` a repository with one commit; its name."""
+    """Make ``tree`` a repository with one commit. Returns the commit's hash."""
     return git(COMMIT, tree)
 
 
 def tree_id(tree: Path, scratch: Path) -> str:
-    """The git name of a whole folder of files."""
+    """git's hash of the content of a folder."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     script = 'git init -q --bare "$G"; git --git-dir="$G" --work-tree=. add -A -f .; '
@@ -77,12 +77,12 @@ def tree_id(tree: Path, scratch: Path) -> str:
 
 
 def patched_id(tree: Path, patch: str, scratch: Path) -> str:
-    """The git name of a repository's commit with ``patch`` on top; the files stay as they are."""
+    """git's hash of a repository's commit with ``patch`` applied. The files do not change."""
     return _with(PATCHED, tree, scratch, patch=patch)
 
 
 def difference(tree: Path, other: Path, files: Sequence[str], scratch: Path) -> str:
-    """The patch from a repository's commit to what ``files`` are in the folder ``other``."""
+    """The patch from a repository's commit to the state of ``files`` in the folder ``other``."""
     found = _with(CHANGED, tree, scratch, other=str(other), files="\0".join(files))
     return found + "\n" if found else ""
 
@@ -98,15 +98,20 @@ def _with(script: str, tree: Path, scratch: Path, other: str = "", **files: str)
 
 
 def sandbox_env(source: str) -> Mapping[str, str]:
-    """What commands in a sandbox need to find its environment, mounted at /opt/env, and the package
-    under test, which is not installed there but lies in ``source``, a folder of the tree."""
+    """Variables with which commands find the environment and the package under test.
+
+    The environment is mounted at /opt/env. The package is not installed in it.
+
+    Args:
+        source: Folder of the tree that contains the package.
+    """
     return {
         "PATH": "/opt/env/bin:/usr/local/bin:/usr/bin:/bin",
         "PYTHONPATH": "/testbed" if source == "." else f"/testbed/{source}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         "LANG": "C.UTF-8",
-        # the tree may belong to another user than the one in the sandbox
+        # The tree may belong to another user than the one in the sandbox
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "safe.directory",
         "GIT_CONFIG_VALUE_0": "*",
@@ -114,7 +119,7 @@ def sandbox_env(source: str) -> Mapping[str, str]:
 
 
 def publish(aside: Path, name: str) -> Path:
-    """Move a finished image to its place; one that is the same stays, a sandbox may stand on it."""
+    """Move a finished image to its place. An equal one there is kept: a sandbox may be using it."""
     final = images.path_of(name)
     if _same(aside, final):
         shutil.rmtree(aside)
@@ -125,7 +130,7 @@ def publish(aside: Path, name: str) -> Path:
 
 
 def _same(one: Path, two: Path) -> bool:
-    """The same commit, seen with the same settings."""
+    """Whether two images have the same commit and the same settings."""
     files = ("image.json", "tree/.git/refs/heads/main")
     try:
         return all((one / file).read_bytes() == (two / file).read_bytes() for file in files)

@@ -1,8 +1,8 @@
-"""The gold patch, submitted the way an agent submits its own.
+"""Submit the gold patch in the way in which an agent submits its change.
 
-A task is not valid because its gold patch passes the tests: an agent begins in another sandbox,
-which may not start, and what it changed there is known only by a diff, which may miss it. So the
-gold patch is applied in the agent's sandbox, and what the diff makes of it is what is graded.
+That the gold patch passes the tests does not make a task valid. An agent begins in another sandbox,
+which may fail to start, and its change is known only through a diff, which may miss a part. So the
+gold patch is applied in the agent's sandbox, and the diff that is taken there is graded.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.types import TaskInstance
 
 SECONDS = 300.0
-PATCH = ".git/swe_gym_gold.patch"  # under .git, where a diff does not see it
-# Builders pin a version or leave a file, so the tree may differ from the base commit: files that
-# the patch touches are then set to the base, as an agent may do, and as the grader does
+PATCH = ".git/swe_gym_gold.patch"  # below .git, so that a diff does not show it
+# The makers of an image may have changed files, so the tree may differ from the base commit. Then
+# files that the patch touches are first set to the base commit, as an agent may do and the grader
+# does.
 APPLY = f"""
 git apply --whitespace=nowarn {PATCH} 2>/dev/null || {{{{
   for name in {{names}}; do
@@ -30,7 +31,7 @@ git apply --whitespace=nowarn {PATCH} 2>/dev/null || {{{{
   git apply --whitespace=nowarn {PATCH}
 }}}}
 """
-# A patch that is in the tree already applies in reverse, and forwards no more
+# A patch that is in the tree already can be applied in reverse, but not forward
 DONE = f"""
 git apply --check --whitespace=nowarn {PATCH} 2>/dev/null; forwards=$?
 git apply --check --reverse --whitespace=nowarn {PATCH} 2>/dev/null; backwards=$?
@@ -41,10 +42,15 @@ rm -f {PATCH}
 
 @dataclass(frozen=True)
 class Walk:
-    """``gold`` and ``nothing``: the diffs of an agent that made the gold change, and of one that
-    did nothing. ``refused``: why the gold change cannot be made or submitted there. ``leak``: what
-    the agent can see there that it must not. ``missing``: paths of the gold patch that the diff
-    leaves out. Each empty where there is none."""
+    """What was found in the agent's sandbox; a field is empty if there is nothing to report.
+
+    Attributes:
+        gold: The diff of an agent that made the gold change.
+        nothing: The diff of an agent that did nothing.
+        refused: Why the gold change cannot be made or submitted there.
+        leak: What the agent can see but must not.
+        missing: Paths of the gold patch that the diff leaves out.
+    """
 
     gold: str
     nothing: str
@@ -54,7 +60,12 @@ class Walk:
 
 
 def walk(task: TaskInstance, sandboxes: SandboxProvider) -> Walk:
-    """Raises SandboxError where the sandbox failed, SetupError where the row does not fit it."""
+    """Apply the gold patch in the agent's sandbox of ``task`` and extract the change.
+
+    Raises:
+        SandboxError: The sandbox failed.
+        SetupError: The row does not fit its image.
+    """
     sandbox = start(sandboxes, task)
     began, found = moment(), Extracted()
     try:
@@ -86,7 +97,7 @@ def _apply(sandbox: Sandbox, task: TaskInstance) -> str:
 
 
 def _leak(sandbox: Sandbox, task: TaskInstance) -> str:
-    """Both patches must still be to come, and nothing in the history may follow the base commit."""
+    """What must not be visible but is: a patch in the tree, or history after the base commit."""
     for patch, what in ((task.gold_patch, "the fix is"), (task.test_patch, "the hidden tests are")):
         if patch.strip():
             _write(sandbox, task, patch)

@@ -1,4 +1,4 @@
-"""What a ToolCall does in a sandbox."""
+"""Run tool calls in a sandbox."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from swe_gym_env.types import ToolCall
 
 __all__ = ["FINISH", "BashTool", "Editor", "Toolbox"]
 
-FINISH = schema.FINISH.name  # ends the episode; there is nothing to run
+FINISH = schema.FINISH.name  # this tool ends the episode and runs nothing
 
 
 class Toolbox:
-    """The tools of one episode, all on one sandbox."""
+    """The tools of one episode, which share one sandbox.
+
+    Args:
+        sandbox: Where they run.
+        tools: The tools that are offered to the agent.
+        timeout: Seconds that one command may take.
+        output_limit: Characters of an observation.
+    """
 
     def __init__(
         self, sandbox: Sandbox, tools: Sequence[schema.Tool], timeout: float, output_limit: int
@@ -27,8 +34,18 @@ class Toolbox:
         self.editor = Editor(sandbox, output_limit)
 
     def run(self, call: ToolCall, time_left: float) -> str:
-        """The observation of any call but ``finish``. Raises SandboxError if the sandbox is
-        gone."""
+        """Run a call other than ``finish``.
+
+        Args:
+            call: The call. An unknown tool and wrong arguments are answered with an observation.
+            time_left: Seconds of the episode that are left for it.
+
+        Returns:
+            The observation.
+
+        Raises:
+            SandboxError: The sandbox has ended.
+        """
         if call.name not in self.tools:
             return prompts.unknown_tool(call.name, list(self.tools))
         try:

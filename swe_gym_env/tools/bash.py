@@ -1,8 +1,9 @@
-"""The bash tool: commands that feel like one shell session, over a sandbox that keeps no session.
+"""The bash tool: commands seem to share one shell session, though a sandbox has no sessions.
 
-Each call is a fresh ``bash -c``. The working folder and the exported variables are printed after a
-marker when the shell ends, kept here, and put back before the next command: no file in the sandbox,
-no extra process to look after, nothing lost when a command is killed but its own changes.
+Each call is a new ``bash -c``. When that shell ends, the working folder and the exported variables
+and functions are printed after a random marker, stored here, and restored before the next command.
+So there is no file in the sandbox and no process to watch. If a command is killed, only its changes
+of the state are lost.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from dataclasses import replace
 from swe_gym_env import prompts
 from swe_gym_env.sandbox.base import ExecResult, Sandbox
 
-# Linux takes at most 128 KiB in one argument, and the wrapper and the state are part of it
+# Bytes. Linux allows 128 KiB in one argument, of which the wrapper and the state are a part.
 MAX_COMMAND = 64_000
 MAX_STATE = 32_000
 
-# The copy of stdout keeps the state out of a file that the command redirects itself to; the groups
-# keep `set -x` and traps of the command from showing the wrapper. The state is printed when the
-# command has ended and, where it ends the shell, by the trap; `pwd` knows the folder also where the
-# variable PWD was changed.
+# The wrapper around a command. It writes the state to a copy of stdout, so that the state does not
+# go into a file to which the command redirects its own output. The groups with redirections hide
+# the wrapper from `set -x` and from traps of the command. The state is printed when the command has
+# ended, or by the trap if the command ends the shell. `pwd` prints the folder even if the variable
+# PWD was changed. The parts of the state: _b exports, _d folder, _o old folder, _f exported
+# functions, _e end.
 _WRAPPER = """{restore}
 exec {{__swe_out}}>&1
 __swe_bye= __swe_done=
@@ -46,7 +49,8 @@ _TRAP = (
     '{ __swe_code=$?; builtin set +exv; __swe_save "$__swe_code"; } >/dev/null 2>&1; '
     'eval "$__swe_bye"'
 )
-# A trap that the command sets on the end of the shell would replace ours, so it is kept beside it
+# A trap that the command sets for the end of the shell would replace ours, so both are kept: `trap`
+# is replaced by a function that stores the command's trap in a variable, which ours runs at the end
 _TRAPS = re.compile(r"\btrap\b.*?\b(?:EXIT|0)\b", re.DOTALL | re.IGNORECASE)
 _KEEP_TRAP = """trap() {{
   if [[ $BASH_SUBSHELL != 0 ]]; then builtin trap "$@"; return; fi
@@ -68,17 +72,17 @@ _KEEP_TRAP = """trap() {{
   if [[ ${{#others[@]}} != 0 ]]; then builtin trap -- "$what" "${{others[@]}}"; fi
 }}
 """
-# These end the shell without its trap, so the state is printed before them
+# These end the shell without running its trap, so the state is printed before them
 _ENDS = re.compile(r"\b(?:exec|noexec|kill)\b|\bset\s+-\w*n")
 _SAVE_BEFORE = """builtin trap 'case $BASH_COMMAND in *exec\\ * | kill\\ * | set\\ *n*) \
 {{ __swe_save "$?"; }} >/dev/null 2>&1 ;; esac' DEBUG
 """
-# Before the first command: what the sandbox exports by itself, which a command may unset later.
-# Asked for once, because it takes a fork to use such a list within the shell.
+# Run before the first command: the names of all variables that the sandbox exports. A command may
+# unset them later, and then they must be unset again before the next command.
 _NAMES = "builtin compgen -e; builtin printf '%s\\n' {names}"
 # `export -p` prints "declare -x", with a letter for each other attribute; "export" in posix mode
 _EXPORTED = re.compile(r"^(?:declare -\w*x\w*|export(?: -\w+)?) (\w+)", re.MULTILINE)
-# Variables that a shell sets by itself and that nothing may assign: only the export is kept
+# Variables that the shell sets and that cannot be assigned: only their export is restored
 _READONLY = re.compile(
     r"^(?:declare -\w+|export(?: -\w+)?) (UID|EUID|PPID|BASHOPTS|SHELLOPTS|BASH_VERSINFO)=.*$",
     re.MULTILINE,
@@ -92,7 +96,13 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class BashTool:
-    """``timeout`` in seconds per command; ``output_limit`` in characters per observation."""
+    """The tool ``bash`` of one episode.
+
+    Args:
+        sandbox: Where commands run.
+        timeout: Seconds that one command may take.
+        output_limit: Characters of an observation.
+    """
 
     def __init__(self, sandbox: Sandbox, timeout: float = 30.0, output_limit: int = 4000) -> None:
         self.sandbox = sandbox
@@ -102,7 +112,7 @@ class BashTool:
         self._names: frozenset[str] | None = None
 
     def run(self, command: str, time_left: float = float("inf")) -> str:
-        """The observation. Raises SandboxError if the sandbox is gone."""
+        """Run a command; returns the observation. Raises SandboxError if the sandbox has ended."""
         command = command.encode("utf-8", "replace").decode().replace("\0", "")
         command = plain_command(command)
         if len(command.encode()) > MAX_COMMAND:
@@ -139,7 +149,11 @@ class BashTool:
         return replace(result, output=rest, head=max(0, result.head - cut))
 
     def _keep_state(self, result: ExecResult, mark: bytes) -> tuple[bytes, bytes, str]:
-        """The output before and after the sandbox's own cut, without the state; and a remark."""
+        """Take the state out of the output and store it.
+
+        Returns:
+            The output before and after the cut that the sandbox made, and a remark for the agent.
+        """
         head = result.output[: result.head] if result.dropped else b""
         tail = result.output[result.head :] if result.dropped else result.output
         block = re.compile(mark + b"_b\n(.*?)" + mark + b"_e\n", re.DOTALL)
@@ -162,38 +176,45 @@ class BashTool:
 
 
 def plain_command(command: str) -> str:
-    """``command`` with the line ends that bash knows: a carriage return is a letter to it."""
+    """``command`` with LF at the end of each line: for bash a carriage return is a letter."""
     return command.replace("\r\n", "\n").rstrip("\r")
 
 
 def _decoded(state: bytes) -> str:
-    """Bytes that are no UTF-8 come back as they were when this is encoded again."""
+    """The state as text, in which bytes that are not UTF-8 become surrogate escapes."""
     return state.decode("utf-8", "surrogateescape")
 
 
 def _own_lines(text: str, above: int) -> str:
-    """Bash's complaints with the line numbers of the command instead of the wrapper's."""
+    """Error messages of bash with the line numbers of the command instead of the wrapper's."""
 
-    def own(match: re.Match[str]) -> str:
+    def renumbered(match: re.Match[str]) -> str:
         line = int(match[1]) - above
         return f"bash: line {line}:" if line > 0 else match[0]
 
-    return _LINE.sub(own, text)
+    return _LINE.sub(renumbered, text)
 
 
 def readable(data: bytes) -> str:
-    """Any bytes as text: bad UTF-8 and control characters as escapes, terminal codes removed."""
+    """Any bytes as text: invalid UTF-8 and control characters escaped, terminal codes removed."""
     text = data.decode("utf-8", "backslashreplace").replace("\r\n", "\n").replace("\r", "\n")
     return escape_controls(_ESCAPES.sub("", text))
 
 
 def escape_controls(text: str) -> str:
-    """``text`` with every control character but newline and tab written out."""
+    """``text`` with every control character but newline and tab as an escape."""
     return _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def clip(head: str, tail: str, dropped: int, limit: int) -> str:
-    """Head and tail of an output of which ``dropped`` bytes are missing between the two."""
+    """Shorten an output to ``limit`` characters, half from its beginning and half from its end.
+
+    Args:
+        head: Its beginning.
+        tail: Its end.
+        dropped: Bytes that are missing between the two.
+        limit: Characters that are kept.
+    """
     text = (head + tail).rstrip("\n") if not dropped else ""
     if not dropped and len(text) <= limit:
         return text

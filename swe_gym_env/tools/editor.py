@@ -1,8 +1,8 @@
-"""The editor: looking at and changing files without the quoting that a shell wants.
+"""The editor tool: view and change files without the quoting of a shell.
 
-It works past the shell, on the sandbox's files, so it neither sees nor changes the state of the
-bash tool. What it cannot do is said and changes nothing. A file with Windows line ends is edited as
-if it had plain ones, and keeps its own.
+It works on the files of the sandbox without a shell, so it neither sees nor changes the state of
+the bash tool. A call that cannot be carried out is answered with the reason and changes nothing. A
+file with Windows line ends is edited as if it had LF only, and keeps its line ends.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 from swe_gym_env.sandbox.base import Sandbox
 from swe_gym_env.tools.bash import clip, escape_controls, readable
 
-MAX_FILE = 2_000_000  # bytes; larger ones are no source code, and each edit keeps a copy
-MAX_UNDO = 10  # edits of one file that can be taken back
-CONTEXT = 3  # lines shown around a change
-MOST_LINES = 10  # listed where a text stands several times
+MAX_FILE = 2_000_000  # bytes; larger files are not source code, and each edit stores a copy
+MAX_UNDO = 10  # edits of one file that can be undone
+CONTEXT = 3  # lines shown before and after a change
+MOST_LINES = 10  # line numbers listed if a text occurs several times
 EXEC_SECONDS = 20.0
 _LIST = (
     "cd -- {} && find . -mindepth 1 -maxdepth 2 \\( -name '.*' -o -name __pycache__ \\) -prune "
@@ -29,17 +29,22 @@ _LIST = (
 
 
 class _Refused(Exception):  # noqa: N818
-    """Why a call cannot be done; becomes the observation."""
+    """Why a call cannot be carried out; the message becomes the observation."""
 
 
 @dataclass(frozen=True)
 class _Edit:
-    before: bytes | None  # None: there was no such file
+    before: bytes | None  # content before the edit; None if there was no file
     after: bytes
 
 
 class Editor:
-    """``output_limit`` in characters per observation."""
+    """The tool ``str_replace_editor`` of one episode.
+
+    Args:
+        sandbox: Where the files are.
+        output_limit: Characters of an observation.
+    """
 
     def __init__(self, sandbox: Sandbox, output_limit: int = 4000) -> None:
         self.sandbox = sandbox
@@ -47,30 +52,37 @@ class Editor:
         self._edits: dict[str, deque[_Edit]] = defaultdict(lambda: deque(maxlen=MAX_UNDO))
 
     def run(self, arguments: Mapping[str, Any], time_left: float = float("inf")) -> str:
-        """The observation of a call with arguments read by the tool's schema. Raises SandboxError
-        if the sandbox is gone."""
+        """Carry out a call and return the observation.
+
+        Args:
+            arguments: The values that the tool's schema has read.
+            time_left: Seconds of the episode that are left.
+
+        Raises:
+            SandboxError: The sandbox has ended.
+        """
         path = arguments["path"].strip()
         try:
             _check(path)
             if arguments["command"] == "view":
-                said = self._view(path, arguments.get("view_range"), time_left)
+                observation = self._view(path, arguments.get("view_range"), time_left)
             elif arguments["command"] == "create":
-                said = self._create(path, _given(arguments, "file_text"))
+                observation = self._create(path, _given(arguments, "file_text"))
             elif arguments["command"] == "str_replace":
                 new = arguments.get("new_str", "")
-                said = self._replace(path, _given(arguments, "old_str"), new)
+                observation = self._replace(path, _given(arguments, "old_str"), new)
             elif arguments["command"] == "insert":
                 line = _given(arguments, "insert_line")
-                said = self._insert(path, line, _given(arguments, "new_str"))
+                observation = self._insert(path, line, _given(arguments, "new_str"))
             else:
-                said = self._undo(path)
+                observation = self._undo(path)
         except _Refused as reason:
-            said = f"(not done: {reason})"
+            observation = f"(not done: {reason})"
         except FileNotFoundError:
-            said = f"(not done: there is no file {path})"
+            observation = f"(not done: there is no file {path})"
         except IsADirectoryError:
-            said = f"(not done: {path} is a folder)"
-        return clip("", said, 0, self.output_limit)
+            observation = f"(not done: {path} is a folder)"
+        return clip("", observation, 0, self.output_limit)
 
     def _view(self, path: str, span: list[int] | None, time_left: float) -> str:
         try:
@@ -104,7 +116,7 @@ class Editor:
 
     def _replace(self, path: str, old: str, new: str) -> str:
         file = self._file(path)
-        old, new = file.own(old), file.own(new)
+        old, new = file.with_line_ends(old), file.with_line_ends(new)
         if not old:
             raise _Refused("old_str is empty")
         if old == new:
@@ -115,7 +127,7 @@ class Editor:
                 f"old_str is not in {path}; copy it exactly, without the line numbers of a view"
             )
         if file.text.find(old, at + 1) >= 0:
-            count = max(2, file.text.count(old))  # two that overlap are counted as one
+            count = max(2, file.text.count(old))  # str.count counts two that overlap as one
             where = ", ".join(map(str, _starts(file.text, old)))
             more = ", ..." if count > MOST_LINES else ""
             raise _Refused(
@@ -132,7 +144,7 @@ class Editor:
         count = len(_lines(file.text))
         if not 0 <= line <= count:
             raise _Refused(f"insert_line is {line}, and {path} has {count} lines")
-        added = file.own(new).removesuffix("\n").split("\n")
+        added = file.with_line_ends(new).removesuffix("\n").split("\n")
         text = "\n".join([*lines[:line], *added, *(lines[line:] or [""])])
         self._write(path, file.data, file.encode(text))
         return _snippet(text, line + 1, line + len(added))
@@ -166,10 +178,10 @@ class Editor:
         self._edits[path].append(_Edit(before, after))
 
     def _put(self, path: str, data: bytes | None, otherwise: bytes | None) -> None:
-        """Make ``data`` the file (None: no file), or put back what it was."""
+        """Make ``data`` the content of a file (None: no file); on failure restore ``otherwise``."""
         try:
             self._set(path, data)
-        except OSError as error:  # a full disk leaves half a file
+        except OSError as error:  # a full disk leaves a part of the file
             with contextlib.suppress(OSError):
                 self._set(path, otherwise)
             raise _Refused(f"cannot write {path}: {error.strerror}") from None
@@ -184,7 +196,13 @@ class Editor:
 
 @dataclass(frozen=True)
 class _Text:
-    """A file's text with plain line ends, and what brings back its own."""
+    """The text of a file with LF as line end.
+
+    Attributes:
+        data: The content of the file.
+        text: The same as text, with LF.
+        windows: Whether the file has CR LF throughout; then it is written with CR LF again.
+    """
 
     data: bytes
     text: str
@@ -201,16 +219,16 @@ class _Text:
         windows = 0 < text.count("\n") == text.count("\r\n")
         return cls(data, text.replace("\r\n", "\n") if windows else text, windows)
 
-    def own(self, given: str) -> str:
-        """What the agent gave, with the line ends that ``text`` has."""
-        return given.replace("\r\n", "\n") if self.windows else given
+    def with_line_ends(self, argument: str) -> str:
+        """An argument of the agent with the line ends that ``text`` has."""
+        return argument.replace("\r\n", "\n") if self.windows else argument
 
     def encode(self, text: str) -> bytes:
         return _encode(text.replace("\n", "\r\n") if self.windows else text)
 
 
 def _check(path: str) -> None:
-    if not path.isprintable():  # NUL and half characters among them, which no path can hold
+    if not path.isprintable():  # a path cannot contain NUL or lone surrogates, for example
         raise _Refused("the path holds characters that cannot be printed; use bash")
     if not path.startswith("/"):
         raise _Refused(f"path is {path[:80]!r}, but must be absolute: begin with /")
@@ -242,7 +260,7 @@ def _numbered(lines: list[str], first: int, last: int) -> str:
 
 
 def _snippet(text: str, first: int, last: int) -> str:
-    """The changed lines and a few around them."""
+    """The changed lines, and ``CONTEXT`` lines before and after them."""
     lines = _lines(text)
     if not lines:
         return "(done; the file is empty now)"
@@ -250,7 +268,7 @@ def _snippet(text: str, first: int, last: int) -> str:
 
 
 def _starts(text: str, part: str) -> list[int]:
-    """The lines on which ``part`` begins, the first few."""
+    """The first ``MOST_LINES`` lines on which ``part`` begins."""
     found: list[int] = []
     at, line, counted = text.find(part), 1, 0
     while at >= 0 and len(found) < MOST_LINES:

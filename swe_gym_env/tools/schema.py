@@ -1,7 +1,7 @@
-"""What tools there are and what each takes: one table for prompts, validation and typed rendering.
+"""The tools and their parameters: one table for prompts, validation and typed rendering.
 
-Arguments travel as text (``ToolCall.arguments``), because an XML or bash turn knows nothing else;
-here is how that text is read. A wrong argument is an ArgumentError, shown to the agent.
+Arguments are passed as text (``ToolCall.arguments``), because XML and bash turns have no other
+type. This module converts them. A wrong argument is an ArgumentError, which the agent sees.
 """
 
 from __future__ import annotations
@@ -18,12 +18,20 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
 
 
 class ArgumentError(SWEGymError):
-    """A call's arguments are not what its tool takes. The message is shown to the agent."""
+    """The tool does not accept the arguments of a call. The agent sees the message."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """``lines`` is a pair of line numbers, written ``[FIRST, LAST]``."""
+    """One parameter of a tool.
+
+    Attributes:
+        name: Its name.
+        description: What the system prompt says about it.
+        type: ``lines`` is a pair of line numbers, written ``[FIRST, LAST]``.
+        required: Whether each call must have it.
+        choices: The allowed values; empty if all are allowed.
+    """
 
     name: str
     description: str
@@ -32,7 +40,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
 
     def read(self, text: str) -> Any:
-        """The value that ``text`` stands for. Raises ArgumentError."""
+        """Convert ``text`` to a value. Raises ArgumentError."""
         if self.choices and text.strip() not in self.choices:
             known = ", ".join(self.choices)
             raise ArgumentError(f"{self.name} is {text.strip()[:40]!r}; there are: {known}")
@@ -60,14 +68,20 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Tool:
-    """One tool as the agent knows it."""
+    """One tool as it is described to the agent.
+
+    Attributes:
+        name: Its name.
+        description: What the system prompt says about it.
+        parameters: Its parameters.
+    """
 
     name: str
     description: str
     parameters: tuple[Parameter, ...] = ()
 
     def read(self, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """The arguments as values. Raises ArgumentError."""
+        """Convert the arguments of a call to values. Raises ArgumentError."""
         known = {parameter.name: parameter for parameter in self.parameters}
         for name in arguments:
             if name not in known:
@@ -78,7 +92,7 @@ class Tool:
         return {name: known[name].read(text) for name, text in arguments.items()}
 
     def json_values(self, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """The arguments as JSON writes them: a number as a number, where its text is no other."""
+        """The arguments as values for JSON: a number only if its text is exactly that number."""
         known = {parameter.name: parameter for parameter in self.parameters}
         values: dict[str, Any] = {}
         for name, text in arguments.items():
@@ -93,7 +107,7 @@ class Tool:
         return values
 
     def json_schema(self) -> dict[str, Any]:
-        """As OpenAI's ``tools`` and Qwen's chat template have it."""
+        """The tool as an entry of ``tools`` in OpenAI's API and Qwen's chat template."""
         parameters = {
             "type": "object",
             "properties": {p.name: p.json_schema() for p in self.parameters},
@@ -132,7 +146,7 @@ TOOLS = {tool.name: tool for tool in ALL}
 
 
 def offered(names: Sequence[str]) -> tuple[Tool, ...]:
-    """The tools of these names. Raises SetupError, naming what exists."""
+    """The tools with these names. Raises SetupError with the existing names if one is unknown."""
     unknown = [name for name in names if name not in TOOLS]
     if unknown or FINISH.name not in names:
         raise SetupError(f"tools={list(names)}: of {', '.join(TOOLS)}, finish always among them")

@@ -45,7 +45,7 @@ def test_a_turn_is_read(text: str, call: ToolCall) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "no ```bash block"),
         ("ls", "no ```bash block"),
@@ -57,8 +57,8 @@ def test_a_turn_is_read(text: str, call: ToolCall) -> None:
         ("```bash\nls\n```\n```bash\npwd\n```", "more than one"),
     ],
 )
-def test_what_is_not_a_turn_is_told_why(text: str, said: str) -> None:
-    with pytest.raises(FormatError, match=said):
+def test_invalid_turn_error_says_why(text: str, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
         FORM.parse(text)
 
 

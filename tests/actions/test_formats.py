@@ -211,7 +211,7 @@ def test_a_turn_is_read(name: str, text: str, call: ToolCall) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("hermes_json", "ls", "no <tool_call>"),
         ("hermes_json", "<tool_call>", "bad JSON: expecting value"),
@@ -242,8 +242,8 @@ def test_a_turn_is_read(name: str, text: str, call: ToolCall) -> None:
         ("openai_tools", turn("", "{}"), 'has no "name"'),
     ],
 )
-def test_what_is_not_a_turn_is_told_why(name: str, text: str, said: str) -> None:
-    with pytest.raises(FormatError, match=said):
+def test_invalid_turn_error_says_why(name: str, text: str, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
         action_format(name).parse(text)
 
 
@@ -285,9 +285,9 @@ def test_real_xml_turns_read_and_render(shared_data: Path) -> None:
     """All 103 assistant turns of the SWE-agent chats: one call each, nothing left out."""
     form, calls = action_format("xml"), []
     for row in messages(shared_data / "trajectories/xml_sft_example.jsonl"):
-        for said in row["messages"]:
-            if said["role"] == "assistant":
-                calls.append(form.parse(said["content"]))
+        for message in row["messages"]:
+            if message["role"] == "assistant":
+                calls.append(form.parse(message["content"]))
     assert Counter(call.name for call in calls) == {
         "str_replace_editor": 56,
         "bash": 41,

@@ -39,18 +39,18 @@ def parsed(name: str, text: str) -> str:
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(("begin", "end"), TAGS)
 def test_a_call_drafted_in_a_thought_does_not_run(name: str, begin: str, end: str) -> None:
-    draft, own = call(name, "rm calc.py"), call(name, "ls")
+    draft, final = call(name, "rm calc.py"), call(name, "ls")
     thought = f"Maybe\n{draft}\nno, that loses it."
     for text in (
-        f"{begin}\n{thought}\n{end}\n{own}",
-        f"{begin}{thought}{end}{own}",
-        f"\n {begin}\n{thought}\n{end}\n\n{own}",
-        f"{thought}\n{end}\n{own}",  # the template has opened it
-        f"{begin}\none {draft}\n{end}\n{begin}\ntwo\n{draft}\n{end}\n{own}",
-        f"{begin}\na {begin} b\n{draft}\n{end} c\n{draft}\n{end}\n{own}",
-        f"{begin}\nthe file has a {begin} in it\n{end}\n{own}",
-        f"{own}\n{begin}\nor else\n{draft}\n{end}",
-        f"{own}\n{begin}\nor else\n{draft}",
+        f"{begin}\n{thought}\n{end}\n{final}",
+        f"{begin}{thought}{end}{final}",
+        f"\n {begin}\n{thought}\n{end}\n\n{final}",
+        f"{thought}\n{end}\n{final}",  # the template has opened it
+        f"{begin}\none {draft}\n{end}\n{begin}\ntwo\n{draft}\n{end}\n{final}",
+        f"{begin}\na {begin} b\n{draft}\n{end} c\n{draft}\n{end}\n{final}",
+        f"{begin}\nthe file has a {begin} in it\n{end}\n{final}",
+        f"{final}\n{begin}\nor else\n{draft}\n{end}",
+        f"{final}\n{begin}\nor else\n{draft}",
     ):
         assert parsed(name, text) == "ls", text
     for text in (
@@ -67,8 +67,8 @@ def test_a_call_drafted_in_a_thought_does_not_run(name: str, begin: str, end: st
 
 @pytest.mark.parametrize("name", ["bash_block", "hermes_json", "xml"])
 def test_a_thought_within_a_line_is_one_where_it_ends(name: str) -> None:
-    draft, own = call(name, "rm calc.py"), call(name, "ls")
-    assert parsed(name, f"Hm. <think>I could\n{draft}\nno</think> So:\n{own}") == "ls"
+    draft, final = call(name, "rm calc.py"), call(name, "ls")
+    assert parsed(name, f"Hm. <think>I could\n{draft}\nno</think> So:\n{final}") == "ls"
     with pytest.raises(FormatError):
         action_format(name).parse(f"Hm. <think>I could\n{draft}\nno</think> So.")
 
@@ -84,13 +84,13 @@ def test_a_command_with_such_tags_runs_as_it_is(name: str, begin: str, end: str)
         f"cat <<'E'\n{end}\nE",
         f"cat <<'E'\n{begin}\nE",
     ):
-        own = call(name, command)
-        assert parsed(name, own) == command
-        assert parsed(name, f"<think>\n{call(name, 'rm x')}\n</think>\n{own}") == command
-        assert parsed(name, f"{call(name, 'rm x')}\n</think>\n\n{own}") == command
+        final = call(name, command)
+        assert parsed(name, final) == command
+        assert parsed(name, f"<think>\n{call(name, 'rm x')}\n</think>\n{final}") == command
+        assert parsed(name, f"{call(name, 'rm x')}\n</think>\n\n{final}") == command
         if name != "openai_tools":
-            assert parsed(name, f"I remove the `{end}` tag.\n{own}") == command
-            assert parsed(name, f"The {begin} tag stays open.\n{own}") == command
+            assert parsed(name, f"I remove the `{end}` tag.\n{final}") == command
+            assert parsed(name, f"The {begin} tag stays open.\n{final}") == command
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -166,7 +166,7 @@ def test_windows_line_ends_are_none_of_the_command(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["hermes_json", "openai_tools", "xml"])
-def test_what_an_editor_shall_write_keeps_its_line_ends(name: str) -> None:
+def test_text_for_the_editor_keeps_its_line_ends(name: str) -> None:
     form = action_format(name)
     edit = ToolCall("str_replace_editor", {"command": "insert", "new_str": "a\r\nb\rc\r"})
     assert read(form, form.render(edit)) == edit

@@ -24,7 +24,7 @@ class Family:
     template: str
     end: str
     special: tuple[str, ...]
-    known: tuple[str, ...] = ()  # tokens of their own that text may spell, as in Qwen3
+    known: tuple[str, ...] = ()  # ordinary added tokens, which text may spell, as in Qwen3
     start: str | None = None
 
 

@@ -1,7 +1,7 @@
-"""Attention over trees: both masks, the CPU path by hand, and the models that trees fit or do not.
+"""Attention over trees: both masks, both paths, and the models that are supported or refused.
 
-What needs a GPU (FlexAttention's backward, compiled) is compared by
-``experiments/benchmarks/tree_training.py --device cuda``, which fails where gradients differ.
+FlexAttention's compiled backward pass needs a GPU. It is tested by
+``experiments/benchmarks/tree_training.py --device cuda``, which fails if gradients differ.
 """
 
 import random
@@ -32,7 +32,7 @@ def row(seed, sizes=(40, 1, 23, 9), multiple=1):
 
 
 def dense(packed, window):
-    """(t, t) by walking up from every node, tree by tree."""
+    """The mask [t, t], computed for every pair of nodes, tree by tree."""
     seen = np.zeros((len(packed.end), len(packed.end)), dtype=bool)
     end, depth = packed.end.tolist(), packed.position_ids[0].tolist()
     for start, stop in packed.spans:
@@ -44,7 +44,7 @@ def dense(packed, window):
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_blocks_show_each_row_what_it_sees_and_skip_what_no_row_sees(monkeypatch, window):
+def test_blocks_contain_visible_columns_only(monkeypatch, window):
     monkeypatch.setattr(attention, "BLOCK", 7)
     for seed in range(5):
         packed = row(seed)
@@ -59,7 +59,7 @@ def test_blocks_show_each_row_what_it_sees_and_skip_what_no_row_sees(monkeypatch
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_flex_attention_gets_the_same_mask(window):
+def test_flex_attention_mask_equals_dense_mask(window):
     for seed in range(5):
         packed = row(seed, multiple=16)
         assert len(packed.end) == 80 and len(packed.spans) == 5
@@ -81,7 +81,7 @@ def test_flex_attention_gets_the_same_mask(window):
 
 
 @pytest.mark.parametrize("window", [None, 5])
-def test_both_paths_are_a_masked_softmax(monkeypatch, window):
+def test_both_paths_equal_masked_softmax(monkeypatch, window):
     monkeypatch.setattr(attention, "BLOCK", 24)
     packed = row(3, (70, 30, 20), 128)
     mask, size = TreeMask(packed), len(packed.end)
@@ -98,13 +98,13 @@ def test_both_paths_are_a_masked_softmax(monkeypatch, window):
     assert torch.allclose(found, expected)
     weights = torch.randn_like(expected)
     wanted = torch.autograd.grad((expected * weights).sum(), (q, k, v))
-    # keys and values collect their gradients in float32
+    # gradients of keys and values are summed in float32
     for got, want in zip(
         torch.autograd.grad((found * weights).sum(), (q, k, v)), wanted, strict=True
     ):
         assert torch.allclose(got, want, atol=1e-5)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is not compiled
+        warnings.simplefilter("ignore")  # about running FlexAttention without compilation
         flexed = flex_attention(
             q.detach().reshape(1, 6, size, 8).float(),
             k.detach()[None].float(),
@@ -120,17 +120,17 @@ def kept_bytes(model, length):
     """What autograd holds between forward and backward, for a tree of ``length`` tokens."""
     kept = {}
 
-    def note(tensor):
+    def record(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         predicted, _ = forward(model, [random_tree(random.Random(0), length, 50)])
     assert predicted.logprobs.requires_grad
     return sum(kept.values()) - sum(p.nbytes for p in model.parameters())
 
 
-def test_memory_grows_with_the_length_and_not_with_its_square():
+def test_attention_memory_is_linear_in_length():
     model = tiny_model(50)
     use_trees(model)
     assert kept_bytes(model, 4000) < 4.2 * kept_bytes(model, 1000)
@@ -168,7 +168,7 @@ MIXED = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attenti
         ("Gemma3", {"config": "Gemma3Text", **MIXED}),
     ],
 )
-def test_a_sliding_window_goes_up_the_branch(monkeypatch, family, options):
+def test_sliding_window_extends_up_the_branch(monkeypatch, family, options):
     monkeypatch.setattr(attention, "BLOCK", 7)
     rng, model = random.Random(4), tiny(family, **options)
     trees = [random_tree(rng, size, 50) for size in (30, 12)]
@@ -193,13 +193,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("family", REFUSED)
-def test_models_that_trees_would_spoil_are_refused_before_training(family):
-    options, said = REFUSED[family]
-    with pytest.raises(SetupError, match=said):
+def test_unsupported_models_are_refused_before_training(family):
+    options, message = REFUSED[family]
+    with pytest.raises(SetupError, match=message):
         Learner(tiny(family, **options), None, TrainingConfig())
 
 
-def test_attention_that_does_more_than_a_softmax_is_refused():
+def test_attention_beyond_softmax_is_refused():
     with pytest.raises(SetupError, match="softcap"):
         Learner(tiny("Gemma2", final_logit_softcapping=None), None, TrainingConfig())
     learner = Learner(tiny("Llama", attention_dropout=0.1), None, TrainingConfig())
@@ -207,7 +207,7 @@ def test_attention_that_does_more_than_a_softmax_is_refused():
         learner.train([random_tree(random.Random(0), 9, 50)])
 
 
-def test_layers_that_do_other_than_their_configuration_says_are_refused():
+def test_layers_unlike_configuration_are_refused():
     model, tree = tiny("Llama"), random_tree(random.Random(0), 9, 50)
     learner = Learner(model, None, TrainingConfig())
     model.config.layer_types = ["sliding_attention", "full_attention"]
@@ -219,7 +219,7 @@ def test_layers_that_do_other_than_their_configuration_says_are_refused():
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
-def test_checkpointing_changes_no_gradient(lora_rank):
+def test_checkpointing_keeps_gradients(lora_rank):
     trees = [random_tree(random.Random(n), 30, 50) for n in range(3)]
     found, kept = [], []
     for checkpointing in (False, True):

@@ -1,4 +1,4 @@
-"""Divergences against TRL, against closed forms, and their gradients against the exact ones."""
+"""Divergences against TRL and closed forms, and their gradients against exact ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def logits_of_sampled(model, renderer, episodes):
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_jsd_over_the_whole_vocabulary_is_that_of_trl(setting, tokenizer, beta):
+def test_jsd_over_vocabulary_equals_trl(setting, tokenizer, beta):
     from trl.experimental.gkd import GKDTrainer
 
     student, teacher = tiny_model(len(tokenizer)), tiny_model(len(tokenizer), 7)
@@ -71,7 +71,7 @@ def test_jsd_over_the_whole_vocabulary_is_that_of_trl(setting, tokenizer, beta):
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-def test_fewer_tokens_give_a_lower_bound_that_grows(setting, tokenizer, beta):
+def test_top_k_jsd_is_growing_lower_bound(setting, tokenizer, beta):
     objective = Objective(divergence="jsd", jsd_beta=beta)
     sizes = [1, 2, 5, 20, 60, len(tokenizer)]
     found = [ours(setting, tokenizer, size, objective)[0] for size in sizes]
@@ -87,13 +87,13 @@ CLOSED = {
 
 
 @pytest.mark.parametrize("kind", CLOSED)
-def test_estimators_are_their_closed_forms(setting, tokenizer, kind):
+def test_estimators_equal_closed_forms(setting, tokenizer, kind):
     student, each = tiny_model(len(tokenizer)), []
     teacher = tiny_model(len(tokenizer), 7)
     pairs = (logits_of_sampled(model, *setting) for model in (student, teacher))
-    for (own, ids), (other, _) in zip(*pairs, strict=True):
+    for (logits, ids), (teacher_logits, _) in zip(*pairs, strict=True):
         rows = torch.arange(len(ids))
-        r = other.detach().log_softmax(-1)[rows, ids] - own.log_softmax(-1)[rows, ids]
+        r = teacher_logits.detach().log_softmax(-1)[rows, ids] - logits.log_softmax(-1)[rows, ids]
         each.append(CLOSED[kind](r))
     expected = torch.cat(each).mean()
     expected.backward()
@@ -102,7 +102,7 @@ def test_estimators_are_their_closed_forms(setting, tokenizer, kind):
     assert_close(got, grads(student))
 
 
-def test_what_the_estimators_descend_on_policy():
+def test_on_policy_gradients_of_estimators():
     """Every token once, weighted by its probability: an expectation without sampling."""
     torch.manual_seed(0)
     theta = torch.randn(9, dtype=torch.float64, requires_grad=True)
@@ -131,7 +131,7 @@ def test_what_the_estimators_descend_on_policy():
         assert torch.allclose((p.exp() * each).sum(), value)
 
 
-def test_jsd_of_a_few_tokens_by_hand():
+def test_jsd_of_few_tokens_by_hand():
     teacher = torch.tensor([[0.5, 0.2, 0.0]]).log()  # the third is a filler
     student = torch.tensor([[0.1, 0.3, 0.4]]).log()
     p, q = torch.tensor([0.5, 0.2, 0.3]), torch.tensor([0.1, 0.3, 0.6])
@@ -161,7 +161,7 @@ EXTREMES += [
 
 
 @pytest.mark.parametrize("objective", EXTREMES, ids=str)
-def test_no_extreme_of_logits_or_scores_makes_a_nan(objective):
+def test_extreme_values_give_no_nan(objective):
     """Certain, impossible and absurd tokens, seen by a student, a sampler and a scorer."""
     rows, extremes = [], [0.0, -1e-9, -1.0, -90.0, -1e4, -torch.inf]
     logits = torch.tensor([[0.0, 1e4, -1e4, 5.0], [1e9, -1e9, 0, 1], [-torch.inf, 0, 1, 2]])

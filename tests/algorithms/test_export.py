@@ -58,7 +58,7 @@ def test_sequences_of_random_trees_carry_each_weight_once():
                     trained[tuple(row.input_ids[:end])] += weight
             assert row.weights[-1] and row.labels[-1] == row.input_ids[-1]
         expected: Counter[tuple[int, ...]] = Counter()
-        for node in tree.scored:
+        for node in tree.loss_nodes:
             expected[tuple(path(tree, node))] += float(tree.ce_weight[node])
         assert trained == expected
 

@@ -34,14 +34,14 @@ def check_against_plain_forward(policy, model, asked, replies):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_cached_batched_logprobs_equal_a_plain_forward_over_turns(tiny, tokenizer, temperature):
+def test_cached_logprobs_equal_plain_forward(tiny, tokenizer, temperature):
     policy = HFPolicy(tiny, tokenizer, temperature=temperature, top_p=1.0, max_new_tokens=12)
     asked = states()
     for turn in range(3):
         replies = policy.act(asked)
         check_against_plain_forward(policy, tiny, asked, replies)
         prefilled = policy.prefilled_tokens
-        # an even row goes on with what it said, an odd one with another's turn
+        # even rows continue with their own reply, odd ones with a turn of the teacher
         asked = [
             make_state(
                 n,
@@ -60,7 +60,7 @@ def test_cached_batched_logprobs_equal_a_plain_forward_over_turns(tiny, tokenize
     assert policy.prefilled_tokens - prefilled < whole / 2, "the history was computed again"
 
 
-def test_a_history_window_that_moves_is_answered_as_it_is_shown(tiny, tokenizer):
+def test_moving_history_window_is_recomputed(tiny, tokenizer):
     from swe_gym_env.rollout.history import windowed
 
     policy = HFPolicy(tiny, tokenizer, temperature=1.0, top_p=1.0, max_new_tokens=12)
@@ -73,7 +73,7 @@ def test_a_history_window_that_moves_is_answered_as_it_is_shown(tiny, tokenizer)
         turns += (Turn(seen, "student", replies[0].text, None, replies[0].token_ids),)
 
 
-def test_what_episodes_begin_with_is_computed_once(tiny, tokenizer):
+def test_shared_beginning_is_computed_once(tiny, tokenizer):
     policy = HFPolicy(tiny, tokenizer, temperature=0.0, max_new_tokens=12)
     asked = states(5)
     prompts = [policy.renderer.prompt(s.system_prompt, (), s.observation) for s in asked]
@@ -88,7 +88,7 @@ def test_what_episodes_begin_with_is_computed_once(tiny, tokenizer):
     assert policy.prefilled_tokens - before < len(prompt) - len("You fix bugs.")
 
 
-def test_tries_of_one_task_compute_its_prompt_once(tiny, tokenizer):
+def test_repeats_of_task_share_prompt(tiny, tokenizer):
     policy = HFPolicy(tiny, tokenizer, temperature=1.0, top_p=1.0, max_new_tokens=12)
     one = make_state(0)
     asked = [replace(one, key=(*one.key[:3], repeat, *one.key[4:])) for repeat in range(4)]
@@ -99,13 +99,13 @@ def test_tries_of_one_task_compute_its_prompt_once(tiny, tokenizer):
     assert len({reply.token_ids for reply in replies}) > 1
 
 
-def test_a_store_too_small_for_the_beginning_only_costs_time(tiny, tokenizer):
+def test_store_too_small_changes_no_reply(tiny, tokenizer):
     policy, replies = replies_of(tiny, tokenizer, states(), temperature=1.0, cache_bytes=10)
     check_against_plain_forward(policy, tiny, states(), replies)
     assert len(policy.store) == 0
 
 
-def test_answers_do_not_depend_on_company_or_order(tiny, tokenizer):
+def test_replies_are_independent_of_batch_and_order(tiny, tokenizer):
     _, together = replies_of(tiny, tokenizer, states())
     _, reverse = replies_of(tiny, tokenizer, states()[::-1], batch_size=3)
     alone = [replies_of(tiny, tokenizer, [state])[1][0] for state in states()]
@@ -114,7 +114,7 @@ def test_answers_do_not_depend_on_company_or_order(tiny, tokenizer):
     assert len({reply.token_ids for reply in together}) > 1
 
 
-def test_greedy_equals_generate(tiny, tokenizer):
+def test_greedy_equals_transformers_generate(tiny, tokenizer):
     policy, replies = replies_of(tiny, tokenizer, states(4), temperature=0.0)
     for state, reply in zip(states(4), replies, strict=True):
         ids = torch.tensor([policy.renderer.prompt(state.system_prompt, (), state.observation)])
@@ -129,7 +129,7 @@ def test_greedy_equals_generate(tiny, tokenizer):
         assert reply.text == policy.renderer.decode(reply.token_ids).removesuffix("<|im_end|>")
 
 
-def test_a_context_without_room_is_an_error_reply(tiny, tokenizer):
+def test_full_context_is_error_reply(tiny, tokenizer):
     long = make_state(1, (), "y" * 300)
     policy, replies = replies_of(tiny, tokenizer, [make_state(0), long], max_context=200)
     assert replies[1].error.startswith(CONTEXT_FULL) and replies[1].text is None
@@ -139,12 +139,12 @@ def test_a_context_without_room_is_an_error_reply(tiny, tokenizer):
     assert 1 <= len(replies[0].token_ids) <= 2
 
 
-def test_the_store_forgets_the_oldest(tiny, tokenizer):
+def test_store_evicts_oldest(tiny, tokenizer):
     policy, _ = replies_of(tiny, tokenizer, states(), cache_bytes=100_000)
     assert 0 < policy.store.bytes <= 100_000 and len(policy.store) < 7
 
 
-def test_pick_follows_the_distribution():
+def test_pick_follows_distribution():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(4000, 4)
     uniform = [(n + 0.5) / 4000 for n in range(4000)]
     for temperature in (1.0, 0.5):
@@ -152,7 +152,7 @@ def test_pick_follows_the_distribution():
         assert torch.allclose(share, (logits[0] / temperature).softmax(-1), atol=1e-3)
 
 
-def test_top_p_keeps_the_smallest_set_that_reaches_the_mass():
+def test_top_p_keeps_smallest_sufficient_set():
     probs = torch.tensor([[0.1, 0.5, 0.3, 0.1]])
     uniform = [(n + 0.5) / 1000 for n in range(1000)]
     chosen = pick(probs.log().expand(1000, 4), uniform, 1.0, 0.7)
@@ -163,6 +163,6 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass():
     assert len(set(chosen.tolist())) == 50 and chosen.max() < 1000
 
 
-def test_bad_settings_are_refused(tiny, tokenizer):
+def test_invalid_settings_are_refused(tiny, tokenizer):
     with pytest.raises(ValueError, match="top_p"):
         HFPolicy(tiny, tokenizer, top_p=0.0)

@@ -29,7 +29,7 @@ def weights_after(trees, **options):
     return model.state_dict()
 
 
-def test_accumulation_does_not_change_the_step():
+def test_accumulation_keeps_step():
     rng = random.Random(2)
     trees = [random_tree(rng, rng.randint(5, 40), 50) for _ in range(8)]
     whole = weights_after(trees, batch_size=8, micro_batch_tokens=10_000)
@@ -38,7 +38,7 @@ def test_accumulation_does_not_change_the_step():
             assert torch.allclose(pieces[name], weight, atol=2e-6), name
 
 
-def test_a_chain_is_plain_cross_entropy(monkeypatch):
+def test_chain_equals_cross_entropy(monkeypatch):
     monkeypatch.setattr(losses, "CHUNK", 7)  # several chunks, so recomputed in the backward
     model, ids = tiny_model(50), torch.randint(0, 50, (1, 30))
     chain = TokenTree(
@@ -58,7 +58,7 @@ def test_a_chain_is_plain_cross_entropy(monkeypatch):
         assert torch.allclose(parameter.grad, wanted[name], atol=1e-5), name
 
 
-def test_master_weights_take_steps_that_bfloat16_would_lose():
+def test_master_weights_keep_small_updates():
     ours = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     optimizer = MasterAdamW([ours], lr=1e-4)
     reference = torch.nn.Parameter(torch.ones(4))
@@ -74,7 +74,7 @@ def test_master_weights_take_steps_that_bfloat16_would_lose():
 
 
 @pytest.mark.parametrize("lr_end", [1.0, 0.1, 0.0])
-def test_the_learning_rate_is_that_of_torchs_own_schedulers(lr_end):
+def test_learning_rate_equals_torch_schedulers(lr_end):
     weight = torch.nn.Parameter(torch.ones(1))
     ours = MasterAdamW([weight], lr=0.01, warmup_steps=4, total_steps=20, lr_end=lr_end)
     other = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.01)
@@ -101,7 +101,7 @@ def examples(count=4):
 
 
 def overfit(model, tokenizer, folder, **options):
-    """Train on four labels, save, load, and see what the student says greedily."""
+    """Train on four labels, save, load, and compare greedy replies with the labels."""
     renderer = Renderer(tokenizer)
     trees = [example_tree(example, renderer) for example in examples()]
     learner = Learner(model, tokenizer, TrainingConfig(batch_size=4, **options))
@@ -119,19 +119,19 @@ def overfit(model, tokenizer, folder, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"lora_rank": 8}], ids=["full", "lora"])
-def test_a_tiny_model_learns_its_labels_and_survives_the_disk(tiny, tokenizer, tmp_path, options):
+def test_tiny_model_learns_labels_and_reloads(tiny, tokenizer, tmp_path, options):
     overfit(
         tiny, tokenizer, tmp_path / "checkpoint", lr=2e-2 if options else 1e-2, epochs=80, **options
     )
 
 
-def test_smollm2_learns_its_labels(smollm2, auto_dtype, tmp_path):
+def test_smollm2_learns_labels(smollm2, auto_dtype, tmp_path):
     model, tokenizer = load_model(smollm2, auto_dtype), load_tokenizer(smollm2)
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
     overfit(model, tokenizer, tmp_path / "checkpoint", lr=2e-4, epochs=14)
 
 
-def test_nothing_to_train_on_is_said_clearly():
+def test_nothing_to_train_on_is_an_error():
     learner = Learner(tiny_model(50), None, TrainingConfig(max_tree_tokens=10))
     with pytest.raises(ValueError, match="Nothing to train on"):
         learner.train([])
@@ -141,21 +141,21 @@ def test_nothing_to_train_on_is_said_clearly():
         TrainingConfig(batch_size=0)
 
 
-def test_trees_of_one_group_stay_in_one_step():
+def test_group_stays_in_one_step():
     trees = [random_tree(random.Random(n), 20, 50) for n in range(6)]
     named = [replace(tree, group=name) for tree, name in zip(trees, "aabccc", strict=True)]
     report = Learner(tiny_model(50), None, TrainingConfig(batch_size=1)).train(named)
     assert len(report.loss) == 3 and report.trees == 6
 
 
-def test_the_same_seed_gives_the_same_weights():
+def test_same_seed_gives_same_weights():
     trees = [random_tree(random.Random(n), 20, 50) for n in range(6)]
     one, two, other = (weights_after(trees, batch_size=2, epochs=2, seed=s) for s in (1, 1, 2))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_checkpoint_replaces_an_older_one_whole(tiny, tokenizer, tmp_path):
+def test_checkpoint_replaces_older_one(tiny, tokenizer, tmp_path):
     folder = save_checkpoint(tiny, tokenizer, tmp_path / "c")
     (folder / "leftover").touch()
     changed = copy.deepcopy(tiny)
@@ -176,7 +176,7 @@ def test_a_checkpoint_replaces_an_older_one_whole(tiny, tokenizer, tmp_path):
         load_model(folder)
 
 
-def test_an_adapter_is_saved_alone_and_the_next_round_trains_it_on(tiny, tokenizer, tmp_path):
+def test_adapter_is_saved_alone_and_trained_further(tiny, tokenizer, tmp_path):
     base = save_checkpoint(tiny, tokenizer, tmp_path / "base")
     trees = [random_tree(random.Random(n), 20, 50) for n in range(6)]
     config = TrainingConfig(lr=1e-2, lora_rank=4)
@@ -214,7 +214,7 @@ def test_an_adapter_is_saved_alone_and_the_next_round_trains_it_on(tiny, tokeniz
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_steps_are_those_of_torchs_adamw_with_and_without_masters(dtype):
+def test_steps_equal_torch_adamw(dtype):
     torch.manual_seed(0)
     start = [torch.randn(4, 3).to(dtype), torch.randn(5).to(dtype), torch.ones(2).to(dtype)]
     ours = [torch.nn.Parameter(weight.clone()) for weight in start]

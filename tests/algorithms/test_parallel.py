@@ -1,4 +1,4 @@
-"""Two processes over gloo descend exactly what one descends."""
+"""Two processes over gloo train exactly as one process does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LISTS = ("loss", "accuracy", "clipped", "divergence", "grad_norm")
 
 def trained(folder: Path, samples, tokenizer) -> None:
     """Three optimizer batches an epoch, the last of them one tree: a process gets nothing."""
-    told = {}
+    reports = {}
     for name, (objective, options) in CASES.items():
         config = TrainingConfig(
             lr=1e-3, epochs=2, micro_batch_tokens=100, warmup_steps=1, seed=3, **options
@@ -46,13 +46,15 @@ def trained(folder: Path, samples, tokenizer) -> None:
         learner = Learner(model, tokenizer, config, objective)
         calls: list[str] = []
         report = learner.train(samples, lambda *call, into=calls: into.append(call[2]))
-        told[name] = {field: getattr(report, field) for field in (*LISTS, "tokens", "label_tokens")}
-        told[name]["calls"] = len(calls)
+        reports[name] = {
+            field: getattr(report, field) for field in (*LISTS, "tokens", "label_tokens")
+        }
+        reports[name]["calls"] = len(calls)
         parts = [getattr(p, "_local_tensor", p) for p in learner.model.parameters()]
-        told[name]["held"] = sum(part.numel() for part in parts)
+        reports[name]["held"] = sum(part.numel() for part in parts)
         learner.save(folder / name)
     rank = os.environ.get("RANK", "alone")
-    (folder / f"{rank}.json").write_text(json.dumps(told))
+    (folder / f"{rank}.json").write_text(json.dumps(reports))
 
 
 def all_trees(s, count):
@@ -76,7 +78,7 @@ def in_two(script: Path, code: str) -> None:
 
 
 @pytest.mark.e2e
-def test_two_processes_are_one(tmp_path, tokenizer):
+def test_two_processes_equal_one(tmp_path, tokenizer):
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
@@ -131,9 +133,7 @@ def chain(length: int, seed: int) -> TokenTree:
 
 
 @pytest.mark.e2e
-def test_the_embedded_model_sharded_is_the_one_unsharded(
-    tmp_path: Path, auto_dtype: torch.dtype
-) -> None:
+def test_sharded_embedded_model_equals_unsharded(tmp_path: Path, auto_dtype: torch.dtype) -> None:
     name = str(auto_dtype).removeprefix("torch.")
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
@@ -143,11 +143,11 @@ def test_the_embedded_model_sharded_is_the_one_unsharded(
         f"import pathlib, {__name__} as t; t.embedded(pathlib.Path({str(two)!r}), {name!r})",
     )
     embedded(one, name)
-    (wanted, norms), (found, told) = (
+    (wanted, norms), (found, found_norms) = (
         json.loads((folder / "report.json").read_text()) for folder in (one, two)
     )
     assert found == pytest.approx(wanted, rel=1e-3) and wanted[1] < wanted[0]
-    assert told == pytest.approx(norms, rel=2e-2), "gradients, added up in another order"
+    assert found_norms == pytest.approx(norms, rel=2e-2), "gradients, added up in another order"
     plain = load_model(one / "model", "auto").state_dict()  # as they were saved
     for key, weight in load_model(two / "model", "auto").state_dict().items():
         assert weight.dtype == auto_dtype

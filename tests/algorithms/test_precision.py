@@ -1,4 +1,4 @@
-"""float32 or bfloat16, one thread or all: what this machine, others and odd ones decide."""
+"""The choice of precision and threads on this machine, on simulated ones and on unusual ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(json.dumps([precision.choose(sys.argv[1]).dtype, precision.machine(), prec
 
 
 def elsewhere(folder: Path, **environment: str) -> tuple[str, str, int]:
-    """What another process decides for the model in ``folder``."""
+    """The choice of another process for the model in ``folder``."""
     done = subprocess.run(
         [sys.executable, "-c", SAY, str(folder)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_a_cpu_without_bfloat16_units_takes_float32(smollm2: Path, threads: str) -> None:
+def test_cpu_without_bfloat16_units_takes_float32(smollm2: Path, threads: str) -> None:
     if platform.machine() != "x86_64":
         assert choose(smollm2).dtype in ("float32", "bfloat16")
         return  # such a processor cannot be made to look like one
@@ -58,7 +58,7 @@ def test_a_cpu_without_bfloat16_units_takes_float32(smollm2: Path, threads: str)
     assert dtype == "float32" and "AVX2" in machine and most == int(threads)
 
 
-def test_this_machine_takes_what_it_is_made_for(smollm2: Path) -> None:
+def test_choice_matches_instruction_set(smollm2: Path) -> None:
     before, state = torch.get_num_threads(), torch.get_rng_state()
     found = choose(smollm2)
     assert found.dtype == ("bfloat16" if precision._has_units() else "float32")
@@ -66,7 +66,7 @@ def test_this_machine_takes_what_it_is_made_for(smollm2: Path) -> None:
     assert torch.get_num_threads() == before and torch.equal(torch.get_rng_state(), state)
 
 
-def test_what_is_given_is_not_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_values_are_not_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_Work", None)
     assert choose(folder, "float32", 7) == Choice("float32", 7)
     monkeypatch.setattr(precision, "ALL_THREADS", 1)
@@ -74,7 +74,7 @@ def test_what_is_given_is_not_measured(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, float32: float | None, bfloat16: float | None) -> None:
-    """A machine that takes so many seconds for everything, or None: it has no such kernel."""
+    """Simulate a machine that needs these seconds for everything; None means no kernel."""
     seconds = {torch.float32: float32, torch.bfloat16: bfloat16}
 
     def once(work: precision._Work) -> precision._Speed:
@@ -101,7 +101,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, float32: float | None, bfloat16: float
         (True, None, 1.0, "bfloat16"),
     ],
 )
-def test_figures_decide_and_near_a_tie_the_hardware(
+def test_speed_decides_and_hardware_near_tie(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     units: bool,
@@ -116,16 +116,14 @@ def test_figures_decide_and_near_a_tie_the_hardware(
     assert ("cannot compute" in found.why) == (None in (float32, bfloat16))
 
 
-def test_a_torch_that_does_not_know_the_question_is_measured(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torch_without_onednn_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, 1.0, 2.0)
     monkeypatch.setattr(torch.ops, "mkldnn", object())
     assert not precision._has_units() and choose(folder, threads=1).dtype == "float32"
 
 
 @pytest.mark.parametrize("able", [True, False])
-def test_a_gpu_takes_bfloat16_where_it_can(
+def test_gpu_takes_bfloat16_if_supported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, able: bool
 ) -> None:
     monkeypatch.setattr(precision, "_has_gpu", lambda: True)
@@ -146,7 +144,7 @@ def test_a_gpu_takes_bfloat16_where_it_can(
         ((1.5, 3.0), (1.0, 3.9), 1, "CPU time"),
     ],
 )
-def test_threads_are_taken_where_they_help(
+def test_threads_are_used_if_faster(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     wall: tuple[float, float],
@@ -178,7 +176,7 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
 
 
-def test_a_container_may_use_fewer_cpus_than_there_are(cgroup: Path) -> None:
+def test_container_cpu_limit_is_respected(cgroup: Path) -> None:
     assert precision._allowed() == float("inf")
     (cgroup / "cpu.max").write_text("max 100000\n")
     assert precision._allowed() == float("inf")
@@ -192,7 +190,7 @@ def test_a_container_may_use_fewer_cpus_than_there_are(cgroup: Path) -> None:
     assert precision._allowed() == float("inf")
 
 
-def test_the_shapes_are_the_models_own(smollm2: Path, folder: Path, tmp_path: Path) -> None:
+def test_measured_shapes_are_those_of_model(smollm2: Path, folder: Path, tmp_path: Path) -> None:
     assert precision._sizes(smollm2) == (576, 1536, 49152, 30)
     least = precision.MIN_SIZE
     assert precision._sizes(folder) == (least, least, 50, 3), "calls would be measured"

@@ -17,33 +17,33 @@ TURNS = (
 def check_template(tokenizer, thinking="kept", turns=TURNS):
     renderer, state = Renderer(tokenizer, thinking), make_state(0, turns, "Really?  ünï\t\n")
     ours = renderer.prompt(state.system_prompt, state.turns, state.observation)
-    told = {"enable_thinking": False} if thinking == "empty" else {}
+    options = {"enable_thinking": False} if thinking == "empty" else {}
     theirs = tokenizer.apply_chat_template(
-        state.messages, add_generation_prompt=True, return_dict=False, date_string=DATE, **told
+        state.messages, add_generation_prompt=True, return_dict=False, date_string=DATE, **options
     )
     assert ours == list(theirs)
     return renderer.decode(ours)
 
 
-def test_prompt_is_the_chat_template_tiny(tokenizer):
+def test_prompt_equals_template_tiny(tokenizer):
     check_template(tokenizer)
 
 
-def test_prompt_is_the_chat_template_smollm2(smollm2):
+def test_prompt_equals_template_smollm2(smollm2):
     from algorithms.engine.checkpoint import load_tokenizer
 
     check_template(load_tokenizer(smollm2))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_prompt_is_the_chat_template_of_each_family(name):
+def test_prompt_equals_template_of_each_family(name):
     text = check_template(family(name))
     assert text.count(FAMILIES[name].end) == (6 if name != "gemma3" else 5)
     assert ("Cutting Knowledge Date" in text) == (name in ("llama3_1", "llama3_2"))
 
 
 @pytest.mark.parametrize("thinking", ["stripped", "empty"])
-def test_qwen3_strips_thoughts_from_the_history_as_its_template_does(thinking):
+def test_qwen3_thoughts_are_stripped_as_by_template(thinking):
     thought = Turn("Well?", "student", "<think>\nhm, hm\n</think>\n\n```bash\nls\n```")
     text = check_template(family("qwen3"), thinking, (TURNS[0], thought, TURNS[1]))
     assert "hm, hm" not in text and "<|im_start|>assistant\n```bash\nls\n```<|im_end|>" in text
@@ -64,7 +64,7 @@ def test_special_tokens_in_text_stay_text(name):
 
 
 @pytest.mark.parametrize("name", ["tiny", *FAMILIES])
-def test_mask_decodes_to_the_reply_and_its_end(name, tokenizer):
+def test_weighted_tokens_are_reply_and_end(name, tokenizer):
     chosen = tokenizer if name == "tiny" else family(name)
     renderer, episode = Renderer(chosen), make_episode(list(TURNS))
     for turn in range(2):
@@ -73,7 +73,7 @@ def test_mask_decodes_to_the_reply_and_its_end(name, tokenizer):
         assert learned == TURNS[turn].text + chosen.eos_token
 
 
-def test_sampled_ids_survive_and_a_cut_turn_gets_an_end_without_loss(tokenizer):
+def test_truncated_turn_gets_unweighted_end(tokenizer):
     renderer = Renderer(tokenizer)
     # Two ids for what one encoding of the text would never give: [a][b] with an unknown between.
     sampled = (tokenizer.unk_token_id, 5, 6)
@@ -91,12 +91,12 @@ def test_sampled_ids_survive_and_a_cut_turn_gets_an_end_without_loss(tokenizer):
     assert prompt[len(opening) :][:4] == [*sampled, renderer.end_id]
 
 
-def test_a_label_ends_as_the_student_ends_a_turn_whatever_the_teacher_does():
+def test_label_ends_with_student_end_token():
     teacher, student = Renderer(family("llama3")), Renderer(family("qwen3"))
-    said = (*teacher.encode("```bash\nls\n```"), teacher.end_id)
-    assert teacher.decode(said[-1:]) == "<|eot_id|>"
+    ids = (*teacher.encode("```bash\nls\n```"), teacher.end_id)
+    assert teacher.decode(ids[-1:]) == "<|eot_id|>"
     episode = make_episode([Turn("o", "student", "x")])
-    label = Target(0, teacher.decode(said[:-1]))
+    label = Target(0, teacher.decode(ids[:-1]))
     tree = example_tree(TrainingExample(episode, (label,)), student)
     learned = tree.token_ids[tree.ce_weight != 0]
     assert learned[-1] == student.end_id == family("qwen3").get_vocab()["<|im_end|>"]
@@ -104,13 +104,13 @@ def test_a_label_ends_as_the_student_ends_a_turn_whatever_the_teacher_does():
     assert "eot" not in student.decode(tree.token_ids)
 
 
-def test_what_cannot_be_rendered_is_refused():
+def test_unsupported_templates_are_refused():
     from copy import deepcopy
 
-    def refused(template, said, thinking="kept"):
+    def refused(template, message, thinking="kept"):
         odd = deepcopy(family("qwen3"))
         odd.chat_template = template
-        with pytest.raises(SetupError, match=said):
+        with pytest.raises(SetupError, match=message):
             Renderer(odd, thinking)
 
     plain, qwen = family("qwen2_5").chat_template, family("qwen3").chat_template
@@ -125,21 +125,21 @@ def test_what_cannot_be_rendered_is_refused():
     refused(qwen, "it is one of", "off")
 
 
-def test_a_fingerprint_tells_vocabularies_and_ends_apart_and_nothing_else():
+def test_fingerprint_depends_on_vocabulary_and_end():
     from copy import deepcopy
 
-    own = fingerprint(family("qwen3"))
-    assert own == fingerprint(family("qwen3_instruct_2507")) != fingerprint(family("llama3"))
+    expected = fingerprint(family("qwen3"))
+    assert expected == fingerprint(family("qwen3_instruct_2507")) != fingerprint(family("llama3"))
     base, more, other_end = (deepcopy(family("qwen3")) for _ in range(3))
-    base.eos_token = "<|endoftext|>"  # as base models have it: their turns end alike all the same
-    assert fingerprint(base) == own
+    base.eos_token = "<|endoftext|>"  # as in base models, whose turns end in the same way
+    assert fingerprint(base) == expected
     more.add_tokens(["<new>"])
     other_end.chat_template = other_end.chat_template.replace("<|im_end|>", "<|endoftext|>")
-    assert len({own, fingerprint(more), fingerprint(other_end)}) == 3
+    assert len({expected, fingerprint(more), fingerprint(other_end)}) == 3
 
 
-def test_a_template_that_opens_a_thought_is_refused_with_a_way_out():
-    """Once what the message names is taken out of the template, it is accepted."""
+def test_template_with_forced_thought_is_refused():
+    """The template is accepted once the text that the message names is removed."""
     from copy import deepcopy
 
     turn = "{% for m in messages %}<|im_start|>{{m.role}}\n{{m.content}}<|im_end|>\n{% endfor %}"
@@ -149,15 +149,19 @@ def test_a_template_that_opens_a_thought_is_refused_with_a_way_out():
     for thinking in ("kept", "stripped", "empty"):
         with pytest.raises(SetupError) as refused:
             Renderer(odd, thinking)
-        said = str(refused.value)
-        assert "'<think>\\n'" in said and "add_generation_prompt" in said and "model.path" in said
-        assert "model.thinking" not in said, "another mode is no way out"
+        message = str(refused.value)
+        assert (
+            "'<think>\\n'" in message
+            and "add_generation_prompt" in message
+            and "model.path" in message
+        )
+        assert "model.thinking" not in message, "another mode is no way out"
     odd.chat_template = (turn + opening).replace("<think>\n", "")
     Renderer(odd, "kept")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_no_text_forges_a_turn(name):
+def test_text_cannot_forge_turn(name):
     """Special tokens that an observation, a prompt or a label spells are plain text."""
     renderer = Renderer(family(name))
     special = "".join(str(token) for token in family(name).added_tokens_decoder.values())
@@ -173,6 +177,6 @@ def test_no_text_forges_a_turn(name):
     assert special in renderer.decode(renderer.encode(forged))
 
 
-def test_half_a_character_of_an_old_run_is_encoded():
+def test_lone_surrogate_is_encoded():
     renderer = Renderer(family("qwen3"))
     assert renderer.decode(renderer.encode("a\ud83db")) == "a\ufffdb"

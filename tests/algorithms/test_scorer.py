@@ -1,4 +1,4 @@
-"""A scorer's numbers are a plain forward's, and those that the policy itself recorded."""
+"""Scores equal those of a plain forward pass, and those that the policy recorded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.algorithms.conftest import make_episode, make_state, tiny_model, tiny
 from tests.algorithms.sampled import episode, plain_logprobs
 
 
-def test_scores_are_a_plain_forwards_log_softmax(tokenizer):
+def test_scores_equal_plain_forward(tokenizer):
     renderer, rng = Renderer(tokenizer), random.Random(0)
     episodes = [episode(rng, renderer.end_id, f"e{n}", n) for n in range(1, 5)]
     plain = plain_logprobs(tiny_model(len(tokenizer)), renderer, episodes)
@@ -44,16 +44,16 @@ def test_scores_are_a_plain_forwards_log_softmax(tokenizer):
     assert any(renderer.reply(turn).unsampled for item in episodes for turn in item.turns)
 
 
-def test_turns_that_no_student_sampled_are_scored_as_they_are_laid_out(tokenizer):
+def test_teacher_turns_are_scored_as_encoded(tokenizer):
     turns = [Turn("see", "teacher", "do it"), Turn("then", "teacher", "done")]
     item, renderer = make_episode(turns), Renderer(tokenizer)
-    spelt = [replace(turn, token_ids=renderer.label(turn.text).token_ids) for turn in turns]
+    encoded = [replace(turn, token_ids=renderer.label(turn.text).token_ids) for turn in turns]
     scorer = HFScorer(tiny_model(len(tokenizer)), tokenizer, "teacher")
-    one, two = scorer.score([item, make_episode(spelt)])
+    one, two = scorer.score([item, make_episode(encoded)])
     assert one == two and [len(s.logprobs) for s in one] == [6, 5]
 
 
-def test_scores_are_what_the_policy_recorded(tokenizer):
+def test_scores_equal_recorded_logprobs(tokenizer):
     policy = HFPolicy(
         tiny_model(len(tokenizer)), tokenizer, temperature=1.0, top_p=1.0, max_new_tokens=9
     )
@@ -61,8 +61,8 @@ def test_scores_are_what_the_policy_recorded(tokenizer):
     for turn in range(3):
         seen = f"output {turn}"
         states = [make_state(n, turns[n], seen) for n in range(3)]
-        for n, said in enumerate(policy.act(states)):
-            made = Turn(seen, "student", said.text, None, said.token_ids, said.logprobs)
+        for n, reply in enumerate(policy.act(states)):
+            made = Turn(seen, "student", reply.text, None, reply.token_ids, reply.logprobs)
             turns[n] = (*turns[n], made)
     episodes = [make_episode(list(rows), f"e{n}") for n, rows in enumerate(turns)]
     scorer = HFScorer(tiny_model(len(tokenizer)), tokenizer, "start")
@@ -72,7 +72,7 @@ def test_scores_are_what_the_policy_recorded(tokenizer):
             assert found.top_ids == ()
 
 
-def test_a_teacher_with_another_tokenizer_is_refused(tokenizer, tmp_path):
+def test_teacher_with_other_tokenizer_is_refused(tokenizer, tmp_path):
     other = tiny_tokenizer()
     other.add_tokens(["return"])
     model = tiny_model(len(other))

@@ -1,4 +1,4 @@
-"""Trees of one row that begin alike: the beginning is computed once, and nothing else changes."""
+"""Trees of one row with a common beginning: it is computed once, and no result changes."""
 
 import random
 from dataclasses import replace
@@ -19,15 +19,15 @@ from tests.algorithms.conftest import tiny_model
 from tests.algorithms.test_tree import example, grads, naive_loss, path, random_tree
 
 
-def tree_of(rng: random.Random, trunk: list[int], size: int) -> TokenTree:
-    """A random tree of ``size`` nodes whose first are a chain of the tokens ``trunk``."""
+def tree_of(rng: random.Random, beginning: list[int], size: int) -> TokenTree:
+    """A random tree of ``size`` nodes whose first are a chain of the tokens ``beginning``."""
     grown = random_tree(rng, size, 50)
-    chain = np.arange(-1, len(trunk) - 1)
-    own = np.maximum(grown.parent[len(trunk) :], len(trunk) - 1)
-    tokens = np.concatenate([trunk, grown.token_ids[len(trunk) :]])
+    chain = np.arange(-1, len(beginning) - 1)
+    rest = np.maximum(grown.parent[len(beginning) :], len(beginning) - 1)
+    tokens = np.concatenate([beginning, grown.token_ids[len(beginning) :]])
     weight = grown.ce_weight.copy()
     weight[0] = 0
-    return replace(grown, token_ids=tokens, parent=np.concatenate([chain, own]), ce_weight=weight)
+    return replace(grown, token_ids=tokens, parent=np.concatenate([chain, rest]), ce_weight=weight)
 
 
 def family(seed: int) -> list[TokenTree]:
@@ -53,13 +53,15 @@ def family(seed: int) -> list[TokenTree]:
 
 
 def prefixes(trees: list[TokenTree]) -> int:
-    """How many nodes are left when trunks are merged: counted by their paths."""
-    trunks = {tuple(path(tree, node)) for tree in trees for node in range(tree.shared_path_length)}
-    return len(trunks) + sum(len(tree) - tree.shared_path_length for tree in trees)
+    """How many nodes are left when shared paths are merged, counted by their tokens."""
+    beginnings = {
+        tuple(path(tree, node)) for tree in trees for node in range(tree.shared_path_length)
+    }
+    return len(beginnings) + sum(len(tree) - tree.shared_path_length for tree in trees)
 
 
 @pytest.mark.parametrize("multiple", [1, 16])
-def test_every_node_still_sees_its_ancestors_alone(multiple):
+def test_nodes_attend_to_ancestors_only(multiple):
     for seed in range(10):
         trees = family(seed)
         packed = pack(trees, multiple)
@@ -81,7 +83,7 @@ def test_every_node_still_sees_its_ancestors_alone(multiple):
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_blocks_show_what_is_seen_and_nothing_else(monkeypatch, window):
+def test_blocks_equal_dense_mask(monkeypatch, window):
     monkeypatch.setattr(attention, "BLOCK", 7)
     for seed in range(5):
         packed = pack(family(seed))
@@ -98,7 +100,7 @@ def test_blocks_show_what_is_seen_and_nothing_else(monkeypatch, window):
         assert torch.equal(shown, expected)
 
 
-def test_the_gradient_is_that_of_naive_sequences(monkeypatch):
+def test_gradient_equals_separate_sequences(monkeypatch):
     monkeypatch.setattr(attention, "BLOCK", 7)
     model, trees = tiny_model(50), family(3)
     expected = naive_loss(model, trees)
@@ -133,7 +135,7 @@ def with_all_streams(tree: TokenTree, seed: int) -> TokenTree:
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 @pytest.mark.parametrize("divergence", ["k2", "k3", "jsd"])
 @pytest.mark.parametrize("truncation", [None, 2.0])
-def test_all_streams_are_those_of_trees_apart(ratio, divergence, truncation):
+def test_streams_equal_those_of_separate_rows(ratio, divergence, truncation):
     trees = [with_all_streams(tree, seed) for seed, tree in enumerate(family(1))]
     how = Objective(ratio=ratio, divergence=divergence, truncation=truncation)
     learner = Learner(tiny_model(50), None, TrainingConfig(), how)
@@ -151,7 +153,7 @@ def test_all_streams_are_those_of_trees_apart(ratio, divergence, truncation):
         assert (grad - wanted[name]).norm() <= 1e-5 * wanted[name].norm(), name
 
 
-def test_episodes_of_one_batch_share_their_system_prompt(tokenizer):
+def test_episodes_share_system_prompt(tokenizer):
     rng, renderer = random.Random(5), Renderer(tokenizer)
     examples = [example(rng, 2) for _ in range(4)]
     trees = list(example_trees(examples, renderer))
@@ -159,7 +161,7 @@ def test_episodes_of_one_batch_share_their_system_prompt(tokenizer):
     assert len(pack(trees).end) <= sum(map(len, trees)) - (len(trees) - 1) * common
 
 
-def test_what_fills_a_row_up_is_no_beginning_of_a_tree():
+def test_padding_is_not_shared_with_trees():
     first = replace(FILLER[0], token_ids=np.array([0, 3]))
     packed = pack([first, *FILLER], 16)
     assert len(packed.end) == 16 and packed.end[3:].tolist() == list(range(4, 17))

@@ -128,9 +128,9 @@ def played(model, tokenizer, turns: int = 3, **options):
     history: list[tuple[Turn, ...]] = [()] * 3
     for turn in range(turns):
         asked = [make_state(n, history[n], f"out {turn}" + "x" * 5 * n) for n in range(3)]
-        for n, said in enumerate(policy.act(asked)):
+        for n, reply in enumerate(policy.act(asked)):
             made = Turn(
-                asked[n].observation, "student", said.text, None, said.token_ids, said.logprobs
+                asked[n].observation, "student", reply.text, None, reply.token_ids, reply.logprobs
             )
             history[n] = (*history[n], made)
     return policy.renderer, [make_episode(list(h), f"e{n}") for n, h in enumerate(history)]
@@ -157,7 +157,7 @@ def of_trainer(model, renderer, episode, temperature: float = 1.0) -> list[float
         return passes.forward(model, [tree], 0, temperature)[0].logprobs.tolist()
 
 
-def test_every_accepted_type_is_compared() -> None:
+def test_every_supported_type_is_compared() -> None:
     names = {"Gemma3": "Gemma3Text"}
     types = {
         getattr(transformers, f"{names.get(name, name)}Config").model_type
@@ -167,36 +167,36 @@ def test_every_accepted_type_is_compared() -> None:
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
-def test_sampler_scorer_trainer_and_the_model_itself_agree(tokenizer, case) -> None:
+def test_sampler_scorer_and_trainer_agree(tokenizer, case) -> None:
     model = accepted(tokenizer, case)
     renderer, episodes = played(model, tokenizer, top_p=1.0)
     wanted = [plain(model, renderer, item) for item in episodes]
     scorer = HFScorer(model, tokenizer, "other")
-    for item, own, scores in zip(episodes, wanted, scorer.score(episodes), strict=True):
-        for turn, logprobs, score in zip(item.turns, own, scores, strict=True):
+    for item, expected, scores in zip(episodes, wanted, scorer.score(episodes), strict=True):
+        for turn, logprobs, score in zip(item.turns, expected, scores, strict=True):
             assert turn.logprobs == pytest.approx(logprobs, abs=3e-5)
             assert score.logprobs[: len(logprobs)] == pytest.approx(logprobs, abs=3e-5)
         together = of_trainer(model, renderer, item)
-        assert together == pytest.approx([value for turn in own for value in turn], abs=3e-5)
+        assert together == pytest.approx([value for turn in expected for value in turn], abs=3e-5)
 
 
 @pytest.mark.parametrize("case", [case for case in ACCEPTED if "window" in case])
-def test_the_windows_are_seen_at_this_length(tokenizer, case) -> None:
+def test_sliding_windows_matter_at_this_length(tokenizer, case) -> None:
     """Else the test above would pass with any mask."""
     model = accepted(tokenizer, case)
     renderer, episodes = played(model, tokenizer, 1, top_p=1.0)
     policy = HFPolicy(model, tokenizer, temperature=1.0, top_p=1.0, max_new_tokens=12)
     assert set(policy._windows) - {None}
     policy._windows = [None] * len(policy._windows)
-    said = policy.act([make_state(2, (), episodes[2].turns[0].observation)])[0]
+    reply = policy.act([make_state(2, (), episodes[2].turns[0].observation)])[0]
     (wanted,) = plain(model, renderer, episodes[2])
-    assert said.token_ids != episodes[2].turns[0].token_ids or said.logprobs != pytest.approx(
+    assert reply.token_ids != episodes[2].turns[0].token_ids or reply.logprobs != pytest.approx(
         wanted, abs=1e-2
     )
 
 
 @pytest.mark.parametrize("case", ["Granite-scaled", "Cohere-scaled", "Gemma3-capped"])
-def test_gradients_go_through_scaled_and_capped_logits(tokenizer, case) -> None:
+def test_gradients_of_scaled_and_capped_logits(tokenizer, case) -> None:
     model = accepted(tokenizer, case)
     renderer, episodes = played(model, tokenizer, 2, top_p=1.0)
     trees = [
@@ -213,7 +213,7 @@ def test_gradients_go_through_scaled_and_capped_logits(tokenizer, case) -> None:
         assert torch.allclose(grad, wanted[name], atol=1e-5, rtol=1e-4), name
 
 
-def test_divergences_are_of_the_scaled_logits(tokenizer) -> None:
+def test_divergences_use_scaled_logits(tokenizer) -> None:
     model, other = accepted(tokenizer, "Granite-scaled"), accepted(tokenizer, "Granite-scaled")
     with torch.no_grad():
         other.model.embed_tokens.weight.mul_(1.1)
@@ -256,28 +256,26 @@ REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_was_not_compared_is_refused_by_all_of_them_and_before_a_run(
-    tokenizer, tmp_path, case
-) -> None:
-    name, options, said = REFUSED[case]
+def test_untested_types_are_refused_everywhere(tokenizer, tmp_path, case) -> None:
+    name, options, message = REFUSED[case]
     model = made(tokenizer, name, options)
     for take in (
         lambda: HFPolicy(model, tokenizer),
         lambda: HFScorer(model, tokenizer, "teacher"),
         lambda: Learner(model, tokenizer, TrainingConfig()),
     ):
-        with pytest.raises(SetupError, match=said):
+        with pytest.raises(SetupError, match=message):
             take()
     model.config.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(SetupError, match=said):
+    with pytest.raises(SetupError, match=message):
         load_model(tmp_path)
     for given in ([f"model.path={tmp_path}"], ["teacher=hf", f"teacher.path={tmp_path}"]):
-        with pytest.raises(SetupError, match=said):
+        with pytest.raises(SetupError, match=message):
             preflight.check(configuration(*given, "sandbox=process"))
 
 
-def test_layers_that_look_elsewhere_than_the_configuration_says_are_refused(tokenizer) -> None:
+def test_unexpected_windows_are_refused(tokenizer) -> None:
     model = accepted(tokenizer, "Mistral-window")
     model.config.layer_types = ["full_attention"] * 4
     with pytest.raises(SetupError, match="4 of them with a sliding window"):
@@ -285,12 +283,12 @@ def test_layers_that_look_elsewhere_than_the_configuration_says_are_refused(toke
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
-def test_a_head_that_does_more_is_refused(tokenizer, where) -> None:
+def test_changed_logits_are_refused(tokenizer, where) -> None:
     model = accepted(tokenizer, "Llama")
-    own = model.forward
+    original = model.forward
 
     def scaled(*args, **kwargs):
-        out = own(*args, **kwargs)
+        out = original(*args, **kwargs)
         out.logits = out.logits * 1.5
         return out
 
@@ -312,9 +310,7 @@ def test_a_head_that_does_more_is_refused(tokenizer, where) -> None:
         ("Mixtral", {**EXPERTS, "router_jitter_noise": 0.1}),
     ],
 )
-def test_dropout_is_refused_in_training_and_before_a_run_and_allowed_in_a_teacher(
-    tokenizer, tmp_path, name, options
-) -> None:
+def test_dropout_is_refused_for_students_only(tokenizer, tmp_path, name, options) -> None:
     model = made(tokenizer, name, {"num_key_value_heads": 4, **options})
     key = next(key for key in options if re.search("drop|jitter", key))
     with pytest.raises(SetupError, match=f"{key}=0.1.* Set "):
@@ -330,11 +326,11 @@ def test_dropout_is_refused_in_training_and_before_a_run_and_allowed_in_a_teache
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("{", "cannot be read"), ("[]", "no JSON object"), ("{}", "model_type")]
+    ("text", "message"), [("{", "cannot be read"), ("[]", "no JSON object"), ("{}", "model_type")]
 )
-def test_a_configuration_that_says_nothing_is_refused(tmp_path, text, said) -> None:
+def test_invalid_configuration_is_refused(tmp_path, text, message) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(SetupError, match=said):
+    with pytest.raises(SetupError, match=message):
         check_folder(tmp_path)
 
 

@@ -34,28 +34,28 @@ TEMPERATURES = [0.7, 1.0, 1.6]
 
 @pytest.mark.parametrize("case", ["Llama", "Granite-scaled", "Gemma3-capped", "Mistral-window"])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_record_trainer_and_scorer_are_of_one_distribution(tokenizer, case, temperature) -> None:
+def test_sampler_trainer_and_scorer_agree(tokenizer, case, temperature) -> None:
     model = accepted(tokenizer, case)
     renderer, episodes = played(model, tokenizer, 2, temperature=temperature, top_p=1.0)
     scorer = HFScorer(accepted(tokenizer, case), tokenizer, "start")
     given = scorer.score(episodes, temperature=temperature)
     wanted = [plain(model, renderer, item, temperature) for item in episodes]
-    for item, own, scores in zip(episodes, wanted, given, strict=True):
-        for turn, logprobs, score in zip(item.turns, own, scores, strict=True):
+    for item, expected, scores in zip(episodes, wanted, given, strict=True):
+        for turn, logprobs, score in zip(item.turns, expected, scores, strict=True):
             assert turn.logprobs == pytest.approx(logprobs, abs=3e-5)
             assert score.logprobs[: len(logprobs)] == pytest.approx(logprobs, abs=3e-5)
         together = of_trainer(model, renderer, item, temperature)
-        assert together == pytest.approx([value for turn in own for value in turn], abs=3e-5)
+        assert together == pytest.approx([value for turn in expected for value in turn], abs=3e-5)
 
 
-def test_greedy_turns_are_recorded_at_temperature_one(tokenizer) -> None:
+def test_greedy_logprobs_are_at_temperature_one(tokenizer) -> None:
     model = tiny_model(len(tokenizer))
     renderer, (item, *_) = played(model, tokenizer, 1, temperature=0.0)
     assert item.turns[0].logprobs == pytest.approx(plain(model, renderer, item)[0], abs=1e-4)
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), product(TEMPERATURES, [1.0, 0.9, 0.3, 1e-9]))
-def test_the_recorded_log_prob_is_how_often_the_token_is_drawn(temperature, top_p) -> None:
+def test_recorded_logprob_is_sampling_frequency(temperature, top_p) -> None:
     torch.manual_seed(1)
     logits = torch.randn(1, 400) * 3
     count = 40_000
@@ -63,13 +63,13 @@ def test_the_recorded_log_prob_is_how_often_the_token_is_drawn(temperature, top_
     drawn = pick(logits.expand(count, -1), uniform, temperature, top_p)
     share = torch.bincount(drawn, minlength=400) / count
     tokens = share.nonzero()[:, 0]
-    told = sampled_logprobs(logits.expand(len(tokens), -1), tokens, temperature, top_p).exp()
-    assert torch.allclose(told, share[tokens], atol=1e-4)
-    assert told.sum() == pytest.approx(1, abs=0.01)
+    recorded = sampled_logprobs(logits.expand(len(tokens), -1), tokens, temperature, top_p).exp()
+    assert torch.allclose(recorded, share[tokens], atol=1e-4)
+    assert recorded.sum() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_the_trainers_log_probs_are_those_of_trl(tokenizer, temperature) -> None:
+def test_trainer_logprobs_equal_trl(tokenizer, temperature) -> None:
     from trl.trainer.utils import add_fused_lm_head
 
     model, theirs = tiny_model(len(tokenizer)), tiny_model(len(tokenizer))
@@ -82,8 +82,8 @@ def test_the_trainers_log_probs_are_those_of_trl(tokenizer, temperature) -> None
         labels = ids.clone()
         labels[:, : len(prompt)] = -100
         with torch.no_grad():
-            told = theirs(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
-        wanted = told[0, -count:].tolist()
+            logprobs = theirs(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
+        wanted = logprobs[0, -count:].tolist()
         assert turn.logprobs == pytest.approx(wanted, abs=1e-4)
         fresh = tiny_model(len(tokenizer))
         assert of_trainer(fresh, renderer, item, temperature) == pytest.approx(wanted, abs=1e-4)
@@ -113,7 +113,7 @@ def cosine(a, b) -> float:
     return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
 
-def test_the_gradient_is_the_exact_one_at_each_temperature_and_that_of_another_is_not() -> None:
+def test_gradient_is_exact_at_sampling_temperature_only() -> None:
     torch.manual_seed(0)
     worst, misled = 1.0, 1.0
     for _, temperature in product(range(50), TEMPERATURES):
@@ -121,8 +121,8 @@ def test_the_gradient_is_the_exact_one_at_each_temperature_and_that_of_another_i
         theta = (2 * logits).requires_grad_()
         value = ((theta / temperature).softmax(-1) * rewards).sum()
         (exact,) = torch.autograd.grad(value, theta)
-        own = Objective(clip_low=None, clip_high=None, temperature=temperature)
-        ours = gradient_on_all_tokens(theta.detach(), rewards, own, temperature)
+        objective = Objective(clip_low=None, clip_high=None, temperature=temperature)
+        ours = gradient_on_all_tokens(theta.detach(), rewards, objective, temperature)
         worst = min(worst, cosine(ours, exact))
         assert torch.allclose(ours, exact, atol=1e-12)
         if temperature != 1:
@@ -132,7 +132,7 @@ def test_the_gradient_is_the_exact_one_at_each_temperature_and_that_of_another_i
     assert worst > 1 - 1e-9 and misled < 0.5
 
 
-def test_the_learner_trains_at_the_temperature_of_the_objective(tokenizer) -> None:
+def test_learner_uses_temperature_of_objective(tokenizer) -> None:
     """On the students' own tokens all ratios are 1 before the first update, so nothing is clipped
     and the truncated correction is 1."""
     for truncation in (None, 2.0):
@@ -151,7 +151,7 @@ def test_the_learner_trains_at_the_temperature_of_the_objective(tokenizer) -> No
         assert abs(off.loss(trees).loss.item() + weight) > 0.01 * weight
 
 
-def test_cross_entropy_is_not_learned_at_another_temperature(tokenizer) -> None:
+def test_cross_entropy_at_other_temperature_is_refused(tokenizer) -> None:
     model = tiny_model(len(tokenizer))
     renderer, (item, *_) = played(model, tokenizer, 1, top_p=1.0)
     trees = list(example_trees([taught(item, weight=1.0)], renderer))
@@ -164,7 +164,7 @@ BETA = Schedule("constant", start=0.0)
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "said"),
+    ("method", "options", "message"),
     [
         (GRPO, {"top_p": 0.9}, r"algorithm\.top_p=1"),
         (OPD, {"top_p": 0.9}, r"algorithm\.top_p=1"),
@@ -175,18 +175,18 @@ BETA = Schedule("constant", start=0.0)
         (Mixed, {"beta": BETA, "top_p": 0.9}, r"algorithm\.top_p=1"),
     ],
 )
-def test_other_distributions_are_refused(method, options, said) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_mismatched_sampling_is_refused(method, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
         method(**options)
 
 
-def test_distributions_of_whole_vocabularies_may_be_learned_in_states_of_any_sampling() -> None:
+def test_full_distributions_allow_any_sampling() -> None:
     method = GKD(temperature=0.7, top_p=0.9)
     assert method.objective.temperature == 1 and method.collect(1).temperature == 0.7
 
 
 @pytest.mark.parametrize("method", [GRPO(temperature=0.7), OPD(temperature=0.7)])
-def test_what_is_sampled_is_what_is_learned(method) -> None:
+def test_sampling_temperature_is_training_temperature(method) -> None:
     plan = method.collect(1)
     assert (plan.temperature, plan.top_p) == (method.objective.temperature, 1.0) == (0.7, 1.0)
 
@@ -195,12 +195,12 @@ PRESETS = [path.stem for path in sorted((CONF / "preset").glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if not name.endswith("shared")])
-def test_no_preset_learns_from_other_log_probs_than_it_samples_with(preset) -> None:
+def test_presets_train_at_sampling_temperature(preset) -> None:
     parts = Parts(configuration(f"preset={preset}"))
     objective, plan = parts.algorithm.objective, parts.algorithm.collect(1)
-    own = parts.cfg.sampling
-    temperature = own.temperature if plan.temperature is None else plan.temperature
-    top_p = own.top_p if plan.top_p is None else plan.top_p
+    sampling = parts.cfg.sampling
+    temperature = sampling.temperature if plan.temperature is None else plan.temperature
+    top_p = sampling.top_p if plan.top_p is None else plan.top_p
     tokens_alone = parts.algorithm.scoring is not None or parts.cfg.algorithm.name == "grpo"
     if tokens_alone and objective.divergence != "jsd":
         assert (temperature, top_p) == (objective.temperature, 1.0)
@@ -208,7 +208,7 @@ def test_no_preset_learns_from_other_log_probs_than_it_samples_with(preset) -> N
         assert objective.temperature == 1
 
 
-def test_a_served_teacher_scores_at_temperature_one_alone() -> None:
+def test_served_teacher_refuses_other_temperature() -> None:
     scorer = ServedScorer("http://127.0.0.1:9/v1", "m", None, name="m")  # type: ignore[arg-type]
     with pytest.raises(SetupError, match=r"algorithm\.temperature=1"):
         scorer.check(0.7)
@@ -216,7 +216,7 @@ def test_a_served_teacher_scores_at_temperature_one_alone() -> None:
         list(scorer.score([], temperature=0.7))
 
 
-def test_a_served_teacher_is_refused_at_the_start_of_such_a_run(monkeypatch) -> None:
+def test_served_teacher_is_refused_before_run(monkeypatch) -> None:
     given = ("algorithm=opd", "teacher=server", "teacher.scores=true")
     parts = Parts(configuration(*given, "algorithm.temperature=0.7"))
     with pytest.raises(SetupError, match=r"algorithm\.temperature=1"):
@@ -232,7 +232,7 @@ def test_a_served_teacher_is_refused_at_the_start_of_such_a_run(monkeypatch) -> 
         (None, 0.7, False),
     ],
 )
-def test_a_given_server_with_other_log_probs_is_refused(monkeypatch, mode, temperature, refused):
+def test_server_with_raw_logprobs_is_refused(monkeypatch, mode, temperature, refused):
     import json
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -240,8 +240,8 @@ def test_a_given_server_with_other_log_probs_is_refused(monkeypatch, mode, tempe
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             info = self.path.startswith("/server_info?config_format=json")
-            said = {"vllm_config": {"model_config": {"logprobs_mode": mode}}} if info else {}
-            content = json.dumps(said).encode()
+            answer = {"vllm_config": {"model_config": {"logprobs_mode": mode}}} if info else {}
+            content = json.dumps(answer).encode()
             self.send_response(404 if info and mode is None else 200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -263,11 +263,11 @@ def test_a_given_server_with_other_log_probs_is_refused(monkeypatch, mode, tempe
     assert not refused or "--logprobs-mode processed_logprobs" in str(missing)
 
 
-def test_a_policy_that_samples_says_what_it_sampled_from(tokenizer) -> None:
+def test_policy_records_logprobs_after_top_p(tokenizer) -> None:
     """With top-p, what is recorded is larger than without, by the mass that was kept."""
     model = tiny_model(len(tokenizer))
     renderer, (item, *_) = played(model, tokenizer, 1, temperature=0.7, top_p=0.5)
-    own = plain(model, renderer, item, 0.7)[0]
-    assert all(a >= b - 1e-4 for a, b in zip(item.turns[0].logprobs, own, strict=True))
-    assert sum(item.turns[0].logprobs) > sum(own) + 0.1
+    expected = plain(model, renderer, item, 0.7)[0]
+    assert all(a >= b - 1e-4 for a, b in zip(item.turns[0].logprobs, expected, strict=True))
+    assert sum(item.turns[0].logprobs) > sum(expected) + 0.1
     assert isinstance(HFPolicy(model, tokenizer).temperature, float)

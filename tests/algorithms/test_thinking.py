@@ -1,4 +1,4 @@
-"""What becomes of a turn's thoughts: the ids that are learned, and those that later turns see."""
+"""Thoughts of earlier turns: which ids are trained on, and which later turns see."""
 
 import time
 
@@ -46,7 +46,7 @@ def sequences(renderer, episode, targets):
 
 @pytest.mark.parametrize("history", [None, 2])
 @pytest.mark.parametrize("thinking", MODES)
-def test_each_label_is_learned_after_what_was_seen_and_nothing_stands_twice(thinking, history):
+def test_labels_follow_shown_history_and_share_tokens(thinking, history):
     renderer = Renderer(family("qwen3"), thinking)
     turns = thoughtful(renderer)
     episode = make_episode(turns, metadata={"history": history})
@@ -67,7 +67,7 @@ def test_each_label_is_learned_after_what_was_seen_and_nothing_stands_twice(thin
 
 @pytest.mark.parametrize("history", [None, 1, 2])
 @pytest.mark.parametrize("thinking", MODES)
-def test_breaks_of_the_prefix_are_counted(thinking, history):
+def test_prefix_breaks_are_counted(thinking, history):
     renderer = Renderer(family("qwen3"), thinking)
     turns = thoughtful(renderer)
     episode = make_episode(turns, metadata={"history": history})
@@ -83,7 +83,7 @@ def test_breaks_of_the_prefix_are_counted(thinking, history):
 
 
 @pytest.mark.parametrize("thinking", MODES)
-def test_a_policy_answers_what_the_template_shows_and_keeps_what_still_holds(thinking):
+def test_policy_reuses_unchanged_history(thinking):
     tokenizer = family("qwen3")
     model, close = tiny_model(len(tokenizer)), tokenizer.get_vocab()["</think>"]
     policy = HFPolicy(
@@ -104,7 +104,7 @@ def test_a_policy_answers_what_the_template_shows_and_keeps_what_still_holds(thi
     assert news[-1] < len(prompt) / 2, "the history was computed again"
 
 
-def test_a_long_episode_becomes_a_tree_in_seconds():
+def test_long_episode_becomes_tree_in_seconds():
     renderer = Renderer(family("qwen3"), "kept")
     turns = [Turn(f"{n} " * 200, "student", "look " * 30) for n in range(100)]
     example = TrainingExample(make_episode(turns), tuple(Target(n, None) for n in range(100)))
@@ -117,16 +117,16 @@ def test_a_long_episode_becomes_a_tree_in_seconds():
 
 
 @pytest.mark.parametrize("thinking", MODES)
-def test_what_was_sampled_is_scored_and_learned_after_the_same_ids(thinking):
+def test_sampler_and_scorer_see_same_history(thinking):
     tokenizer = family("qwen3")
     model = tiny_model(len(tokenizer))
     options = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 12, "thinking": thinking}
     policy = HFPolicy(model, tokenizer, **options)
     turns = tuple(thoughtful(policy.renderer, 3))
     reply = policy.act([make_state(0, turns, "next")])[0]
-    own = Turn("next", "student", reply.text, None, reply.token_ids, reply.logprobs)
+    newest = Turn("next", "student", reply.text, None, reply.token_ids, reply.logprobs)
     scorer = HFScorer(model, tokenizer, "itself", thinking)
-    scores = next(scorer.score([make_episode([*turns, own])]))
+    scores = next(scorer.score([make_episode([*turns, newest])]))
     assert [len(s.logprobs) for s in scores[:2]] == [len(turn.token_ids) for turn in turns[:2]]
     # where the reply was cut short, its end was not sampled
     logprobs = scores[3].logprobs[: len(reply.logprobs)]

@@ -19,11 +19,11 @@ from tests.algorithms.conftest import make_episode, tiny_model, words
 
 def random_tree(rng: random.Random, size: int, vocabulary: int) -> TokenTree:
     # Depth first: a node hangs from the one before it, or from one of its nearer ancestors
-    parent, trunk = [-1], [0]
+    parent, path_nodes = [-1], [0]
     for node in range(1, size):
-        del trunk[len(trunk) - min(rng.choice([0, 0, 0, 1, 2, 4]), len(trunk) - 1) :]
-        parent.append(trunk[-1])
-        trunk.append(node)
+        del path_nodes[len(path_nodes) - min(rng.choice([0, 0, 0, 1, 2, 4]), len(path_nodes) - 1) :]
+        parent.append(path_nodes[-1])
+        path_nodes.append(node)
     weight = [rng.choice([0.0, 0.0, 1.0, 0.5]) for _ in range(size)]
     return TokenTree(
         np.array([rng.randrange(vocabulary) for _ in range(size)]),
@@ -42,7 +42,7 @@ def path(tree: TokenTree, node: int) -> list[int]:
 
 
 def naive_loss(model, trees) -> torch.Tensor:
-    """One plain causal sequence per weighted token: nothing shared, nothing masked."""
+    """The reference: one causal sequence for each weighted token, nothing shared or masked."""
     total = torch.zeros(())
     for tree in trees:
         for node in np.flatnonzero(tree.ce_weight):
@@ -59,7 +59,7 @@ def grads(model) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_packed_trees_equal_naive_sequences(monkeypatch):
+def test_packed_trees_equal_separate_sequences(monkeypatch):
     monkeypatch.setattr(attention, "BLOCK", 7)
     rng, model = random.Random(1), tiny_model(50)
     trees = [random_tree(rng, size, 50) for size in (30, 1, 17, 9)]
@@ -75,7 +75,7 @@ def test_packed_trees_equal_naive_sequences(monkeypatch):
         assert torch.allclose(got[name], grad, atol=1e-5, rtol=1e-4), name
 
 
-def test_a_node_sees_its_ancestors_and_itself():
+def test_node_attends_to_ancestors_and_itself():
     for seed in range(20):
         tree = random_tree(random.Random(seed), 40, 50)
         for node in range(len(tree)):
@@ -87,13 +87,13 @@ def test_a_node_sees_its_ancestors_and_itself():
             assert tree.depth[node] == len(ancestors) - 1
 
 
-def test_nodes_out_of_order_are_refused():
+def test_unordered_nodes_are_refused():
     one = random_tree(random.Random(0), 3, 50)
     late = replace(one, parent=np.array([-1, 2, 0]))
     gap = random_tree(random.Random(0), 4, 50)
     gap = replace(gap, parent=np.array([-1, 0, 0, 1]))
-    for tree, said in ((late, "before its parent"), (gap, "depth-first")):
-        with pytest.raises(ValueError, match=said):
+    for tree, message in ((late, "before its parent"), (gap, "depth-first")):
+        with pytest.raises(ValueError, match=message):
             pack([tree])
 
 
@@ -103,7 +103,7 @@ def example(rng: random.Random, turns: int) -> TrainingExample:
     return TrainingExample(make_episode(steps), tuple(rng.sample(targets, rng.randint(1, turns))))
 
 
-def test_lesson_trees_equal_one_sample_per_label(tokenizer):
+def test_tree_loss_equals_one_sequence_per_label(tokenizer):
     rng, renderer, model = random.Random(5), Renderer(tokenizer), tiny_model(len(tokenizer))
     examples = [example(rng, rng.randint(1, 5)) for _ in range(6)]
     total, weight = torch.zeros(()), 0
@@ -128,7 +128,7 @@ def test_lesson_trees_equal_one_sample_per_label(tokenizer):
         assert torch.allclose(grad, wanted[name], atol=1e-5, rtol=1e-4), name
 
 
-def test_a_branch_begins_at_its_parent_and_shares_what_is_equal(tokenizer):
+def test_branch_shares_common_tokens(tokenizer):
     renderer = Renderer(tokenizer)
     turns = [Turn("o1", "student", "abXY"), Turn("o2", "student", "done")]
     tree = example_tree(
@@ -138,18 +138,18 @@ def test_a_branch_begins_at_its_parent_and_shares_what_is_equal(tokenizer):
     assert renderer.decode(tree.token_ids[learned]) == "abZ<|im_end|>"
     header = path(tree, int(tree.parent[learned[0]]))
     assert header == renderer.opening("You fix bugs.", "o1")
-    # what was executed goes on beside the label, from the node that both share
-    trunk = int(np.flatnonzero(tree.token_ids == renderer.encode("X")[0])[-1])
-    assert tree.parent[trunk] == learned[1] != trunk - 1
+    # the executed turn branches off beside the label, from the last node that both share
+    executed = int(np.flatnonzero(tree.token_ids == renderer.encode("X")[0])[-1])
+    assert tree.parent[executed] == learned[1] != executed - 1
     packed = pack([tree])
     pair = packed.target.tolist().index(int(tree.token_ids[learned[2]]))
     assert packed.source[pair] == learned[1] and packed.node[pair] == learned[2]
-    # every token of history and labels stands in the tree once
+    # every token of history and labels is stored once
     history = renderer.prompt("You fix bugs.", turns[:1], "o2")
     assert len(tree) == len(history) + 2 + len(renderer.label("done").token_ids)
 
 
-def test_the_tree_ends_with_the_last_label(tokenizer):
+def test_tree_ends_with_last_label(tokenizer):
     renderer = Renderer(tokenizer)
     turns = [Turn(f"o{n}", "student", "x") for n in range(4)]
     tree = example_tree(TrainingExample(make_episode(turns), (Target(1, "y"),)), renderer)
@@ -159,7 +159,7 @@ def test_the_tree_ends_with_the_last_label(tokenizer):
         example_tree(TrainingExample(make_episode(turns), (Target(9, "y"),)), renderer)
 
 
-def test_micro_batches_keep_to_the_budget():
+def test_micro_batches_respect_budget():
     rng = random.Random(0)
     trees = [random_tree(rng, rng.randint(1, 40), 9) for _ in range(30)]
     rows = list(micro_batches(trees, 60))
@@ -168,7 +168,7 @@ def test_micro_batches_keep_to_the_budget():
     assert [len(row) for row in micro_batches(trees, 1)] == [1] * 30
 
 
-def test_a_windowed_history_is_learned_as_it_was_seen(tokenizer):
+def test_windowed_history_is_laid_out_as_shown(tokenizer):
     from swe_gym_env.rollout.history import windowed
 
     renderer = Renderer(tokenizer)

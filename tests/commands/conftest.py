@@ -1,4 +1,4 @@
-"""The command line as a user has it: a process of its own, on tiny tasks in real sandboxes."""
+"""The command line as a user runs it: in a separate process, with tiny tasks in real sandboxes."""
 
 from __future__ import annotations
 

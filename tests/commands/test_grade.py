@@ -181,11 +181,11 @@ def test_predictions_that_are_none_say_what_is_wrong(
 def test_what_storing_took_from_a_patch_is_given_back() -> None:
     whole = FIX + FIX.replace("calc.py", "b.py").replace("1,2 +1,2", "1,4 +1,4") + " \n \n"
     for text in (whole, whole.strip(), whole.rstrip("\n"), whole.replace("\n", "\r\n")):
-        assert predictions.mended(text) == whole
+        assert predictions.repaired(text) == whole
     for text in ("", "no diff", "no diff\r\n", FIX + "\\ No newline at end of file\n"):
-        assert predictions.mended(text) == text
+        assert predictions.repaired(text) == text
     mixed = FIX.replace("+    return a + b\n", "+    return a + b\r\n")
-    assert predictions.mended(mixed) == mixed  # of a file whose own lines end so
+    assert predictions.repaired(mixed) == mixed  # of a file whose own lines end so
 
 
 @pytest.mark.parametrize("words", [("--timeout", "nan"), ("--timeout", "-1"), ("--workers", "0")])

@@ -101,8 +101,8 @@ def test_the_budget_stops_it_and_the_next_run_goes_on(capsys: pytest.CaptureFixt
     registry, names = Registry(gigabytes=2.0), [f"a/b:{n}" for n in range(4)]
     assert prepull.pull(registry, names, prepull.size("3GB")) == 1
     assert list(registry.has) == ["a/b:0", "a/b:1"]
-    said = capsys.readouterr().err
-    assert "take 4.0 GB of 3.0 GB. 2 of 4 images are left, from a/b:2 on" in said
+    output = capsys.readouterr().err
+    assert "take 4.0 GB of 3.0 GB. 2 of 4 images are left, from a/b:2 on" in output
     assert prepull.pull(registry, names, prepull.size("1 TB")) == 0
     assert "4 images, 2 of them are there" in capsys.readouterr().err
     with pytest.raises(argparse.ArgumentTypeError):

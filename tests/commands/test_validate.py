@@ -106,14 +106,14 @@ def test_killed_in_the_middle_it_goes_on(task: TaskInstance, tmp_path: Path, sta
 
 
 def test_mistakes_are_one_line_that_says_what_to_do(tmp_path: Path, run: Run) -> None:
-    for words, said in {
+    for words, message in {
         ("nosuch",): "there are jsonl, pypi",
         ("rows.jsonl",): "no task file at 'rows.jsonl'",
         ("pypi", "-o", "help"): "KEY=VALUE is wanted",
         ("pypi", "-o", "color=red"): "has no option color",
     }.items():
         done = run("validate", *words, code=1)
-        assert done.stderr.startswith("error: ") and said in done.stderr
+        assert done.stderr.startswith("error: ") and message in done.stderr
         assert len(done.stderr.splitlines()) == 1
     (tmp_path / "rows.jsonl").write_text(json.dumps({"patch": FIX}) + "\n")
     done = run("validate", "rows.jsonl", code=1)

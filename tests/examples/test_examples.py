@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[TaskInstance
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWE_GYM_HOME", str(home))
         real_provider("local")
-        toys = copies(toy_task(home), 3)
+        toys = copies(replace(toy_task(home), gold_patch=GOLD), 3)
         jsonl.save(toys, home / "rows.jsonl")
         jsonl.save(toys[:1], home / "one.jsonl")
         yield toys
@@ -93,6 +94,33 @@ def test_thirty_two_environments_side_by_side(toys: list[TaskInstance]) -> None:
     said = example("vector_env", "--episodes", 40)
     word, count = said.split()
     assert word == "empty_patch" and int(count) >= 40
+
+
+def test_own_policy_goes_on_in_its_store(toys: list[TaskInstance], tmp_path: Path) -> None:
+    store = tmp_path / "episodes"
+    first = example("own_policy", "--store", store)
+    assert first.count("2 turns empty_patch") == 6
+    written = (store / "episodes.jsonl").read_bytes()
+    assert sorted(example("own_policy", "--store", store).splitlines()) == sorted(
+        first.splitlines()
+    )
+    assert (store / "episodes.jsonl").read_bytes() == written
+
+
+def test_dagger_as_library_trains_two_rounds(toys: list[TaskInstance], tmp_path: Path) -> None:
+    from tests.algorithms.conftest import tiny_model, tiny_tokenizer
+
+    path = ROOT / "examples" / "dagger_as_library.py"
+    assert len(path.read_text().splitlines()) <= 40 and "hydra" not in path.read_text()
+    start, out = tmp_path / "model", tmp_path / "out"
+    tokenizer = tiny_tokenizer()
+    for part in (tiny_model(len(tokenizer)), tokenizer):
+        part.save_pretrained(start)
+    said = example("dagger_as_library", "--model", start, "--output", out)
+    assert said.startswith("round 1: 3 of 3 resolved, loss ") and "round 2: " in said
+    losses = [float(line.rpartition(" ")[2]) for line in said.splitlines()]
+    assert losses[1] < losses[0]
+    assert (out / "round2" / "checkpoint" / "model.safetensors").is_file()
 
 
 def test_one_step_of_grpo_in_trl(toys: list[TaskInstance], tmp_path: Path) -> None:

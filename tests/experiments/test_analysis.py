@@ -15,9 +15,11 @@ from scipy.stats import norm
 
 from experiments import analyze
 from experiments.analysis import agreement, cost, failures, finishing, shares, state_distance
-from experiments.results import intervals, table_files
+from experiments.analysis.measure import NotMeasured
+from experiments.results import statistics
 from experiments.results.tables import Curve, Table
-from experiments.runs.stored import NotMeasured, StoredRun, read_runs
+from experiments.runs import tables as table_files
+from experiments.runs.reader import StoredRun, read_runs
 from swe_gym_env.errors import SetupError
 from swe_gym_env.rollout.driver import Request
 from swe_gym_env.rollout.mixers import SingleSwitch
@@ -59,14 +61,14 @@ def only(folder: Path) -> StoredRun:
 
 def test_the_bootstrap_is_the_normal_interval_where_that_holds() -> None:
     values = np.random.default_rng(0).exponential(size=400)
-    found, low, high = intervals.mean(list(values))
+    found, low, high = statistics.mean(list(values))
     half = norm.ppf(0.975) * values.std(ddof=1) / 20
     assert found == pytest.approx(values.mean())
     assert (low, high) == pytest.approx((found - half, found + half), abs=half / 8)
 
     other = values + 1
     pairs = [[(value, 1.0) for value in part] for part in (values, other)]
-    gap, low, high = intervals.difference(*pairs)
+    gap, low, high = statistics.difference(*pairs)
     assert gap == pytest.approx(1)
     assert (low, high) == pytest.approx((1 - 2**0.5 * half, 1 + 2**0.5 * half), abs=half / 8)
 
@@ -74,13 +76,13 @@ def test_the_bootstrap_is_the_normal_interval_where_that_holds() -> None:
 def test_a_ratio_counts_every_turn_once_and_resamples_whole_episodes() -> None:
     """Turns that all agree within an episode: the interval is as wide as that of the episodes."""
     hits = [10] * 30 + [0] * 30
-    found, low, high = intervals.clustered_share(hits, [10] * 60)
-    alone = intervals.mean([1.0] * 30 + [0.0] * 30)
+    found, low, high = statistics.clustered_share(hits, [10] * 60)
+    alone = statistics.mean([1.0] * 30 + [0.0] * 30)
     assert (found, low, high) == pytest.approx(alone)
-    assert intervals.ratio([3, 0, 1], [4, 0, 6])[0] == pytest.approx(0.4)
-    assert intervals.ratio([], []) == (None, None, None)
-    assert intervals.clustered_share([2, 3], [2, 3]) == intervals.share(2, 2)
-    assert intervals.ratio([0.5, 0.5], [1, 1]) == (0.5, None, None)
+    assert statistics.ratio([3, 0, 1], [4, 0, 6])[0] == pytest.approx(0.4)
+    assert statistics.ratio([], []) == (None, None, None)
+    assert statistics.clustered_share([2, 3], [2, 3]) == statistics.share(2, 2)
+    assert statistics.ratio([0.5, 0.5], [1, 1]) == (0.5, None, None)
 
 
 # -- agreement -----------------------------------------------------------------------------------
@@ -389,7 +391,7 @@ def test_a_sweep_stands_for_its_runs(tmp_path: Path) -> None:
 
 def test_runs_of_one_name_are_told_apart_and_a_wrong_folder_is_named(tmp_path: Path) -> None:
     runs = [stored(tmp_path / f"run-{name}") for name in ("1a", "2b")]
-    assert [run.label for run in read_runs(runs)] == [
+    assert [run.name for run in read_runs(runs)] == [
         "made up, seed 3 (1a)",
         "made up, seed 3 (2b)",
     ]

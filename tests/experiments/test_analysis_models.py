@@ -14,12 +14,13 @@ from algorithms.engine import divergence as engine
 from algorithms.engine.checkpoint import save_checkpoint
 from algorithms.engine.divergence import divergences, kl_both_ways
 from algorithms.engine.rendering import Renderer
+from experiments.analysis.measure import NotMeasured
 from experiments.console.progress import Display
 from experiments.pipeline.build import Parts
 from experiments.probes import divergence, recovery
 from experiments.probes.injected import missed_edit, place, wrong_edit, wrong_look
-from experiments.runs.folders import write_json
-from experiments.runs.stored import NotMeasured, StoredRun, read_runs
+from experiments.runs.reader import StoredRun, read_runs
+from swe_gym_env.disk import write_json
 from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.base import Reply, State
 from swe_gym_env.policies.scripted import ScriptedPolicy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from experiments.pipeline import preflight
 from experiments.pipeline.build import Parts
 from experiments.pipeline.round import planned_share
 from swe_gym_env.errors import SetupError
+from swe_gym_env.policies.base import Reply, State
 from swe_gym_env.policies.lazy import LazyPolicy
 from swe_gym_env.types import TaskInstance
 from tests.experiments.test_configuration import OPTIONS, configuration
@@ -17,9 +19,17 @@ from tests.experiments.test_configuration import OPTIONS, configuration
 TASK = TaskInstance("one", "r", "c", "image", "p", "", "", (), (), "true")
 
 
+class Silent:
+    name, needs_sandbox = "silent", False
+
+    def act(self, states: Sequence[State]) -> list[Reply]:
+        return [Reply(error="silent") for _ in states]
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_becomes_objects(option: str) -> None:
-    cfg = configuration(option, "tasks=pypi", "sandbox=process")
+    named = ["teacher._target_=tests.experiments.test_build.Silent"] * (option == "teacher=policy")
+    cfg = configuration(option, *named, "tasks=pypi", "sandbox=process")
     parts = Parts(cfg)
     parts.__dict__["_count_tokens"] = len  # the tokenizer of a model that is not here
     form = parts.make_env(TASK).form
@@ -28,7 +38,7 @@ def test_every_option_of_every_group_becomes_objects(option: str) -> None:
     if form.name == "bash_block":
         offered.remove("str_replace_editor")
     assert [tool.name for tool in form.tools] == offered
-    assert parts.teacher.name in ("expert", cfg.teacher.get("model"), "trained", "hf:")
+    assert parts.teacher.name in ("expert", cfg.teacher.get("model"), "trained", "hf:", "silent")
     assert parts.algorithm.name == cfg.algorithm.name
     assert parts.iteration0.collect(0).mixer.actor((0, 0, "one", 0, 0, "mixer")) == "teacher"
     assert parts.training.lr == cfg.training.lr
@@ -74,13 +84,28 @@ def test_an_unknown_name_is_refused(wrong: str) -> None:
         ("algorithm._target_=collections.namedtuple", "derived from algorithms.base.Algorithm"),
         ("algorithm._target_=Mine", "give package.module.Class"),
         ("algorithm._target_=.mine.Mine", "give package.module.Class"),
-        ("+algorithm.kep=all", "algorithm.kep: .* no such option; its options are beta, keep, "),
+        ("+algorithm.kep=all", r"DAgger has no option kep; its options are beta, keep, "),
         ("algorithm.keep=most", "algorithm.keep=most: it is one of all, finished, resolved"),
     ],
 )
 def test_algorithm_that_cannot_be_built_is_refused(wrong: str, message: str) -> None:
     with pytest.raises(SetupError, match=message):
         _ = Parts(configuration(wrong)).algorithm
+
+
+@pytest.mark.parametrize(
+    "wrong,message",
+    [
+        ("teacher._target_=collections.Counter", "it is no policy, it lacks name, needs_sandbox"),
+        ("teacher._target_=Counter", "give package.module.Class, a class$"),
+        ("+teacher.options.color=1", "Silent has no option color; its options are none"),
+    ],
+)
+def test_policy_that_cannot_be_built_is_refused(wrong: str, message: str) -> None:
+    silent = "teacher._target_=tests.experiments.test_build.Silent"
+    cfg = configuration("teacher=policy", silent, wrong)
+    with pytest.raises(SetupError, match=message):
+        _ = Parts(cfg).teacher
 
 
 def test_a_template_that_cannot_do_as_told_is_refused_before_the_first_episode(

@@ -16,7 +16,7 @@ from experiments import compare
 from experiments.console import terminal
 from experiments.results.statistics import bootstrap_difference, mcnemar, rate
 from experiments.results.tables import Table
-from experiments.runs.evaluations import Stored
+from experiments.runs.evaluations import read as read_evaluation
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Outcome
 from tests.experiments.sample_run import write_lines
@@ -139,7 +139,7 @@ def test_faults_and_samples_are_told(
     one = evaluation(tmp_path / "one", [[True, False], [None, True], [None, None]])
     two = evaluation(tmp_path / "two", [[True, True], [True, True], [False, False]])
     (two / "evaluate.done").unlink()
-    assert Stored(one).resolved == pytest.approx(
+    assert read_evaluation(one).resolved == pytest.approx(
         {"t-0": 0.5, "t-1": 1.0, "t-2": float("nan")}, nan_ok=True
     )
     said = printed(capsys, monkeypatch, str(one), str(two))

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from experiments.analysis.every_measure import add_failures
 from experiments.evaluate import folder_of, translated
 from experiments.pipeline.evaluate import alone, refuse_in_a_run
 from experiments.report import write_evaluation
 from experiments.report.__main__ import _write
+from experiments.report.publish import count_failures
 from experiments.results import evaluation, predictions
 from experiments.results.statistics import rate
-from experiments.runs.folders import read_json
 from experiments.runs.naming import resolved
 from swe_gym_env.commands.predictions import read as read_predictions
+from swe_gym_env.disk import read_json
 from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.budget import Prices, Spent
 from swe_gym_env.rollout.store import RoundFolder
@@ -163,7 +163,7 @@ def test_its_page_has_the_tables_and_the_kinds_of_failure(tmp_path: Path) -> Non
 
     played.add_metrics(model="small", split="test", **evaluation.measure(played.episodes(), tasks))
     played.mark_done("evaluate")
-    add_failures(played.path, tasks)
+    count_failures(played.path, tasks)
     done = subprocess.run(
         [sys.executable, "-m", "experiments.report", str(played.path)],
         capture_output=True,

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from experiments.evaluate import folder_of
 from experiments.results.comparison import Group, warnings
 from experiments.runs import inputs
-from experiments.runs.evaluations import Stored
+from experiments.runs.evaluations import read as read_evaluation
 from experiments.runs.folders import (
     RunFolder,
     iteration0_folder,
@@ -215,5 +215,5 @@ def test_an_evaluation_of_an_edited_file_is_made_anew(job: Job) -> None:
         return int(json.loads((folder / "metrics.json").read_text())["resolved"])
 
     assert (resolved(first), resolved(second)) == (1, 0)
-    groups = [Group(name, [Stored(path)]) for name, path in (("a", first), ("b", second))]
+    groups = [Group(name, [read_evaluation(path)]) for name, path in (("a", first), ("b", second))]
     assert any("the digest of the file of tasks" in said for said in warnings(groups))

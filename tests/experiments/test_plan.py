@@ -72,7 +72,7 @@ def test_memory_of_training_in_closed_form() -> None:
 
 
 def test_activations_are_those_measured_on_an_h100() -> None:
-    """One tree of 65 536 tokens in docs/benchmarks.md: 4.4 GB with checkpointing, 49.4 without."""
+    """One tree of 65 536 tokens (docs/research/benchmarks.md): 4.4 GB recomputed, 49.4 not."""
     model = KNOWN["smollm2"]
     assert memory.activations(model, 65536, True) == pytest.approx(4.4e9, rel=0.1)
     assert memory.activations(model, 65536, False) == pytest.approx(49.4e9, rel=0.1)

@@ -11,11 +11,9 @@ import pytest
 from experiments.plan.known import Seen
 from experiments.report import run_tables
 from experiments.results import metrics
-from experiments.runs.evaluations import Stored
-from experiments.runs.reader import read_run
-from experiments.runs.stored import EpisodeSet as AnalysedSet
-from experiments.view.data import EpisodeSet as ViewedSet
-from experiments.view.watch import Tail
+from experiments.runs.evaluations import read as read_evaluation
+from experiments.runs.reader import EpisodeSet, read_run
+from experiments.runs.watch import Tail
 from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import Annotation, Episode, Outcome, Scores, Turn, to_dict
 from tests.experiments.sample_run import block
@@ -58,12 +56,12 @@ def counts(folder: Path) -> dict[str, tuple[int, int, int, int]]:
     two where it is a matter of valid episodes alone."""
     stored = RoundFolder(folder)
     run = read_run(folder.parents[1])
-    (told,) = [part for part in run.rounds if part.index == int(folder.name[-3:])]
+    (told,) = [part for part in run.rounds if part.round == int(folder.name[-3:])]
     shown = {  # what the page and the CSV say
         name: dict(zip(table.columns, table.rows[0], strict=True))
         for name, table in (("rounds", run_tables.rounds(run)), ("cost", run_tables.cost(run)))
     }
-    tail = Tail(folder / "episodes.jsonl")
+    tail = Tail(folder)
     tail.read(0.0)
 
     def count(episodes: list[Episode] | tuple[Episode, ...]) -> tuple[int, int, int, int]:
@@ -74,20 +72,21 @@ def counts(folder: Path) -> dict[str, tuple[int, int, int, int]]:
     found = count(stored.episodes())
     counted = metrics.of_round(stored.episodes(), stored.annotations())
     assert counted["teacher_share"] == pytest.approx(found[3] / found[2] if found[2] else 0)
-    assert told.teacher_share == pytest.approx(counted["teacher_share"])
-    assert shown["rounds"]["turns"] == told.teacher_share
+    share = metrics.teacher_share(told.valid)
+    assert share == pytest.approx(counted["teacher_share"])
+    assert shown["rounds"]["turns"] == share
     assert shown["rounds"]["episodes"] == shown["cost"]["episodes"] == found[0]
-    assert len(tail.rows) == found[0]
-    assert sum(not row["mask"] for row in tail.rows.values()) == found[1]
-    valid = AnalysedSet("round 1", 1, stored).episodes
+    assert len(tail.outcomes) == found[0]
+    assert sum(not outcome.mask for outcome in tail.outcomes.values()) == found[1]
+    valid = EpisodeSet("round 1", stored, 1, training=True).valid
     assert count(valid)[1:] == found[1:]
-    assert len(Seen.of(folder).turns) == sum(bool(e.turns) for e in stored.episodes())
+    assert len(Seen.of(told).turns) == sum(bool(e.turns) for e in stored.episodes())
     return {
         "rounds": found,
         "metrics": (counted["episodes"], counted["n"], counted["turns"], found[3]),
-        "evaluation": count(Stored(folder).episodes),
+        "evaluation": count(list(read_evaluation(folder).episodes or ())),
         "report": count(told.episodes),
-        "view": count(ViewedSet("training", folder).read()[0]),
+        "view": count(EpisodeSet("training", stored).read()[0]),
     }
 
 
@@ -103,8 +102,8 @@ def read_labels(folder: Path) -> list[Annotation]:
     found = stored.annotations()
     run = read_run(folder.parents[1])
     assert list(run.rounds[0].annotations) == found == stored.read(1).annotations
-    assert AnalysedSet("round 1", 1, stored).annotations == found
-    viewed = ViewedSet("training", folder).read()[1]
+    assert EpisodeSet("round 1", stored, 1).annotations == found
+    viewed = EpisodeSet("training", stored).read()[1]
     assert sorted((a for own in viewed.values() for a in own), key=repr) == sorted(found, key=repr)
     return found
 
@@ -233,7 +232,7 @@ def test_files_without_a_line(folder: Path) -> None:
         (folder / name).touch()
     stored = RoundFolder(folder)
     assert (stored.episodes(), stored.annotations(), stored.scores()) == ([], [], [])
-    assert read_run(folder.parents[1]).rounds[0].episodes == ()
+    assert read_run(folder.parents[1]).rounds[0].episodes == []
 
 
 def test_a_damaged_line_is_reported_with_its_number(

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.analysis.every_measure import add_failures
 from experiments.report import figure_data, write_comparison, write_report
 from experiments.report.__main__ import _write
 from experiments.report.contact_sheet import painted
-from experiments.report.groups import cells_of_folders, grouped
+from experiments.report.groups import grouped, runs_of_folders
 from experiments.report.html import cell, clock, p_value
+from experiments.report.publish import count_failures
 from experiments.results.statistics import bootstrap_difference, bootstrap_mean, holm, mcnemar
 from experiments.results.tables import Curve, Table
 from experiments.runs.folders import RunFolder
@@ -94,7 +94,7 @@ def rows(page, table: str) -> list[list[str]]:
 def test_numbers_are_those_of_the_episodes(run_folder: Path, report: Path, page) -> None:
     page.goto(report.as_uri())
     run = read_run(run_folder)
-    first, sft, last = run.evaluations
+    first, sft, last = run.measured
     assert [row[0] for row in rows(page, "results")] == [
         "untrained student",
         "SFT (iteration 0)",
@@ -153,7 +153,7 @@ def test_pictures_and_csv_stand_beside_the_page(run_folder: Path, report: Path) 
     assert [row["round"] for row in curve] == ["-1", "0", "2"]
     assert [row["teacher calls"] for row in curve] == ["0", "100", "300"]
     assert [row["training episodes"] for row in curve] == ["0", "24", "72"]
-    last = read_run(run_folder).evaluations[-1].rate
+    last = read_run(run_folder).measured[-1].rate
     assert float(curve[-1]["low"]) == last.low
     assert (run_folder / "tables" / "divergence.csv").exists()
 
@@ -163,7 +163,7 @@ def test_a_sweep_is_one_table_over_seeds(sweep: Path, page) -> None:
     page.goto(written.as_uri())
     found = {}
     for method in ("one", "two"):
-        runs = [read_run(sweep.parent / f"{method}-{seed}").evaluations[-1] for seed in (0, 1)]
+        runs = [read_run(sweep.parent / f"{method}-{seed}").measured[-1] for seed in (0, 1)]
         tasks = sorted(runs[0].verdicts)
         found[method] = np.array([[float(e.verdicts[task]) for task in tasks] for e in runs])
     means = [bootstrap_mean(matrix) for matrix in found.values()]
@@ -195,8 +195,8 @@ def test_failure_kinds_take_the_place_of_endings_where_they_were_counted(sweep: 
     shares = {}
     for method in ("one", "two"):
         for seed in (0, 1):
-            add_failures(runs / f"{method}-{seed}", [])
-            last = read_run(runs / f"{method}-{seed}").evaluations[-1]
+            count_failures(runs / f"{method}-{seed}", [])
+            last = read_run(runs / f"{method}-{seed}").measured[-1]
             shares.setdefault(method, []).append(last.rate.resolved / 40)
     write_comparison([runs / sweep.name], runs / sweep.name)
     with (runs / sweep.name / "tables/failure_kinds.csv").open() as file:
@@ -208,9 +208,7 @@ def test_failure_kinds_take_the_place_of_endings_where_they_were_counted(sweep: 
     write_report(runs / "one-0")
     with (runs / "one-0/tables/failure_kinds.csv").open() as file:
         counted = list(csv.DictReader(file))
-    assert counted[0]["after round 2"] == str(
-        read_run(runs / "one-0").evaluations[-1].rate.resolved
-    )
+    assert counted[0]["after round 2"] == str(read_run(runs / "one-0").measured[-1].rate.resolved)
     assert sum(int(row["untrained student"] or 0) for row in counted) == 20
 
 
@@ -268,7 +266,7 @@ def test_methods_that_differ_in_much_keep_short_and_separate_names(tmp_path: Pat
     (tmp_path / "teacher-0").mkdir()
     (tmp_path / "teacher-0" / "config.yaml").write_text("seed: 0\n")
     folders = [*(tmp_path / f"run-{number}" for number in range(3)), tmp_path / "teacher-0"]
-    labels = [group.label for group in grouped(cells_of_folders(folders))]
+    labels = [group.label for group in grouped(runs_of_folders(folders))]
     assert labels == [
         "option0=0 option1=0 option2=0 and 6 more",
         "option0=0 option1=0 option2=0 and 6 more (2)",
@@ -282,7 +280,7 @@ def test_what_a_killed_run_left(tmp_path: Path, page) -> None:
     lines.write_bytes(lines.read_bytes()[:-100])
     (folder / "phases.json").unlink()
     shutil.rmtree(folder / "rounds")
-    assert len(read_run(folder).evaluations[-1].episodes) == 7
+    assert len(read_run(folder).measured[-1].episodes) == 7
     shared = sample_run(tmp_path / "iteration0-1", tasks=4, training=2)
     (folder / "rounds").mkdir()
     (folder / "rounds" / "round_000").symlink_to(shared / "rounds" / "round_000")

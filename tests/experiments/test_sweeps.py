@@ -1,5 +1,5 @@
 """Sweeps on runs that take seconds: what breaks, what is killed, and each of Hydra's launchers, as
-docs/cluster.md has them."""
+docs/guides/scale.md has them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make(self, model, tokenizer, config, *rest):
 
 Learner.__init__ = make
 """
-PAGE = (ROOT / "docs" / "cluster.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "scale.md").read_text()
 
 
 def example(launcher: str) -> list[str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.runs.episode_sets import find as episode_sets
 from experiments.view import write_view
-from experiments.view.data import episode_sets, repository, row
+from experiments.view.data import repository, row
 from experiments.view.follow import refuse_sweep
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Annotation, Episode, Outcome, ToolCall, Turn
@@ -185,7 +186,7 @@ def test_a_thousand_episodes_open_without_stalling(browser, tmp_path: Path) -> N
           return performance.now() - began;
         }"""
     )
-    assert elapsed < 20_000  # on a busy machine; docs/view.md has what was measured
+    assert elapsed < 20_000  # on a busy machine; docs/research/benchmarks.md has what was measured
     choose(page, "query", "islice")
     assert 0 < shown(page) < 1200 and page.evaluate("bodies.size") <= 12
     assert page.locator("#rows .row").count() < 40

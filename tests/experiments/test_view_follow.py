@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from experiments.runs.watch import Tail, Watch, phases
 from experiments.view.follow import follow, plain, screen
-from experiments.view.watch import Tail, Watch, phases
 from swe_gym_env.types import to_dict
 from tests.experiments.sample_run import HOSTILE, episode, sample_run
 
@@ -101,12 +101,12 @@ def test_an_evaluation_of_its_own(tmp_path: Path) -> None:
 def test_a_file_begun_anew_and_words_that_would_steer_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "episodes.jsonl"
     row = json.dumps(to_dict(episode("a", 0, 0, True))) + "\n"
-    tail = Tail(path)
+    tail = Tail(tmp_path)
     assert tail.read(0.0) == [] and tail.rate(0.0) is None
     path.write_text(row + row)
-    assert len(tail.read(1.0)) == 2 and len(tail.rows) == 1  # played again: counts once
+    assert len(tail.read(1.0)) == 2 and len(tail.outcomes) == 1  # played again: counts once
     path.write_text("")
-    assert tail.read(2.0) == [] and tail.rows == {}
+    assert tail.read(2.0) == [] and tail.outcomes == {}
     shown = plain(HOSTILE)
     assert "\x1b" not in shown and "\x00" not in shown and "</script>" in shown
 

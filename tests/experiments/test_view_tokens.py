@@ -14,9 +14,10 @@ from algorithms.engine.checkpoint import load_tokenizer
 from algorithms.engine.examples import example_trees
 from algorithms.engine.rendering import Renderer
 from experiments.console.cli import CONF
+from experiments.pipeline.stored import StoredTraining
 from experiments.view import write_view
 from experiments.view.data import body, episode_sets
-from experiments.view.tokens import RunTokens, examples, pieces
+from experiments.view.tokens import RunTokens, pieces
 from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import Annotation, Episode, Outcome, ToolCall, Turn
 from tests.algorithms.conftest import smollm2 as smollm2
@@ -78,7 +79,7 @@ def _play(folder: RoundFolder, tokenizer, index: int, number: int, teacher_too: 
 def test_weights_are_those_of_the_trees(tmp_path: Path, tokenizer, algorithm: str) -> None:
     more = ["algorithm.repeats=2"] if algorithm == "grpo" else []
     run = stored_run(tmp_path, tokenizer, algorithm, *more)
-    found = RunTokens(run)
+    found = RunTokens(run, StoredTraining)
     assert found.missing == ""
     (newest,) = (one for one in episode_sets(run) if one.round == 1)
     episodes, labels = newest.read()
@@ -101,7 +102,7 @@ def test_weights_are_those_of_the_trees(tmp_path: Path, tokenizer, algorithm: st
                 assert len(turn["tokens"]["logprobs"]) == len(turn["tokens"]["ids"])
 
     expected: Counter[tuple] = Counter()
-    own = [each for each in examples(found._parts, run, 1) if each.episode.round == 1]
+    own = [each for each in StoredTraining(run).examples(1) if each.episode.round == 1]
     for tree in example_trees(own, found.renderer):
         weights = (tree.ce_weight, tree.pg_weight * tree.advantage, tree.kl_weight)
         for node in np.flatnonzero(tree.weight):
@@ -118,7 +119,7 @@ def test_the_page_shades_what_was_raised_and_what_was_lowered(
     page = browser.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(write_view(run, tokens=True).as_uri())
+    page.goto(write_view(run, tokens=StoredTraining).as_uri())
     page.evaluate("ready")
     page.evaluate("choose('set', '1')")
     page.keyboard.press("t")
@@ -150,6 +151,6 @@ def test_pieces_are_the_text(smollm2: Path) -> None:
 
 
 def test_what_cannot_be_shown_is_said(tmp_path: Path) -> None:
-    assert "belong to no run" in RunTokens(None).missing
+    assert "belong to no run" in RunTokens(None, StoredTraining).missing
     (tmp_path / "config.yaml").write_text("model: {path: /gone, thinking: kept}\n")
-    assert "cannot be loaded" in RunTokens(tmp_path).missing
+    assert "cannot be loaded" in RunTokens(tmp_path, StoredTraining).missing

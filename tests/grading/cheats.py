@@ -13,7 +13,7 @@ LINES = "".join(f"PASSED {test}\n" for test in (*F2P, *P2P))
 CLOSING = "============================== 3 passed in 0.01s ===============================\n"
 OTHER = "FAILED tests/test_other.py::test_unrelated - ValueError\n"
 
-# How captured code speaks into the log all the same: through the shell that started pytest
+# How captured code can still write to the log: through the shell that started pytest
 SAY = """
 import os, sys, time, signal
 def say(text):
@@ -215,7 +215,7 @@ os._exit(0)
 """,
 }
 
-# What no guard decides (docs/grading.md): these still score. No test wants them to.
+# What no guard decides (docs/reference/grading.md): these still score. No test wants them to.
 BEYOND: dict[str, str] = {
     "only the hidden tests' reports are changed, in memory": MANAGER
     + """
@@ -241,7 +241,7 @@ class Any(int):
     def __eq__(self, other): return True
 add = lambda a, b: Any(0)
 """,
-    "the answers of the hidden tests by heart": """
+    "the memorized answers of the hidden tests": """
 known = {(1, 2): 3, (-1, -2): -3}
 add = lambda a, b: known.get((a, b), a - b)
 """,

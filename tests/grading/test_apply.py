@@ -64,12 +64,12 @@ MOVES = {
 
 
 def applied(task: TaskInstance, patch: str, sandboxes: SandboxProvider) -> tuple[Applied, str]:
-    """And what a fresh sandbox then holds that the base commit does not, as git tells it."""
+    """The result, and the files of the sandbox that then differ from the base commit."""
     sandbox = start(sandboxes, task, for_agent=False)
     try:
         result = apply(sandbox, task, patch)
-        said = sandbox.exec("git add -A; git diff --cached --name-status HEAD", timeout=60)
-        return result, said.output.decode()
+        status = sandbox.exec("git add -A; git diff --cached --name-status HEAD", timeout=60)
+        return result, status.output.decode()
     finally:
         sandbox.close()
 
@@ -150,8 +150,8 @@ def test_what_serves_only_its_author_is_left_out(
     patch, reason = LEFT_OUT[name]
     result, changed = applied(task, GOLD + patch, sandboxes)
     assert (result.failed, result.tampered, changed) == ("", "", "M\tcalc.py\n")
-    (said,) = result.left_out
-    assert said.startswith(reason)
+    (sentence,) = result.left_out
+    assert sentence.startswith(reason)
 
 
 @pytest.mark.parametrize("name", APPLIED)
@@ -164,7 +164,7 @@ def test_links_within_the_repository_are_applied(
 
 def test_the_reason_says_what_was_left_out(task: TaskInstance, sandboxes: SandboxProvider) -> None:
     patch, logs = LEFT_OUT["a virtual environment"][0], list[tuple[str, str]]()
-    outcome = grade(task, GOLD + patch, sandboxes, on_log=lambda *said: logs.append(said))
+    outcome = grade(task, GOLD + patch, sandboxes, on_log=lambda *log: logs.append(log))
     assert outcome.status == "resolved", outcome
     assert outcome.reason == "left out: venv is a virtual environment"
     assert verdict(task, *logs[0]).reason == outcome.reason

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from swe_gym_env import paths
 from swe_gym_env.grading import grade, verdict
-from swe_gym_env.sandbox import SandboxProvider, images
+from swe_gym_env.sandbox import SandboxProvider
 from swe_gym_env.tasks.pypi import fetch
 from swe_gym_env.tasks.pypi.catalog import PYTEST
 from swe_gym_env.types import TaskInstance
@@ -27,7 +28,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskInstance]:
     home = own_store(tmp_path_factory.mktemp("attacks"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWE_GYM_HOME", str(home))
-        yield make_task(home, str(images.home() / "envs" / env.name))
+        yield make_task(home, str(paths.home() / "envs" / env.name))
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +73,11 @@ HONEST = {
 def test_honest_work_resolves(name: str, task: TaskInstance, sandboxes: SandboxProvider) -> None:
     logs: list[tuple[str, str]] = []
     outcome = grade(
-        task, HONEST[name].run(task, sandboxes), sandboxes, on_log=lambda *said: logs.append(said)
+        task, HONEST[name].run(task, sandboxes), sandboxes, on_log=lambda *log: logs.append(log)
     )
     assert (outcome.status, outcome.reward) == ("resolved", 1.0), outcome.reason
-    (said,) = logs
-    assert verdict(task, *said).tests == outcome.tests
+    (log,) = logs
+    assert verdict(task, *log).tests == outcome.tests
 
 
 def test_the_tests_fail_on_no_change(task: TaskInstance, sandboxes: SandboxProvider) -> None:

@@ -116,7 +116,7 @@ def test_what_does_not_concern_git_changes_nothing(task: TaskInstance, name: str
 
 
 @pytest.mark.parametrize("command", ["rm -rf .git", "rm -rf .git; mkdir .git", "mv .git sub.git"])
-def test_a_process_box_gives_the_change_too(task: TaskInstance, command: str) -> None:
+def test_process_sandbox_gives_the_change_too(task: TaskInstance, command: str) -> None:
     found = extracted(task, command, "process")
     assert "+    return a + b" in found.patch and ".git" in found.note
 
@@ -134,14 +134,14 @@ def test_both_ways_give_the_same_patch(task: TaskInstance) -> None:
 
 
 @pytest.mark.parametrize("name", ["removed", "disk full"])
-def test_the_fix_resolves_and_the_reason_tells(task: TaskInstance, name: str) -> None:
+def test_fix_resolves_and_reason_has_the_note(task: TaskInstance, name: str) -> None:
     command, words = REPOSITORY[name]
     info = play(task, command)
     assert info["outcome"].status == "resolved", info["outcome"]
     assert words in info["outcome"].reason and "+    return a + b" in info["patch"]
 
 
-def test_nothing_changed_but_the_repository_is_told(task: TaskInstance) -> None:
+def test_change_of_the_repository_alone_is_noted(task: TaskInstance) -> None:
     info = play(task, "rm -rf .git; sed -i 's/a + b/a - b/' calc.py")
     assert info["outcome"].status == "empty_patch" and not info["outcome"].mask
     assert "no change" in info["outcome"].reason and "removed .git" in info["outcome"].reason
@@ -180,7 +180,7 @@ def test_a_change_below_the_limit_is_whole(task: TaskInstance) -> None:
     assert not found.refused and len(found.patch) > 4_000_000
 
 
-def test_what_git_ignores_is_told(task: TaskInstance) -> None:
+def test_ignored_files_are_reported(task: TaskInstance) -> None:
     found = extracted(task, "mkdir build; touch build/new.py a.log; python -c 'import calc'")
     assert set(found.left_out) == {"build/ (ignored by git)", "a.log (ignored by git)"}
     info = play(task, "git checkout -q calc.py; mkdir build; cp calc.py build/")
@@ -200,11 +200,11 @@ def test_it_stands_in_the_stored_episode(task: TaskInstance) -> None:
 
 
 def test_the_list_of_what_is_left_out_is_bounded(task: TaskInstance) -> None:
-    told = extracted(task, "seq -f '%g.log' 3000 | xargs touch").left_out
-    assert len(told) == MOST_LISTED + 1 and "more" in told[-1]
+    listed = extracted(task, "seq -f '%g.log' 3000 | xargs touch").left_out
+    assert len(listed) == MOST_LISTED + 1 and "more" in listed[-1]
 
 
-def test_what_the_image_brought_is_not_told(
+def test_ignored_files_of_the_image_are_not_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SWE_GYM_HOME", str(tmp_path))
@@ -226,10 +226,10 @@ FOLDERS = {
 
 
 @pytest.mark.parametrize("command", FOLDERS)
-def test_folders_of_tools_are_left_out_and_told(task: TaskInstance, command: str) -> None:
+def test_folders_of_tools_are_left_out_and_reported(task: TaskInstance, command: str) -> None:
     found = extracted(task, command)
     assert found.patch.count("diff --git") == 1 and not found.note
-    assert any(said.startswith(FOLDERS[command]) for said in found.left_out), found.left_out
+    assert any(line.startswith(FOLDERS[command]) for line in found.left_out), found.left_out
 
 
 def test_a_repository_around_tracked_files_hides_nothing(

@@ -95,7 +95,7 @@ def test_an_absent_test_has_failed(task: TaskInstance, sandboxes: SandboxProvide
     assert outcome.tests["tests/test_tiny.py::test_gone"] == "ABSENT"
 
 
-def test_a_timeout_is_told_apart(task: TaskInstance, sandboxes: SandboxProvider) -> None:
+def test_timeout_has_a_separate_status(task: TaskInstance, sandboxes: SandboxProvider) -> None:
     slow = replace(task, eval_script="sleep 30\n" + task.eval_script)
     assert grade(slow, task.gold_patch, sandboxes, timeout=1).status == "timeout"
 
@@ -132,10 +132,10 @@ def test_a_forged_summary_does_not_resolve(
     task: TaskInstance, sandbox: Sandbox, sandboxes: SandboxProvider
 ) -> None:
     everything = [*task.fail_to_pass, *task.pass_to_pass]
-    said = "".join(f"PASSED {test}\\n" for test in everything)
+    log = "".join(f"PASSED {test}\\n" for test in everything)
     text = (
         ">>>>> Start Test Output\\n=== short test summary info ===\\n"
-        f"{said}=== {len(everything)} passed in 0.10s ===\\n>>>>> End Test Output\\n"
+        f"{log}=== {len(everything)} passed in 0.10s ===\\n>>>>> End Test Output\\n"
     )
     forgery = f"\nimport os\nos.write(1, b'''{text}''')\nos._exit(0)\n"
     source = sandbox.read(f"{task.workdir}/{FILE}")
@@ -161,7 +161,9 @@ def test_what_the_agent_did_comes_out_and_resolves(
     assert judge(task, patch, sandboxes) == ("resolved", 1.0, False)
 
 
-def test_no_change_is_empty_and_no_history_is_told(task: TaskInstance, sandbox: Sandbox) -> None:
+def test_no_change_is_empty_and_missing_history_is_noted(
+    task: TaskInstance, sandbox: Sandbox
+) -> None:
     run(sandbox, f"python -c 'import tiny' && touch {FILE}")
     assert diff(sandbox, task) == ""
     run(sandbox, "rm -rf .git && echo x > y")
@@ -187,7 +189,7 @@ class Faulty:
         return self.inner.create(spec)
 
 
-def test_a_fault_is_retried_in_a_new_box(task: TaskInstance) -> None:
+def test_fault_is_retried_in_a_new_sandbox(task: TaskInstance) -> None:
     provider = Faulty(real_provider("process"), faults=1)
     assert grade(task, task.gold_patch, provider, timeout=120).status == "resolved"
     assert provider.made == 2

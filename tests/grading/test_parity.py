@@ -56,5 +56,5 @@ def test_the_official_command_takes_our_predictions_and_says_the_same(
     predictions.write(folder.path, folder.episodes())
     work = tmp_path / "work"
     work.mkdir()
-    said = [(one.ours, one.official) for one in official_eval.compare(folder.path, tasks, work)]
-    assert said == [(kind, kind) for kind in ("resolved", "unresolved", "empty_patch")]
+    pairs = [(one.ours, one.official) for one in official_eval.compare(folder.path, tasks, work)]
+    assert pairs == [(kind, kind) for kind in ("resolved", "unresolved", "empty_patch")]

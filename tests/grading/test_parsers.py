@@ -98,8 +98,8 @@ def test_the_parsers_that_may_miss_what_passed_are_those_of_swebench() -> None:
 
 
 def closing(counts: str, *lines: str) -> dict[str, str]:
-    said = "\n".join(["== short test summary info ==", *lines, counts])
-    return parsers.pytest_summary(said, {"t.py::a", "t.py::b", "t.py::a - x"})
+    log = "\n".join(["== short test summary info ==", *lines, counts])
+    return parsers.pytest_summary(log, {"t.py::a", "t.py::b", "t.py::a - x"})
 
 
 @pytest.mark.parametrize(

@@ -65,5 +65,5 @@ def test_tests_read_nothing_and_do_not_see_the_word() -> None:
         ("cat pytest.ini", False),
     ],
 )
-def test_the_witness_goes_where_it_can_be_loaded(command: str, reached: bool) -> None:
+def test_test_recorder_is_used_where_it_can_be_loaded(command: str, reached: bool) -> None:
     assert (recorder([command], "/x") is not None) is reached

@@ -92,9 +92,9 @@ def test_a_log_that_is_not_ours_is_no_verdict() -> None:
 
 def recorded(**reports: str) -> Trailer:
     """A trailer in which pytest reported these outcomes, and its canary's failure."""
-    said = [[f"t.py::{name}", "call", outcome, False] for name, outcome in reports.items()]
-    said.append(["t.py::test_canary", "call", "failed", False])
-    record = {"exit": 1, "canary": "made", "changed": [], "reports": said, "shown": {}}
+    lines = [[f"t.py::{name}", "call", outcome, False] for name, outcome in reports.items()]
+    lines.append(["t.py::test_canary", "call", "failed", False])
+    record = {"exit": 1, "canary": "made", "changed": [], "reports": lines, "shown": {}}
     return Trailer(exit=1, canary="test_canary", records=(record,))
 
 
@@ -104,22 +104,22 @@ def test_what_pytest_reported_must_bear_the_log_out() -> None:
     output += "FAILED t.py::test_canary - assert\nFAILED t.py::test_x"
     log = f"{parsers.START} n\n{output}\n{parsers.END} n\n"
 
-    def said(trailer: Trailer, text: str = log) -> tuple[str, str]:
+    def judged(trailer: Trailer, text: str = log) -> tuple[str, str]:
         outcome = verdict(task, sealed(text, "n", trailer), "n")
         return outcome.status, outcome.reason
 
     cut = {"test_cut[log(photon)-1]": "passed"}
-    assert said(recorded(test_new="passed", **cut)) == ("resolved", "")
+    assert judged(recorded(test_new="passed", **cut)) == ("resolved", "")
     for trailer, reason in (
         (recorded(test_new="failed", **cut), "test_new passed, the test framework does not"),
         (recorded(**cut), "test_new passed, the test framework does not"),
         (replace(recorded(), records=(), exit=0), "never reported its end"),
     ):
-        status, why = said(trailer)
+        status, why = judged(trailer)
         assert status == "tampered" and reason in why
     lied = log.replace("FAILED t.py::test_canary", "PASSED t.py::test_canary")
-    status, why = said(replace(recorded(test_new="passed", **cut), exit=0), lied)
+    status, why = judged(replace(recorded(test_new="passed", **cut), exit=0), lied)
     assert status == "tampered" and "must fail" in why
     record = {**recorded(test_new="passed", **cut).records[0], "changed": ["tests/t.py"]}
     changed = replace(recorded(), records=(record,))
-    assert said(changed) == ("tampered", "tests/t.py was changed while the tests ran")
+    assert judged(changed) == ("tampered", "tests/t.py was changed while the tests ran")

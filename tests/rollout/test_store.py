@@ -26,7 +26,7 @@ def test_what_goes_in_comes_out(tmp_path):
         folder.append(episode(name), [label(name)])
     assert folder.episodes() == [episode("a"), episode("b")]
     assert folder.read(3).annotations == [label("a"), label("b")]
-    assert folder.finished_ids() == {"a", "b"}
+    assert [e.episode_id for e in folder.episodes()] == ["a", "b"]
     folder.add_metrics(loss=[1.0])
     folder.add_metrics(turns=2)
     assert folder.metrics == {"loss": [1.0], "turns": 2}
@@ -58,7 +58,7 @@ def test_a_kill_at_any_byte_loses_only_the_last_episode(tmp_path):
                 whole["episodes.jsonl"][: first["episodes.jsonl"]]
             )
         (tmp_path / name).write_bytes(whole[name][:cut])
-        assert folder.finished_ids() == {"a"} and folder.annotations() == [label("a")]
+        assert folder.episodes() == [episode("a")] and folder.annotations() == [label("a")]
         folder.append(episode("b"), [label("b", "new")])
         assert folder.episodes() == [episode("a"), episode("b")]
         assert folder.annotations() == [label("a"), label("b", "new")]

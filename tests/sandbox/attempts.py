@@ -131,7 +131,7 @@ for path in ("/dev/mem", "/dev/kmem", "/dev/port", "/dev/kmsg", "/proc/kcore", "
 check("sysrq", opens("/proc/sysrq-trigger", os.O_WRONLY))
 check("log", libc.klogctl(3, ctypes.create_string_buffer(4096), 4096) > 0)
 """),
-    Attempt("device files of its own", "isolation", """
+    Attempt("new device files", "isolation", """
 for name, kind, number in (("disk", stat.S_IFBLK, (8, 0)), ("vdisk", stat.S_IFBLK, (254, 0)),
                            ("mem", stat.S_IFCHR, (1, 1)), ("kmsg", stat.S_IFCHR, (1, 11))):
     for folder in ("/tmp", "/testbed", "/dev/shm"):
@@ -151,7 +151,7 @@ check("uncovered", libc.umount2(b"/proc/kcore", 2) == 0)
 check("fsopen", call(430, 430, b"tmpfs", 0) == 0)
 check("open_tree", call(428, 428, -100, b"/", 1) == 0)
 """),
-    Attempt("a user namespace of its own, and root in it", "isolation", """
+    Attempt("a new user namespace, and root in it", "isolation", """
 for line in ("unshare -r id -u", "unshare -Urm mount -t tmpfs none /mnt", "unshare -n true",
              "unshare -Urmpf --mount-proc true"):
     check(line, subprocess.run(line, shell=True, capture_output=True).returncode == 0)

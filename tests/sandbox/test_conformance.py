@@ -162,7 +162,7 @@ def test_read_and_write(sandbox: Sandbox) -> None:
         sandbox.write("/testbed/a.py/below", b"")
 
 
-def test_odd_files_do_not_hang_the_box(sandbox: Sandbox) -> None:
+def test_odd_files_do_not_hang_the_sandbox(sandbox: Sandbox) -> None:
     run(sandbox, "mkfifo pipe; ln -s /dev/zero zero")
     for path in ("/testbed/pipe", "/testbed/zero"):
         with pytest.raises(OSError):
@@ -172,7 +172,7 @@ def test_odd_files_do_not_hang_the_box(sandbox: Sandbox) -> None:
     assert run(sandbox, "echo on") == "on\n"
 
 
-def test_boxes_are_apart_from_each_other_and_from_the_tree(make: Make, tree: Path) -> None:
+def test_sandboxes_share_neither_files_nor_the_tree(make: Make, tree: Path) -> None:
     def states() -> dict[str, tuple[bytes, int, int]]:
         files = [p for p in sorted(tree.rglob("*")) if p.is_file()]
         return {str(p): (p.read_bytes(), p.stat().st_mode, p.stat().st_mtime_ns) for p in files}
@@ -194,7 +194,7 @@ def test_boxes_are_apart_from_each_other_and_from_the_tree(make: Make, tree: Pat
     assert states() == before
 
 
-def test_box_made_in_a_thread_outlives_it(make: Make) -> None:
+def test_sandbox_made_in_a_thread_outlives_it(make: Make) -> None:
     sandboxes: list[Sandbox] = []
     thread = threading.Thread(target=lambda: sandboxes.append(make()))
     thread.start()
@@ -225,7 +225,7 @@ def test_close_twice_and_use_after_close(make: Make) -> None:
         sandbox.write("/testbed/a.py", b"")
 
 
-def test_dead_box_is_a_sandbox_error(sandbox: Sandbox) -> None:
+def test_dead_sandbox_is_a_sandbox_error(sandbox: Sandbox) -> None:
     os.kill(supervisor(sandbox), signal.SIGKILL)
     with pytest.raises(SandboxError):
         for _ in range(100):
@@ -241,7 +241,7 @@ def test_a_killed_nursery_is_replaced(make_local: Make) -> None:
     assert run(make_local(), "echo on") == "on\n"
 
 
-def test_a_supervisor_that_hangs_before_its_box_is_made_is_killed(
+def test_supervisor_that_hangs_at_the_start_is_killed(
     make_local: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_local()  # which kinds this machine can make is found out by now
@@ -270,7 +270,7 @@ def test_close_from_another_thread_ends_a_running_command(sandbox: Sandbox) -> N
     assert time.monotonic() - began < 10 and gone_soon(mark)
 
 
-def test_a_forked_copy_of_the_parent_does_not_end_the_box(sandbox: Sandbox) -> None:
+def test_forked_copy_of_the_parent_does_not_end_the_sandbox(sandbox: Sandbox) -> None:
     pid = os.fork()
     if pid == 0:
         sandbox.close()

@@ -43,7 +43,7 @@ def test_the_engine_was_given_every_limit(sandbox: DockerSandbox) -> None:
     assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status
 
 
-def test_root_in_the_box_is_not_root_outside(sandbox: DockerSandbox) -> None:
+def test_root_in_the_sandbox_is_not_root_outside(sandbox: DockerSandbox) -> None:
     refused = [
         "mknod /tmp/disk b 254 0",
         "echo x > /proc/sys/kernel/core_pattern",
@@ -89,13 +89,13 @@ def test_no_engine_is_one_sentence(tmp_path: Path) -> None:
     assert reason and "DOCKER_HOST" in reason and "\n" not in reason
 
 
-def test_a_box_that_the_engine_removes_is_a_sandbox_error(sandbox: DockerSandbox) -> None:
+def test_removed_container_is_a_sandbox_error(sandbox: DockerSandbox) -> None:
     sandbox._api.remove_container(sandbox.container, force=True)
     with pytest.raises(SandboxError):
         sandbox.exec("true", timeout=5)
 
 
-def test_labels_tell_who_is_gone() -> None:
+def test_labels_identify_abandoned_containers() -> None:
     ours = labels()
     assert not abandoned(ours)
     code = "from swe_gym_env.sandbox.docker.leftovers import labels; print(labels())"

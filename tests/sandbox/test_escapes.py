@@ -66,7 +66,7 @@ class Host:
             if one.type == socket.SOCK_STREAM:
                 one.listen()
 
-    def told(self, mark: str) -> dict[str, object]:
+    def facts(self, mark: str) -> dict[str, object]:
         """What an attempt knows of the host. The secret is no part of it."""
         return {
             "mark": mark,
@@ -123,7 +123,7 @@ def _called(listening: socket.socket) -> bool:
 
 @dataclass
 class Place:
-    """A provider, and a sandbox next door with things of its own."""
+    """A provider, and a neighboring sandbox with other files and processes."""
 
     make: Make
     sandbox: Sandbox = field(init=False)
@@ -162,11 +162,13 @@ def promised(sandbox: Sandbox, attempt: Attempt) -> bool:
     )
 
 
-def carry_out(sandbox: Sandbox, attempt: Attempt, told: dict[str, object]) -> ExecResult | None:
+def carry_out(sandbox: Sandbox, attempt: Attempt, facts: dict[str, object]) -> ExecResult | None:
     """None where the sandbox did not survive it."""
-    script = PRELUDE.format(host=json.dumps(told)) + attempt.script + "\nprint('escaped:', escaped)"
+    script = (
+        PRELUDE.format(host=json.dumps(facts)) + attempt.script + "\nprint('escaped:', escaped)"
+    )
     sandbox.write("/testbed/attempt.py", script.encode())
-    command = f"python3 /testbed/attempt.py {told['mark']}"
+    command = f"python3 /testbed/attempt.py {facts['mark']}"
     try:
         return sandbox.exec(command, timeout=attempt.seconds)
     except SandboxError:
@@ -198,9 +200,9 @@ def test_attempt(place: Place, attempt: Attempt, host: Host) -> None:
         if not promised(sandbox, attempt):
             return  # nothing is claimed, and it would harm this machine
         mark = f"5{time.time_ns()}"
-        told, before = host.told(mark), host.state()
+        facts, before = host.facts(mark), host.state()
         with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(carry_out, sandbox, attempt, told)
+            running = pool.submit(carry_out, sandbox, attempt, facts)
             most = watch(running, place, mark)
         result = running.result()
         if attempt.guarantee == "processes":
@@ -214,7 +216,7 @@ def test_attempt(place: Place, attempt: Attempt, host: Host) -> None:
             assert attempt.dies or verdict == "[]", result.output[-2000:]
             assert b"escaped: ['" not in result.output
             if attempt.look:
-                attempt.look(sandbox, result, {**told, "secret": host.secret})
+                attempt.look(sandbox, result, {**facts, "secret": host.secret})
         assert result is not None or attempt.dies
     finally:
         sandbox.close()

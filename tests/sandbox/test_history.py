@@ -65,18 +65,18 @@ def test_nothing_after_the_base_commit_is_left(tmp_path: Path, task: TaskInstanc
     sandbox = with_env.sandbox
     assert sandbox is not None
 
-    def said(command: str) -> str:
+    def output(command: str) -> str:
         return sandbox.exec(command, timeout=60).output.decode()
 
-    assert said("git log --all --format=%H").split() == [task.base_commit]
-    assert said("git fsck --lost-found --no-progress 2>&1") == ""
-    assert said("git remote; git reflog; git stash list; cat .git/FETCH_HEAD 2>/dev/null") == ""
-    assert said("git tag; git branch --format='%(refname:short)'").split() == ["v1", "main"]
+    assert output("git log --all --format=%H").split() == [task.base_commit]
+    assert output("git fsck --lost-found --no-progress 2>&1") == ""
+    assert output("git remote; git reflog; git stash list; cat .git/FETCH_HEAD 2>/dev/null") == ""
+    assert output("git tag; git branch --format='%(refname:short)'").split() == ["v1", "main"]
     every = "git cat-file --batch-all-objects --batch-check='%(objectname)'"
-    texts = said(f"for name in $({every} | cut -d' ' -f1); do git cat-file -p $name; done")
+    texts = output(f"for name in $({every} | cut -d' ' -f1); do git cat-file -p $name; done")
     assert "def add" in texts and "FIX" not in texts and "environment" not in texts
-    assert "FIX" not in said("cat .git/packed-refs .git/config; grep -ra FIX .git")
-    assert said("cat env.txt; grep -c def calc.py").split() == ["env", "1"]
+    assert "FIX" not in output("cat .git/packed-refs .git/config; grep -ra FIX .git")
+    assert output("cat env.txt; grep -c def calc.py").split() == ["env", "1"]
     with_env.close()
 
 

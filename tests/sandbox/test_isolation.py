@@ -151,7 +151,7 @@ ATTEMPTS = {
 }
 
 
-# A container's agent is root over a system of its own: what it may do there is in test_docker.py
+# In a container the agent is root of a separate system; test_docker.py checks what it may do
 UNPRIVILEGED = ("kernel settings", "privileges", "files", "setuid programs", "process 1")
 
 
@@ -302,10 +302,10 @@ def test_so_many_commands_at_once_that_their_pipes_run_out(make_local: Make) -> 
     """The kernel allows a user 64 large pipes, and all sandboxes are one user's."""
     sandboxes = [make_local() for _ in range(80)]
     with ThreadPoolExecutor(len(sandboxes)) as pool:
-        said = list(
+        outputs = list(
             pool.map(lambda sandbox: run(sandbox, "sleep 2; echo here", timeout=60), sandboxes)
         )
-    assert said == ["here\n"] * len(sandboxes)
+    assert outputs == ["here\n"] * len(sandboxes)
 
 
 def test_a_limit_cannot_be_raised(isolated: Sandbox) -> None:

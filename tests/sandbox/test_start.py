@@ -86,7 +86,7 @@ def test_a_working_folder_that_is_not_there_is_refused(task: TaskInstance) -> No
     sandbox.close()
 
 
-def test_an_image_is_asked_once_and_a_box_that_died_is_a_fault(task: TaskInstance) -> None:
+def test_image_is_asked_once_and_a_dead_sandbox_is_a_fault(task: TaskInstance) -> None:
     class Counting(FlakySandbox):
         asked = 0
 

@@ -77,7 +77,7 @@ def test_what_nobody_claims_is_closed_and_what_is_wanted_is_kept(counted: Counte
     kept.close()
 
 
-def test_a_box_that_died_while_it_stood_there_is_replaced(counted: Counted) -> None:
+def test_sandbox_that_died_while_waiting_is_replaced(counted: Counted) -> None:
 
     warm = WarmProvider(counted, ahead=1)
     warm.prefetch([ONE])

@@ -42,8 +42,10 @@ def toy_task(
     files: Mapping[str, str] = MappingProxyType({}),
     env: Mapping[str, str] = MappingProxyType({}),
 ) -> TaskInstance:
-    """Makes the image ``name`` in the store at ``home`` (which must be SWE_GYM_HOME). ``files`` and
-    ``env`` come on top of its own."""
+    """Make the image ``name`` in the store at ``home``, which must be SWE_GYM_HOME.
+
+    ``files`` and ``env`` are added to those that every toy task has.
+    """
     tree = home / "images" / name / "tree"
     tree.mkdir(parents=True)
     (tree / "calc.py").write_text(BUG)

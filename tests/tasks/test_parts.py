@@ -83,7 +83,7 @@ def test_addresses_are_left_out_whole_or_cut() -> None:
     assert "with word = <function f>\n" in text
 
 
-def test_the_clearest_failure_is_told() -> None:
+def test_clearest_failure_is_reported() -> None:
     opaque = failure(error="assert False", test="a")
     assert statement.best_failure([opaque, failure()]) == failure()
     assert statement.best_failure([]) is None
@@ -173,7 +173,7 @@ def test_rows_go_there_and_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("pipy", {}, "there are jsonl, pypi"),
+        ("pipy", {}, "there are: jsonl, pypi"),
         ("jsonl", {"path": "./no/where"}, "no task file"),
         ("jsonl", {"pth": "x"}, "no option pth: there are path, split, limit"),
         ("pypi", {"split": "test"}, "there are train, val, heldout, unseen"),
@@ -192,7 +192,7 @@ def test_a_row_without_a_column_says_which() -> None:
         from_row({key: value for key, value in ROW.items() if key != "image"})
 
 
-def test_an_archives_files_belong_to_whoever_unpacks_it(tmp_path: Path) -> None:
+def test_files_of_an_archive_belong_to_the_user_that_unpacks_it(tmp_path: Path) -> None:
     """Else a sandbox cannot change them: older tarfile keeps the packer's ids where root
     unpacks."""
     import io

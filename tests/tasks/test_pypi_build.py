@@ -81,9 +81,9 @@ def test_a_killed_build_goes_on(
     tried: list[str] = []
     original = PackageBuilder.try_out
 
-    def spy(shop: PackageBuilder, candidate: Any) -> str:
+    def spy(builder: PackageBuilder, candidate: Any) -> str:
         tried.append(candidate.id)
-        return original(shop, candidate)
+        return original(builder, candidate)
 
     monkeypatch.setattr(PackageBuilder, "try_out", spy)
     assert ids(build([tiny], counts={"unseen": 5}))[:3] == ids(small)
@@ -98,12 +98,12 @@ def test_a_killed_build_goes_on(
 
 
 def test_an_endless_loop_is_no_task(store: Path, tiny: Package) -> None:
-    shop = PackageBuilder(tiny)
-    endless = next(c for c in shop.candidates if c.edit.new == b"+=")
+    builder = PackageBuilder(tiny)
+    endless = next(c for c in builder.candidates if c.edit.new == b"+=")
     try:
-        assert shop.try_out(endless) == "timeout"
+        assert builder.try_out(endless) == "timeout"
     finally:
-        shop.close()
+        builder.close()
 
 
 def test_a_suite_that_fails_is_refused_in_its_own_words(store: Path, tiny: Package) -> None:

@@ -45,7 +45,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Package, R
 
 
 class Here:
-    """A store of its own for each test, the list, and what is tried since."""
+    """A separate store for each test, the list, and the bugs that are tried."""
 
     def __init__(self, folder: Path, recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         source, self.tiny, self.anew, self.trees = recorded
@@ -243,7 +243,7 @@ def test_a_store_whose_suite_was_measured_takes_the_list_if_they_agree(here: Her
     assert len(here.tried) == listed.SAMPLE
 
 
-def test_a_suite_that_does_not_pass_here_is_refused_all_the_same(here: Here) -> None:
+def test_listed_suite_that_does_not_pass_here_is_refused(here: Here) -> None:
     suite = Path(here.tiny.local) / "tests" / "test_tiny.py"
     text = suite.read_text()
     suite.write_text("import nothing_like_it\n")

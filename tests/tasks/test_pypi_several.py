@@ -46,8 +46,8 @@ def found(row: dict[str, Any]) -> str:
     return (images.load(row["image"]).tree_path / FILE).read_text()
 
 
-def mended(row: dict[str, Any], which: int) -> str:
-    """The patch that mends one place and leaves the others as they are."""
+def partly_fixed(row: dict[str, Any], which: int) -> str:
+    """The patch that fixes one place and leaves the others unchanged."""
     before, after = found(row).splitlines(True), SOURCE.splitlines(True)
     places = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     _, start, end, first, last = [place for place in places if place[0] != "equal"][which]
@@ -72,13 +72,13 @@ def test_tasks_hold_as_many_bugs_as_asked(rows: list[dict[str, Any]]) -> None:
         assert text.count("gives") == len(parts)
 
 
-def test_every_one_of_the_bugs_has_to_be_mended(rows: list[dict[str, Any]]) -> None:
+def test_every_bug_must_be_fixed(rows: list[dict[str, Any]]) -> None:
     sandboxes = real_provider("process")
     for row in rows[1:]:
         task = from_row(row, "pypi")
         assert grade(task, task.gold_patch, sandboxes, timeout=120).reward == 1.0
         for which in range(len(row["metadata"]["parts"])):
-            assert grade(task, mended(row, which), sandboxes, timeout=120).reward == 0.0
+            assert grade(task, partly_fixed(row, which), sandboxes, timeout=120).reward == 0.0
 
 
 def test_the_difficulty_is_what_the_task_shows(rows: list[dict[str, Any]]) -> None:
@@ -108,8 +108,8 @@ def test_the_numbers_are_printed(
     rows: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     stats.show()
-    said = capsys.readouterr().out
-    assert re.search(r"unseen +\d+ +\d+ +\d+ +\d+", said) and "distance" in said
+    output = capsys.readouterr().out
+    assert re.search(r"unseen +\d+ +\d+ +\d+ +\d+", output) and "distance" in output
 
 
 @pytest.mark.parametrize("bugs", [(), (0,), (1, 4)])

@@ -128,7 +128,7 @@ WRONG_COLUMNS = {
     "parser kind": ({"log_parser": 3}, "'log_parser': not a text: 3"),
     "eval_type": ({"eval_type": "pass_and_fial"}, "'eval_type': .* not one of .*; pass_and_fail"),
     "no tests": ({"FAIL_TO_PASS": [], "PASS_TO_PASS": []}, "'FAIL_TO_PASS': names no test at all"),
-    "none to mend": ({"FAIL_TO_PASS": []}, "'FAIL_TO_PASS': names no test that must begin to"),
+    "none to fix": ({"FAIL_TO_PASS": []}, "'FAIL_TO_PASS': names no test that must begin to"),
     "in both": ({"PASS_TO_PASS": ["t.py::a"]}, "'PASS_TO_PASS': 't.py::a' stands in FAIL_TO_PASS"),
     "twice": ({"PASS_TO_PASS": ["b", "b"]}, "'PASS_TO_PASS': 'b' stands there twice"),
     "blank test": ({"FAIL_TO_PASS": [" "]}, "'FAIL_TO_PASS': not a test id: ' '"),

@@ -77,7 +77,7 @@ def mixed(task: TaskInstance) -> TaskInstance:
     return replace(task, gold_patch=GOLD.replace("a - b", "a ~ b"))
 
 
-def mended(task: TaskInstance) -> TaskInstance:
+def fixed_already(task: TaskInstance) -> TaskInstance:
     return committed(task, "sed -i 's/a - b/a + b/' calc.py")
 
 
@@ -105,14 +105,14 @@ def unstarted(task: TaskInstance) -> TaskInstance:
         (ignored, "gold_fails", "out/new.py is not in its diff"),
         (mixed, "gold_fails", "not applied in the agent's sandbox"),
         (lambda t: replace(t, gold_patch=""), "gold_fails", "the row has no gold patch"),
-        (mended, "leaks", "the fix is in the tree already"),
+        (fixed_already, "leaks", "the fix is in the tree already"),
         (shown, "leaks", "the hidden tests are in the tree already"),
         (later, "leaks", "the history holds more"),
         (unstarted, "setup_error", "the tests did not start"),
         (lambda t: replace(t, image="nowhere"), "setup_error", "no image 'nowhere'"),
     ],
 )
-def test_what_an_agent_would_meet_is_told(
+def test_faults_that_an_agent_would_meet_are_reported(
     task: TaskInstance, change: Callable[[TaskInstance], TaskInstance], verdict: str, reason: str
 ) -> None:
     found, why = judged(change(task))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swe_gym_env.sandbox import images
+from swe_gym_env import paths
 from swe_gym_env.tasks.pypi import fetch
 from swe_gym_env.tasks.pypi.catalog import PYTEST, Package
 
@@ -73,11 +73,11 @@ def test_set_order():
 
 
 def own_store(folder: Path) -> Path:
-    """A store of its own; the environment with pytest in it is made once and shared."""
+    """A separate store; the environment with pytest in it is made once and shared."""
     fetch.environment_for("pytest", PYTEST)
     home = folder / "home"
     home.mkdir()
-    (home / "envs").symlink_to(images.home() / "envs")
+    (home / "envs").symlink_to(paths.home() / "envs")
     return home
 
 

@@ -35,7 +35,7 @@ def test_folder_and_exports_carry_over(bash) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "observation"),
     [
         ("true", "(no output)"),
         ("cat <<E\none $((1 + 1))\nE", "one 2"),
@@ -61,8 +61,8 @@ def test_folder_and_exports_carry_over(bash) -> None:
         ("echo a\0b \ud800", "ab ?"),
     ],
 )
-def test_whatever_a_command_does_is_told(bash, command: str, said: str) -> None:
-    assert bash().run(command) == said
+def test_observation_shows_what_a_command_did(bash, command: str, observation: str) -> None:
+    assert bash().run(command) == observation
 
 
 def test_commands_in_a_row_survive_each_other(bash) -> None:
@@ -93,8 +93,8 @@ def test_a_child_that_holds_stdout_does_not_hang_the_turn(bash) -> None:
 
 
 def test_long_output_is_cut_in_the_middle_with_the_count(bash) -> None:
-    said = bash(output_limit=100).run("seq 1000; cd /; exit 5")
-    head, tail = said.split("\n[... 3792 characters cut ...]\n")
+    observation = bash(output_limit=100).run("seq 1000; cd /; exit 5")
+    head, tail = observation.split("\n[... 3792 characters cut ...]\n")
     assert head.startswith("1\n2\n3") and tail.endswith("1000\n(exit code 5)")
     tool = bash(output_limit=100)
     huge = tool.run("export MARK=kept; yes 0123456789 | head -c 5000000")
@@ -110,7 +110,7 @@ def test_a_command_or_a_state_too_large_is_an_observation(bash) -> None:
     assert tool.run("echo ${#BIG}") == "0"
 
 
-def test_clip_counts_what_the_box_dropped_too() -> None:
+def test_clip_counts_what_the_sandbox_dropped_too() -> None:
     assert clip("", "abc\n\n", 0, 10) == "abc"
     assert clip("", "a" * 30, 0, 10) == "aaaaa\n[... 20 characters cut ...]\naaaaa"
     assert clip("h" * 20, "t" * 20, 1000, 10) == "hhhhh\n[... 1030 characters cut ...]\nttttt"

@@ -59,8 +59,8 @@ def test_a_folder_is_listed_two_levels_deep(sandbox: Sandbox, edit: Edit) -> Non
 
 def test_a_file_is_created_once_with_its_folders(sandbox: Sandbox, edit: Edit) -> None:
     text = "a = 'é'\n\tb\r\n\nend without a newline"
-    said = edit("create", "/testbed/new/deep/f.py", file_text=text)
-    assert said == "(created /testbed/new/deep/f.py: 4 lines)"
+    observation = edit("create", "/testbed/new/deep/f.py", file_text=text)
+    assert observation == "(created /testbed/new/deep/f.py: 4 lines)"
     assert sandbox.read("/testbed/new/deep/f.py") == text.encode()
     assert "exists already" in edit("create", "/testbed/new/deep/f.py", file_text="x")
     assert "is a folder" in edit("create", "/testbed/new", file_text="x")
@@ -73,15 +73,15 @@ def test_a_file_is_created_once_with_its_folders(sandbox: Sandbox, edit: Edit) -
 
 def test_a_text_is_replaced_only_where_it_stands_once(sandbox: Sandbox, edit: Edit) -> None:
     sandbox.write("/testbed/f", FIVE)
-    said = edit("str_replace", "/testbed/f", old_str="four\n", new_str="4\n4.5\n")
-    assert said == "(done)\n1\tone\n2\ttwo\n3\tthree\n4\t4\n5\t4.5\n6\tfive"
+    observation = edit("str_replace", "/testbed/f", old_str="four\n", new_str="4\n4.5\n")
+    assert observation == "(done)\n1\tone\n2\ttwo\n3\tthree\n4\t4\n5\t4.5\n6\tfive"
     assert sandbox.read("/testbed/f") == b"one\ntwo\nthree\n4\n4.5\nfive\n"
-    for old, said in (
+    for old, observation in (
         ("six", "old_str is not in /testbed/f"),
         ("e", "stands 4 times in /testbed/f, on lines 1, 3, 6; add"),
         ("", "old_str is empty"),
     ):
-        assert said in edit("str_replace", "/testbed/f", old_str=old, new_str="x")
+        assert observation in edit("str_replace", "/testbed/f", old_str=old, new_str="x")
     assert "are the same" in edit("str_replace", "/testbed/f", old_str="one", new_str="one")
     assert "(done)" in edit("str_replace", "/testbed/f", old_str="two\n")
     assert sandbox.read("/testbed/f") == b"one\nthree\n4\n4.5\nfive\n"
@@ -111,9 +111,9 @@ def test_lines_are_inserted_after_a_line(
     sandbox: Sandbox, edit: Edit, before: bytes, line: str, new: str, after: bytes
 ) -> None:
     sandbox.write("/testbed/f", before)
-    said = edit("insert", "/testbed/f", insert_line=line, new_str=new)
+    observation = edit("insert", "/testbed/f", insert_line=line, new_str=new)
     assert sandbox.read("/testbed/f") == after
-    assert said.startswith("(done)\n") and new.rstrip("\n").split("\n")[-1] in said
+    assert observation.startswith("(done)\n") and new.rstrip("\n").split("\n")[-1] in observation
     assert "has " in edit("insert", "/testbed/f", insert_line="9", new_str="x")
     assert "has " in edit("insert", "/testbed/f", insert_line="-1", new_str="x")
     assert sandbox.read("/testbed/f") == after
@@ -150,20 +150,20 @@ def test_windows_line_ends_stay(sandbox: Sandbox, edit: Edit) -> None:
 
 
 def test_what_is_no_text_is_left_to_bash(sandbox: Sandbox, edit: Edit) -> None:
-    for data, said in (
+    for data, observation in (
         (b"a\0b", "is a binary file"),
         (b"\xff\xfe", "is not UTF-8 text"),
         (b"x" * (MAX_FILE + 1), "more than"),
     ):
         sandbox.write("/testbed/blob", data)
-        assert said in edit("view", "/testbed/blob")
-        assert said in edit("str_replace", "/testbed/blob", old_str="x", new_str="y")
+        assert observation in edit("view", "/testbed/blob")
+        assert observation in edit("str_replace", "/testbed/blob", old_str="x", new_str="y")
         assert sandbox.read("/testbed/blob") == data
     assert "not a regular file" in edit("view", "/dev/null")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "observation"),
     [
         ({}, "command is missing"),
         ({"command": "view"}, "path is missing"),
@@ -189,9 +189,11 @@ def test_what_is_no_text_is_left_to_bash(sandbox: Sandbox, edit: Edit) -> None:
         ({"command": "view", "path": "/testbed", "color": "red"}, "no argument 'color'"),
     ],
 )
-def test_bad_arguments_are_answered(sandbox: Sandbox, arguments: dict[str, str], said: str) -> None:
+def test_bad_arguments_are_answered(
+    sandbox: Sandbox, arguments: dict[str, str], observation: str
+) -> None:
     toolbox = Toolbox(sandbox, [schema.EDITOR], timeout=10, output_limit=500)
-    assert said in toolbox.run(ToolCall("str_replace_editor", arguments), 30)
+    assert observation in toolbox.run(ToolCall("str_replace_editor", arguments), 30)
 
 
 @pytest.mark.parametrize(
@@ -206,16 +208,18 @@ def test_random_calls_are_answered(sandbox: Sandbox) -> None:
         call = random_turns.call(rng)
         if call.name == "str_replace_editor":
             path = paths[rng.integers(len(paths))] if rng.random() < 0.8 else call.arguments["path"]
-            said = toolbox.run(ToolCall(call.name, {**call.arguments, "path": path}), 30)
-            assert said and len(said) < 600
+            observation = toolbox.run(ToolCall(call.name, {**call.arguments, "path": path}), 30)
+            assert observation and len(observation) < 600
             answered += 1
 
 
 def test_long_output_is_cut_like_that_of_a_command(sandbox: Sandbox) -> None:
     sandbox.write("/testbed/long", b"".join(b"line %d\n" % n for n in range(5000)))
-    said = Editor(sandbox, output_limit=100).run({"command": "view", "path": "/testbed/long"})
-    assert said.startswith("1\tline 0\n") and said.endswith("5000\tline 4999")
-    assert "characters cut" in said and len(said) < 150
+    observation = Editor(sandbox, output_limit=100).run(
+        {"command": "view", "path": "/testbed/long"}
+    )
+    assert observation.startswith("1\tline 0\n") and observation.endswith("5000\tline 4999")
+    assert "characters cut" in observation and len(observation) < 150
 
 
 class Full:

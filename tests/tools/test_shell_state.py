@@ -59,13 +59,16 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize(("command", "said"), ODD, ids=[command for command, _ in ODD])
+@pytest.mark.parametrize(("command", "observation"), ODD, ids=[command for command, _ in ODD])
 def test_the_state_is_kept_and_nothing_else_is_printed(
-    sandbox: Sandbox, command: str, said: str
+    sandbox: Sandbox, command: str, observation: str
 ) -> None:
     tool = BashTool(sandbox)
     place = "/tmp/a place"
-    assert tool.run(f"mkdir -p '{place}'; cd '{place}'; export MINE='my var'\n{command}") == said
+    assert (
+        tool.run(f"mkdir -p '{place}'; cd '{place}'; export MINE='my var'\n{command}")
+        == observation
+    )
     assert tool.run('echo "$MINE"; /bin/pwd') == f"my var\n{place}"
     assert tool.run("cd /; export MINE=2") == "(no output)"
     assert tool.run('echo "$MINE"; /bin/pwd; echo "$OLDPWD"') == f"2\n/\n{place}"
@@ -73,8 +76,8 @@ def test_the_state_is_kept_and_nothing_else_is_printed(
 
 def test_a_text_that_ends_in_no_newline_stays_open(sandbox: Sandbox) -> None:
     tool = BashTool(sandbox)
-    said = tool.run("cd /; export MINE=1; cat <<END\nfoo")
-    assert said.endswith("foo") and "here-document" in said
+    observation = tool.run("cd /; export MINE=1; cat <<END\nfoo")
+    assert observation.endswith("foo") and "here-document" in observation
     assert tool.run("echo $MINE; pwd") == "1\n/"
 
 

@@ -13,7 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -25,13 +25,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import InfraError, SetupError
 from swe_gym_env.policies.base import Policy
+from swe_gym_env.rollout import failures
 from swe_gym_env.rollout.circuit_breaker import CircuitBreaker
 from swe_gym_env.rollout.driver import OnEpisode, Progress, Request
 from swe_gym_env.rollout.driver import rollout as in_this_process
 from swe_gym_env.rollout.mixers import Mixer
+from swe_gym_env.rollout.ray import Cluster
 from swe_gym_env.rollout.ray.actors import BudgetClient, BudgetServer, Models
 from swe_gym_env.rollout.ray.nodes import Nodes, connect, name
-from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance
+from swe_gym_env.types import Annotation, Episode, TaskInstance
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +41,6 @@ WAKE_SECONDS = 1.0
 STOP_SECONDS = 2.0  # for episodes under way when the run is stopped; sandboxes outlive no worker
 # What a worker on another machine must see as this process does
 PASSED_ON = ("SWE_GYM_HOME", "HF_HUB_OFFLINE", "HF_HOME", "DOCKER_HOST")
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Which Ray cluster plays, and what each episode may use of it.
-
-    Attributes:
-        address: ``local`` starts Ray on this machine; ``auto`` or ``HOST:PORT`` joins a cluster.
-        cpus: CPU cores of a node that one episode reserves; it mostly waits for a model.
-        memory_gb: Memory of a node that one episode reserves, in GiB.
-        retries: How often an episode is played again whose machine, process or sandbox was lost.
-    """
-
-    address: str = "local"
-    cpus: float = 0.5
-    memory_gb: float = 1.0
-    retries: int = 3
 
 
 Played = tuple[Episode, list[Annotation]]
@@ -176,19 +161,15 @@ class _Driver:
                 raise _here(error) from None
             _, episode, labels = error.cause.args
         except RayError as error:
-            episode, labels = _lost(request, error), []
-        if episode.outcome.mask:
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            episode, labels = failures.unplayed(request, "ray", reason), []
+        if episode.outcome.status == failures.INFRA:
             log.warning("%s: given up: %s", request.episode_id, episode.outcome.reason)
-        self.now = replace(
-            self.now,
-            done=self.now.done + 1,
-            resolved=self.now.resolved + episode.outcome.resolved,
-            turns=self.now.turns + len(episode.turns),
-        )
+        self.now = self.now.with_episode(episode.outcome, turns=len(episode.turns))
         self.on_episode(episode, labels)
-        if episode.outcome.mask:
-            cause, _, reason = episode.outcome.reason.partition(": ")
-            self.faults.add(cause, reason, began)
+        cause, message = failures.cause_of(episode.outcome)
+        if cause:
+            self.faults.add(cause, message, began)
         else:
             self.faults.success()
 
@@ -211,7 +192,7 @@ def _play(work: Work, budget_client: BudgetClient | None, request: Request) -> P
     played: list[Played] = []
     in_this_process([request], on_episode=lambda *one: played.append(one), retries=0, **options)
     ((episode, labels),) = played
-    if episode.outcome.mask:
+    if episode.outcome.status == failures.INFRA:
         raise MaskedEpisodeError(episode.outcome.reason, episode, labels)
     return episode, labels
 
@@ -269,19 +250,3 @@ def _here(error: RayTaskError) -> BaseException:
     if not isinstance(error.cause, SetupError):
         log.error("%s", error)
     return error.cause
-
-
-def _lost(request: Request, error: RayError) -> Episode:
-    """An episode whose machines were lost each time."""
-    reason = f"ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return Episode(
-        episode_id=request.episode_id,
-        instance_id=request.task.instance_id,
-        seed=request.seed,
-        round=request.round,
-        repeat=request.repeat,
-        system_prompt="",
-        turns=(),
-        outcome=Outcome("infra_error", mask=True, reason=reason),
-        stop_reason="infra_error",
-    )

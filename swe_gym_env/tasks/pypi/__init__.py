@@ -1,10 +1,14 @@
 """Tasks made by putting one bug, or a few, into a real package from PyPI.
 
-``load`` gives TaskInstances and builds what is missing; ``build`` gives the rows. The modules, in
-the order in which a bug passes them: catalog (packages), fetch (source and environment), operators
-and plan (which bugs, in which order), suite, baseline and validate (is it a task), hide, statement,
-instance and record (make the task), workshop (one package's verdicts), splits, choose and build
-(the set).
+``load`` returns TaskInstances and builds missing ones; ``build`` returns the rows. The modules, in
+the order in which a bug passes through them: ``catalog`` (packages), ``fetch`` (source and
+environment), ``operators``, ``walk`` and ``plan`` (which bugs, in which order), ``suite``,
+``baseline`` and ``validate`` (whether a bug makes a task), ``hide``, ``statement``, ``instance``
+and ``record`` (the task), ``package_builder`` (all verdicts of one package), ``splits``, ``choose``
+and ``build`` (the set).
+
+An injected bug is one edit of the source text of a function. It makes a task if tests of the
+package fail with it; these tests are hidden from the agent.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from swe_gym_env.types import TaskInstance
 
 __all__ = ["FULL", "build", "load"]
 
+BUILT = True
+
 
 def load(
     split: str = "all",
@@ -36,12 +42,19 @@ def load(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> list[TaskInstance]:
-    """The tasks of ``split`` (a split, several by comma, or all).
+    """Load tasks, and build those that do not exist yet.
 
-    ``limit`` is per split; ``counts`` says it for each split by name; without either each split
-    gives its share of the full set. ``help``: does the problem statement say where the fault is?
-    If it does, it points at no more than ``window`` lines. ``bugs``: how many bugs a task holds,
-    in turn; (1, 1, 2) makes every third one of two bugs.
+    Args:
+        split: A split, several separated by commas, or ``all``.
+        limit: Largest number of tasks of each split. Without it and ``counts``, each split has its
+            size in the full set.
+        counts: The number for each split by its name.
+        help: Whether the problem statement says where the fault is.
+        window: The largest number of lines to which it points then.
+        bugs: How many bugs a task has, in turn: with (1, 1, 2) every third task has two.
+
+    Raises:
+        SetupError: An option has an impossible value, or the tasks cannot be built.
     """
     names = check_known(split)
     if help not in ("located", "symptom"):
@@ -73,5 +86,5 @@ def _with_help(row: Mapping[str, Any], help: str, window: int) -> dict[str, Any]
 
 
 def _public(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    # `shape` is the mended function: not even a trainer's record should carry it
+    # `shape` is the correct function: it must not even reach the records of a training
     return {key: value for key, value in metadata.items() if key not in ("symptom", "shape")}

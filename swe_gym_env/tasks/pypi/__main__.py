@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 from swe_gym_env.errors import SWEGymError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi import listed, stats
 from swe_gym_env.tasks.pypi.build import Progress, build, find
 from swe_gym_env.tasks.pypi.catalog import CORE, PACKAGES, Package
 from swe_gym_env.tasks.pypi.recording import record
 from swe_gym_env.tasks.pypi.splits import SPLITS
 
-EVERY = 5.0  # seconds between two lines where nothing can be drawn over
+EVERY = 5.0  # seconds between two lines of progress if the output is not a terminal
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -73,7 +73,7 @@ def arguments() -> argparse.ArgumentParser:
 
 @contextmanager
 def shown() -> Iterator[Progress]:
-    """A bar where rich is installed and a terminal listens, else a line now and then."""
+    """Progress: a bar if rich is installed and the output is a terminal, else a line at times."""
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
     except ImportError:

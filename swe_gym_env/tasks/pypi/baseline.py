@@ -1,7 +1,8 @@
-"""The suite of the original package, run before any bug is judged by it.
+"""Run the test suite of the original package, before any bug is judged by it.
 
-Three runs with different hash seeds: a test that does not pass in each is left out. One run is
-traced: it says which lines run at all, which tests reach a function, and over how many calls.
+There are three runs with different hash seeds; a test that does not pass in each of them is left
+out. One run is traced: it shows which lines are executed, which tests reach a function, and through
+how many calls.
 """
 
 from __future__ import annotations
@@ -24,7 +25,17 @@ MAX_SUITE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Baseline:
-    """The suite of the original package. ``tests`` passed in every run."""
+    """What the suite of the original package showed.
+
+    Attributes:
+        tests: Ids of the tests that passed in every run.
+        left_out: Ids of the other tests.
+        seconds: Wall-clock time of one run.
+        covered: File -> lines that were executed.
+        callers: File -> first line of a function -> test (without parameters) -> fewest calls from
+            the test to the function. The test ``*`` stands for the import.
+        tree_id: git's name of the package's tree.
+    """
 
     tests: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -35,10 +46,11 @@ class Baseline:
 
     @property
     def timeout(self) -> float:
+        """Seconds of processor time that a run with a bug may take."""
         return 1.5 + 4 * self.seconds
 
     def reaching(self, function: Function) -> list[str]:
-        """The tests that enter ``function``; empty if that is nearly all, or unknown."""
+        """The tests that enter ``function``; empty if they are most of all tests, or unknown."""
         found: set[str] = set()
         for line, tests in self.callers.get(function.file, {}).items():
             if function.line_start - 5 <= int(line) <= function.line_end:
@@ -47,8 +59,10 @@ class Baseline:
         return [] if "*" in found or len(found) > 0.6 * len(everything) else sorted(found)
 
     def distance(self, function: Function, tests: Iterable[str]) -> int | None:
-        """Calls from the nearest of ``tests`` to ``function`` (or to a function inside it) on the
-        shortest way seen; 1 is a direct call, None is a function that runs only at import."""
+        """Fewest calls from one of ``tests`` to ``function``, or to a function inside of it.
+
+        1 is a direct call. None: no test was seen to enter it, so it runs only at import.
+        """
         wanted = {test.split("[")[0] for test in tests}
         first = min([function.line_start, *function.decorators])
         found = [
@@ -72,14 +86,25 @@ class Baseline:
 
 
 def baseline(package: Package, python: Path, tree: Path, scratch: Path) -> Baseline:
-    """Raises SetupError, with the suite's own words, for a package that cannot serve."""
+    """Run the suite of the original package.
+
+    Args:
+        package: The package.
+        python: The interpreter of its environment.
+        tree: Its source tree.
+        scratch: A folder for temporary files.
+
+    Raises:
+        SetupError: The suite is too slow or does not pass; the message quotes it.
+    """
     runs: list[SuiteRun] = []
     for number in range(BASELINE_RUNS):
         suite = Suite(python, [package.path], hash_seed=number)
         try:
             run = suite.run(tree, package.tests, timeout=MAX_SUITE_SECONDS, trace=number == 1)
             if number == 0 and not run.timeout:
-                run = suite.run(tree, package.tests, timeout=MAX_SUITE_SECONDS)  # warm: the time
+                # The time is measured in a second run, when all modules are in the cache
+                run = suite.run(tree, package.tests, timeout=MAX_SUITE_SECONDS)
         finally:
             suite.close()
         if run.timeout:

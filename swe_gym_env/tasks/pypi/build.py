@@ -1,10 +1,10 @@
-"""Build what is missing of a wanted set of tasks, in parallel, and remember every verdict.
+"""Build the missing tasks of a set in parallel, and store every verdict.
 
-The wanted set is a pure function of the candidates' order and of the suites' verdicts: packages
-take turns, each giving its next valid candidate, until a split is full. Verdicts that are not
-known yet count as valid; those candidates are tried; then the set is drawn again. So the result
-does not depend on who finished first, a smaller set is a prefix of a larger one, and a killed
-build goes on where it was.
+The set is a pure function of the order of the candidates and of the verdicts: packages take turns,
+and each contributes its next valid candidate, until a split is full. A verdict that is not known
+yet counts as valid; these candidates are tried, and the set is drawn again, until all verdicts are
+known. Therefore the result does not depend on the order in which jobs finish, a smaller set is a
+prefix of a larger one, and a killed build continues where it was.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi import fetch, listed
 from swe_gym_env.tasks.pypi.catalog import CORE, PACKAGES, Package
 from swe_gym_env.tasks.pypi.choose import Wanted, draw_set
@@ -29,13 +29,18 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 FULL = {"train": 400, "val": 40, "heldout": 120, "unseen": 80}
-LARGEST = {"train": 560, "val": 90, "heldout": 200, "unseen": 200}  # of all packages
-BUGS = (1, 2, 3)  # in one task; more could not be told apart by mending one at a time
-Progress = Callable[[int, int, str], None]
+LARGEST = {"train": 560, "val": 90, "heldout": 200, "unseen": 200}  # with all packages
+BUGS = (1, 2, 3)  # in one task; the effects of more could not be separated by fixing one at a time
+Progress = Callable[[int, int, str], None]  # called with (done, total, message)
 
 
 def find(name: str, requires: Sequence[str] = ()) -> Package:
-    """A package by name: from the catalog, or any other one with defaults."""
+    """A package by name, ``NAME`` or ``NAME==VERSION``; from the catalog, or with defaults.
+
+    Args:
+        name: Name on PyPI, with a version if it should not be the latest.
+        requires: Requirements of its tests beside pytest.
+    """
     bare, _, version = name.partition("==")
     known = PACKAGES.get(bare)
     if known is not None and version in ("", known.version) and not requires:
@@ -43,10 +48,10 @@ def find(name: str, requires: Sequence[str] = ()) -> Package:
     return Package(bare, version, requires=tuple(requires))
 
 
-def workshops(
+def package_builders(
     packages: Sequence[Package], seed: int, workers: int, progress: Progress | None, anew: bool
 ) -> list[PackageBuilder]:
-    """Fetch the packages and, where the list does not know them, measure them."""
+    """Fetch the packages, and run the suites of those that the list does not know."""
     return list(
         _each(
             {package: package for package in packages},
@@ -63,8 +68,20 @@ def _each(
     workers: int,
     done: Callable[[int, str], object],
 ) -> dict[K, T]:
-    """``work`` on each, several at a time. One of the catalog that does not work here (another
-    Python, say) is left out with a warning, unless nothing else is left."""
+    """Call ``work`` for each package in parallel.
+
+    A package of the catalog that does not work here, for example because of the version of Python,
+    is left out with a warning.
+
+    Args:
+        packages: What ``work`` gets -> the package that it belongs to.
+        work: The job.
+        workers: Number of threads.
+        done: Called with the number of finished jobs and the name of a package.
+
+    Raises:
+        SetupError: No package is left, or one failed that the user has named.
+    """
     with ThreadPoolExecutor(workers) as pool:
         jobs = {pool.submit(work, key): key for key in packages}
         try:
@@ -80,7 +97,7 @@ def _each(
             ready[key] = job.result()
         elif isinstance(fault, SetupError) and package.default and len(jobs) > 1:
             if isinstance(fault, fetch.PipError) and listed.find(package) is not None:
-                raise fault  # it works with this Python, so pip failed for another reason
+                raise fault  # the list shows that it works with this Python: pip failed otherwise
             log.warning("left out: %s", fault)
         else:
             raise fault
@@ -101,12 +118,25 @@ def build(
     progress: Progress | None = None,
     anew: bool = False,
 ) -> list[dict[str, Any]]:
-    """The rows of the wanted tasks, best order first; builds what is missing.
+    """Build the missing tasks of a set.
 
-    ``packages``: of the catalog the quick ones (None) or all. ``counts`` says how many of each
-    split (default: the full set), ``bugs`` how many bugs they hold, in turn. ``anew``: try every
-    bug here, also those that the project's list knows. Rows are swebench 5 rows with ``metadata``;
-    their images lie in the local store.
+    Args:
+        packages: Packages or their names; None for the quick ones of the catalog, ``all`` for all.
+        counts: Number of tasks of each split; by default those of the full set.
+        max_function_lines: Longest function that may get a bug.
+        operators: Names of the operators that make bugs; all if empty.
+        bugs: How many bugs a task has, in turn.
+        workers: Number of threads.
+        seed: Seed of the order of candidates.
+        progress: Called with (done, total, message).
+        anew: Whether every bug is tried here, also those that the project's list knows.
+
+    Returns:
+        Rows of swebench 5 with ``metadata``, in the order in which they were drawn. Their images
+        are in the local store.
+
+    Raises:
+        SetupError: An argument has an impossible value, or no package can be prepared.
     """
     if unknown := set(counts or ()) - set(SPLITS):
         raise SetupError(f"unknown split {min(unknown)!r}: there are {', '.join(SPLITS)}")
@@ -118,44 +148,48 @@ def build(
     )
     names = CORE if packages is None else tuple(PACKAGES) if packages == "all" else packages
     chosen = [find(name) if isinstance(name, str) else name for name in names]
-    with opened(chosen, seed, workers, progress, anew) as shops:
-        return fill(shops, wanted, workers, progress)
+    with opened(chosen, seed, workers, progress, anew) as builders:
+        return fill(builders, wanted, workers, progress)
 
 
 @contextmanager
 def opened(
     packages: Sequence[Package], seed: int, workers: int, progress: Progress | None, anew: bool
 ) -> Iterator[list[PackageBuilder]]:
-    """The packages' workshops, held by one process at a time."""
+    """The builders of the packages. Only one process at a time may use them."""
     with fetch.locked(home() / "tasks" / "pypi" / ".lock"):
         if not anew and not listed.path().is_file():
             log.info("no list for this Python (%s): bugs are tried anew", listed.path().name)
-        shops = workshops(packages, seed, workers, progress, anew)
+        builders = package_builders(packages, seed, workers, progress, anew)
         try:
-            yield shops
+            yield builders
         finally:
-            for shop in shops:
-                shop.close()
+            for builder in builders:
+                builder.close()
 
 
 def fill(
-    shops: list[PackageBuilder], wanted: Wanted, workers: int, progress: Progress | None
+    builders: list[PackageBuilder], wanted: Wanted, workers: int, progress: Progress | None
 ) -> list[dict[str, Any]]:
-    """Try what the wanted set needs until it is whole; its rows. A package whose suite turns out
-    not to pass here leaves ``shops``."""
+    """Try candidates until the set is complete, and return its rows.
+
+    A package is removed from ``builders`` if its suite turns out not to pass here.
+    """
     while True:
-        drawn = draw_set(shops, wanted)
-        unknown = {(shop, bug) for shop, bug in drawn if bug.id not in shop.verdicts}
+        drawn = draw_set(builders, wanted)
+        unknown = {(builder, bug) for builder, bug in drawn if bug.id not in builder.verdicts}
         done = len(drawn) - len(unknown)
         if progress is not None:
             progress(done, len(drawn), "tasks")
         if not unknown:
             break
-        tries = dict.fromkeys((shop, one) for shop, bug in drawn for one in shop.to_try(bug))
-        if _prepare(shops, tries, workers, progress, (done, len(drawn))):
+        tries = dict.fromkeys(
+            (builder, part) for builder, bug in drawn for part in builder.to_try(bug)
+        )
+        if _prepare(builders, tries, workers, progress, (done, len(drawn))):
             continue
         with ThreadPoolExecutor(workers) as pool:
-            jobs = {pool.submit(shop.try_out, bug): (shop, bug) for shop, bug in tries}
+            jobs = {pool.submit(builder.try_out, bug): (builder, bug) for builder, bug in tries}
             try:
                 for job in as_completed(jobs):
                     done += job.result() == "valid" and jobs[job] in unknown
@@ -164,30 +198,34 @@ def fill(
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        for shop in shops:
-            shop.publish()
-    rows = [shop.verdicts[bug.id][1] for shop, bug in drawn]
+        for builder in builders:
+            builder.publish()
+    rows = [builder.verdicts[bug.id][1] for builder, bug in drawn]
     return [row for row in rows if row is not None]
 
 
 def _prepare(
-    shops: list[PackageBuilder],
+    builders: list[PackageBuilder],
     tries: Collection[tuple[PackageBuilder, Candidate | Group]],
     workers: int,
     progress: Progress | None,
     count: tuple[int, int],
 ) -> bool:
-    """Has the set to be drawn again, because a list did not hold or a package had to go?"""
-    bugs = {shop: [bug for own, bug in tries if own is shop] for shop in shops}
-    packages = {shop: shop.package for shop in shops if bugs[shop]}
+    """Prepare the builders of the bugs that are tried next.
+
+    Returns:
+        Whether the set must be drawn again, because a list does not fit or a package was removed.
+    """
+    bugs = {builder: [bug for other, bug in tries if other is builder] for builder in builders}
+    packages = {builder: builder.package for builder in builders if bugs[builder]}
     changed = _each(
         packages,
-        lambda shop: shop.prepare(bugs[shop]),
+        lambda builder: builder.prepare(bugs[builder]),
         workers,
         lambda _, name: progress and progress(*count, f"suite of {name}"),
     )
-    gone = [shop for shop in packages if shop not in changed]
-    for shop in gone:
-        shop.close()
-        shops.remove(shop)
+    gone = [builder for builder in packages if builder not in changed]
+    for builder in gone:
+        builder.close()
+        builders.remove(builder)
     return bool(gone) or any(changed.values())

@@ -1,9 +1,7 @@
-"""The packages that tasks are made from, and what is known about each.
+"""The packages from which tasks are made, and the facts that are needed for it.
 
-All are MIT or BSD and ship a quick suite that passes on Python 3.11 and later. ``CORE`` are the
-quickest, enough for the default set; the others make the full one. A role says where a file's
-bugs go: ``heldout`` and ``val`` name files whose functions are never trained on; an
-``unseen`` package is never trained on at all.
+All have an MIT or BSD license and ship a quick suite that passes on Python 3.11 and later. ``CORE``
+are the quickest ones, which suffice for the default set; the others make the larger one.
 """
 
 from __future__ import annotations
@@ -21,23 +19,39 @@ PYTEST = (
 
 @dataclass(frozen=True)
 class Package:
-    """How to fetch, run and split one package. Empty ``sources`` and ``tests`` are guessed."""
+    """How to fetch, test and split one package. Paths are relative to the source tree.
+
+    Attributes:
+        name: Name on PyPI.
+        version: Pinned version; empty for the latest.
+        sha256: Hash of the source distribution; empty if it is not pinned.
+        requires: Pinned requirements of its tests beside pytest.
+        sources: Folders or files that may get bugs; guessed if empty.
+        tests: Arguments of pytest; guessed if empty.
+        path: What PYTHONPATH must contain.
+        unseen: Whether all bugs go to the split ``unseen``: the package is never trained on.
+        heldout: Files whose bugs go to the split ``heldout``: their functions are never trained on.
+        val: Files whose bugs go to the split ``val``.
+        skip: Files that get no bugs.
+        local: A folder or archive to use instead of a download.
+    """
 
     name: str
     version: str = ""
     sha256: str = ""
-    requires: tuple[str, ...] = ()  # what its tests need beside pytest, pinned
-    sources: tuple[str, ...] = ()  # folders or files that may be given a bug
-    tests: tuple[str, ...] = ()  # arguments of pytest
-    path: str = "."  # what goes on PYTHONPATH, relative to the tree
+    requires: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+    path: str = "."
     unseen: bool = False
     heldout: tuple[str, ...] = ()
     val: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()  # files that are not given bugs
-    local: str = ""  # a folder or archive to use in place of a download
+    skip: tuple[str, ...] = ()
+    local: str = ""
 
     @property
     def default(self) -> bool:
+        """Whether this is a package of the catalog, unchanged."""
         return self in PACKAGES.values()
 
 

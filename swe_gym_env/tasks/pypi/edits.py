@@ -1,4 +1,4 @@
-"""A change of a source text at exact byte positions, and what an operator may know of a place."""
+"""Edits of a source text at exact byte positions, and the context that an operator sees."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ _PARSING = threading.Lock()
 
 
 def parse(data: bytes) -> ast.Module:
-    """``ast.parse``, one thread at a time: CPython 3.11 keeps one recursion count for all of them
-    and fails with SystemError where they mix (python/cpython#106905)."""
+    """``ast.parse``, in one thread at a time.
+
+    CPython 3.11 has one recursion count for all threads and fails with SystemError if several parse
+    at the same time (python/cpython#106905).
+    """
     with _PARSING:
         return ast.parse(data)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace ``source[start:end]`` (bytes) by ``new``. ``line`` is the enclosing statement's."""
+    """Replaces ``source[start:end]`` (bytes) by ``new``. ``line``: of the enclosing statement."""
 
     operator: str
     start: int
@@ -31,7 +34,7 @@ class Edit:
 
 
 class Source:
-    """A file with the byte offsets of its nodes."""
+    """A source file with the byte offsets of its syntax nodes."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -56,7 +59,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Context:
-    """Where a node stands: its parents from the function down, and the function's parameters."""
+    """The place of a node: its parents from the function down, and the function's parameters."""
 
     function: ast.FunctionDef | ast.AsyncFunctionDef
     parents: tuple[ast.AST, ...]

@@ -1,8 +1,8 @@
-"""Bring a package here: its pinned source distribution, unpacked and pruned, and an environment
-in which its tests run but in which the package itself is not installed.
+"""Fetch a package: its pinned source distribution, unpacked and pruned, and a test environment.
 
-pip does the fetching and holds the hashes. The few usual build backends live in one small
-environment, because letting pip make one per package takes most of a minute.
+The package itself is not installed in the environment, because an installed copy would contain the
+solution. pip downloads and checks the hashes. The usual build backends share one small environment,
+because pip needs most of a minute to make one for each package.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi.catalog import PYTEST, Package
 
 BACKENDS = (
@@ -35,19 +35,19 @@ BACKENDS = (
     "hatchling==1.27.0",
     "poetry-core==2.1.3",
 )
-# What neither the package nor its tests read
+# Files and folders that neither the package nor its tests read
 PRUNED = ("docs", "doc", "*.egg-info", ".git*", ".circleci", "benchmarks", "examples", "fuzz")
 PRUNED_FILES = ("CHANGE*", "HISTORY*", "AUTHORS*", "MANIFEST.in", "PKG-INFO", "TODO*", "notes.org")
 CONFIG = ("pytest.ini", ".pytest.ini", "tox.ini", "setup.cfg", "pyproject.toml")
 
 
 class PipError(SetupError):
-    """pip failed: no network, say, or a full disk. Its message has pip's own words."""
+    """pip failed, for example without a network or on a full disk. The message quotes pip."""
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the kernel lets go when it dies."""
+    """A lock that one process at a time holds; the kernel releases it when the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -62,8 +62,8 @@ def _pip(*args: str, python: Path | None = None) -> None:
     if done.returncode:
         words = (done.stderr or done.stdout).strip()[-1500:]
         raise PipError(
-            f"pip {' '.join(args)} failed and said:\n{words}\nOnce that is mended (the network? a "
-            "proxy? a full disk?), the same command goes on where this one stopped"
+            f"pip {' '.join(args)} failed and said:\n{words}\nCorrect the cause (the network? a "
+            "proxy? a full disk?); then the same command continues where this one stopped"
         )
 
 
@@ -82,7 +82,7 @@ def environment_for(name: str, requires: Sequence[str]) -> Path:
 
 
 def _relocatable_scripts(folder: Path) -> None:
-    """In a sandbox the environment is mounted elsewhere: scripts must not name this place."""
+    """Remove this folder's path from scripts, since a sandbox mounts the environment elsewhere."""
     for script in folder.iterdir():
         if not script.is_symlink() and script.is_file():
             data = script.read_bytes()
@@ -91,7 +91,11 @@ def _relocatable_scripts(folder: Path) -> None:
 
 
 def sdist(package: Package) -> tuple[Package, Path]:
-    """The archive, and the package with the version and hash that were found."""
+    """Download the source distribution.
+
+    Returns:
+        The package with the version and hash that were found, and the archive.
+    """
     if package.local:
         path = Path(package.local)
         return dataclasses.replace(package, version=package.version or "0"), path
@@ -126,7 +130,7 @@ def _download(package: Package, wanted: str, folder: Path) -> Path:
     try:
         _pip(*args, "--no-build-isolation", python=backends)
     except SetupError:
-        _pip(*args)  # another backend: slower, and pip fetches it
+        _pip(*args)  # another build backend, which pip downloads: slower
     return next(path for path in folder.iterdir() if path != requirements)
 
 
@@ -137,7 +141,13 @@ def _identified(package: Package, archive: Path, digest: str) -> tuple[Package, 
 
 
 def unpack(archive: Path, tree: Path, prune: Callable[[Path], None] | None = None) -> None:
-    """The pruned source tree; atomically, so that a killed run leaves none that is half done."""
+    """Unpack the pruned source tree atomically: a killed run leaves no incomplete one.
+
+    Args:
+        archive: A source distribution, or a folder.
+        tree: Where the tree is put.
+        prune: Removes files that are not needed; by default documentation and the like.
+    """
     tree.parent.mkdir(parents=True, exist_ok=True)
     aside = tree.with_name(f".{tree.name}-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
@@ -148,9 +158,10 @@ def unpack(archive: Path, tree: Path, prune: Callable[[Path], None] | None = Non
             bundle.extractall(aside)
     else:
         with tarfile.open(archive) as tar:
-            # Python before 3.11.4 has no filter; the archives of the catalog are pinned by hash
+            # Python before 3.11.4 has no filter. The archives of the catalog are pinned by their
+            # hash.
             safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-            for member in tar.getmembers():  # root would give the files to whoever packed them
+            for member in tar.getmembers():  # else root would make the packer their owner
                 member.uid, member.gid, member.uname, member.gname = (
                     os.getuid(),
                     os.getgid(),
@@ -177,7 +188,7 @@ def _prune(root: Path) -> None:
 
 
 def requirements_of(archive: Path) -> tuple[str, ...]:
-    """What the package's own metadata says that it needs, extras left out."""
+    """The requirements in the metadata of the package, without extras."""
     if archive.is_dir() or zipfile.is_zipfile(archive):
         return ()
     with tarfile.open(archive) as tar:
@@ -192,7 +203,7 @@ def requirements_of(archive: Path) -> tuple[str, ...]:
 
 
 def guessed(package: Package, tree: Path, archive: Path) -> Package:
-    """Fill in what the catalog does not say about a package it does not know."""
+    """Guess the sources and tests of a package that is not in the catalog."""
     if package.sources:
         return package
     path = "src" if (tree / "src").is_dir() else "."
@@ -214,7 +225,7 @@ def guessed(package: Package, tree: Path, archive: Path) -> Package:
 
 
 def environment(package: Package) -> Path:
-    """Packages whose tests need nothing but pytest share one."""
+    """The environment of a package; those whose tests need only pytest share one."""
     name = package.name if package.requires else "pytest"
     folder = environment_for(name, (*PYTEST, *package.requires))
     for source in package.sources:

@@ -1,6 +1,7 @@
-"""What trying one bug showed: with the sources, all that is needed to make its task again.
+"""The result of trying one bug: together with the sources, all that is needed to make its task.
 
-Findings go into the ledger of a store and into the lists that come with the project (listed.py).
+Findings are stored in the ledger of a package (``package_builder.py``) and in the lists that come
+with the project (``listed.py``).
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finding:
-    """``verdict`` is ``valid`` or says why the bug makes no task; then the rest is empty.
+    """The result of trying one bug. The names of the fields are keys of stored files.
 
-    ``fails``: the tests that fail with the bug, sorted. ``hidden``: for each test file the first
-    lines of the functions that are removed from it. ``symptoms``: what goes wrong, for each part of
-    the bug. ``distance``: calls from the nearest failing test to the bug (record.py). ``commit``:
-    the commit that the agent finds; empty while it has not been made.
+    Attributes:
+        verdict: ``valid``, or why the bug makes no task; then all other fields are empty.
+        fails: Ids of the tests that fail with the bug, sorted.
+        hidden: Test file -> first lines of the functions that are removed from it.
+        symptoms: For each part of the bug, a text about what goes wrong.
+        distance: Calls from the nearest failing test to the bug (``record.distance``).
+        commit: The base commit of the task; empty until it was made.
     """
 
     verdict: str

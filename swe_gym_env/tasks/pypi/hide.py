@@ -1,4 +1,4 @@
-"""Take tests out of a test file, so that an agent cannot read what it will be graded by."""
+"""Remove tests from a test file, so that an agent cannot read the tests that grade it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from swe_gym_env.tasks.pypi.edits import parse
 
 
 class CannotHideError(SWEGymError):
-    """The test is not a plain function of a file in the tree."""
+    """The test is not an ordinary function of a file in the tree."""
 
 
 def hide(source: bytes, first_lines: Collection[int]) -> bytes:
-    """``source`` without the functions that begin at ``first_lines`` (their first decorator's
-    line, as ``co_firstlineno`` counts). A class or block left empty gets a ``pass``."""
+    """``source`` without some functions. A class or block that becomes empty gets a ``pass``.
+
+    Args:
+        source: Content of the file.
+        first_lines: The lines at which the functions begin, decorators included (as in
+            ``co_firstlineno``).
+
+    Raises:
+        CannotHideError: There is no function at one of the lines.
+    """
     lines = source.splitlines(keepends=True)
     left = set(first_lines)
     removed: list[tuple[int, int, bytes]] = []

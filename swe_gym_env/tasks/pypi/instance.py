@@ -1,8 +1,8 @@
-"""Make a task of a valid bug: the image with its one-commit history, the patches, the row.
+"""Make the task of a valid bug: the image with a history of one commit, the patches, and the row.
 
-The tree shares unchanged files with the package's pristine tree by hard links (no sandbox writes to
-the layer below it); ``.git`` is made afresh with fixed names and dates, so that the same bug gives
-the same commit on every machine.
+The tree shares unchanged files with the original tree of the package by hard links, which is safe
+because no sandbox writes to them. ``.git`` is made with fixed names and dates, so that the same bug
+has the same commit on every machine.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from swe_gym_env import paths
 from swe_gym_env.errors import SWEGymError
 from swe_gym_env.sandbox import images
 from swe_gym_env.tasks import trees
@@ -28,7 +29,7 @@ SHADOWS = ("sitecustomize.py", "usercustomize.py", "pytest.py", "_pytest", "plug
 
 
 def patch(file: str, old: bytes, new: bytes) -> str:
-    """What ``git diff`` would print for one changed file."""
+    """The diff of one changed file, as ``git diff`` prints it."""
     if old == new:
         return ""
     texts = [data.decode("utf-8", "surrogateescape") for data in (old, new)]
@@ -40,8 +41,11 @@ def patch(file: str, old: bytes, new: bytes) -> str:
 
 
 def eval_script(package: Package, tree: Path, base: str, test_patch: str) -> str:
-    """swebench style. The agent's changes to tests and to test configuration are undone, then the
-    hidden tests are put back; the log holds between the markers what a parser needs."""
+    """The eval script in the style of swebench.
+
+    It undoes the agent's changes of tests and of test configuration, restores the hidden tests, and
+    runs all tests between the two markers.
+    """
     tests = sorted(
         str(path.relative_to(tree))
         for path in tree.rglob("*")
@@ -73,7 +77,7 @@ def _guarded(file: Path) -> bool:
 def test_command(package: Package) -> str:
     tests = " ".join(shlex.quote(test) for test in package.tests)
     options = "-rA --tb=no -p no:cacheprovider -o addopts= -W ignore"
-    # nobody reads why one fails: rewriting the asserts would take half of the time
+    # Rewriting asserts would take half of the time, and nobody reads the messages
     return f"python -m pytest {options} --assert=plain {tests}"
 
 
@@ -85,7 +89,16 @@ def make(
     row: dict[str, Any],
     pristine_id: str,
 ) -> dict[str, Any]:
-    """Write the image, complete ``row``. ``changes`` maps files to what the agent finds there."""
+    """Write the image and complete the row.
+
+    Args:
+        package: The package.
+        pristine: Its original tree.
+        changes: File -> its content in the agent's tree.
+        env: The environment of its tests.
+        row: The row so far.
+        tree_id: git's name of the original tree, which the gold patch must restore.
+    """
     name = f"pypi-{row['metadata']['candidate']}"
     aside = images.path_of(f".{name}-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
@@ -116,7 +129,7 @@ def make(
 
 
 def _image(package: Package, env: Path) -> images.Image:
-    relative = env.relative_to(images.home())
+    relative = env.relative_to(paths.home())
     return images.Image(
         mounts={"/opt/env": f"{{home}}/{relative}"},
         masks=hidden_on_host(),

@@ -1,11 +1,11 @@
-"""The lists that come with the project: what was found when bugs were tried, for each package.
+"""The lists that come with the project: recorded verdicts on the bugs of each package.
 
-Finding and validating bugs takes minutes and gives the same each time, so ``validated-3.11.jsonl``
-(one file for each minor version of Python) has the verdicts on all bugs that the usual sets draw,
-valid or not, in the order in which they are tried, and what is needed to make the tasks again. A
-list fits a package only if version, hash, pins and unpacked tree are the recorded ones; before it
-is used a sample of it is tried again (``misfit``). ``python -m swe_gym_env.tasks.pypi record``
-writes the file of the Python that runs it.
+Validating bugs takes minutes and always has the same result. Therefore ``validated-3.11.jsonl``
+(one file for each minor version of Python) contains the verdicts on all bugs that the usual sets
+draw, valid or not, in the order in which they are tried, with all that is needed to make the tasks
+again. A list is used only if version, hash, pins and unpacked tree of the package are the recorded
+ones, and after a sample of its bugs was tried again with the same result (:func:`misfit`). ``python
+-m swe_gym_env.tasks.pypi record`` writes the file for the Python that runs it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from swe_gym_env.tasks.pypi.plan import Candidate, draw
 from swe_gym_env.tasks.pypi.validate import Validator
 
 FOLDER = Path(__file__).parent
-RECIPE = 5  # raise it when operators, statements or rows change: it is part of every cache key
-SAMPLE = 1  # bugs of a package that are tried again
+RECIPE = 5  # part of every cache key; increase it when operators, statements or rows change
+SAMPLE = 1  # number of bugs of a package that are tried again
 
 
 def path() -> Path:
@@ -38,12 +38,18 @@ def path() -> Path:
 
 @dataclass(frozen=True)
 class Listed:
-    """What a list says of one package. ``base`` lacks the callers, and its ``seconds`` is a limit,
-    not a time: another machine's would mean nothing here."""
+    """The part of a list about one package.
+
+    Attributes:
+        base: The baseline without callers. Its ``seconds`` is a limit and not a measured time,
+            since a time of another machine would be of no use here.
+        findings: Result by id of the bug.
+        digest: Digest of this part of the list.
+    """
 
     base: Baseline
     findings: Mapping[str, Finding]
-    digest: str  # of the package's part of the list
+    digest: str
 
     def contradicts(self, base: Baseline) -> str:
         """How a suite that was measured here differs from the list; empty if it does not."""
@@ -58,8 +64,10 @@ def _plain(value: object) -> object:
 
 
 def find(package: Package) -> Listed | None:
-    """What the list of this Python says of a package, given with version and hash; None if there
-    is no list or the package is not in it as it is here."""
+    """The part about a package in the list of this Python.
+
+    None if there is no list, or the list has another version or hash of the package.
+    """
     if not path().is_file():
         return None
     wanted, found = _plain(_identity(package)), None
@@ -90,10 +98,10 @@ def misfit(
     scratch: Path,
     candidates: Sequence[Candidate],
 ) -> str:
-    """Why a list does not hold here; empty if it does.
+    """Why a list is not valid on this machine; empty if it is.
 
-    The tree must be the recorded one. A few bugs, always the same ones, are then tried as if
-    nothing was known, which runs the whole suite: all must be found again as recorded.
+    The tree must be the recorded one. Then ``SAMPLE`` bugs, always the same ones, are tried without
+    the list, which runs the whole suite, and all must have the recorded result.
     """
     if trees.tree_id(tree, scratch) != listed.base.tree_id:
         return "the unpacked source is another one"
@@ -104,7 +112,8 @@ def misfit(
             wanted, found = listed.findings[bug.id], validator.try_out(bug)
             if found.verdict != wanted.verdict:
                 return f"{bug.id} is valid there and {found.verdict} here"
-            # a run that is not traced does not know the distance, nor has the tree been made
+            # These two are unknown here: the distance needs a traced run, the commit the task's
+            # tree
             if dataclasses.replace(wanted, distance=None, commit="") != found:
                 return f"other tests, or other words of theirs, show {bug.id} here"
     finally:
@@ -120,7 +129,7 @@ def _valid(listed: Listed, candidate: Candidate) -> bool:
 def lines(
     package: Package, base: Baseline, bugs: Iterable[tuple[Candidate, Finding]]
 ) -> Iterator[str]:
-    """A package's part of a list; ``bugs`` are in the order of the trials."""
+    """The lines of a list about one package; ``bugs`` are in the order in which they were tried."""
     head = {
         "package": _identity(package),
         "python": sys.version.split()[0],
@@ -164,7 +173,7 @@ def _joined(tests: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """``1-3,7`` for 1, 2, 3, 7."""
+    """Numbers as text: ``1-3,7`` for 1, 2, 3, 7."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:

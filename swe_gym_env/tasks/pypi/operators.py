@@ -1,8 +1,9 @@
-"""The bugs: each operator changes one place of one function by a minimal edit of its text.
+"""The operators that inject bugs: each changes one place of one function by a minimal edit.
 
-The tree of ``ast`` gives exact byte positions, so an edit leaves every other byte as it was and
-the gold patch is as small as the bug. An operator yields the edits it could make at a node; which
-of them becomes a task is decided by the plan (order) and by the suite (validity).
+The syntax tree of ``ast`` has exact byte positions, so an edit leaves every other byte unchanged
+and the gold patch is as small as the bug. An operator yields the edits that it could make at a
+node. ``plan.py`` decides in which order they are tried, and the package's suite whether they are
+valid.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from swe_gym_env.tasks.pypi.edits import Context, Source
 Change = tuple[int, int, bytes]
 Operator = Callable[[ast.AST, Source, Context], Iterator[Change]]
 OPERATORS: dict[str, Operator] = {}
-# A draw among a function's candidates favors operators whose damage can be seen in the code
+# Weights of the draw among the candidates of a function: higher if the code itself shows the damage
 WEIGHTS = {"wrong_constant": 0.6, "wrong_variable": 0.4}
-# These change one token, and the line itself shows what the fix may be: conf/tasks/pypi.yaml
+# These change one token, and the line itself suggests the fix (used in conf/tasks/pypi.yaml)
 ONE_TOKEN = (
     "swapped_comparison",
     "swapped_arithmetic",
@@ -26,7 +27,7 @@ ONE_TOKEN = (
     "negated_condition",
     "dropped_not",
 )
-LAST = ("removed_statement", "wrong_return")  # what was there can only be guessed: few of these
+LAST = ("removed_statement", "wrong_return")  # tried late: the fix can only be guessed
 
 
 def operator(function: Operator) -> Operator:
@@ -102,7 +103,7 @@ def negated_condition(node: ast.AST, src: Source, _context: Context) -> Iterator
         return
     test = node.test
     if isinstance(test, ast.UnaryOp | ast.Compare):
-        return  # dropped_not and swapped_comparison look more natural there
+        return  # dropped_not and swapped_comparison make more natural bugs here
     text, start, end = src.text(test), src.start(test), src.end(test)
     simple = isinstance(test, ast.Name | ast.Attribute | ast.Call | ast.Subscript | ast.Constant)
     yield start, end, b"not " + text if simple else b"not (" + text + b")"
@@ -230,7 +231,7 @@ def wrong_return(node: ast.AST, src: Source, _context: Context) -> Iterator[Chan
 
 @operator
 def wrong_variable(node: ast.AST, src: Source, context: Context) -> Iterator[Change]:
-    """A parameter is read where its neighbor was meant."""
+    """Replace a parameter by its neighbor in the signature."""
     if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load):
         return
     names = [name for name in context.parameters if name not in ("self", "cls")]

@@ -1,4 +1,10 @@
-"""One package at work: where its bugs are tried, and where every verdict is remembered."""
+"""The builder of one package: it tries the package's bugs and stores every verdict.
+
+The folder of a builder has the source ``tree``, ``baseline.json`` (the suite of the original
+package, if it was run here), ``ledger.jsonl`` (one line for each tried bug; the last one of a bug
+counts) and ``list.json`` (whether the project's list was found to fit). All writes are atomic or
+append one line, so a killed build continues.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi import fetch, instance, listed, record
 from swe_gym_env.tasks.pypi.baseline import Baseline, baseline
 from swe_gym_env.tasks.pypi.catalog import Package
@@ -24,10 +30,24 @@ log = logging.getLogger(__name__)
 
 
 class PackageBuilder:
-    """One package on disk: its tree, environment, baseline, candidates and verdicts so far.
+    """One package with its tree, environment, baseline, candidates and verdicts so far.
 
-    Where the project's list knows the package (``listed``), the baseline and the findings are
-    taken from there until something is asked that it does not know. ``anew``: do not use it.
+    If the project's list knows the package, baseline and findings are taken from it, until a bug is
+    needed that it does not contain.
+
+    Args:
+        package: The package.
+        seed: Seed of the order of candidates.
+        anew: Whether the list is ignored, so that every bug is tried here.
+
+    Attributes:
+        folder: Where everything about the package is stored.
+        tree: The original source tree.
+        env: The environment of its tests.
+        listed: The list that is in use; None if there is none or it does not fit.
+        base: The baseline.
+        candidates: Every bug worth trying, in the order in which they are tried.
+        verdicts: Id of a bug -> (verdict, row); the row is None if the bug is not valid.
     """
 
     def __init__(self, package: Package, seed: int = 0, anew: bool = False) -> None:
@@ -53,11 +73,11 @@ class PackageBuilder:
 
     @property
     def measured(self) -> bool:
-        """Has the suite been run here in full?"""
+        """Whether the whole suite was run on this machine."""
         return (self.folder / "baseline.json").exists()
 
     def _fitting(self) -> listed.Listed | None:
-        """The list, unless it has been found wrong here."""
+        """The list, unless it was found not to fit on this machine."""
         found = listed.find(self.package)
         if found is None or self._noted(found.digest).get("misfit"):
             return None
@@ -66,7 +86,7 @@ class PackageBuilder:
         return found
 
     def _noted(self, digest: str) -> dict[str, Any]:
-        """What was seen here of the list with this digest."""
+        """The note about the list with this digest; empty if there is none."""
         note = json.loads(self._note.read_text()) if self._note.exists() else {}
         return note if note.get("digest") == digest else {}
 
@@ -91,7 +111,7 @@ class PackageBuilder:
         return found
 
     def entries(self) -> list[dict[str, Any]]:
-        """The ledger's lines that hold: those from a list only while that list is in use."""
+        """The valid lines of the ledger; lines from a list are valid while that list is in use."""
         digest = self.listed.digest if self.listed is not None else ""
         found = []
         if self._ledger.exists():
@@ -99,20 +119,29 @@ class PackageBuilder:
                 try:
                     entry = json.loads(line)
                 except ValueError:
-                    continue  # the line that a kill cut short
+                    continue  # a kill has cut this line
                 if entry.get("list", digest) == digest:
                     found.append(entry)
         return found
 
     def to_try(self, bug: Candidate | Group) -> list[Candidate | Group]:
-        """What is to be judged now: a group comes after its parts."""
+        """What must be tried before ``bug`` has a verdict: the parts of a group, then the group."""
         parts: list[Candidate | Group] = [p for p in bug.parts if p.id not in self.verdicts]
         return parts or ([] if bug.id in self.verdicts else [bug])
 
     def prepare(self, bugs: Collection[Candidate | Group]) -> bool:
-        """Before ``bugs`` are tried: check a sample of the list if some are in it, and run the
-        suite as it is if others are not. True if that changed what is known, so that the set has to
-        be drawn again. Raises SetupError if the suite does not pass here."""
+        """Prepare to try ``bugs``.
+
+        If some of them are in the list, a sample of the list is checked first. If some are not, the
+        suite of the original package is run first.
+
+        Returns:
+            Whether the list was dropped because it does not fit, so that the set must be drawn
+            again.
+
+        Raises:
+            SetupError: The suite does not pass on this machine.
+        """
         if self.listed is None:
             return False
         inside = [bug for bug in bugs if self._finding(bug) is not None]
@@ -147,8 +176,11 @@ class PackageBuilder:
         return None if bug.id in self._refuted else known.get(bug.id)
 
     def try_out(self, bug: Candidate | Group) -> str:
-        """Judge one bug and write the verdict down. Called by several threads, after ``prepare``.
-        Empty, with nothing written down, if the list turns out to be wrong about this bug."""
+        """Judge one bug and store the verdict. Several threads may call it, after ``prepare``.
+
+        Returns:
+            The verdict. It is empty, and nothing is stored, if the list is wrong about this bug.
+        """
         alone = [self._fails(part) for part in bug.parts] if isinstance(bug, Group) else []
         known = self._finding(bug)
         found = known or self._judged(bug, alone)
@@ -201,7 +233,7 @@ class PackageBuilder:
             self._idle.get().close()
 
     def publish(self) -> Path:
-        """The valid rows in candidate order, those of several bugs last, as one file."""
+        """Write all valid rows to one file, in the order of candidates, groups of bugs last."""
         path = self.folder.with_suffix(".jsonl")
         names = [c.id for c in self.candidates]
         names += sorted(set(self.verdicts) - set(names))

@@ -1,6 +1,6 @@
-"""Which bugs to try, and in which order: a pure function of the sources and of a seed.
+"""Decide which bugs are tried, and in which order: a pure function of the sources and of a seed.
 
-Every function gets its candidates in an order drawn by weight; then the functions take turns, so
+The candidates of each function are ordered by a weighted draw. Then the functions take turns, so
 that a short prefix of the list already covers many functions and operators.
 """
 
@@ -20,19 +20,28 @@ from swe_gym_env.tasks.pypi.walk import edits
 MAX_LINES = 40
 MIN_LINES = 3
 TRIES_PER_FUNCTION = 10
-LATE = 3  # places that the operators in LAST are put back
+LATE = 3  # by so many places the operators in LAST are moved back
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function or method by its qualified name; lines count from 1, both ends included."""
+    """A function or method.
+
+    Attributes:
+        file: Its file, relative to the tree.
+        name: Qualified name.
+        line_start: First line, counted from 1.
+        line_end: Last line, included.
+        shape: Its statements as normalized text, for the check of near-duplicates (``shape``).
+        decorators: Lines of its decorators; a traced run sees the function begin there.
+    """
 
     file: str
     name: str
     line_start: int
     line_end: int
-    shape: str  # its syntax tree without docstring, for the near-duplicate check
-    decorators: tuple[int, ...] = ()  # their lines, where a traced run sees the function begin
+    shape: str
+    decorators: tuple[int, ...] = ()
 
     @property
     def lines(self) -> int:
@@ -41,7 +50,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One bug that might become a task."""
+    """One bug that may become a task."""
 
     id: str
     package: str
@@ -64,7 +73,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Group:
-    """Bugs of one package and split, in different functions, put in together."""
+    """Several bugs of one package and split, in different functions, that make one task."""
 
     parts: tuple[Candidate, ...]
 
@@ -83,17 +92,19 @@ class Group:
 
 
 def buggy(pristine: Path, parts: Sequence[Candidate]) -> dict[str, bytes]:
-    """The changed files' contents with all of ``parts`` put in."""
+    """Content of the changed files with all of ``parts`` injected."""
     files = {part.function.file: b"" for part in parts}
     for file in files:
         files[file] = (pristine / file).read_bytes()
-    for part in sorted(parts, key=lambda part: -part.edit.start):  # from the end: offsets hold
+    for part in sorted(
+        parts, key=lambda part: -part.edit.start
+    ):  # the last one first, so that offsets stay valid
         files[part.function.file] = part.edit.apply(files[part.function.file])
     return files
 
 
 def groups(line: Sequence[Candidate], size: int) -> list[Group]:
-    """``line`` cut into groups of ``size`` in its own order, each bug used once."""
+    """Groups of ``size`` bugs, in the order of ``line``; each bug is used once."""
     found: list[Group] = []
     left = list(line)
     while left:
@@ -109,7 +120,7 @@ def groups(line: Sequence[Candidate], size: int) -> list[Group]:
 
 
 def draw(*key: object) -> float:
-    """A number in (0, 1) that depends on the key alone."""
+    """A pseudo-random number in (0, 1) that depends only on the key."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return (int.from_bytes(digest[:7], "big") + 1) / (256**7 + 1)
 
@@ -123,7 +134,7 @@ def split_of(package: Package, file: str) -> str:
         return "val"
     if package.heldout or package.val or package.sources:
         return "train"
-    share = draw("split", package.name, file)  # a package that the catalog does not know
+    share = draw("split", package.name, file)  # for a package that is not in the catalog
     return "heldout" if share < 0.25 else "val" if share < 0.35 else "train"
 
 
@@ -147,8 +158,10 @@ def functions(file: str, src: Source) -> Iterator[tuple[Function, ast.FunctionDe
 
 
 def shape(function: ast.FunctionDef) -> str:
-    """The function's statements as normalized text: names of its own kept, comments and layout
-    gone. Two functions with the same words in the same order are the same to a reader."""
+    """The statements of a function as normalized text, without comments, layout and docstring.
+
+    Names are kept: two functions with the same words in the same order look the same to a reader.
+    """
     body = function.body
     if ast.get_docstring(function) is not None:
         body = body[1:]
@@ -158,8 +171,14 @@ def shape(function: ast.FunctionDef) -> str:
 def candidates(
     package: Package, tree: Path, covered: Mapping[str, Sequence[int]], seed: int = 0
 ) -> list[Candidate]:
-    """Every bug worth trying in ``package``, best order first. Lines that no test runs are left
-    out: a bug there would survive."""
+    """Every bug worth trying in a package, in the order in which they are tried.
+
+    Args:
+        package: The package.
+        tree: Its source tree.
+        covered: File -> lines that tests execute. A bug on another line would not fail any test.
+        seed: Seed of the order.
+    """
     ranked: list[tuple[int, float, Candidate]] = []
     for file in source_files(package, tree):
         lines = set(covered.get(file, ()))
@@ -181,7 +200,7 @@ def _identity(package: Package, file: str, edit: Edit) -> str:
 
 
 def _rank(seed: int, package: Package, file: str, edit: Edit) -> float:
-    """Weighted order without replacement (Efraimidis and Spirakis)."""
+    """Sort key of a weighted draw without replacement (Efraimidis and Spirakis)."""
     weight = WEIGHTS.get(edit.operator, 1.0)
     return draw(seed, package.name, file, edit.start, edit.end, edit.new) ** (1 / weight)
 

@@ -1,4 +1,4 @@
-"""From a valid bug and what trying it showed to its task: the image, and all that the row says."""
+"""Make the task of a valid bug from the result of trying it: the image and the complete row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,19 @@ def task(
     env: Path,
     base: Baseline,
 ) -> dict[str, Any]:
-    """Make the task of a valid bug: its image in the local store, and its row."""
+    """Make the task of a valid bug.
+
+    Args:
+        bug: The bug.
+        finding: The result of trying it.
+        package: Its package.
+        pristine: The original tree of the package.
+        env: The environment of its tests.
+        base: The baseline.
+
+    Returns:
+        The row. The image is in the local store.
+    """
     changes = buggy(pristine, bug.parts)
     for file, lines in finding.hidden.items():
         changes[file] = hide((pristine / file).read_bytes(), lines)
@@ -36,14 +48,20 @@ def task(
 
 
 def symptoms(
-    package: Package, scratch: Path, run: SuiteRun, own: Sequence[Collection[str]]
+    package: Package, scratch: Path, run: SuiteRun, failing: Sequence[Collection[str]]
 ) -> tuple[str, ...]:
-    """What goes wrong, for each part of a bug. ``run`` is the suite's first run with the bug;
-    ``own`` has for each part the failing tests that tell of it."""
+    """A text about what goes wrong, for each part of a bug.
+
+    Args:
+        package: The package.
+        scratch: The tree in which the suite ran; its path is removed from the texts.
+        run: The first run of the suite with the bug.
+        failing: For each part, the failing tests that are due to it.
+    """
     module = Path(package.sources[0]).stem
     roots = [str(scratch.resolve()), str(scratch)]
     texts = []
-    for tests in own:
+    for tests in failing:
         failure = statement.best_failure([f for f in run.failures if f["test"] in tests])
         texts.append(statement.symptom(module, failure or _nothing(min(tests)), roots))
     return tuple(texts)
@@ -82,7 +100,7 @@ def _row(
 
 
 def _place(part: Candidate, parts: Sequence[Candidate], source: bytes) -> dict[str, Any]:
-    """Where the agent finds it: lines count in the file as it is with all the bugs."""
+    """Where the agent finds a bug; lines are those of the file with all bugs injected."""
     function, edit = part.function, part.edit
     above = sum(
         _growth(other, source)
@@ -111,9 +129,11 @@ def _nothing(test: str) -> dict[str, Any]:
 
 
 def distance(bug: Candidate | Group, fails: Collection[str], base: Baseline) -> int | None:
-    """Calls on the shortest way, seen in a traced run of the original suite, from the nearest of
-    ``fails`` to the changed function; 1 is a direct call. With several bugs, that of the furthest.
-    None where no failing test was seen to enter the function: it runs at import only."""
+    """Fewest calls from one of ``fails`` to the changed function, in a traced run of the suite.
+
+    1 is a direct call. With several bugs, it is the largest of their distances. None if no failing
+    test was seen to enter the function, which then runs only at import.
+    """
     away = [base.distance(part.function, fails) for part in bug.parts]
     seen = [calls for calls in away if calls is not None]
     return max(seen) if len(seen) == len(away) else None
@@ -124,10 +144,10 @@ def difficulty(
 ) -> dict[str, Any]:
     """How hard the task may be, for ``metadata["difficulty"]``.
 
-    ``bugs``, ``files`` and ``lines``: what the gold patch mends; a replaced line counts once.
-    ``function_lines``: the length of the functions that hold the bugs, together.
-    ``failing_tests`` (FAIL_TO_PASS) and ``tests`` (with PASS_TO_PASS).
-    ``distance``: calls from the nearest failing test to the changed function.
+    Returns:
+        ``bugs``, ``files`` and ``lines``: how much the gold patch changes; a replaced line counts
+        once. ``function_lines``: total length of the functions with bugs. ``failing_tests``: number
+        of FAIL_TO_PASS; ``tests``: with PASS_TO_PASS. ``distance``: see :func:`distance`.
     """
     return {
         "bugs": len(bug.parts),

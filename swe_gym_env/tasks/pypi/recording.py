@@ -1,4 +1,4 @@
-"""Write the list of this Python (listed.py): try all bugs of the usual sets, note what was seen."""
+"""Write the list of this Python (``listed.py``): try all bugs of the usual sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swe_gym_env.tasks.pypi.operators import ONE_TOKEN
 from swe_gym_env.tasks.pypi.package_builder import PackageBuilder
 from swe_gym_env.tasks.pypi.plan import Candidate
 
-# What `make demo` draws (conf/tasks/pypi.yaml, evaluation.tasks), then the default
+# The set that `make demo` draws (conf/tasks/pypi.yaml, evaluation.tasks), then the default set
 SETS = (Wanted({"train": 120, "heldout": 56}, operators=ONE_TOKEN), Wanted(FULL))
 
 
@@ -26,33 +26,45 @@ def record(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> int:
-    """Write to ``path`` what is found when ``sets`` are drawn; how many bugs are in it. Nothing is
-    taken from a list. Bugs that this store has tried already are not tried again."""
+    """Draw ``sets`` without using a list, and write the results of all tried bugs to ``path``.
+
+    Bugs that were tried in this store before are not tried again.
+
+    Args:
+        path: The file to write.
+        packages: The packages; by default the quick ones of the catalog.
+        sets: The sets to draw.
+        workers: Number of threads.
+        progress: Called with (done, total, message).
+
+    Returns:
+        The number of bugs in the file.
+    """
     chosen = [find(name) for name in CORE] if packages is None else packages
     text: list[str] = []
-    with opened(chosen, 0, workers, progress, anew=True) as shops:
+    with opened(chosen, 0, workers, progress, anew=True) as builders:
         for wanted in sets:
-            fill(shops, wanted, workers, progress)
-        for shop in shops:
-            text += listed.lines(shop.package, shop.base, _tried(shop))
+            fill(builders, wanted, workers, progress)
+        for builder in builders:
+            text += listed.lines(builder.package, builder.base, _tried(builder))
     aside = path.with_suffix(".tmp")
     aside.write_text("".join(line + "\n" for line in text))
     aside.replace(path)
-    return len(text) - len(shops)
+    return len(text) - len(builders)
 
 
-def _tried(shop: PackageBuilder) -> Iterator[tuple[Candidate, Finding]]:
-    """In the order in which they are tried."""
+def _tried(builder: PackageBuilder) -> Iterator[tuple[Candidate, Finding]]:
+    """Bugs and results, in the order in which the bugs are tried."""
     found: Mapping[str, Finding] = {
         entry["candidate"]: Finding.from_json(entry["finding"])
-        for entry in shop.entries()
+        for entry in builder.entries()
         if "finding" in entry
     }
-    if lost := sorted(set(shop.verdicts) - set(found)):
+    if lost := sorted(set(builder.verdicts) - set(found)):
         raise SetupError(
-            f"{shop.folder} has verdicts of an older version of this project, {lost[0]} for one: "
-            "record with SWE_GYM_HOME pointing at an empty folder"
+            f"{builder.folder} has verdicts of an older version of this project, {lost[0]} for "
+            "one: record with SWE_GYM_HOME pointing at an empty folder"
         )
-    for candidate in shop.candidates:
+    for candidate in builder.candidates:
         if candidate.id in found:
             yield candidate, found[candidate.id]

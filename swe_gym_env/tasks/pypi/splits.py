@@ -1,7 +1,7 @@
-"""Near-duplicates across splits: a function that was trained on must not stand in an evaluation.
+"""Find near-duplicates across splits: a function of the training set must not be evaluated.
 
-Two functions count as near-duplicates when their statements, as normalized text, are nearly the
-same words in the same order. The evaluation's copy is the one that goes.
+Two functions count as near-duplicates if their statements, as normalized text, consist of nearly
+the same words in the same order. The copy in the evaluation split is the one that is dropped.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-SPLITS = ("train", "val", "heldout", "unseen")  # earlier keeps, later loses
+SPLITS = ("train", "val", "heldout", "unseen")  # of two duplicates the earlier split keeps its copy
 ALIKE = 0.8
-SMALLEST = 6  # tokens; shorter bodies are alike by chance and teach nothing
+SMALLEST = 6  # tokens; shorter functions are similar by chance, and nothing is learned from them
 
 
 def shingles(shape: str) -> frozenset[tuple[str, ...]]:
@@ -22,14 +22,14 @@ def shingles(shape: str) -> frozenset[tuple[str, ...]]:
 
 
 def alike(one: frozenset[tuple[str, ...]], two: frozenset[tuple[str, ...]]) -> bool:
-    """Jaccard similarity of the shingles, at least ``ALIKE``."""
+    """Whether the Jaccard similarity of the shingles is at least ``ALIKE``."""
     if min(len(one), len(two)) < ALIKE * max(len(one), len(two)):
         return False
     return len(one & two) >= ALIKE * len(one | two)
 
 
 def near_duplicates(shapes: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Of (split, shape) pairs, those that an earlier split already holds."""
+    """Those of the (split, shape) pairs of which an earlier split has a near-duplicate."""
     seen: list[tuple[str, frozenset[tuple[str, ...]]]] = []
     dropped: set[tuple[str, str]] = set()
     for split, shape in sorted(set(shapes), key=lambda pair: (SPLITS.index(pair[0]), pair[1])):

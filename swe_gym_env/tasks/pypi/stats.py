@@ -1,5 +1,4 @@
-"""What has been built so far, in numbers: verdicts by package and kind of bug, the valid tasks by
-split and number of bugs, and how hard they are."""
+"""Print what was built so far: verdicts by package and operator, tasks by split, difficulty."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import quantiles
 from typing import Any
 
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi.splits import SPLITS
 
 MEASURES = ("lines", "files", "function_lines", "failing_tests", "tests", "distance")
@@ -24,7 +23,7 @@ def entries() -> list[dict[str, Any]]:
             try:
                 entry = json.loads(line)
             except ValueError:
-                continue  # the line that a kill cut short
+                continue  # a kill has cut this line
             name = path.parent.name.rpartition("-")[0]
             found[entry["candidate"]] = {**entry, "package": name}
     return list(found.values())

@@ -1,7 +1,7 @@
-"""The project's side of ``suite_server.py``: a test suite as a function call.
+"""Run a test suite as a function call; ``suite_server.py`` is the side in the subprocess.
 
-The suites run in plain subprocesses with time and memory limits and a clean environment, not in a
-sandbox: at build time the code is the published package's own, with one operator changed.
+At build time, suites run in ordinary subprocesses with limits on time and memory and a clean
+environment, not in a sandbox: the code is that of the published package with one operator changed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,20 @@ SERVER = Path(__file__).with_name("suite_server.py")
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """What one run of the suite said. ``places`` maps a test to (file, first line of its function);
-    ``failures`` has statement, error and params of the first failing tests; where the run was
-    traced, ``covered`` has the lines that ran and ``callers`` the tests that entered a function (by
-    its first line; ``*`` is an import), each with the fewest calls from the test to it."""
+    """The result of one run of a suite.
+
+    Attributes:
+        exit: Exit code of pytest; -1 if the run was killed.
+        seconds: Wall-clock time.
+        statuses: Status by test id.
+        places: Test id -> (file, first line of its function).
+        failures: ``test``, ``statement``, ``error`` and ``params`` of the first failing tests.
+        collect_errors: Messages of files that could not be collected.
+        covered: File -> lines that were executed; only of a traced run.
+        callers: File -> first line of a function -> test -> fewest calls from the test to the
+            function; only of a traced run. The test ``*`` stands for the import.
+        timeout: Whether the run was killed at its time limit.
+    """
 
     exit: int
     seconds: float
@@ -37,12 +47,18 @@ class SuiteRun:
     timeout: bool = False
 
     def having(self, *wanted: str) -> set[str]:
+        """Ids of the tests with one of these statuses."""
         return {test for test, status in self.statuses.items() if status in wanted}
 
 
 class Suite:
-    """One warm interpreter that runs the suite of one package. Used by one thread at a time. A
-    run's ``timeout`` is in seconds of processor time."""
+    """A warm interpreter that runs the suite of one package. Used by one thread at a time.
+
+    Args:
+        python: The interpreter of the package's environment.
+        path: What PYTHONPATH must contain, relative to the tree.
+        hash_seed: PYTHONHASHSEED of the runs.
+    """
 
     def __init__(self, python: Path, path: Sequence[str], hash_seed: int = 0) -> None:
         self._python, self._path = python, list(path)
@@ -59,6 +75,17 @@ class Suite:
     def run(
         self, root: Path, args: Sequence[str], *, timeout: float, trace: bool = False
     ) -> SuiteRun:
+        """Run the suite once.
+
+        Args:
+            root: The tree.
+            args: Arguments of pytest.
+            timeout: Limit in seconds of processor time.
+            trace: Whether lines and calls are recorded; this is much slower.
+
+        Raises:
+            SetupError: The interpreter has ended.
+        """
         request = {
             "root": str(root),
             "path": self._path,
@@ -90,7 +117,7 @@ class Suite:
 
 
 def environment(python: Path, hash_seed: int = 0) -> dict[str, str]:
-    """Nothing of the user's own environment reaches a suite."""
+    """The environment of a suite, which contains nothing of the user's environment."""
     return {
         "PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": os.devnull,

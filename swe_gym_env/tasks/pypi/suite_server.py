@@ -1,9 +1,14 @@
-"""Run a package's test suite again and again without paying for interpreter start-up.
+"""Run the test suite of a package many times without starting an interpreter each time.
 
-This file is started by path with the package's own interpreter (it cannot import this project)
-and imports pytest once. For each request, one line of JSON on stdin, it forks; the child enters
-the tree, runs pytest in process and reports through a pipe; the parent holds the time limit and
-never imports the package itself, so that every run sees the files as they are then.
+This file is started by its path with the interpreter of the package's environment, so it cannot
+import this project. It imports pytest once. For each request, one line of JSON on standard input,
+it forks (``_run``). The child enters the tree, runs pytest in its process and reports through a
+pipe (``_child``); the parent enforces the time limit and answers with one line of JSON.
+
+Invariant: the parent never imports the package or its tests, so every run sees the files as they
+    are at that time. To be fast, it does keep two kinds of results of its children that cannot
+    depend on these files: modules of the standard library that a run imported, and compiled test
+    files, stored under a hash of their content (:class:`Rewritten`).
 """
 
 from __future__ import annotations
@@ -28,14 +33,15 @@ import pytest
 from _pytest.assertion import rewrite
 from _pytest.config import default_plugins
 
-MEMORY = 2 << 30
-# The limit is on processor time: a verdict must not hang on what else the machine is doing. A run
-# that waits gets so many times as long by the clock; one that is ready to run, and is kept from it
-# by others, gets as long as it needs.
+MEMORY = 2 << 30  # bytes of address space of a run
+# The limit is on processor time, so that a verdict does not depend on the load of the machine. A
+# run that sleeps or waits may take PATIENCE times the limit by the clock. A run that is ready to
+# execute, but gets no processor because of other programs, may take as long as it needs (_starved).
 PATIENCE = 4
-MAX_MESSAGES = 48  # more than may fail in a valid task
+MAX_MESSAGES = 48  # messages of failures; a valid task has fewer failing tests
 OPTIONS = ["-q", "--tb=no", "-p", "no:cacheprovider", "-o", "addopts=", "-W", "ignore"]
 
+# Files that may configure pytest, in its order of precedence -> the section that they must contain
 CONFIGS = {
     "pytest.ini": "",
     ".pytest.ini": "",
@@ -46,7 +52,16 @@ CONFIGS = {
 
 
 class Recorder:
-    """Collects per test: status, where it is defined, and what a failure said."""
+    """A pytest plugin that collects the status, place and failure of each test.
+
+    With ``trace`` it also records through ``sys.settrace`` which lines are executed and which tests
+    enter a function.
+
+    Attributes:
+        running: The running test without its parameters; ``*`` during the import of test files.
+        covered: File -> executed lines.
+        callers: File -> first line of a function -> test -> fewest calls from the test to it.
+    """
 
     def __init__(self, root: str, trace: bool) -> None:
         self.root = root
@@ -61,6 +76,7 @@ class Recorder:
             sys.settrace(self._trace)
 
     def _trace(self, frame: Any, event: str, _arg: object) -> Any:
+        """Called at the start of each function; returns what is called for its lines."""
         name = frame.f_code.co_filename
         if not name.startswith(self.root):
             return None
@@ -68,7 +84,7 @@ class Recorder:
         lines = self.covered.setdefault(file, set())
         first = frame.f_code.co_firstlineno
         callers = self.callers.setdefault(file, {}).setdefault(first, {})
-        if callers.get(self.running, 2) > 1:
+        if callers.get(self.running, 2) > 1:  # 1 is a direct call: it cannot become shorter
             steps = self._distance(frame)
             callers[self.running] = min(steps, callers.get(self.running, steps))
 
@@ -80,7 +96,7 @@ class Recorder:
         return local
 
     def _distance(self, frame: Any) -> int:
-        """Calls from the outermost frame in the tree, which is the test's or its fixture's."""
+        """Number of calls from the outermost frame in the tree, that of a test or a fixture."""
         distance = steps = 0
         frame = frame.f_back
         while frame is not None and "/_pytest/" not in frame.f_code.co_filename:
@@ -114,6 +130,7 @@ class Recorder:
         return report
 
     def _place(self, item: Any) -> None:
+        """Record the file and first line of the function of a test."""
         function = inspect.unwrap(getattr(item, "obj", None) or (lambda: None))
         code = getattr(function, "__code__", None)
         if code is not None:
@@ -121,6 +138,7 @@ class Recorder:
             self.places[item.nodeid] = (file, code.co_firstlineno)
 
     def _failure(self, item: Any, excinfo: Any) -> None:
+        """Record the statement of the test that failed, the error, and the test's parameters."""
         file = os.path.join(self.root, self.places.get(item.nodeid, ("", 0))[0])
         inside = [entry for entry in excinfo.traceback if str(entry.path) == file]
         with contextlib.suppress(Exception):
@@ -137,6 +155,7 @@ class Recorder:
             )
 
     def answer(self, code: int) -> dict[str, Any]:
+        """The answer to the request, as JSON values (the fields of ``suite.SuiteRun``)."""
         return {
             "exit": code,
             "statuses": self.statuses,
@@ -154,10 +173,17 @@ class Recorder:
 
 
 class Rewritten:
-    """Test files as pytest compiled them, by content: rewriting their assertions is most of the
-    cost of a quick suite. The child sends what it had to compile; the parent keeps it."""
+    """Test files that pytest has compiled, by path and content.
 
-    LARGEST = 400
+    Rewriting asserts takes most of the time of a quick suite. A child sends the files that it had
+    to compile to the parent, whose later children find them in memory.
+
+    Attributes:
+        kept: Compiled files of earlier runs.
+        fresh: Compiled files of this run: marshaled, as base64.
+    """
+
+    LARGEST = 400  # number of files that are kept
 
     def __init__(self) -> None:
         self.kept: dict[str, Any] = {}
@@ -174,6 +200,7 @@ class Rewritten:
         return stat, code
 
     def keep(self, fresh: dict[str, str]) -> None:
+        """In the parent: keep the compiled files of a child."""
         if len(self.kept) < self.LARGEST:
             self.kept |= {k: marshal.loads(base64.b64decode(v)) for k, v in fresh.items()}
 
@@ -182,11 +209,16 @@ REWRITTEN = Rewritten()
 
 
 def _library_modules() -> list[str]:
-    """What the run imported from the standard library: the parent may import it once for all."""
+    """Modules of the standard library that this run has imported; the parent imports them too."""
     return sorted(set(sys.modules) & set(sys.stdlib_module_names))
 
 
 def _child(request: dict[str, Any], pipe: int) -> None:
+    """Run pytest once and write the answer to ``pipe``.
+
+    The child leads a session, so that the parent can kill all processes that its tests start. At
+    the limit on processor time the kernel sends SIGXCPU, which the parent recognizes.
+    """
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -207,7 +239,7 @@ def _child(request: dict[str, Any], pipe: int) -> None:
 
 
 def _config(root: str) -> str:
-    """The tree's own pytest configuration. Left alone, pytest would look for one further up."""
+    """The pytest configuration of the tree, so that pytest does not search the folders above it."""
     for name, section in CONFIGS.items():
         with contextlib.suppress(OSError), open(os.path.join(root, name)) as handle:
             if section in handle.read():
@@ -216,6 +248,12 @@ def _config(root: str) -> str:
 
 
 def _run(request: dict[str, Any]) -> dict[str, Any]:
+    """Fork a child for a request, enforce its time limit, and return its answer.
+
+    The pipe is read until its end or the deadline. A child that is starved at the deadline gets
+    more time. A child that was killed has sent no complete JSON: then the answer has ``timeout``,
+    or only the exit code -1 if the child has crashed.
+    """
     start = time.monotonic()
     reader, writer = os.pipe()
     pid = os.fork()
@@ -249,7 +287,7 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _starved(pid: int) -> bool:
-    """Would it run now, or read from a disk, if it got its turn?"""
+    """Whether a process is ready to run, or waits for a disk, and lacks only its turn."""
     try:
         with open(f"/proc/{pid}/stat") as handle:
             return handle.read().rpartition(")")[2].split()[0] in "RD"

@@ -1,15 +1,20 @@
-"""Is a bug a task? Decided by the package's own suite.
+"""Decide by the package's suite whether a bug makes a task.
 
-Kept only if the suite passed before (three runs with different hash seeds; other tests are left
-out), then: (1) some of the tests that enter the bug's function fail; (2) without these, which is
-what the agent sees, the whole suite passes with the bug; (3) put back, the same ones fail again
-and their neighbors pass. So every test has run with the bug, and each that failed twice. That
-the gold patch mends it follows from the tree: the round trip in ``instance.py`` is equal byte for
-byte to the tree whose suite passed.
+Only tests count that passed in all runs of the original package (``baseline.py``). Then:
 
-Several bugs in one task are valid ones put in together, and more is asked of them: every test that
-fails with one of them alone fails with all; each has failing tests of its own; and (4) with any
-one of them mended, its own tests pass and others still fail. So none can be left out.
+1. Some of the tests that enter the function with the bug must fail.
+2. Without these tests, as the agent sees the repository, the whole suite must pass with the bug.
+3. With the hidden tests restored, the same tests must fail again, and the others in the same
+   functions must pass.
+
+So every test has run with the bug, and each failing test has failed twice. That the gold patch
+fixes the bug needs no run: ``instance.py`` checks that it restores, byte for byte, the tree whose
+suite has passed.
+
+A task with several bugs is made of valid ones that are injected together, with further conditions:
+each test that fails with one bug alone must fail with all; each bug must have failing tests that no
+other bug has; and (4) if any one of them is fixed, its tests must pass while others still fail. So
+no bug can be left unfixed without a failing test.
 """
 
 from __future__ import annotations
@@ -34,7 +39,10 @@ FAILED = ("FAILED", "ERROR")
 
 
 class Validator:
-    """Tries bugs of one package in a scratch tree of its own. Used by one thread at a time."""
+    """Tries bugs of one package in a separate scratch tree. Used by one thread at a time.
+
+    Invariant: between two calls of ``try_out`` the scratch tree equals the original tree.
+    """
 
     def __init__(
         self, package: Package, python: Path, pristine: Path, scratch: Path, base: Baseline
@@ -53,7 +61,12 @@ class Validator:
         return self._suite.run(self.scratch, args or self.package.tests, timeout=self.base.timeout)
 
     def try_out(self, bug: Candidate | Group, alone: Sequence[set[str]] = ()) -> Finding:
-        """``alone``: for each part of a group the tests that fail with it alone."""
+        """Try one bug.
+
+        Args:
+            bug: The bug, or a group of several.
+            alone: For each part of a group, the tests that fail with this part alone.
+        """
         changes = buggy(self.pristine, bug.parts)
         try:
             for data in changes.values():
@@ -86,8 +99,8 @@ class Validator:
         fails = known & first.having(*FAILED)
         if not 0 < len(fails) <= limit:
             return Finding("blunt" if fails else "survived")
-        own = _own(alone) or [fails]
-        if not all(own) or not set().union(*alone) <= fails:
+        exclusive = _exclusive(alone) or [fails]
+        if not all(exclusive) or not set().union(*alone) <= fails:
             return Finding("masked")
         hidden = self._hide(first, fails, changes)
         visible = self._run()
@@ -105,7 +118,7 @@ class Validator:
             return Finding("unstable")
         if again.having("PASSED") & unseen != unseen - fails:
             return Finding("unstable")
-        if alone and not self._separate(bug.parts, own, fails):
+        if alone and not self._separate(bug.parts, exclusive, fails):
             return Finding("entangled")
         places: dict[str, tuple[int, ...]] = {}
         for file, line in sorted(hidden):
@@ -114,7 +127,7 @@ class Validator:
             "valid",
             tuple(sorted(fails)),
             places,
-            record.symptoms(self.package, self.scratch, first, own),
+            record.symptoms(self.package, self.scratch, first, exclusive),
             record.distance(bug, fails, self.base),
         )
 
@@ -123,23 +136,32 @@ class Validator:
         return sorted(set().union(*found)) if all(found) else list(self.package.tests)
 
     def _separate(
-        self, parts: Sequence[Candidate], own: Sequence[set[str]], fails: set[str]
+        self, parts: Sequence[Candidate], exclusive: Sequence[set[str]], fails: set[str]
     ) -> bool:
-        """Does mending each one alone mend its own tests, and leave others failing?"""
+        """Whether, with any one part fixed, its exclusive tests pass and others still fail."""
         tests = sorted({test.split("[")[0] for test in fails})
-        for mended, part in enumerate(parts):
+        for fixed, part in enumerate(parts):
             self._restore({one.function.file for one in parts})
             self._write(buggy(self.pristine, [other for other in parts if other is not part]))
             run = self._run(*tests)
             failing = run.having(*FAILED) & fails
-            if run.timeout or not failing or own[mended] & failing:
+            if run.timeout or not failing or exclusive[fixed] & failing:
                 return False
         return True
 
     def _hide(
         self, run: SuiteRun, fails: set[str], changes: dict[str, bytes]
     ) -> set[tuple[str, int]]:
-        """Remove the failing tests' functions from the scratch tree; which ones."""
+        """Remove the functions of the failing tests from the scratch tree.
+
+        ``changes`` gets the changed test files.
+
+        Returns:
+            (file, first line) of the removed functions.
+
+        Raises:
+            CannotHideError: A test is not a function of a test file in the tree.
+        """
         places = defaultdict(set)
         for test in fails:
             if test not in run.places:
@@ -154,6 +176,6 @@ class Validator:
         return {(file, line) for file, lines in places.items() for line in lines}
 
 
-def _own(alone: Sequence[set[str]]) -> list[set[str]]:
-    """For each part the tests that fail with it alone and with no other one alone."""
+def _exclusive(alone: Sequence[set[str]]) -> list[set[str]]:
+    """For each part, the tests that fail with this part alone and with no other part alone."""
     return [tests.difference(*(other for other in alone if other is not tests)) for tests in alone]

@@ -1,7 +1,7 @@
-"""All the bugs that fit into a function: every operator is tried at every node of its body.
+"""Find all bugs that can be injected into a function: try every operator at every syntax node.
 
-Apart from the operators, so that they stay a list of small cases and the order of the search, and
-what it leaves alone, can be read in one place.
+This is separate from the operators, so that they remain a list of small cases, and the order of the
+search and the parts that it skips can be read in one place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def edits(function: ast.FunctionDef | ast.AsyncFunctionDef, src: Source) -> list
 
     def walk(node: ast.AST, parents: tuple[ast.AST, ...], line: int) -> None:
         if isinstance(node, ast.JoinedStr | ast.Assert) or _is_docstring(node):
-            return  # positions inside f-strings are not exact before Python 3.12
+            return  # before Python 3.12, positions inside of f-strings are not exact
         if isinstance(node, ast.stmt):
             line = node.lineno
         context = Context(function, parents, parameters)
@@ -46,7 +46,7 @@ def _is_docstring(node: ast.AST) -> bool:
 
 
 def _children(node: ast.AST) -> Iterator[ast.AST]:
-    """The children that hold behavior: no annotations, no decorators."""
+    """The children that determine behavior, without annotations and decorators."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list"):
             continue

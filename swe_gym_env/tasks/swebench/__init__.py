@@ -1,8 +1,9 @@
 """SWE-bench: Verified, Lite and the full test set, in Docker images or rebuilt from PyPI.
 
-``build="docker"`` takes the published images. ``build="sdist"`` makes each repository again from
-the first source distribution that contains the row's fix (``rebuild.py``), for the local store:
-no Docker and no registry, but not the same tree, so scores on it are named apart.
+``build="docker"`` uses the published images. ``build="sdist"`` makes each repository again from the
+first source distribution that contains the fix of the row (``rebuild.py``), in the local store.
+That needs neither Docker nor a registry, but the tree is not the same, so scores on it have another
+name.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ HUB = {
     "lite": "SWE-bench/SWE-bench_Lite",
     "full": "SWE-bench/SWE-bench",
 }
+BUILT = True  # with build="sdist"
 SPLITS = ("test", "all", "train", "heldout", "dev")
-# For experiments with nothing else to train on. What has trained on these must not claim a score
-# on the test set, only on heldout.
+# For experiments without other training tasks. A model that was trained on these must not report a
+# score on the test set, only on heldout.
 TRAIN = ("sympy/sympy", "sphinx-doc/sphinx")
 Progress = Callable[[int, int, str], None]
 
@@ -39,13 +41,21 @@ def load(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> list[TaskInstance]:
-    """The tasks of ``dataset``: verified, lite, full, or a file, folder or hub id of such rows.
+    """Load tasks of SWE-bench.
 
-    ``path`` is where its rows lie, if not on the hub; ``instances`` are ids. ``split``: test (or
-    all), its parts train and heldout, which share no repository, or dev. With build="sdist" come
-    the rows that are known to behave there (``validated.jsonl``), or those of ``instances``, which
-    are then tried whether known or not. ``workers`` and ``progress`` concern that build.
-    Raises SetupError.
+    Args:
+        dataset: ``verified``, ``lite``, ``full``, or a file, folder or id on the hub.
+        path: Where the rows are, if not on the hub.
+        build: ``docker`` or ``sdist``, see above. ``sdist`` loads only rows that are known to work
+            (``validated.jsonl``), unless ``instances`` names them.
+        split: ``test`` or ``all``; ``train`` and ``heldout``, parts of it that share no repository;
+            or ``dev``.
+        instances: Ids of the tasks.
+        workers: Number of threads of ``sdist``.
+        progress: Called by ``sdist`` with (done, total, message).
+
+    Raises:
+        SetupError: The rows cannot be read, one is wrong, or one cannot be rebuilt.
     """
     if build not in ("docker", "sdist"):
         raise SetupError(f"build={build!r}: it is docker (the published images) or sdist (PyPI)")
@@ -61,7 +71,7 @@ def load(
 
     asked = instances is not None
     some = list(islice(wanted if asked else known(wanted), limit))
-    for row in some:  # before minutes go into rebuilding them
+    for row in some:  # all are checked before minutes are spent on rebuilding
         from_row(complete(row), source)
     return [from_row(row, f"{source}[sdist]") for row in rebuilt(some, asked, workers, progress)]
 

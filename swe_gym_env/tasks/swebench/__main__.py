@@ -1,6 +1,6 @@
 """Rebuild and judge rows: ``python -m swe_gym_env.tasks.swebench validate --rows FILE``.
 
-``list`` prints those that behaved, as they stand in ``validated.jsonl``.
+``list`` prints the rows that worked, in the form of ``validated.jsonl``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 from swe_gym_env import sandbox
 from swe_gym_env.errors import SWEGymError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.files import read_rows
 from swe_gym_env.tasks.swebench.validate import REPEATS, behaved, read, validate
 from swe_gym_env.text import shown
@@ -46,8 +46,8 @@ def main() -> int:
         wanted = [row for row in rows.values() if any(repo in row.text("repo") for repo in repos)]
         wanted.sort(key=lambda row: len(row.column("PASS_TO_PASS")))  # the quick ones first
         for verdict in validate(wanted, sandbox.provider(options.sandbox), ledger):
-            said = verdict.reason or f"behaves, {verdict.seconds} s"
-            print(shown(f"{verdict.instance_id} ({verdict.repeat}): {said}"), flush=True)
+            result = verdict.reason or f"behaves, {verdict.seconds} s"
+            print(shown(f"{verdict.instance_id} ({verdict.repeat}): {result}"), flush=True)
     except SWEGymError as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         return 1

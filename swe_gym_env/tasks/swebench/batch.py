@@ -1,4 +1,4 @@
-"""Rebuild many rows: what is known to behave, a few at a time, and what was built stays."""
+"""Rebuild many rows that are known to work, several in parallel; built ones are kept."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from swe_gym_env import paths
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox import images
 from swe_gym_env.tasks.files import Row
@@ -21,15 +22,18 @@ log = logging.getLogger(__name__)
 
 @cache
 def validated() -> Mapping[str, Mapping[str, Any]]:
-    """The rows that behaved whenever they were judged, by instance_id: ``sdist``, ``python``,
-    ``packages_as_of``, ``f2p``, ``p2p``, the ``seconds`` of a test run, and ``repeats``."""
+    """The rows that worked each time they were judged, by instance_id.
+
+    Each has ``sdist``, ``python``, ``packages_as_of``, ``f2p``, ``p2p``, the ``seconds`` of a test
+    run, and ``repeats``.
+    """
     text = resources.files(__package__).joinpath("validated.jsonl").read_text()
     facts = [json.loads(line) for line in text.splitlines()]
     return {one["instance_id"]: one for one in facts}
 
 
 def known(rows: Iterable[Row]) -> Iterator[Row]:
-    """Those in ``validated()``."""
+    """Those of ``rows`` that are in ``validated()``."""
     return (row for row in rows if row["instance_id"] in validated())
 
 
@@ -39,10 +43,14 @@ def rebuilt(
     workers: int,
     progress: Callable[[int, int, str], None] | None,
 ) -> list[dict[str, Any]]:
-    """The rows in swebench 5's columns, in their order, images in the local store.
+    """Rebuild rows.
 
-    Where they were ``asked`` for by name, one that cannot be rebuilt is a SetupError; else one
-    that fails on this machine is left out with a warning.
+    Returns:
+        Rows with the columns of swebench 5, in their order. Their images are in the local store.
+
+    Raises:
+        SetupError: A row that was requested by name (``asked``) cannot be rebuilt. Others are left
+            out with a warning.
     """
     made: list[dict[str, Any]] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -66,8 +74,8 @@ def rebuilt(
 
 
 def _built(row: Mapping[str, Any]) -> dict[str, Any]:
-    """From the store where it was built before, with the same rebuilt row beside its image."""
-    note = images.home() / "tasks" / "swebench" / "rows" / f"{row['instance_id']}.json"
+    """Rebuild a row, or take it from the store if it was rebuilt from the same row before."""
+    note = paths.home() / "tasks" / "swebench" / "rows" / f"{row['instance_id']}.json"
     known = validated().get(row["instance_id"], {}).get("sdist", "")
     with locked(note.with_suffix(".lock")):
         if note.exists():

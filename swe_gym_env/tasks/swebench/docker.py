@@ -1,7 +1,7 @@
-"""Classic SWE-bench rows, completed to the columns of swebench 5 for the published images.
+"""Complete older rows of SWE-bench to the columns of swebench 5, for the published images.
 
-The Verified, Lite and full sets of earlier days have neither image nor eval_script, log_parser and
-eval_type. Rows that have them keep their own.
+Older versions of Verified, Lite and the full set have neither image nor eval_script, log_parser and
+eval_type. Rows that have these columns keep them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ENV = {
     "CONDA_PREFIX": TESTBED,
     "CONDA_DEFAULT_ENV": "testbed",
 }
-# Where a sandbox has no network the installation of what is installed already fails, and soon
+# Without a network, installing what is installed already fails, and it should fail quickly
 OFFLINE = "PIP_RETRIES=0 PIP_DEFAULT_TIMEOUT=15"
 
 
@@ -32,8 +32,11 @@ def image(instance_id: str) -> str:
 
 
 def complete(classic: Mapping[str, Any]) -> Row:
-    """The row with every column of swebench 5. Raises SetupError with the row's place, for an
-    unknown repository too."""
+    """The row with all columns of swebench 5.
+
+    Raises:
+        SetupError: The row is wrong or its repository unknown; the message has the row's place.
+    """
     row = as_row(classic)
     done = {"env": ENV, **row}
     done["image"] = row.get("image") or image(row.text("instance_id"))
@@ -56,7 +59,7 @@ def _spec(row: Row) -> Spec:
 
 
 def script(row: Row, facts: Spec) -> str:
-    """In the order of swebench's own: the environment, the installation, the tests."""
+    """The eval script, in the order of swebench: environment, installation, tests."""
     tests = directives(row.text("repo"), row.text("test_patch"))
     prepare = [f"source {CONDA}/bin/activate", "conda activate testbed", *facts.setup]
     prepare += ["cd /testbed", "git config --global --add safe.directory /testbed"]

@@ -1,8 +1,8 @@
-"""An environment for a release's tests: the right Python, with what was on PyPI at its time.
+"""Make an environment for the tests of a release: its Python, with packages of its time.
 
-The package under test is never installed in it. Where SWE-bench pins packages, or its own
-environment is known to have had newer ones, they are taken as of that environment (``since``).
-Releases of one repository that need the same on the same Python at the same time share one.
+The package under test is never installed in it. If SWE-bench pins packages, or its environment is
+known to have had newer ones, they are taken as of the date of that environment (``since``).
+Releases of one repository with the same requirements, Python and date share an environment.
 """
 
 from __future__ import annotations
@@ -18,19 +18,25 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks.pypi.fetch import environment_for, locked
 from swe_gym_env.tasks.swebench.interpreters import nearest
 from swe_gym_env.tasks.swebench.specs import Spec
 
 UV = "uv>=0.8"
-# Clients of services, or of libraries that a machine may not have; tests that need them are skipped
+# Clients of services, or bindings of libraries that may be missing; tests with them are skipped
 UNWANTED = re.compile(r"pylibmc|pywatchman|mysqlclient|psycopg|oracledb|cx[-_]oracle|geoip2", re.I)
 
 
 @dataclass(frozen=True)
 class Environment:
-    """``python`` is 3.x, ``date`` the day whose packages it has."""
+    """A virtual environment.
+
+    Attributes:
+        folder: Where it is.
+        python: Version of its Python, 3.x.
+        date: Its packages are the newest of that day.
+    """
 
     folder: Path
     python: str
@@ -38,7 +44,11 @@ class Environment:
 
 
 def environment(spec: Spec, tree: Path, uploaded: datetime) -> Environment:
-    """Made once. Raises SetupError: no such Python, no network, or no such packages."""
+    """The environment for a release, which is made if it does not exist.
+
+    Raises:
+        SetupError: There is no such Python, no network, or no such packages.
+    """
     assert spec.release is not None
     python, interpreter = nearest(spec.python)
     name = spec.release["name"]
@@ -68,12 +78,14 @@ def _make(folder: Path, python: Path, day: date, requires: tuple[str, ...], name
     _uv("venv", "--quiet", "--relocatable", "--python", str(python), str(folder))
     if not requires:
         return
-    overrides = folder / "overrides.txt"  # an installed copy would give the answers away
+    overrides = folder / "overrides.txt"  # an installed copy of the package contains the solution
     overrides.write_text(f"{name} ; python_version < '3'\n")
     args = ["--quiet", "--python", str(folder / "bin" / "python"), "--exclude-newer"]
     args += [(day + timedelta(days=1)).isoformat(), "--override", str(overrides)]
     try:
-        _uv("pip", "install", "--no-build", *args, *requires)  # an older one with a wheel will do
+        _uv(
+            "pip", "install", "--no-build", *args, *requires
+        )  # prefers an older version that has a wheel
     except SetupError:
         _uv("pip", "install", *args, *requires)
     compileall = [str(folder / "bin" / "python"), "-m", "compileall", "-q", str(folder / "lib")]
@@ -92,7 +104,7 @@ def _uv(*args: str) -> None:
 
 
 def requirements(spec: Spec, tree: Path) -> Iterator[str]:
-    """What the release's tests need, as requirements of pip."""
+    """The requirements of the release's tests, in the form of pip."""
     assert spec.release is not None
     about = spec.release
     yield from spec.pins
@@ -106,7 +118,7 @@ def requirements(spec: Spec, tree: Path) -> Iterator[str]:
 
 
 def _declared(tree: Path, extras: tuple[str, ...]) -> Iterator[str]:
-    """The package's own requirements, as its source distribution states them."""
+    """The requirements of the package by the metadata of its source distribution."""
     for path in tree.glob("**/*.egg-info/requires.txt"):
         marker, wanted = "", True
         for line in filter(None, path.read_text().splitlines()):

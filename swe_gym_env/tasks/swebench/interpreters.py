@@ -1,4 +1,4 @@
-"""The Pythons at hand: SWE-bench's repositories want old ones, and nobody has them all."""
+"""Find interpreters on this machine: repositories of SWE-bench need old ones, which are rare."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from swe_gym_env.errors import SetupError
 
 MINORS = range(6, 16)
 ASK = "import sys, venv; print(sys.version_info[1], sys.prefix == sys.base_prefix)"
-NEW_IDS = 11  # since Python 3.11 unittest names the test twice: test_x (m.C.test_x)
+NEW_IDS = 11  # since Python 3.11, unittest prints the name of a test twice: test_x (m.C.test_x)
 
 
 def _candidates() -> Iterator[Path]:
@@ -29,7 +29,7 @@ def _candidates() -> Iterator[Path]:
 
 @cache
 def found() -> dict[int, Path]:
-    """Python 3.x here, by x: those on PATH, pyenv's, uv's."""
+    """Interpreters of Python 3.x by x: those on PATH, of pyenv and of uv."""
     here: dict[int, Path] = {}
     for path in _candidates():
         try:
@@ -43,9 +43,13 @@ def found() -> dict[int, Path]:
 
 
 def nearest(wanted: str) -> tuple[str, Path]:
-    """The wanted Python 3.x, or the nearest newer or else older one that names tests alike.
+    """The wanted Python 3.x, or else the nearest newer or older one with the same names of tests.
 
-    Raises SetupError where there is none.
+    Returns:
+        Its version and path.
+
+    Raises:
+        SetupError: There is none.
     """
     minor = int(wanted.split(".")[1])
     alike = {x: path for x, path in found().items() if (x >= NEW_IDS) == (minor >= NEW_IDS)}

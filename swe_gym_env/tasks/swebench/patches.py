@@ -1,4 +1,4 @@
-"""A row's two patches, file by file: which tests to run, what to put back, what may be left out."""
+"""Split the two patches of a row by file: which tests to run, what to restore or leave out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-# What a test patch may hold beside tests
+# Files that a test patch may contain beside tests
 NO_TESTS = (
     ".json",
     ".png",
@@ -28,7 +28,7 @@ TEST_FOLDERS = ("test", "tests", "testing")
 
 @dataclass(frozen=True)
 class Change:
-    """The part of a patch about one file; ``old`` is empty where the file is new."""
+    """The part of a patch about one file; ``old`` is empty if the file is new."""
 
     old: str
     new: str
@@ -36,7 +36,7 @@ class Change:
 
     @property
     def is_prose(self) -> bool:
-        """Release notes and documentation, which no test reads."""
+        """Whether it is release notes or documentation, which no test reads."""
         path = PurePosixPath(self.new or self.old)
         if any(part in TEST_FOLDERS for part in path.parts[:-1]):
             return False
@@ -44,7 +44,7 @@ class Change:
 
 
 def changes(patch: str) -> list[Change]:
-    """The patch in parts that can each be applied alone."""
+    """The patch in parts that can be applied separately."""
     parts = re.split(r"^(?=diff --git )", patch, flags=re.MULTILINE)
     return [_change(part) for part in parts if part.startswith("diff --git ")]
 
@@ -63,7 +63,7 @@ def join(parts: Iterable[Change]) -> str:
 
 
 def directives(repo: str, test_patch: str) -> list[str]:
-    """What the repository's test command is given: files, or for Django labels of modules."""
+    """Arguments of the repository's test command: files, or labels of modules for Django."""
     files = re.findall(r"diff --git a/.* b/(.*)", test_patch)
     files = [file for file in files if not file.endswith(NO_TESTS)]
     if repo != "django/django":

@@ -1,8 +1,8 @@
-"""SWE-bench without Docker: a row's repository made again from a release on PyPI.
+"""Rebuild the repository of a SWE-bench row from a release on PyPI, for use without Docker.
 
-The release contains the fix and the hidden tests; both are taken out. What is left is the release
-without this one fix, not the row's base_commit: other fixes that came between are in it. Tasks say
-so in ``source`` and ``metadata``.
+The release contains the fix and the hidden tests, and both are removed. The result is the release
+without this one fix. It is not the row's base_commit, because it contains other fixes that were
+made in between. ``source`` and ``metadata`` of such tasks say so.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swe_gym_env import paths
 from swe_gym_env.errors import SetupError
 from swe_gym_env.sandbox import images
 from swe_gym_env.tasks import trees
@@ -31,7 +32,7 @@ NOTE = "the tree is release {release} without the fix, not base_commit: later ch
 
 
 class CannotRebuildError(SetupError):
-    """This row, for the reason it gives; others may do."""
+    """This row cannot be rebuilt, for the reason in the message; others may be."""
 
     def __init__(self, instance_id: str, reason: str) -> None:
         super().__init__(f"{instance_id} cannot be rebuilt: {reason}")
@@ -39,10 +40,19 @@ class CannotRebuildError(SetupError):
 
 
 def rebuild(row: Mapping[str, Any], release: str = "") -> dict[str, Any]:
-    """The row in swebench 5's columns, its image in the local store.
+    """Rebuild one row.
 
-    ``release`` (``NAME==VERSION``) is taken where it is known to hold the fix, else it is searched
-    for. Raises CannotRebuildError with the reason, SetupError where PyPI cannot be reached.
+    Args:
+        row: The row.
+        release: ``NAME==VERSION`` of a release that is known to contain the fix. Without it the
+            release is searched.
+
+    Returns:
+        The row with the columns of swebench 5. Its image is in the local store.
+
+    Raises:
+        CannotRebuildError: The row cannot be rebuilt; the message says why.
+        SetupError: PyPI cannot be reached.
     """
     facts = spec(row["repo"], row["version"])
     found = find(row, facts, release)
@@ -55,7 +65,7 @@ def find(row: Mapping[str, Any], facts: Spec, release: str = "") -> Fit:
     if why := facts.release.get("why_not"):
         raise CannotRebuildError(row["instance_id"], why)
     known = releases.releases(facts.release["name"])
-    note = images.home() / "tasks" / "swebench" / "found" / row["instance_id"]
+    note = paths.home() / "tasks" / "swebench" / "found" / row["instance_id"]
     release = release or (note.read_text() if note.exists() else "")
     if release:
         named = [one for one in known if str(one) == release]
@@ -71,7 +81,14 @@ def find(row: Mapping[str, Any], facts: Spec, release: str = "") -> Fit:
 
 @dataclass(frozen=True)
 class Repository:
-    """What the agent finds, and the patches that give back the fix and the hidden tests there."""
+    """A rebuilt repository.
+
+    Attributes:
+        image: Name of its image in the local store.
+        base_commit: The commit at which the agent begins.
+        gold: The patch that restores the fix.
+        tests: The patch that restores the hidden tests.
+    """
 
     image: str
     base_commit: str
@@ -99,7 +116,7 @@ def _image(row: Mapping[str, Any], facts: Spec, found: Fit, env: Environment) ->
     _add_bytecode(
         tree, _bytecode(whole, env), {change.new for change in (*found.gold, *found.tests)}
     )
-    mount = f"{{home}}/{env.folder.relative_to(images.home())}"
+    mount = f"{{home}}/{env.folder.relative_to(paths.home())}"
     variables = trees.sandbox_env(facts.release.get("path", "."))
     images.save(aside.name, images.Image(mounts={"/opt/env": mount}, env=variables))
     trees.publish(aside, name)
@@ -107,8 +124,11 @@ def _image(row: Mapping[str, Any], facts: Spec, found: Fit, env: Environment) ->
 
 
 def _bytecode(whole: Path, env: Environment) -> Path:
-    """A copy of a release's tree with its packages compiled, as they will stand in a sandbox. A
-    sandbox writes none, and compiling anew would take longer than most tests."""
+    """A copy of a release's tree with compiled modules.
+
+    Commands in a sandbox write no bytecode, and compiling in each run would take longer than most
+    tests. Therefore the image contains it.
+    """
     folder = whole.with_name(f".{whole.name}.python{env.python}")
     with locked(folder.with_name(f"{folder.name}.lock")):
         if folder.is_dir():
@@ -126,7 +146,7 @@ def _bytecode(whole: Path, env: Environment) -> Path:
 
 
 def _add_bytecode(tree: Path, compiled: Path, changed: Collection[str]) -> None:
-    """None of the changed files' bytecode: it holds the fix."""
+    """Add bytecode to the tree, but not that of changed files: it contains the fix."""
     for path in compiled.rglob("__pycache__/*.pyc"):
         relative = path.relative_to(compiled)
         source = relative.parent.parent / f"{relative.name.split('.')[0]}.py"

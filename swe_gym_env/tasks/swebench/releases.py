@@ -1,7 +1,7 @@
-"""The source distributions of a repository on PyPI, and the first that contains a row's fix.
+"""Find the first source distribution on PyPI that contains the fix of a row.
 
-A release is taken if the row's patches apply to it in reverse. Release notes are no part of the
-tree: they would tell what was fixed.
+A release contains the fix if the patches of the row can be applied to it in reverse. Release notes
+are removed from the tree, because they say what was fixed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from swe_gym_env.errors import SetupError, SWEGymError
-from swe_gym_env.sandbox.images import home
+from swe_gym_env.paths import home
 from swe_gym_env.tasks import trees
 from swe_gym_env.tasks.pypi.fetch import locked, unpack
 from swe_gym_env.tasks.swebench.patches import Change, changes, join
 
 INDEX = "https://pypi.org/pypi"
-SIMPLE = "https://pypi.org/simple"  # what a mirror's relative links start from
-PER_SERIES, TRIES = 6, 10  # releases that are tried for a row, of one minor version and in all
+SIMPLE = "https://pypi.org/simple"  # base of the relative links of a mirror
+PER_SERIES, TRIES = 6, 10  # releases that are tried for a row: of one minor version, and in total
 NOTES = (
     "CHANGE*",
     "HISTORY*",
@@ -45,7 +45,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Release:
-    """``series`` is its version's first two numbers."""
+    """A source distribution of a release. ``series`` are the first two numbers of its version."""
 
     name: str
     version: str
@@ -77,7 +77,7 @@ def _get(url: str) -> bytes:
 
 
 def releases(name: str) -> list[Release]:
-    """All of a project's releases that have a source distribution, oldest upload first."""
+    """All releases of a project with a source distribution, the oldest upload first."""
     note = home() / "sdists" / f"{name}.json"
     with locked(note.with_suffix(".lock")):
         if not note.exists():
@@ -97,8 +97,11 @@ def _listed(name: str, versions: Mapping[str, Sequence[Mapping[str, Any]]]) -> I
 
 
 def candidates(row: Mapping[str, Any], known: Sequence[Release]) -> list[Release]:
-    """Where the row's fix may be, likeliest first: uploaded after it was proposed, and not of an
-    older series than the repository then was."""
+    """Releases that may contain the fix of a row, the most likely first.
+
+    These were uploaded after the fix was proposed, and are not of an older series than the
+    repository was at that time.
+    """
     created = datetime.fromisoformat(row["created_at"])
     created = created if created.tzinfo else created.replace(tzinfo=UTC)
     later = [r for r in known if r.uploaded > created and r.series >= series(row["version"])]
@@ -110,7 +113,7 @@ def candidates(row: Mapping[str, Any], known: Sequence[Release]) -> list[Release
 
 
 def pristine(release: Release) -> Path:
-    """The release's tree without its release notes, unpacked once."""
+    """The unpacked tree of a release without its release notes; cached."""
     archive = home() / "sdists" / release.url.rsplit("/", 1)[1]
     tree = home() / "tasks" / "swebench" / "releases" / f"{release.name}-{release.version}"
     with locked(tree.with_name(f".{tree.name}.lock")):
@@ -131,7 +134,7 @@ def _without_notes(root: Path) -> None:
     for pattern in NOTES:
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for info in [*root.glob("**/PKG-INFO")]:  # its long description may hold the notes
+    for info in [*root.glob("**/PKG-INFO")]:  # the long description may contain the notes
         text = info.read_text(errors="surrogateescape")
         head = re.split(r"^\n|^Description:", text, maxsplit=1, flags=re.MULTILINE)[0]
         tail = re.findall(r"^Requires-Dist: .*\n", text[len(head) :], re.MULTILINE)
@@ -140,7 +143,14 @@ def _without_notes(root: Path) -> None:
 
 @dataclass(frozen=True)
 class Fit:
-    """A row on a release: the parts of its patches that hold there, and what was left out."""
+    """How a row fits a release.
+
+    Attributes:
+        release: The release.
+        gold: The parts of the gold patch that apply in reverse.
+        tests: The parts of the test patch that do.
+        left_out: Parts that do not, and are not needed.
+    """
 
     release: Release
     gold: tuple[Change, ...]
@@ -149,7 +159,10 @@ class Fit:
 
 
 def fit(row: Mapping[str, Any], release: Release) -> Fit | str:
-    """Do the row's patches apply in reverse? Else why not. Prose that does not is left out."""
+    """How the row's patches apply to the release in reverse, or why they do not.
+
+    Prose (release notes and documentation) that does not apply is left out.
+    """
     tree = pristine(release)
     kept: dict[str, list[Change]] = {"patch": [], "test_patch": []}
     left_out = []
@@ -179,9 +192,12 @@ def reverses(tree: Path, *parts: Change) -> bool:
 
 
 def reverse(tree: Path, *parts: Change, check: bool = False) -> None:
-    """Take the changes out of the files of ``tree``. Raises SWEGymError.
+    """Revert changes in the files of ``tree``.
 
-    One line of context is enough, since a release has other changes beside these.
+    One line of context must match, not more, since a release has other changes next to these.
+
+    Raises:
+        SWEGymError: They do not apply.
     """
     script = f"git apply -R -C1 --whitespace=nowarn {'--check' if check else ''} -"
     text = join(parts).encode("utf-8", "surrogateescape")
@@ -196,7 +212,7 @@ def _why(tree: Path, column: str, change: Change) -> str:
 
 
 def first_with_fix(row: Mapping[str, Any], known: Sequence[Release]) -> Fit | str:
-    """The first release that holds the row's fix and tests; a sentence if there is none."""
+    """The first release with the row's fix and tests, or a sentence that says why there is none."""
     tried = candidates(row, known)
     why = "no release came after it"
     for release in tried:

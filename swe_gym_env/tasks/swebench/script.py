@@ -1,4 +1,4 @@
-"""The eval script: the hidden tests are put back, then run between two markers."""
+"""The eval script: it restores the hidden tests and runs them between two markers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ END_OF_PATCH = "EOF_TEST_PATCH"
 
 
 def eval_script(base: str, test_patch: str, command: str, *, prepare: Sequence[str] = ()) -> str:
-    """``command`` runs the tests in /testbed; ``prepare`` are lines that come before all else.
+    """Write the eval script.
 
-    What the agent did to the files of the test patch is undone first, new files of the same name
-    included, so that the patch applies whatever the agent wrote.
+    It first undoes all changes of the files of the test patch, including new files with the same
+    names, so that the patch applies whatever the agent wrote.
+
+    Args:
+        base: The base commit.
+        test_patch: The hidden tests.
+        command: Runs the tests in /testbed.
+        prepare: Lines that come first.
     """
     tests = changes(test_patch)
     text = test_patch if test_patch.endswith("\n") else test_patch + "\n"

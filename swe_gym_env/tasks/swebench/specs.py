@@ -1,4 +1,4 @@
-"""What is known about each repository of SWE-bench: its Python, its test command, its log parser.
+"""Facts about each repository of SWE-bench: its Python, its test command, its log parser.
 
 ``specs.json`` holds facts from the specifications in swebench 4.1.0, which later releases dropped,
 and how to run each repository's tests from a source distribution.
@@ -18,10 +18,20 @@ from swe_gym_env.errors import SetupError
 
 @dataclass(frozen=True)
 class Spec:
-    """One repository at one version. ``release`` describes its source distribution: ``name`` on
-    PyPI, ``path`` of the package in the tree, ``requires`` beside its ``own`` requirements with
-    ``extras`` and requirement ``files``, as they were on the day ``since`` at least, the ``test``
-    command there; or ``why_not``."""
+    """Facts about one repository at one version.
+
+    Attributes:
+        parser: Name of the log parser.
+        python: Version of Python.
+        test: The test command in the published images.
+        install: The command that installs the package there.
+        setup: Commands that come before it.
+        pins: Pinned requirements.
+        release: About its source distributions: ``name`` on PyPI; ``path`` of the package in the
+            tree; ``requires``, what the tests need beside the requirements of the package
+            (``own``), its ``extras`` and requirement ``files``; ``since``, the earliest date of the
+            packages; ``test``, the test command there. Or ``why_not``, if it cannot be rebuilt.
+    """
 
     parser: str
     python: str
@@ -38,7 +48,7 @@ def _table() -> dict[str, Any]:
 
 
 def spec(repo: str, version: str) -> Spec:
-    """Raises SetupError for a repository or version that SWE-bench does not have."""
+    """The facts about a repository. Raises SetupError if SWE-bench lacks it or its version."""
     table = _table()
     if repo not in table:
         raise SetupError(

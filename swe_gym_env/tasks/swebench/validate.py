@@ -1,8 +1,8 @@
-"""Does a rebuilt row behave as SWE-bench says? Only such rows are offered unasked.
+"""Check that a rebuilt row behaves as SWE-bench says; by default only such rows are used.
 
-With the gold patch, as an agent would submit it, all its tests pass; with no patch, all of
-FAIL_TO_PASS fail; ``REPEATS`` times over, each in a fresh sandbox, by the grader that scores
-agents.
+With the gold patch, submitted as an agent would, all its tests must pass; without a patch, all
+tests of FAIL_TO_PASS must fail. Each is repeated ``REPEATS`` times in a fresh sandbox, with the
+grader that scores agents.
 """
 
 from __future__ import annotations
@@ -24,13 +24,25 @@ from swe_gym_env.tasks.walk import walk
 from swe_gym_env.types import Outcome, TaskInstance
 
 REPEATS = 3
-SECONDS = 600.0  # for one test run; rows that need longer are no use on a small machine
+SECONDS = 600.0  # for one test run; rows that take longer are not useful on a small machine
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One repeat. ``reason`` is empty where the row behaved; counts are passed/all with the gold
-    patch; ``seconds`` is its test run; ``row`` a digest of the row."""
+    """The result of one repeat. The names of the fields are keys of stored ledgers.
+
+    Attributes:
+        instance_id: Id of the row.
+        repeat: Number of the repeat, from 0.
+        reason: Why the row does not work; empty if it does.
+        sdist: The release from which it was rebuilt.
+        python: Version of Python.
+        packages_as_of: Date of the packages.
+        f2p: Passed/all tests of FAIL_TO_PASS with the gold patch.
+        p2p: Passed/all tests of PASS_TO_PASS with the gold patch.
+        seconds: Time of that test run.
+        row: Digest of the row.
+    """
 
     instance_id: str
     repeat: int
@@ -45,12 +57,12 @@ class Verdict:
 
 
 def _key(row: Mapping[str, Any]) -> str:
-    """A row that was corrected is another; old ledgers do not have it."""
+    """Digest of a row, so that a corrected row is judged again. Old ledgers do not have it."""
     return hashlib.sha256(json.dumps(dict(row), sort_keys=True).encode()).hexdigest()
 
 
 def judge(task: TaskInstance, repeat: int, provider: SandboxProvider) -> Verdict:
-    """Raises InfraError where the sandbox failed: nothing is known then."""
+    """Judge a task once. Raises InfraError if a sandbox failed, so that nothing is known."""
     walked = walk(task, provider)
     if walked.leak or walked.refused:
         reason = walked.leak or f"the gold patch does not apply: {walked.refused}"

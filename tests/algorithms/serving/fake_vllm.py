@@ -1,8 +1,8 @@
-"""A server with vLLM's routes and no model: every turn is the number in the folder that answers it.
+"""A server with vLLM's routes and no model: every turn is the number in the folder it serves.
 
-Like the real one it has a process beside it that would outlive it. A turn takes
-``FAKE_SECONDS`` and is answered with the weights that are there at its end. A prompt of
-``FAKE_LIMIT`` tokens or more, with its turn, is refused in words that no client knows.
+Like the real one it has a second process that would outlive it. A turn takes ``FAKE_SECONDS``
+and is answered with the weights that are loaded at its end. A prompt that exceeds ``FAKE_LIMIT``
+tokens with its turn is refused with a message that no client knows.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Handler(BaseHTTPRequestHandler):
         }
         self._send(200, {"choices": [choice]})
 
-    def _send(self, status: int, said: Any) -> None:
-        content = json.dumps(said).encode()
+    def _send(self, status: int, answer: Any) -> None:
+        content = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

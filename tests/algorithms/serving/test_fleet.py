@@ -1,4 +1,4 @@
-"""Servers as real processes over real HTTP; the model in them is only a number."""
+"""Servers as real processes over real HTTP; their model is only a number."""
 
 from __future__ import annotations
 
@@ -68,22 +68,22 @@ def policy(tokenizer: Any) -> Callable[..., VLLMPolicy]:
     return make
 
 
-def said(reply: Reply) -> int:
+def weights_of(reply: Reply) -> int:
     assert not reply.error, reply.error
     return reply.token_ids[0]
 
 
 def below(pid: int) -> list[int]:
-    """The process and all under it."""
+    """The process and all its descendants."""
     try:
-        own = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return []
-    return [pid, *(found for child in own for found in below(int(child)))]
+    return [pid, *(found for child in children for found in below(int(child)))]
 
 
 def alive(pids: list[int]) -> list[int]:
-    """Without those that wait only for their parent to look."""
+    """The processes that run; zombies are left out."""
     found = []
     for pid in pids:
         try:
@@ -102,14 +102,14 @@ def gone(pids: list[int], within: float = 20.0) -> bool:
     return not alive(pids)
 
 
-def test_ids_go_in_and_out_and_the_version_is_kept(made, policy, tmp_path, tokenizer) -> None:
+def test_ids_in_and_out_with_version(made, policy, tmp_path, tokenizer) -> None:
     base = weights(tmp_path / "base", 7)
     fleet = made()
     fleet.publish(base)
     asked = policy(fleet, base, temperature=0.5, top_p=0.8, max_new_tokens=9, max_context=200)
     turn = Turn("seen", "student", "x", token_ids=(33, 100))
     first, again, later = asked.act([make_state(0), make_state(0), make_state(1, (turn,), "now")])
-    assert said(first) == 7 and first.text == tokenizer.decode([7])
+    assert weights_of(first) == 7 and first.text == tokenizer.decode([7])
     assert first.token_ids[-1] == asked.renderer.end_id and first.logprobs == (-0.5, -0.5)
     assert first.policy_version == str(tmp_path / "base") and first.seconds > 0
     bodies = httpx.get(f"{fleet.servers[0].url}/asked").json()
@@ -124,9 +124,7 @@ def test_ids_go_in_and_out_and_the_version_is_kept(made, policy, tmp_path, token
     assert full.error.startswith(CONTEXT_FULL)
 
 
-def test_a_history_longer_than_the_server_takes_is_the_students_limit(
-    made, policy, tmp_path
-) -> None:
+def test_history_beyond_server_limit_is_context_full(made, policy, tmp_path) -> None:
     """The server takes less than serving.max_context says, and refuses in unknown words."""
     base = weights(tmp_path / "base", 7)
     fleet = made(FAKE_LIMIT="60")
@@ -134,16 +132,14 @@ def test_a_history_longer_than_the_server_takes_is_the_students_limit(
     asked = policy(fleet, base, max_new_tokens=4, max_context=4000)
     long = make_state(0, (), "word " * 200)
     short, full = asked.act([make_state(0, (), "x"), long])
-    assert said(short) == 7 and full.error.startswith(CONTEXT_FULL)
+    assert weights_of(short) == 7 and full.error.startswith(CONTEXT_FULL)
     wrong = policy(fleet, base, max_new_tokens=100, max_context=4000)
     [refused] = wrong.act([make_state(0, (), "x")])
     assert refused.error.startswith("HTTP 400"), "the setting is wrong, not the history"
 
 
 @pytest.mark.parametrize("adapters", [True, False], ids=["adapters", "whole"])
-def test_an_old_version_is_never_sampled_after_the_switch(
-    made, policy, tmp_path, adapters: bool
-) -> None:
+def test_old_version_is_not_sampled_after_switch(made, policy, tmp_path, adapters: bool) -> None:
     base = weights(tmp_path / "base", 1)
     below_it = tmp_path / "base" if adapters else None
     one, two = (weights(tmp_path / f"v{n}", n, below_it) for n in (2, 3))
@@ -172,7 +168,7 @@ def test_an_old_version_is_never_sampled_after_the_switch(
     time.sleep(0.4)
     fleet.publish(two)
     switched.set()
-    assert {said(reply) for reply in new.act([make_state(n) for n in range(6)])} == {3}
+    assert {weights_of(reply) for reply in new.act([make_state(n) for n in range(6)])} == {3}
     time.sleep(0.4)
     end.set()
     thread.join()
@@ -185,9 +181,7 @@ def test_an_old_version_is_never_sampled_after_the_switch(
 
 
 @pytest.mark.parametrize("adapters", [True, False], ids=["adapters", "whole"])
-def test_a_killed_server_comes_back_with_what_it_served(
-    made, policy, tmp_path, adapters: bool
-) -> None:
+def test_killed_server_restarts_with_its_version(made, policy, tmp_path, adapters: bool) -> None:
     weights(tmp_path / "base", 1)
     fleet = made(FAKE_SECONDS="1")
     (server,) = fleet.servers
@@ -198,11 +192,11 @@ def test_a_killed_server_comes_back_with_what_it_served(
     timer = threading.Timer(0.3, os.kill, (before[1], signal.SIGKILL))
     timer.start()
     replies = policy(fleet, version).act([make_state(n) for n in range(3)])
-    assert [said(reply) for reply in replies] == [4, 4, 4] and server.starts == 2
+    assert [weights_of(reply) for reply in replies] == [4, 4, 4] and server.starts == 2
     assert gone(before)
 
 
-def test_servers_that_keep_dying_end_the_run_with_their_own_words(made, policy, tmp_path) -> None:
+def test_server_that_keeps_dying_ends_run(made, policy, tmp_path) -> None:
     base = weights(tmp_path / "base", 1)
     fleet = made()
     fleet.publish(base)
@@ -210,24 +204,24 @@ def test_servers_that_keep_dying_end_the_run_with_their_own_words(made, policy, 
     with pytest.raises(SetupError, match="died 3 times within an hour"):
         for _ in range(3):
             os.kill(below(fleet.servers[0].pid)[1], signal.SIGKILL)
-            assert said(asked.act([make_state(0)])[0]) == 1
+            assert weights_of(asked.act([make_state(0)])[0]) == 1
     with pytest.raises(SetupError, match=r"did not start[\s\S]*RuntimeError: no memory is left"):
         made(FAKE_DIES="1").publish(base)
 
 
-def test_an_episode_stays_with_one_server(made, policy, tmp_path) -> None:
+def test_episode_stays_with_one_server(made, policy, tmp_path) -> None:
     base = weights(tmp_path / "base", 1)
     fleet = made(2)
     fleet.publish(base)
     turns = tuple(Turn(f"seen {n}", "student", "x", token_ids=(33, 100)) for n in range(3))
     states = [make_state(n, turns[:t], f"task {n}") for n in range(8) for t in range(4)]
-    assert {said(reply) for reply in policy(fleet, base).act(states)} == {1}
+    assert {weights_of(reply) for reply in policy(fleet, base).act(states)} == {1}
     at = [httpx.get(f"{server.url}/asked").json() for server in fleet.servers]
     assert len(at[0]) % 4 == 0 and len(at[1]) % 4 == 0 and len(at[0]) + len(at[1]) == 32
     assert at[0] and at[1]
 
 
-def test_servers_stop_for_the_training_and_start_again(made, policy, tmp_path) -> None:
+def test_servers_stop_and_start_again(made, policy, tmp_path) -> None:
     base = weights(tmp_path / "base", 1)
     fleet = made()
     fleet.publish(base)
@@ -236,21 +230,19 @@ def test_servers_stop_for_the_training_and_start_again(made, policy, tmp_path) -
     assert gone(pids)
     new = weights(tmp_path / "new", 2, tmp_path / "base")
     fleet.publish(new)
-    assert said(policy(fleet, new).act([make_state(0)])[0]) == 2
+    assert weights_of(policy(fleet, new).act([make_state(0)])[0]) == 2
 
 
-def test_a_head_that_is_the_embedding_needs_a_fresh_server(made, policy, tmp_path) -> None:
+def test_tied_head_needs_restart(made, policy, tmp_path) -> None:
     one, two = (weights(tmp_path / f"w{n}", n, tied=True) for n in (1, 2))
     fleet = made()
     for version, number in ((one, 1), (two, 2), (two, 2)):
         fleet.publish(version)
-        assert said(policy(fleet, version).act([make_state(0)])[0]) == number
+        assert weights_of(policy(fleet, version).act([make_state(0)])[0]) == number
     assert fleet.servers[0].starts == 2
 
 
-def test_a_given_server_that_was_started_anew_never_answers_with_other_weights(
-    made, policy, tmp_path
-) -> None:
+def test_restarted_external_server_is_detected(made, policy, tmp_path) -> None:
     base, new = weights(tmp_path / "base", 1), weights(tmp_path / "new", 2)
     owner = made()
     owner.publish(base)
@@ -258,17 +250,17 @@ def test_a_given_server_that_was_started_anew_never_answers_with_other_weights(
     fleet = Fleet([Server(url=url)], pause=0.05)
     fleet.publish(new)
     asked = policy(fleet, new)
-    assert said(asked.act([make_state(0)])[0]) == 2
+    assert weights_of(asked.act([make_state(0)])[0]) == 2
     httpx.post(f"{url}/collective_rpc", json={"kwargs": {"weights_path": str(tmp_path / "base")}})
     httpx.post(f"{url}/update_weight_version", json={"new_version": "default"})
     [reply] = asked.act([make_state(0)])
     assert "had other weights" in reply.error
-    assert said(asked.act([make_state(0)])[0]) == 2, "they were brought back"
+    assert weights_of(asked.act([make_state(0)])[0]) == 2, "they were brought back"
     fleet.close()
     assert httpx.get(f"{url}/health").is_success, "it is not ours to stop"
 
 
-def test_nothing_outlives_a_run_that_is_killed(tmp_path) -> None:
+def test_killed_run_leaves_no_process(tmp_path) -> None:
     weights(tmp_path / "base", 1)
     code = (
         "import sys, time; from pathlib import Path\n"

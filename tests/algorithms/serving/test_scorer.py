@@ -35,8 +35,8 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, said = server.answer(self.path, body)
-                content = json.dumps(said).encode()
+                status, answer = server.answer(self.path, body)
+                content = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
@@ -85,7 +85,7 @@ def scorer(server: Server, renderer: Renderer) -> ServedScorer:
 
 @pytest.mark.parametrize("top_k", [0, 4])
 @pytest.mark.parametrize("thinking", ["kept", "stripped", "empty"])
-def test_scores_are_those_of_the_model_in_process(thinking: Thinking, top_k: int) -> None:
+def test_served_scores_equal_in_process_scores(thinking: Thinking, top_k: int) -> None:
     tokenizer = family("qwen3")
     server, renderer = Server(tokenizer), Renderer(tokenizer, thinking)
     episodes = [make_episode(thoughtful(renderer, count), f"e{count}") for count in (1, 3, 5)]
@@ -105,7 +105,7 @@ def test_scores_are_those_of_the_model_in_process(thinking: Thinking, top_k: int
     server.http.shutdown()
 
 
-def test_what_cannot_be_scored(server: Server, tokenizer: Any) -> None:
+def test_unusable_answers_are_errors(server: Server, tokenizer: Any) -> None:
     renderer = Renderer(tokenizer)
     asked = scorer(server, renderer)
     long = make_episode([Turn("word " * LONGEST, "teacher", "done")], "long")
@@ -117,7 +117,7 @@ def test_what_cannot_be_scored(server: Server, tokenizer: Any) -> None:
         next(asked.score([fine]))
 
 
-def test_another_tokenizer_and_another_server_are_refused(server: Server, tokenizer: Any) -> None:
+def test_other_tokenizer_and_other_server_are_refused(server: Server, tokenizer: Any) -> None:
     other = tiny_tokenizer()
     other.add_tokens(["return"])
     with pytest.raises(SetupError, match="another tokenizer than the student"):

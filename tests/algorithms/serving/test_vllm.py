@@ -98,13 +98,15 @@ def served(
 
 def talk(policy: VLLMPolicy, turns: int = 2, episodes: int = 2) -> list[list[Turn]]:
     """Some turns of some conversations."""
-    said: list[list[Turn]] = [[] for _ in range(episodes)]
+    conversations: list[list[Turn]] = [[] for _ in range(episodes)]
     for turn in range(turns):
         seen = [f"{n}: the tests fail in line {turn * 13 + n}." for n in range(episodes)]
-        states = [make_state(n, tuple(said[n]), seen[n]) for n in range(episodes)]
-        for own, state, reply in zip(said, states, policy.act(states), strict=True):
-            own.append(executed(state, reply))
-    return said
+        states = [make_state(n, tuple(conversations[n]), seen[n]) for n in range(episodes)]
+        for turns_so_far, state, reply in zip(
+            conversations, states, policy.act(states), strict=True
+        ):
+            turns_so_far.append(executed(state, reply))
+    return conversations
 
 
 def executed(state: State, reply: Reply) -> Turn:
@@ -119,7 +121,7 @@ def executed(state: State, reply: Reply) -> Turn:
     )
 
 
-def test_the_server_gives_the_log_probs_that_the_trainer_computes(served: Served) -> None:
+def test_server_logprobs_equal_trainer_logprobs(served: Served) -> None:
     for name, other in (("base", "one"), ("one", "two"), ("two", "base")):
         served.fleet.publish(served.versions[name])
         for turns in talk(served.policy(name)):
@@ -131,7 +133,7 @@ def test_the_server_gives_the_log_probs_that_the_trainer_computes(served: Served
     assert again[0].token_ids == again[1].token_ids
 
 
-def test_a_served_teacher_scores_as_the_trainer_does(served: Served, smollm2: Path) -> None:
+def test_served_teacher_scores_equal_trainer(served: Served, smollm2: Path) -> None:
     served.fleet.publish(served.versions["base"])
     url = f"{served.fleet.servers[0].url}/v1"
     asked = ServedScorer(url, served.versions["base"].model, served.renderer, name="teacher")
@@ -144,7 +146,7 @@ def test_a_served_teacher_scores_as_the_trainer_does(served: Served, smollm2: Pa
         assert sum(one.top_logprobs, ()) == pytest.approx(sum(other.top_logprobs, ()), abs=CLOSE)
 
 
-def test_a_turn_ends_with_its_end_token(served: Served) -> None:
+def test_turn_ends_with_end_token(served: Served) -> None:
     served.fleet.publish(served.versions["base"])
     policy = served.policy("base", temperature=0.0, max_new_tokens=40)
     [reply] = policy.act([make_state(0, (), "Say yes and nothing else.")])
@@ -153,7 +155,7 @@ def test_a_turn_ends_with_its_end_token(served: Served) -> None:
     assert reply.text == served.renderer.decode(reply.token_ids[:-1])
 
 
-def test_an_old_adapter_is_never_sampled_after_the_switch(served: Served) -> None:
+def test_old_adapter_is_not_sampled_after_switch(served: Served) -> None:
     served.fleet.publish(served.versions["one"])
     old, new = served.policy("one", max_new_tokens=6), served.policy("two", max_new_tokens=6)
     before: list[Turn] = []
@@ -256,7 +258,7 @@ def new_tokens(seen: Sequence[tuple[list[int], tuple[int, ...]]]) -> int:
     return fresh
 
 
-def test_hardly_a_prompt_token_is_computed_twice(
+def test_prompt_tokens_are_rarely_recomputed(
     served: Served, toys: list[TaskInstance], record_property: Any
 ) -> None:
     version = served.versions["two"]
@@ -274,7 +276,7 @@ def test_hardly_a_prompt_token_is_computed_twice(
     assert 0 <= twice < 0.05
 
 
-def test_a_server_killed_in_mid_round_costs_no_turn(
+def test_server_killed_in_round_loses_no_turn(
     served: Served, toys: list[TaskInstance], caplog: pytest.LogCaptureFixture
 ) -> None:
     version, (server,) = served.versions["two"], served.fleet.servers

@@ -75,14 +75,14 @@ def test_patches_are_taken_apart_without_losing_a_byte(rows: dict[str, dict[str,
 
 
 def test_a_row_of_swebench_5_keeps_its_own_columns(rows: dict[str, dict[str, Any]]) -> None:
-    own = {
+    columns = {
         "image": "mine/image:1",
         "eval_script": "true\n",
         "log_parser": "parse_log_pytest_v2",
         "eval_type": "fail_only",
     }
-    done = complete({**rows["sympy__sympy-11618"], "repo": "any/repository", **own})
-    assert {key: done[key] for key in own} == own
+    done = complete({**rows["sympy__sympy-11618"], "repo": "any/repository", **columns})
+    assert {key: done[key] for key in columns} == columns
 
 
 def test_what_is_not_known_is_named(rows: dict[str, dict[str, Any]], shared_data: Path) -> None:

@@ -28,20 +28,20 @@ pytestmark = pytest.mark.sandbox
 ROW = "pallets__flask-5014"
 
 
-def test_a_row_is_rebuilt_from_pypi_and_graded_in_a_local_box(
+def test_row_is_rebuilt_from_pypi_and_graded_in_a_local_sandbox(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SWE_GYM_HOME", str(tmp_path))
     local = real_provider("local")
-    said: list[tuple[int, int, str]] = []
+    progress: list[tuple[int, int, str]] = []
     options: dict[str, Any] = {
         "path": str(shared_data / "swebench_verified.jsonl"),
         "build": "sdist",
         "instances": [ROW],
-        "progress": lambda *words: said.append(words),
+        "progress": lambda *words: progress.append(words),
     }
     (task,) = tasks.load("swebench_verified", **options)
-    assert said == [(1, 1, ROW)]
+    assert progress == [(1, 1, ROW)]
     assert task.source == "swebench_verified[sdist]"
     assert task.metadata["build"] == "sdist" and task.metadata["release"].startswith("Flask==2.3")
     assert "not base_commit" in task.metadata["note"]
@@ -144,8 +144,8 @@ def test_the_nearest_python_names_its_tests_alike(
     monkeypatch.setenv("PATH", "/nowhere")
     interpreters.found.cache_clear()
     try:
-        own = sys.version_info[1]
-        assert interpreters.nearest(f"3.{own}") == (f"3.{own}", (folder / "python").resolve())
+        minor = sys.version_info[1]
+        assert interpreters.nearest(f"3.{minor}") == (f"3.{minor}", (folder / "python").resolve())
     finally:
         interpreters.found.cache_clear()
 

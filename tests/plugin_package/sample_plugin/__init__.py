@@ -1,0 +1,1 @@
+"""An algorithm, tasks, a sandbox, an action format and a policy for swe_gym_env."""

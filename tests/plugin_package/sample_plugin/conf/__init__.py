@@ -1,0 +1,1 @@
+"""Configuration files: hydra.searchpath=[pkg://sample_plugin.conf] finds them."""
