@@ -19,6 +19,8 @@ from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.types import TaskInstance
 from tests.support.toy_tasks import FINISH, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 FIX = "sed -i 's/a - b/a + b/' calc.py"
 GIT = "git -c user.name=a -c user.email=a@b"
 
