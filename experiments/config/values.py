@@ -149,10 +149,10 @@ def allowed(hint: Any, key: Key) -> str:
     """In words: ``a whole number, 1 or more, or null``."""
     if key.allowed:
         return key.allowed
-    said = [_words(each, key) for each in alternatives(hint) if each is not types.NoneType]
-    if len(said) < len(alternatives(hint)):
-        return f"{' or '.join(said)}, or null"
-    return " or ".join(said)
+    words = [_words(each, key) for each in alternatives(hint) if each is not types.NoneType]
+    if len(words) < len(alternatives(hint)):
+        return f"{' or '.join(words)}, or null"
+    return " or ".join(words)
 
 
 def _words(hint: Any, key: Key) -> str:

@@ -118,7 +118,7 @@ class Parts:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """In which the student computes. Whoever asks has the number of threads set, too."""
+        """In which the student computes. Reading it also sets the number of threads."""
         import torch
 
         name = self.precision
@@ -139,7 +139,7 @@ class Parts:
         return partial(_count_tokens, self.renderer.tokenizer.backend_tokenizer)
 
     def check(self) -> None:
-        """Makes what a mistake in the configuration could spoil hours later. SetupError."""
+        """Builds what a mistake in the configuration would break hours later. Raises SetupError."""
         _ = self.account([])
         for algorithm in (self.iteration0, self.algorithm):
             try:
@@ -223,11 +223,11 @@ class Parts:
         top_p: float | None = None,
     ) -> Policy:
         """``checkpoint`` None is the untrained model; the rest defaults to ``sampling``."""
-        own, thinking = self.cfg.sampling, self.cfg.model.thinking
+        sampling, thinking = self.cfg.sampling, self.cfg.model.thinking
         how = {
-            "temperature": own.temperature if temperature is None else temperature,
-            "top_p": own.top_p if top_p is None else top_p,
-            "max_new_tokens": own.max_new_tokens,
+            "temperature": sampling.temperature if temperature is None else temperature,
+            "top_p": sampling.top_p if top_p is None else top_p,
+            "max_new_tokens": sampling.max_new_tokens,
         }
         if self.cfg.serving.name == "vllm":
             return LazyPolicy(lambda: serving.student(self, checkpoint or self.start, **how))

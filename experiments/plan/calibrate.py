@@ -115,7 +115,7 @@ def answering(
 def _state(words: str, number: int, salt: int) -> State:
     task = TaskInstance(f"calibration-{number}", "", "", "", words, "", "", (), (), "")
     key = (0, salt, task.instance_id, 0, 0, "student")
-    return State(key, task, "You mend programs.", (), f"{number} {words}")
+    return State(key, task, "You fix programs.", (), f"{number} {words}")
 
 
 def _learning(parts: Parts, _: Display) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def _sandboxes(parts: Parts, display: Display) -> dict[str, Any]:
     parallel = max(1.0, min(os.cpu_count() or 1, alone / together))
     shares = _shares(episodes)
     whole = sum(seconds * count for seconds, count in shares.values())
-    # what one item takes of a busy machine, so that many of them take as long as they did
+    # what one item takes of a busy machine, scaled so that the sum is the measured time
     scale = together * max(1, round(parallel)) / whole
     return {
         "parallel": parallel,
