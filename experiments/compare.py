@@ -116,7 +116,7 @@ def _compare(args: argparse.Namespace, console: Console) -> None:
     found = groups(args.folders, args.group, tuple(args.only), args.against, args.who)
     made = tables(found)
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)  # before anything is said
+        args.out.mkdir(parents=True, exist_ok=True)  # before anything is printed
     for warning in comparison.warnings(found):
         console.print(progress.plain(f"Warning: {warning}"), style="yellow")
     for table in made:

@@ -1,4 +1,4 @@
-"""Does the student find back after a mistake? One is planted at turn t, and it goes on alone.
+"""Does the student recover from a mistake? One is injected at turn t, and it goes on alone.
 
 Every task is played twice: with the mistake and, up to there the same, without. Of the tasks in
 which the mistake was made, the resolve rates with and without it are compared in pairs. The rate of
@@ -35,7 +35,7 @@ LEADS = ("student", "teacher", "expert")
 
 @dataclass(frozen=True)
 class Plan:
-    """``turns``: where a mistake is planted, each by itself. ``lead`` plays the turns before it.
+    """``turns``: at which a mistake is injected, one at a time. ``lead`` plays the turns before it.
     ``checkpoints``: names of the run's evaluations, "last", or folders. ``limit``: of tasks."""
 
     turns: Sequence[int]
@@ -206,7 +206,7 @@ def measures(
     columns = ("set", "lead", "mistake", "turn", "tasks", *WITHOUT, *WITH, *CHANGE, "p", *RECOVERY)
     table = Table(
         f"recovery_{plan.lead}_{plan.mistake}",
-        "What the student resolves after a planted mistake, by the turn of the mistake",
+        "What the student resolves after an injected mistake, by the turn of the mistake",
         columns,
         (),
         "set: the student's checkpoint. Tasks in which the mistake was executed, each played with "

@@ -256,7 +256,7 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            with contextlib.suppress(SetupError):  # a full disk, perhaps: what was first is told
+            with contextlib.suppress(SetupError):  # a full disk, say: the first error goes up
                 self._add_time(phase, time.monotonic() - began)
             raise
         self._add_time(phase, time.monotonic() - began)
