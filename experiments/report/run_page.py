@@ -73,7 +73,8 @@ def _verdict(evaluations: Sequence[EpisodeSet]) -> tuple[str, str]:
         f"against the {e.label}: {t.gained} gained, {t.lost} lost, p = {html.p_value(t.p)}"
         for e, t in tests
     ]
-    lead = f"{last.label[:1].upper()}{last.label[1:]}, on the same tasks {'; '.join(tested)} (McNemar)."
+    student = f"{last.label[:1].upper()}{last.label[1:]}"
+    lead = f"{student}, on the same tasks {'; '.join(tested)} (McNemar)."
     nearest = tests[-1][1]
     if nearest.n < CLAIM:
         lead += f" Fewer than {CLAIM} tasks: this run makes no claim."

@@ -113,7 +113,7 @@ def _lead(groups: Sequence[Group], first: Group | None) -> str:
             for row in differing
         )
         lead += (
-            ". The other methods do not differ measurably."
+            ". The other methods show no significant difference."
             if len(differing) < len(table.rows)
             else "."
         )
