@@ -43,7 +43,7 @@ __all__ = ["Progress", "Request", "rollout"]
 log = logging.getLogger(__name__)
 
 # The longest time that a batch waits for its slowest command; a late episode joins a later batch.
-# Longer than most commands, so that batches normally have the same members in each run.
+# It is longer than most commands, so that batches normally have the same members in each run.
 BATCH_WAIT_SECONDS = 30.0
 MOST_AHEAD = 64  # waiting episodes that are announced to a provider that starts sandboxes early
 COMMANDS_PER_CPU = 2  # at the same time: with more, each may reach its time limit
