@@ -13,12 +13,13 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 export SWE_GYM_HOME ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test lint docs vllm clean
+.PHONY: help demo test test-fast lint docs vllm clean
 
 help:
 	@echo "make demo          set up, then train SmolLM2-135M with DAgger and measure it (about 10 minutes)"
 	@echo "make demo FAST=1   the same phases at a smaller size (2 to 3 minutes); supports no claim"
-	@echo "make test          set up and run the tests"
+	@echo "make test          set up and run all tests, in WORKERS processes (2)"
+	@echo "make test-fast     those that need only Python and a Linux kernel: about a minute"
 	@echo "make lint          ruff and mypy"
 	@echo "make docs          the documentation site in site/"
 	@echo "make vllm          a CPU build of vLLM in .cache/vllm, for serving=vllm without a GPU (3.4 GB)"
@@ -29,8 +30,16 @@ help:
 demo: $(VENV)/.ready
 	$(BIN)/python -m experiments.run experiment=$(if $(FAST),fast,demo) $(ARGS)
 
+# Long tests come first, and a file stays in one process, with its fixtures.
+WORKERS ?= 2
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+NEEDS   := docker or browser or model or e2e or chaos or vllm or recorded
+
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-fast: $(VENV)/.ready-dev
+	$(PYTEST) -m "not ($(NEEDS))" $(ARGS)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

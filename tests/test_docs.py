@@ -152,6 +152,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskInstance:
     return task
 
 
+@pytest.mark.sandbox
 def test_the_readme_example_plays_an_episode(
     task: TaskInstance, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +162,7 @@ def test_the_readme_example_plays_an_episode(
     assert "max_repeats empty_patch" in printed
 
 
+@pytest.mark.sandbox
 @pytest.mark.usefixtures("task")
 def test_the_readme_example_rolls_out_four_attempts(capsys: pytest.CaptureFixture[str]) -> None:
     exec(blocks("README.md")[1], {})

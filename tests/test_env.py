@@ -30,6 +30,8 @@ from tests.support.toy_tasks import (
     toy_task,
 )
 
+pytestmark = pytest.mark.sandbox
+
 Make = Callable[..., SWEEnv]
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CONFTEST = (Path(__file__).parent / "conftest.py").read_text()
+PLUGIN = (Path(__file__).parent / "support" / "no_skip.py").read_text()
 TESTS = """
 import pytest
 
@@ -26,7 +26,7 @@ def test_fine(): pass
 
 
 def _closing_line(folder: Path, no_skip: str) -> str:
-    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "conftest.py").write_text(PLUGIN)
     (folder / "test_it.py").write_text(TESTS)
     (folder / "test_module.py").write_text("import pytest\npytest.importorskip('no_such_module')\n")
     environment = os.environ | {"SWE_GYM_NO_SKIP": no_skip}

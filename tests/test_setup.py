@@ -69,6 +69,7 @@ def wheel(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("lost", ["two/second.py", "two-1.0.dist-info/RECORD"])
 def test_what_a_killed_pip_left_half_installed_is_installed_again(
     tmp_path: Path, lost: str

@@ -19,6 +19,8 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from swe_gym_env.spaces import AnyText
 from tests.support.toy_tasks import FINISH, FIX, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 ODD = "```bash\necho 'é 😀, {}'\n```"
 START = "add(1, 2) returns -1"
 

@@ -23,10 +23,10 @@ HEAD = """# Configuration
 *For everybody who starts a run: every key, what it means and what it affects. This page is written
 by `python -m experiments.config`; the declarations are in `experiments/config/`.*
 
-Keys are given on the command line as `section.key=value`. A group such as `teacher=server` chooses a
-file of `conf/teacher/`, which may change the defaults below; so may `model=`, `preset=` and
-`experiment=`. `--cfg job` shows the values that a command would use, `--help` all choices. A key that
-is not listed here is refused, and so is a value that is not allowed.
+Keys are given on the command line as `section.key=value`. A group such as `teacher=server` chooses
+a file of `conf/teacher/`, which may change the defaults below; so may `model=`, `preset=` and
+`experiment=`. `--cfg job` shows the values that a command would use, `--help` all choices. A key
+that is not listed here is refused, and so is a value that is not allowed.
 
 **Affects** says what is made again when the value changes: `result` (the run, which gets another
 folder), `iteration0` (the warm start that runs share), `teacher` (the model that

@@ -82,8 +82,8 @@ class ServerTeacher(Writer):
 
 @dataclass(kw_only=True)
 class HFTeacher(Writer):
-    """Another Hugging Face model in this process, with its own tokenizer and chat template. It gives
-    log-probs only if its tokenizer is the student's."""
+    """Another Hugging Face model in this process, with its own tokenizer and chat template. It
+    gives log-probs only if its tokenizer is the student's."""
 
     name: Literal["hf"] = required("Which teacher")
     path: str = key("", "Its folder, teacher.path=FOLDER")

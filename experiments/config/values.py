@@ -91,7 +91,8 @@ def _value(value: Any, known: Declared, path: str, stored: bool) -> typing.Itera
 
 
 def _options(node: DictConfig, path: str, stored: bool) -> typing.Iterator[str]:
-    """Of the class that ``_target_`` names. What cannot be imported is refused where it is built."""
+    """Of the class that ``_target_`` names. What cannot be imported is refused where it is
+    built."""
     module, _, name = str(node.get("_target_", "")).rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name, None) if module else None
@@ -119,7 +120,8 @@ def _options(node: DictConfig, path: str, stored: bool) -> typing.Iterator[str]:
         if isinstance(value, DictConfig) and "_target_" in value:
             yield from _options(value, here, stored)
         elif not fits(_plain(value), keys[name].type, keys[name].key):
-            yield f"{here}={_shown(_plain(value))}: it is {allowed(keys[name].type, keys[name].key)}"
+            choices = allowed(keys[name].type, keys[name].key)
+            yield f"{here}={_shown(_plain(value))}: it is {choices}"
 
 
 def _plain(value: Any) -> Any:

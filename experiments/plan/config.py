@@ -1,7 +1,9 @@
-"""What a plan assumes of agents and machines: the section ``plan`` of ``python -m experiments.plan``.
+"""What a plan assumes of agents and machines: the section ``plan`` of ``python -m
+experiments.plan``.
 
 A run has no such section. The defaults are those of the embedded set-up, from earlier runs of it;
-docs/reference/planner.md names the sources. The files of ``experiments/plan/conf/plan`` change them.
+docs/reference/planner.md names the sources. The files of ``experiments/plan/conf/plan`` change
+them.
 """
 
 from __future__ import annotations

@@ -125,7 +125,6 @@ def test_tiny_model_learns_labels_and_reloads(tiny, tokenizer, tmp_path, options
     )
 
 
-@pytest.mark.slow
 def test_smollm2_learns_labels(smollm2, auto_dtype, tmp_path):
     model, tokenizer = load_model(smollm2, auto_dtype), load_tokenizer(smollm2)
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")

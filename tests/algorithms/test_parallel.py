@@ -77,6 +77,7 @@ def in_two(script: Path, code: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.e2e
 def test_two_processes_equal_one(tmp_path, tokenizer):
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
@@ -131,7 +132,7 @@ def chain(length: int, seed: int) -> TokenTree:
     return TokenTree(ids, line - 1, (line > 30).astype(np.float32), np.zeros(length, np.int64))
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_sharded_embedded_model_equals_unsharded(tmp_path: Path, auto_dtype: torch.dtype) -> None:
     name = str(auto_dtype).removeprefix("torch.")
     one, two = tmp_path / "one", tmp_path / "two"

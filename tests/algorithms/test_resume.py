@@ -109,7 +109,7 @@ def test_killed_training_resumes_with_same_losses(tmp_path: Path, state_file: st
     assert report["steps_here"] == 2, "the snapshot has four of six steps"
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 @pytest.mark.parametrize("options", [SHARDED, {**SHARDED, "lora_rank": 4}], ids=["full", "lora"])
 def test_snapshot_of_two_processes_resumes_in_one_and_back(tmp_path: Path, options: dict) -> None:
     train_in(1, tmp_path / "whole", options)

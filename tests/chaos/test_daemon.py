@@ -23,6 +23,8 @@ from swe_gym_env.types import Episode, TaskInstance
 from tests.support.chaos.engine import Engine, engine
 from tests.support.toy_tasks import FINISH, FIX, LOOK, copies
 
+pytestmark = [pytest.mark.chaos, pytest.mark.docker]
+
 TAG = "swe-gym-chaos:toy"
 EVAL = """cd /testbed
 echo '>>>>> Start Test Output'
@@ -66,7 +68,6 @@ def play(own: Engine, tasks: list[TaskInstance], done: list[str]) -> dict[str, A
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_daemon_costs_no_episode(own: Engine, caplog: pytest.LogCaptureFixture) -> None:
     commit = own.toy_image(TAG)

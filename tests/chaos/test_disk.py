@@ -10,7 +10,6 @@ import pytest
 from tests.support.chaos.faults import Arena, full_disk, mounted
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_full_disk_says_so_and_the_run_goes_on_with_more_room(
     arena: Arena, tmp_path: Path

@@ -20,7 +20,6 @@ def test_killed_boxes_and_their_maker_cost_no_episode(arena: Arena) -> None:
     assert arena.cost(job, lose_nursery(job, 2, 0.3)).harmless
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_box_that_hangs_is_ended_and_its_episode_played_again(arena: Arena) -> None:
     job = arena.job()

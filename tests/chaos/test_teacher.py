@@ -11,7 +11,6 @@ from tests.support.chaos.faults import Arena
 from tests.support.chaos.teacher import FaultyTeacher, served
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_teacher_with_a_third_of_faults_costs_labels_and_no_episode(arena: Arena) -> None:
     with served(FaultyTeacher(0.3)) as teacher:

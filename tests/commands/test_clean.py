@@ -18,6 +18,8 @@ from swe_gym_env.types import TaskInstance
 from tests.commands.conftest import ROOT, Run
 from tests.support.toy_tasks import real_provider
 
+pytestmark = pytest.mark.sandbox
+
 LEAVE_A_SANDBOX = """
 import sys
 from swe_gym_env.sandbox import SandboxSpec, provider
@@ -93,6 +95,7 @@ def containers() -> Iterator[dict[str, str]]:
     api.remove_image("swe-gym-test-clean:1", force=True)
 
 
+@pytest.mark.docker
 def test_containers_of_dead_processes_go(
     containers: dict[str, str], temporary: Path, run: Run
 ) -> None:
@@ -109,6 +112,7 @@ def test_containers_of_dead_processes_go(
     assert there() == {"mine"}
 
 
+@pytest.mark.docker
 def test_images_go_only_when_asked(temporary: Path, run: Run) -> None:
     from swe_gym_env.sandbox.docker.image import base
 

@@ -14,6 +14,8 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.types import TaskInstance
 from tests.commands.conftest import FIX, WRONG, Run, rows
 
+pytestmark = pytest.mark.sandbox
+
 
 def prediction(name: str, patch: str | None) -> dict[str, Any]:
     return {"instance_id": name, "model_name_or_path": "m", "model_patch": patch}

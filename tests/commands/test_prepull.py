@@ -28,6 +28,7 @@ def image() -> Iterator[str]:
     api.remove_image(name, force=True)
 
 
+@pytest.mark.docker
 def test_what_is_there_is_skipped_and_what_cannot_be_had_is_said(
     task: TaskInstance, image: str, tmp_path: Path, run: Run
 ) -> None:

@@ -10,11 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from swe_gym_env import tasks
 from swe_gym_env.commands.validate import validate
 from swe_gym_env.types import TaskInstance
 from tests.commands.conftest import FIX, WRONG, Run, Start, rows
 from tests.support.toy_tasks import real_provider
+
+pytestmark = pytest.mark.sandbox
 
 
 def results(folder: Path) -> list[dict[str, Any]]:

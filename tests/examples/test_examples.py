@@ -18,6 +18,8 @@ from swe_gym_env.types import TaskInstance
 from tests.policies.test_server import Model, chat
 from tests.support.toy_tasks import FINISH, FIX, GOLD, copies, real_provider, toy_task
 
+pytestmark = [pytest.mark.sandbox, pytest.mark.e2e]
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -121,7 +123,6 @@ def test_dagger_as_library_trains_two_rounds(toys: list[TaskInstance], tmp_path:
     assert (out / "round2" / "checkpoint" / "model.safetensors").is_file()
 
 
-@pytest.mark.slow
 def test_one_step_of_grpo_in_trl(toys: list[TaskInstance], tmp_path: Path) -> None:
     """A random model that knows whole turns as single words: some episodes run, so rewards differ
     and there is something to learn from."""

@@ -349,6 +349,7 @@ def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert (tmp_path / "one.csv").read_text() == "a,b\n2,3\n"
 
 
+@pytest.mark.e2e
 def test_several_runs_are_one_comparison_and_each_its_own(tmp_path: Path) -> None:
     """One of them made as by hand, without a task set, and one with nothing in it."""
     full, empty = sample_run(tmp_path / "made-1"), stored(tmp_path / "made-2")

@@ -33,6 +33,8 @@ from tests.experiments.conftest import Job
 from tests.experiments.test_configuration import configuration
 from tests.support.toy_tasks import FINISH, FIX, GOLD
 
+pytestmark = pytest.mark.sandbox
+
 UNDO = "```bash\ngit checkout -q calc.py\n```"
 
 

@@ -91,12 +91,14 @@ def test_nothing_to_do_is_said() -> None:
         values.check_some(cfg, "tasks.train", "evaluation.tasks")
 
 
+@pytest.mark.e2e
 def test_the_real_command_says_it_before_anything_is_built(tmp_path: Path) -> None:
     code, printed = run("limits.max_turns=-1", f"paths.runs={tmp_path / 'runs'}")
     assert code == 2 and "limits.max_turns=-1: it is" in printed and "Traceback" not in printed
     assert not list(tmp_path.glob("*"))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("module", ["run", "evaluate"])
 @pytest.mark.parametrize("sweep", [False, True])
 def test_runs_that_cannot_be_written_are_one_message(

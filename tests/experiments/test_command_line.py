@@ -12,6 +12,8 @@ import pytest
 
 from tests.support import warm
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -43,7 +43,6 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
 def test_one_checkpoint_is_measured_alone_and_by_the_same_measure(job: Job) -> None:
     printed = job.run(module=EVALUATE)
     assert "By repository" in printed and "toy/calc" in printed
@@ -55,7 +54,6 @@ def test_one_checkpoint_is_measured_alone_and_by_the_same_measure(job: Job) -> N
     assert measured["generated_tokens"] == measured["sampled_tokens"] > 0
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_samples_of_the_expert_go_on_where_they_were_stopped(job: Job) -> None:
     asked = ("evaluation.who=teacher", "evaluation.samples=2", "--limit", "2")
@@ -85,7 +83,6 @@ def test_samples_of_the_expert_go_on_where_they_were_stopped(job: Job) -> None:
     }
 
 
-@pytest.mark.slow
 def test_an_endpoint_is_measured_as_it_writes_and_paid_for(job: Job, model: Model) -> None:
     said = ["I think so.", FIX, FINISH]
 
@@ -155,6 +152,7 @@ def test_the_measures_of_counted_episodes() -> None:
     assert [row[0] for row in repositories.rows] == ["a/a", "b/b"]
 
 
+@pytest.mark.e2e
 def test_its_page_has_the_tables_and_the_kinds_of_failure(tmp_path: Path) -> None:
     tasks = [task("a-1", "a/a", "1-4 hours"), task("b-1", "b/b", "<15 min fix")]
     played = RoundFolder(tmp_path / "evaluation-small-1")

@@ -20,7 +20,6 @@ def metrics(folder: Path, index: int) -> dict:  # type: ignore[type-arg]
     return json.loads((folder / "rounds" / f"round_{index:03d}" / "metrics.json").read_text())
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_separate_process_trains_as_the_run_does(job: Job) -> None:
     job.run("evaluation.tasks=1")
@@ -39,7 +38,6 @@ def test_separate_process_trains_as_the_run_does(job: Job) -> None:
     assert "no round" in job.by_hand("experiments.train", str(folder), "7", code=2)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_rounds_collected_ahead_are_the_same_after_a_kill(job: Job) -> None:
     """Two processes train round 1 while its successor is collected by the student of round 0."""
@@ -86,7 +84,6 @@ def trainings(runs: Path) -> list[str]:
     return found
 
 
-@pytest.mark.slow
 def test_what_cannot_be_launched_ends_in_one_message(job: Job) -> None:
     printed = job.run("overlap=1", code=2)
     assert "training.launch" in printed and "Traceback" not in printed
@@ -103,7 +100,6 @@ def test_what_cannot_be_launched_ends_in_one_message(job: Job) -> None:
         del os.environ["WORLD_SIZE"]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ctrl_c_stops_the_training_too(job: Job) -> None:
     started = "iteration0-*/rounds/round_000/train.log"

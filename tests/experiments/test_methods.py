@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from tests.experiments.conftest import Job
 
 SMALL = ("evaluation.tasks=1", "episodes_per_round=2")
@@ -13,7 +11,6 @@ def round_of(job: Job, method: str):
     return job.folder(f"{method}-*") / "rounds" / "round_001"
 
 
-@pytest.mark.slow
 def test_methods_that_need_only_words(job: Job) -> None:
     methods = ("sft", "rft", "grpo", "dagger", "aggrevate", "oec")
     said = job.run(f"algorithm={','.join(methods)}", *SMALL, "-m")
@@ -29,7 +26,6 @@ def test_methods_that_need_only_words(job: Job) -> None:
     assert len(list(job.runs.glob("iteration0-*"))) == 1
 
 
-@pytest.mark.slow
 def test_methods_that_need_log_probs(job: Job) -> None:
     methods = ("opd", "gkd", "mixed")
     (model,) = [part.split("=")[1] for part in job.overrides if part.startswith("model.path=")]

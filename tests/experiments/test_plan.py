@@ -224,6 +224,7 @@ def test_what_is_assumed_changes_no_run() -> None:
     assert "plan" not in configuration("model=qwen8b") and "gpus" not in configuration().cluster
 
 
+@pytest.mark.e2e
 def test_the_command_prints_every_part(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.plan", "algorithm=dagger", "model=qwen8b"]
     command += ["cluster.gpus=8", f"paths.runs={tmp_path}", "teacher.prices.prompt=0.1"]
@@ -247,7 +248,6 @@ def test_the_command_prints_every_part(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.slow
 def test_this_machine_is_measured_and_the_command_line_wins(job: Job) -> None:
     printed = job.run("plan.calibrate=true", module="experiments.plan")
     cfg = planned()

@@ -43,7 +43,6 @@ def own_tasks(job: Job) -> Job:
     return Job(job.home, job.runs, tuple(kept))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_run_with_parts_of_another_package(job: Job, installed: Path) -> None:
     job = own_tasks(job)

@@ -208,7 +208,6 @@ def test_a_checkpoint_is_measured_as_its_run_was(
     assert precision.of_checkpoint("smollm2") is None
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_is_killed_and_goes_on_as_on_another_machine(
     job: Job, monkeypatch: pytest.MonkeyPatch

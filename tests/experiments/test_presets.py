@@ -142,7 +142,7 @@ def trained(job: Job, tmp_path: Path, size: str, rows: list[str], *teacher: str)
             assert (folder / f"rounds/round_{index:03d}/checkpoint/config.json").exists()
 
 
-@pytest.mark.parametrize("size", ["4b", pytest.param("8b", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", STUDENTS)
 def test_dagger_trains_at_toy_size(job: Job, tmp_path: Path, size: str) -> None:
     trained(job, tmp_path, size, ["dagger"], "teacher=expert")
     first, second = (
@@ -153,14 +153,12 @@ def test_dagger_trains_at_toy_size(job: Job, tmp_path: Path, size: str) -> None:
     assert first["resolved"] == 2 and first["losses"], "the expert's turns in Qwen's own format"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("size", STUDENTS)
 def test_the_other_rows_train_at_toy_size(job: Job, tmp_path: Path, size: str) -> None:
     trained(job, tmp_path, size, ["aggrevate", "sft", "grpo"], "teacher=expert")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("size", STUDENTS)
 def test_opd_trains_at_toy_size(job: Job, tmp_path: Path, size: str) -> None:

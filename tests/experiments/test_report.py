@@ -212,6 +212,7 @@ def test_failure_kinds_take_the_place_of_endings_where_they_were_counted(sweep: 
     assert sum(int(row["untrained student"] or 0) for row in counted) == 20
 
 
+@pytest.mark.e2e
 def test_run_folders_are_told_apart_by_their_configuration(sweep: Path, tmp_path: Path) -> None:
     folders = []
     for method in ("one", "two", "three"):

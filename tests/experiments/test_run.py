@@ -65,7 +65,6 @@ def test_the_untrained_student_may_be_measured_on_fewer_tasks(job: Job) -> None:
     assert counts == {"untrained-2": 2, "untrained": 3, "iteration0": 3}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "until",
     ["iteration0-*/evaluations/*/untrained/episodes.jsonl", "dagger-*/rounds/*/episodes.jsonl"],
@@ -83,7 +82,6 @@ def test_a_killed_run_goes_on_where_it_stopped(job: Job, until: str) -> None:
     assert read(job.folder() / "summary.json")["evaluations"][-1]["n"] == 3
 
 
-@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(job: Job) -> None:
     printed = job.interrupted(
         "iteration0-*/evaluations/*/untrained/episodes.jsonl", 1, signal.SIGINT
@@ -92,7 +90,6 @@ def test_ctrl_c_says_how_to_go_on(job: Job) -> None:
     assert "Traceback" not in printed
 
 
-@pytest.mark.slow
 def test_two_processes_do_not_share_a_folder(job: Job) -> None:
     import fcntl
 
@@ -102,7 +99,6 @@ def test_two_processes_do_not_share_a_folder(job: Job) -> None:
         assert "already working" in job.run(code=2)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_embedded_model_learns_the_format_from_a_few_episodes(
     job: Job, smollm2: Path, tmp_path: Path

@@ -89,7 +89,6 @@ def test_where_it_is_served_does_not_change_the_run_and_who_serves_does() -> Non
 
 
 @pytest.mark.vllm
-@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_served_run_is_killed_and_goes_on_to_its_end(
     job: Job, smollm2: Path, tmp_path: Path, vllm_python: str

@@ -87,7 +87,6 @@ def test_what_breaks_stops_no_other_cell_and_what_is_finished_is_not_touched(
     assert [cell["run"] for cell in cells(job).values()] == [good["run"]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_sweep_goes_on_with_the_same_command(job: Job, how: signal.Signals) -> None:
     sweep = ("algorithm=sft,dagger", "seed=0", *TINY, "-m")
@@ -106,7 +105,6 @@ def test_a_stopped_sweep_goes_on_with_the_same_command(job: Job, how: signal.Sig
     assert kept in episodes and len(episodes.splitlines()) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("launcher", "methods"),

@@ -35,7 +35,6 @@ def again(job: Job, run: Path, *overrides: str, code: int = 0) -> str:
     return Job(job.home, job.runs, given).run(module="experiments.annotate", code=code)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_round_is_labeled_again_by_other_teachers(job: Job, model: Model) -> None:
     job.run("beta=constant")
@@ -78,7 +77,6 @@ def test_the_command_line_of_labeling_says_what_it_wants(job: Job) -> None:
     assert "expert" in printed(f"run={job.runs}", "round=1", "teacher=nobody")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_teacher_is_trained_by_one_command_then_samples_and_scores(job: Job) -> None:
     printed = job.run("teacher=trained", *MADE, code=2)
@@ -113,7 +111,6 @@ def test_a_teacher_is_trained_by_one_command_then_samples_and_scores(job: Job) -
     assert alone["model"] == "trained" and alone["n"] == alone["tasks"] > 0
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_budget_is_kept_through_a_kill_and_the_run_ends_without_its_teacher(job: Job) -> None:
     limit = 20

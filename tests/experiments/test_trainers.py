@@ -29,7 +29,6 @@ from tests.experiments.test_configuration import configuration
 TRL = "trainer._target_=examples.trl_sft.SFT"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_run_with_trl_as_its_trainer(job: Job) -> None:
     """Iteration 0 and a round of DAgger, trained by TRL's SFTTrainer, evaluated as ever."""

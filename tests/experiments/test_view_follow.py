@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from experiments.runs.watch import Tail, Watch, phases
@@ -110,6 +111,7 @@ def test_a_file_begun_anew_and_words_that_would_steer_the_terminal(tmp_path: Pat
     assert "\x1b" not in shown and "\x00" not in shown and "</script>" in shown
 
 
+@pytest.mark.e2e
 def test_it_ends_with_the_run_and_with_ctrl_c(tmp_path: Path) -> None:
     run = sample_run(tmp_path / "run", tasks=3, training=2)
     console = Console(width=110, record=True, file=io.StringIO(), force_terminal=True)

@@ -17,6 +17,8 @@ from swe_gym_env.sandbox.start import start
 from swe_gym_env.types import Outcome, TaskInstance
 from tests.support.toy_tasks import BUG, GOLD, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 CHEAT = "def test_add(): pass\ndef test_zero(): pass\n"
 FILES = {"conftest.py": "import calc  # noqa\n", "setup.cfg": "[tool:pytest]\naddopts = -q\n"}
 

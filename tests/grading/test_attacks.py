@@ -19,6 +19,8 @@ from tests.support.attacks import ATTACKS, CODE, FAKE_TESTS, FIXED, Attack, make
 from tests.support.toy_tasks import real_provider
 from tests.tasks.tiny import own_store
 
+pytestmark = pytest.mark.sandbox
+
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskInstance]:

@@ -19,6 +19,8 @@ from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.types import TaskInstance
 from tests.support.toy_tasks import FINISH, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 FIX = "sed -i 's/a - b/a + b/' calc.py"
 GIT = "git -c user.name=a -c user.email=a@b"
 
@@ -218,8 +220,8 @@ FOLDERS = {
     "python3 -m venv --without-pip .": "pyvenv.cfg (ignored by git)",
     "mkdir -p node_modules/x; echo > node_modules/x/y": "node_modules/ (a folder of tools)",
     "mkdir -p .mypy_cache .tox/py; echo > .mypy_cache/x; echo > .tox/py/x": ".tox/ (a folder of",
-    f"git init -q sub; cd sub; echo > x; git add x; {GIT} commit -qm x": "sub/ (a separate repository",
-    "git clone -q --no-hardlinks . copy; echo more >> copy/calc.py": "copy/ (a separate repository",
+    f"git init -q sub; cd sub; echo > x; git add x; {GIT} commit -qm x": "sub/ (a separate",
+    "git clone -q --no-hardlinks . copy; echo more >> copy/calc.py": "copy/ (a separate",
 }
 
 

@@ -18,6 +18,8 @@ from swe_gym_env.types import TaskInstance
 from tests.support.toy_tasks import real_provider
 from tests.tasks.tiny import own_store, tiny_package
 
+pytestmark = pytest.mark.sandbox
+
 FILE = "tiny/__init__.py"
 
 

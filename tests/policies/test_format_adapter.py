@@ -20,6 +20,8 @@ from tests.policies.test_server import model as model
 from tests.policies.test_server import policy as policy
 from tests.support.toy_tasks import FINISH, FIX, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 HERMES = action_format("hermes_json", ["bash", "finish"])
 BASH = action_format("bash_block")
 

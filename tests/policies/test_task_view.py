@@ -25,6 +25,8 @@ from swe_gym_env.rollout.mixers import StudentOnly, TeacherOnly
 from swe_gym_env.types import Episode, TaskInstance, TaskView, ToolCall
 from tests.support.toy_tasks import FINISH, GOLD, LOOK, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 HIDDEN_TEST = """diff --git a/test_hidden.py b/test_hidden.py
 new file mode 100644
 --- /dev/null

@@ -17,6 +17,8 @@ from swe_gym_env.types import TaskInstance
 from tests.rollout.test_driver import play, timeless
 from tests.support.toy_tasks import FINISH, FIX, Flaky, copies, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 
 @pytest.fixture
 def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[TaskInstance]:

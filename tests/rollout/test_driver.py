@@ -30,6 +30,8 @@ from swe_gym_env.sandbox.base import SandboxProvider
 from swe_gym_env.types import Annotation, Episode, TaskInstance, ToolCall
 from tests.support.toy_tasks import FINISH, FIX, LOOK, Flaky, copies, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 Played = list[tuple[Episode, list[Annotation]]]
 
 

@@ -16,6 +16,8 @@ from swe_gym_env.rollout.mixers import PerTurnBeta, StudentOnly
 from swe_gym_env.types import Episode, TaskInstance, Turn
 from tests.support.toy_tasks import FINISH, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 
 @pytest.fixture
 def task(tmp_path, monkeypatch) -> Iterator[TaskInstance]:

@@ -35,6 +35,8 @@ from swe_gym_env.types import Annotation, Episode, TaskInstance, Turn
 from tests.rollout.test_driver import wander
 from tests.support.toy_tasks import FINISH, FIX, GOLD, LOOK, copies, toy_task
 
+pytestmark = [pytest.mark.sandbox, pytest.mark.e2e]
+
 if TYPE_CHECKING:  # (workers import this module, and that one imports torch)
     from tests.experiments.conftest import Job
 
@@ -189,7 +191,6 @@ def test_many_processes_give_the_episodes_of_one(machines: Machines) -> None:
     assert last.turns == sum(len(episode.turns) for episode, _ in spread)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_machines_go_and_come_and_no_episode_is_lost_or_doubled(
     machines: Machines, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -318,7 +319,6 @@ def test_a_machine_that_cannot_make_a_box_is_named(
         bare.play(1, student=ScriptedPolicy([FINISH]))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_killed_in_mid_round_goes_on_with_what_is_missing(
     machines: Machines, job: Job

@@ -63,27 +63,40 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     env = {"PATH": "/opt/env/bin:/usr/local/bin:/usr/bin:/bin", "FROM_IMAGE": "yes"}
     image = images.Image(mounts={"/opt/env": "{home}/mounted"}, masks=("/usr/share/doc",), env=env)
     images.save(IMAGE, image)
-    before = _docker_images()
     yield tree
-    for tag in _docker_images() - before:
-        if "/base:" not in tag:
-            DockerProvider().api.remove_image(tag, force=True)
     if home_before is None:
         del os.environ["SWE_GYM_HOME"]
     else:
         os.environ["SWE_GYM_HOME"] = home_before
 
 
-def _docker_images() -> set[str]:
-    provider = DockerProvider()
-    found = [] if provider.unavailable() else provider.api.images("swe-gym-env/*")
-    return {tag for image in found for tag in image["RepoTags"] or ()}
-
-
-def _maker(kind: str) -> Iterator[Make]:
+def available(kind: str) -> SandboxProvider:
+    """The provider, or else the test is skipped."""
     provider = PROVIDERS[kind]()
     if reason := provider.unavailable():
         skip(f"{kind}: {reason}")
+    if isinstance(provider, DockerProvider) and not _before:
+        _before.append((provider, _images(provider)))
+    return provider
+
+
+_before: list[tuple[DockerProvider, set[str]]] = []  # an engine, and its images before our tests
+
+
+def _images(engine: DockerProvider) -> set[str]:
+    return {tag for image in engine.api.images("swe-gym-env/*") for tag in image["RepoTags"] or ()}
+
+
+def pytest_sessionfinish() -> None:
+    """Remove the images that these tests have made."""
+    for engine, before in _before:
+        for tag in _images(engine) - before:
+            if "/base:" not in tag:
+                engine.api.remove_image(tag, force=True)
+
+
+def _maker(kind: str) -> Iterator[Make]:
+    provider = available(kind)
     made: list[Sandbox] = []
 
     def make(**limits: Any) -> Sandbox:

@@ -14,6 +14,8 @@ import pytest
 from tests.sandbox.conftest import PROVIDERS, skip
 from tests.sandbox.test_conformance import gone_soon, marked
 
+pytestmark = pytest.mark.sandbox
+
 PARENT = """
 import sys, threading
 from swe_gym_env.sandbox import SandboxSpec

@@ -17,6 +17,8 @@ from swe_gym_env.errors import SandboxError, SetupError
 from swe_gym_env.sandbox import LIMITS, Sandbox, SandboxSpec, client
 from tests.sandbox.conftest import PROVIDERS, Make, skip, supervisor
 
+pytestmark = pytest.mark.sandbox
+
 
 def run(sandbox: Sandbox, command: str, timeout: float = 20, **kwargs: object) -> str:
     result = sandbox.exec(command, timeout=timeout, **kwargs)  # type: ignore[arg-type]

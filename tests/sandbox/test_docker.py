@@ -18,6 +18,8 @@ from swe_gym_env.sandbox.docker.leftovers import LABEL, abandoned, labels
 from tests.sandbox.conftest import _maker
 from tests.sandbox.test_conformance import run
 
+pytestmark = pytest.mark.docker
+
 
 @pytest.fixture
 def sandbox(tree: Path) -> Iterator[DockerSandbox]:

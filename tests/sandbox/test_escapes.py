@@ -28,6 +28,8 @@ from tests.sandbox.attempts import ATTEMPTS, PRELUDE, Attempt
 from tests.sandbox.conftest import ISOLATING, PROVIDERS, Make, _maker
 from tests.sandbox.test_conformance import gone_soon, marked
 
+pytestmark = pytest.mark.sandbox
+
 SETTINGS = ("core_pattern", "modprobe", "hostname", "domainname", "sysrq", "panic", "ctrl-alt-del")
 WATCHED = ("/etc/passwd", "/etc/shadow", "/etc/ld.so.preload", "/etc/cron.d", "/usr/bin/env")
 # `local-copy` has the walls of `local`, and another file system in them

@@ -14,6 +14,8 @@ from swe_gym_env.sandbox.history import scrub
 from swe_gym_env.types import TaskInstance
 from tests.support.toy_tasks import FlakySandbox, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 GIT = "git -c user.name=toy -c user.email=toy@example.org"
 FUTURE = rf"""
 set -e

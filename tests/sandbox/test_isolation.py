@@ -17,6 +17,8 @@ from swe_gym_env.sandbox.guest import tree
 from tests.sandbox.conftest import Make
 from tests.sandbox.test_conformance import run
 
+pytestmark = pytest.mark.sandbox
+
 PRELUDE = """
 import ctypes, errno, os, socket, struct, fcntl, resource, sys
 libc = ctypes.CDLL(None, use_errno=True)

@@ -18,6 +18,8 @@ import pytest
 from swe_gym_env.sandbox.guest import kernel
 from tests.sandbox.conftest import skip
 
+pytestmark = [pytest.mark.sandbox, pytest.mark.e2e]
+
 REPOSITORY = Path(__file__).parents[2]
 ORDINARY = 12_345
 SUITE = ["test_conformance.py", "test_isolation.py", "test_cleanup.py", "test_provider.py"]
@@ -55,7 +57,6 @@ def main(scratch: str) -> None:
     os.execve(sys.executable, [sys.executable, *options, *suite], env)
 
 
-@pytest.mark.slow
 def test_suite_passes_as_an_ordinary_user() -> None:
     if os.geteuid() != 0:
         skip("needs root to become another user; what runs here is an ordinary user already")

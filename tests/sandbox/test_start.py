@@ -17,6 +17,8 @@ from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.types import TaskInstance
 from tests.support.toy_tasks import FINISH, FIX, FlakySandbox, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 
 @pytest.fixture
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskInstance:

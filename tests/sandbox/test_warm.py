@@ -12,8 +12,10 @@ import pytest
 from swe_gym_env.errors import SandboxError
 from swe_gym_env.sandbox import Sandbox, SandboxProvider, SandboxSpec
 from swe_gym_env.sandbox.warm import WarmProvider
-from tests.sandbox.conftest import PROVIDERS, skip, supervisor
+from tests.sandbox.conftest import available, supervisor
 from tests.sandbox.test_conformance import run
+
+pytestmark = pytest.mark.sandbox
 
 ONE, TWO = SandboxSpec("tiny"), SandboxSpec("tiny", env={"NUMBER": "2"})
 
@@ -36,10 +38,7 @@ class Counted:
 
 @pytest.fixture(params=["local", "docker"])
 def counted(request: pytest.FixtureRequest, tree: Path) -> Counted:
-    provider = PROVIDERS[request.param]()
-    if reason := provider.unavailable():
-        skip(reason)
-    return Counted(provider)
+    return Counted(available(request.param))
 
 
 def settled(counted: Counted, count: int) -> bool:

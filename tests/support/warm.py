@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support import costs
+from tests.support import costs, tiers
 from tests.support.warm_server import ROOT
 
 
@@ -47,6 +47,7 @@ class WarmInterpreter:
             log: file to which stdout and stderr are appended.
             request: ``events`` and ``kill``, see ``chaos/watch.py``.
         """
+        tiers.used("e2e")
         log.touch()
         command = {"module": module, "arguments": arguments, "env": dict(env), "log": str(log)}
         return Run(self, self._ask(**command, **request), log)

@@ -17,6 +17,8 @@ from swe_gym_env.tasks.pypi.build import PackageBuilder, build
 from swe_gym_env.tasks.pypi.catalog import Package
 from tests.tasks.tiny import SOURCE, TESTS, own_store, tiny_package
 
+pytestmark = pytest.mark.sandbox
+
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -110,7 +112,6 @@ def test_a_suite_that_fails_is_refused_in_its_own_words(store: Path, tiny: Packa
         build([tiny], counts={"unseen": 1})
 
 
-@pytest.mark.slow
 def test_a_real_package_in_small() -> None:
     rows = pypi.load(split="unseen", packages=["inflection"], limit=4)
     assert len(rows) == 4
@@ -123,7 +124,6 @@ def test_a_real_package_in_small() -> None:
         assert located.metadata["function"] not in symptom.problem_statement.splitlines()[0]
 
 
-@pytest.mark.slow
 def test_no_function_stands_in_two_splits() -> None:
     counts = {"train": 8, "val": 4, "heldout": 8}
     rows = build(["funcy", "voluptuous"], counts=counts)

@@ -25,6 +25,8 @@ from swe_gym_env.tasks.rows import from_row
 from tests.support.toy_tasks import real_provider
 from tests.tasks.tiny import own_store, tiny_package
 
+pytestmark = pytest.mark.sandbox
+
 COUNTS = {"unseen": 6}
 Rows = list[dict[str, Any]]
 

@@ -26,6 +26,8 @@ from swe_gym_env.tasks.rows import from_row
 from tests.support.toy_tasks import real_provider
 from tests.tasks.tiny import SOURCE, own_store, tiny_package
 
+pytestmark = pytest.mark.sandbox
+
 FILE = "tiny/__init__.py"
 
 

@@ -15,6 +15,8 @@ from swe_gym_env.sandbox import images
 from swe_gym_env.types import TaskInstance
 from tests.support.toy_tasks import GOLD, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 TEST_PATCH = """diff --git a/test_calc.py b/test_calc.py
 --- a/test_calc.py
 +++ b/test_calc.py

@@ -13,6 +13,8 @@ from swe_gym_env.tools import BashTool, Toolbox, schema
 from swe_gym_env.tools.bash import clip, readable
 from swe_gym_env.types import ToolCall
 
+pytestmark = pytest.mark.sandbox
+
 
 @pytest.fixture(scope="module")
 def bash(sandbox: Sandbox) -> Callable[..., BashTool]:

@@ -15,6 +15,8 @@ from swe_gym_env.tools.editor import MAX_FILE
 from swe_gym_env.types import ToolCall
 from tests.actions import random_turns
 
+pytestmark = pytest.mark.sandbox
+
 Edit = Callable[..., str]
 FIVE = b"one\ntwo\nthree\nfour\nfive\n"
 

@@ -8,6 +8,8 @@ import pytest
 from swe_gym_env.sandbox.base import Sandbox
 from swe_gym_env.tools import BashTool
 
+pytestmark = pytest.mark.sandbox
+
 # A command, and all that it prints
 ODD = [
     ("trap 'echo bye' EXIT", "bye"),

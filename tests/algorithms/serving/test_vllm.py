@@ -38,7 +38,7 @@ from tests.algorithms.serving.test_fleet import below, gone
 from tests.experiments.test_configuration import configuration
 from tests.support.toy_tasks import copies, real_provider, toy_task
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 STORY = (
     "It worked last week, and nobody has touched that module since. " * 40
 )  # as long as issues are

@@ -33,6 +33,8 @@ from tests.policies.expert.trees import (
     source,
 )
 
+pytestmark = pytest.mark.sandbox
+
 FORM = action_format("bash_block")
 MAX_TURNS = 20
 WRITES = re.compile(r"sed -i|<<'EOF'|git (checkout|reset|rm|clean)|^rm |&& rm ")

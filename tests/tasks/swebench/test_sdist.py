@@ -23,6 +23,8 @@ from swe_gym_env.tasks.swebench.releases import Release, candidates
 from swe_gym_env.tasks.swebench.specs import spec
 from tests.support.toy_tasks import real_provider
 
+pytestmark = pytest.mark.sandbox
+
 ROW = "pallets__flask-5014"
 
 
