@@ -15,6 +15,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config.keys import defaults
+from experiments.config.schema import Evaluation
 from experiments.console.cli import HYDRA, explain_unknown, guarded
 from experiments.console.progress import Display
 from experiments.pipeline import precision, preflight
@@ -84,7 +86,7 @@ def _taught_by_the_expert(cfg: DictConfig) -> DictConfig:
         "training": own.training,
         "iteration0": {**cfg.iteration0, "episodes": own.episodes},
         "episodes_per_round": own.episodes_per_round,
-        "evaluation": {"split": "val", "tasks": own.val_tasks},
+        "evaluation": {**defaults(Evaluation), "split": "val", "tasks": own.val_tasks},
     }
     return OmegaConf.create(made)
 

@@ -14,6 +14,8 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from experiments.config import values
+from experiments.config.keys import defaults
+from experiments.config.teachers import ExpertTeacher
 from experiments.console.progress import Display
 from experiments.pipeline import teachers
 from experiments.pipeline.build import Parts
@@ -82,7 +84,8 @@ def alone(cfg: DictConfig) -> DictConfig:
             own.teacher.path = str(teachers.folder(cfg))
     own.tasks.train = 0
     if who == "student":
-        own.teacher.name = "expert"  # who needs no server and no weights, and is never asked
+        expert = {"name": "expert", **defaults(ExpertTeacher)}  # needs no server and no weights,
+        own.teacher = expert  # and is never asked
     elif who == "teacher":
         _check_teacher(cfg)
         own.teacher.budget = dict.fromkeys(cfg.teacher.budget)  # it limits a run

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Ranks that vLLM has memory laid out for
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 PROCESSED = "processed_logprobs"
+START_TIMEOUT = 900.0  # seconds that the start of a server may take
 ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "1",  # the routes that change weights
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -136,7 +137,7 @@ def _own(parts: Parts, index: int) -> Server:
             },
             log=Path(cfg.paths.runs).absolute() / "serving" / f"{os.getpid()}-{index}.log",
             restarts=own.restarts,
-            start_timeout=own.patience,
+            start_timeout=START_TIMEOUT,
         )
     )
 
