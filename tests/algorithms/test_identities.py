@@ -14,9 +14,9 @@ from algorithms.base import Target
 from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.losses import Predicted, denominator, weighted_sums
-from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.tree import pack
+from algorithms.objective import Objective
 from tests.algorithms.conftest import tiny_model, words
 from tests.algorithms.sampled import (
     assert_close,

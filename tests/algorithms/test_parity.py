@@ -14,8 +14,8 @@ import torch
 from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.losses import denominator
-from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
+from algorithms.objective import Objective
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.sampled import (
     assert_close,

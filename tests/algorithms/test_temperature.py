@@ -13,11 +13,11 @@ from algorithms.engine.examples import example_trees
 from algorithms.engine.hf_policy import HFPolicy, pick, sampled_logprobs
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.losses import Predicted, weighted_sums
-from algorithms.engine.objective import Objective
 from algorithms.engine.scorer import HFScorer
 from algorithms.gkd import GKD
 from algorithms.grpo import GRPO
 from algorithms.mixed import Mixed
+from algorithms.objective import Objective
 from algorithms.opd import OPD
 from algorithms.schedules import Schedule
 from algorithms.serving.scorer import ServedScorer
