@@ -51,7 +51,7 @@ def groups(
         stored = [evaluations.find(Path(folder), only) for folder in members]
         name = name or stored[0].name
         if name in found and name not in from_files:
-            raise SetupError(f"{name} is given twice: give each a name of its own (NAME=FOLDER)")
+            raise SetupError(f"{name} is given twice: give each its own name (NAME=FOLDER)")
         found.setdefault(name, []).extend(stored)
     for name in who:
         if name not in found:

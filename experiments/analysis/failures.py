@@ -73,7 +73,7 @@ def kind_of(episode: Episode, task: TaskInstance | None, source: Source | None =
 
 
 def _unparsable(patch: str, gold: dict[str, FilePatch], source: Source) -> bool:
-    """A deleted file is no matter of syntax; nor is one whose text before is not at hand."""
+    """A deleted file is no matter of syntax; nor is one whose earlier text is not available."""
     changed = {path: change for path, change in parse_patch(patch).items() if path in gold}
     whole = [p for p, change in changed.items() if not change.deletes and p.endswith(".py")]
     before = tuple((path, text) for path in whole if (text := source(path)) is not None)

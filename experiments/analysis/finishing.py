@@ -7,7 +7,7 @@ teacher (its label, or the turn it executed) finish, in how many the student?
 
 And is a second try of any use? What was resolved, by the turn that made the last change: where all
 of it is the turn of the first edit, the student knows no way back, and no label makes it find one.
-Some go on after a right edit, and spoil it.
+Some go on after a right edit and break it again.
 """
 
 from __future__ import annotations

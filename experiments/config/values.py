@@ -149,10 +149,10 @@ def allowed(hint: Any, key: Key) -> str:
     """In words: ``a whole number, 1 or more, or null``."""
     if key.allowed:
         return key.allowed
-    said = [_words(each, key) for each in alternatives(hint) if each is not types.NoneType]
-    if len(said) < len(alternatives(hint)):
-        return f"{' or '.join(said)}, or null"
-    return " or ".join(said)
+    message = [_words(each, key) for each in alternatives(hint) if each is not types.NoneType]
+    if len(message) < len(alternatives(hint)):
+        return f"{' or '.join(message)}, or null"
+    return " or ".join(message)
 
 
 def _words(hint: Any, key: Key) -> str:

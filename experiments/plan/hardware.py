@@ -23,7 +23,7 @@ from swe_gym_env.errors import SetupError
 
 @dataclass(frozen=True)
 class GPU:
-    """``memory`` in bytes as the driver tells it, ``bandwidth`` in bytes and ``flops`` (dense
+    """``memory`` in bytes as the driver reports it, ``bandwidth`` in bytes and ``flops`` (dense
     bfloat16) per second."""
 
     memory: float

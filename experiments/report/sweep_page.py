@@ -106,7 +106,7 @@ def _lead(groups: Sequence[Group], first: Group | None) -> str:
     tasks = len(sweep_tables.tasks_of(groups))
     lead = f"Against {first.label}, on {tasks} tasks: "
     if not differing:
-        lead += "no difference that this many seeds and tasks can tell from chance."
+        lead += "no difference that this many seeds and tasks can distinguish from chance."
     else:
         lead += "; ".join(
             f"{row[0]} {_points(row[2])} points ({_points(row[3])} to {_points(row[4])})"

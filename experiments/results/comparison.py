@@ -84,7 +84,7 @@ def rates(groups: Sequence[Group]) -> Table:
 
 
 def _episodes(group: Group) -> list[Cell]:
-    """What only the episodes tell; nothing where some are not there any more."""
+    """Measures that need the episodes; empty where some are missing."""
     if len(group.stored) < len(group.members):
         return [None] * 7
     valid = [episode for one in group.stored for episode in one.valid]
