@@ -31,8 +31,8 @@ class AggreVaTe(Algorithm):
     """
 
     start: int = 0
-    step: int = 20
-    cap: int = 100
+    step: int = 2
+    cap: int | None = None
     keep: Keep = "all"
     aggregation: Aggregation = "latest"
     window: int = 1

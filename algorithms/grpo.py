@@ -12,8 +12,8 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from algorithms.base import Algorithm, Collect, Round, Scoring, Target, TrainingExample
-from algorithms.engine.objective import Kind, Objective, Ratio
 from algorithms.filters import at_least_one, kept, one_distribution, one_of
+from algorithms.objective import Objective, Ratio
 from swe_gym_env.rollout.mixers import StudentOnly
 from swe_gym_env.types import Episode, Scores
 
@@ -55,16 +55,15 @@ class GRPO(Algorithm):
         top_p: Must be 1.
     """
 
-    repeats: int = 8
+    repeats: int = 4
     advantage: Advantage = "mean"
     aggregation: Aggregation = "token"
-    constant: int = 1024
+    constant: int | None = None
     ratio: Ratio = "token"
     clip_low: float | None = 0.2
     clip_high: float | None = 0.28
     truncation: float | None = 2.0
     kl: float = 0.0
-    kl_kind: Kind = "k3"
     truncated: Truncated = "keep"
     zero_variance: ZeroVariance = "drop"
     most_tasks: int = 0
@@ -77,12 +76,13 @@ class GRPO(Algorithm):
         one_of(Aggregation, aggregation=self.aggregation)
         one_of(Truncated, truncated=self.truncated)
         one_of(ZeroVariance, zero_variance=self.zero_variance)
-        at_least_one(constant=self.constant)
+        if self.constant is not None:
+            at_least_one(constant=self.constant)
+        elif self.aggregation == "constant":
+            raise ValueError("algorithm.aggregation=constant needs algorithm.constant=TOKENS")
         one_distribution(self.temperature, self.top_p)
         if self.repeats < 2:
-            raise ValueError(
-                "algorithm.repeats must be at least 2: one episode has no advantage"
-            )
+            raise ValueError("algorithm.repeats must be at least 2: one episode has no advantage")
         _ = self.objective
 
     @property
@@ -92,7 +92,7 @@ class GRPO(Algorithm):
             clip_low=self.clip_low,
             clip_high=self.clip_high,
             truncation=self.truncation,
-            divergence=self.kl_kind,
+            divergence="k3",
             coefficient=self.kl,
             denominator="weights" if self.aggregation == "token" else "sequences",
             temperature=self.temperature,
@@ -141,7 +141,9 @@ class GRPO(Algorithm):
         self, episode: Episode, advantage: float, scores: dict[int, Scores]
     ) -> tuple[Target, ...]:
         tokens = max(1, sum(len(turn.token_ids) for turn in episode.turns))
-        each = 1 / {"token": 1, "sequence": tokens, "constant": self.constant}[self.aggregation]
+        each = (
+            1 / {"token": 1, "sequence": tokens, "constant": self.constant or 1}[self.aggregation]
+        )
         return tuple(
             Target(
                 turn,

@@ -28,7 +28,7 @@ class OEC(Algorithm):
         window: With ``aggregation`` ``window``, the number of newest rounds.
     """
 
-    latest: int = 30
+    latest: int = 6
     most_repeats: int = 2
     repeats: int = 1
     aggregation: Aggregation = "latest"

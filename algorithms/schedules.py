@@ -22,11 +22,13 @@ from typing import Literal, get_args
 Shape = Literal["constant", "linear", "cosine", "exponential", "step"]
 
 
-def latest_switch(index: int, start: int, step: int, cap: int) -> int:
-    """AggreVaTe's T_max of round ``index``, counted from 0: min(start + step index, cap) turns."""
-    if min(index, start, step, cap) < 0:
+def latest_switch(index: int, start: int, step: int, cap: int | None) -> int:
+    """AggreVaTe's T_max of round ``index``, counted from 0: min(start + step index, cap) turns.
+    ``cap`` None is no bound."""
+    if min(index, start, step, cap or 0) < 0:
         raise ValueError("start, step and cap of the latest switch must not be negative")
-    return min(start + step * index, cap)
+    latest = start + step * index
+    return latest if cap is None else min(latest, cap)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Schedule:
         shape: Which of the functions above.
         start: beta of the first round.
         floor: The smallest beta.
-        rounds: Number of rounds over which beta falls.
+        rounds: Number of rounds over which beta falls; None where the shape needs none.
         warmup: Number of rounds at ``start`` before it falls.
         slope: For ``linear``: by how much beta falls with each round; None reaches ``floor`` in the
             last round.
@@ -46,7 +48,7 @@ class Schedule:
     shape: Shape = "linear"
     start: float = 1.0
     floor: float = 0.0
-    rounds: int = 5
+    rounds: int | None = None
     warmup: int = 0
     slope: float | None = None
 
@@ -58,7 +60,7 @@ class Schedule:
                 raise ValueError(f"beta.{name}={getattr(self, name)}: it must lie in [0, 1]")
         if self.shape != "constant" and self.floor > self.start:
             raise ValueError(f"beta.floor={self.floor} must not be above beta.start={self.start}")
-        if self.rounds < 1 or self.warmup < 0:
+        if (self.rounds is not None and self.rounds < 1) or self.warmup < 0:
             raise ValueError("beta.rounds must be at least 1 and beta.warmup at least 0")
         if self.shape == "exponential" and self.floor <= 0:
             raise ValueError("an exponential never reaches 0: give beta.floor above 0, say 0.05")
@@ -68,13 +70,15 @@ class Schedule:
             )
         if self.slope is not None and self.slope < 0:
             raise ValueError(f"beta.slope={self.slope}: it must not be negative")
+        if self.rounds is None and self.shape != "constant" and self.slope is None:
+            raise ValueError(f"a {self.shape} schedule needs beta.rounds, the number of rounds")
 
     def __call__(self, index: int) -> float:
         """beta of round ``index``, counted from 0."""
         if index < 0:
             raise ValueError(f"rounds are counted from 0, not {index}")
         since = max(0, index - self.warmup)
-        span = self.rounds - 1 - self.warmup
+        span = (self.rounds or 1) - 1 - self.warmup
         p = min(1.0, since / span) if span > 0 else float(since > 0)
         start, floor = self.start, self.floor
         match self.shape:

@@ -3,7 +3,7 @@
     python -m examples.score_predictions preds.jsonl --tasks rows.jsonl
 
 A line is {"instance_id": ..., "model_name_or_path": ..., "model_patch": ...}. A task without a
-line counts as not resolved; one that could not be scored is told apart and counts nowhere.
+line counts as not resolved; one that could not be scored is reported separately and not counted.
 """
 
 import argparse

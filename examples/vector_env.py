@@ -1,4 +1,4 @@
-"""32 environments side by side in Gymnasium's AsyncVectorEnv, each with a task of its own.
+"""32 environments side by side in Gymnasium's AsyncVectorEnv, each with its own tasks.
 
     python -m examples.vector_env
 
@@ -42,8 +42,8 @@ def main() -> None:
     turns = np.zeros(args.envs, dtype=int)
     observations, _ = envs.reset(seed=0)
     while ended.total() < args.episodes:
-        said = [agent((text,), turn)[0] for text, turn in zip(observations, turns, strict=True)]
-        observations, _, terminated, truncated, info = envs.step(tuple(said))
+        answers = [agent((text,), turn)[0] for text, turn in zip(observations, turns, strict=True)]
+        observations, _, terminated, truncated, info = envs.step(tuple(answers))
         done = terminated | truncated
         ended.update(info["outcome"][n].status for n in np.flatnonzero(done))
         turns = np.where(done, 0, turns + 1)

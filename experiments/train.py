@@ -4,11 +4,12 @@
     torchrun --nproc-per-node 8 -m experiments.train RUN_FOLDER ROUND
 
     RUN_FOLDER      a run folder; its config.yaml says how to train
-    ROUND           which of its rounds; 0 is iteration 0
+    ROUND           number of the round; 0 is iteration 0
 
-A run does this by itself, and starts this command where training.launch says how. By hand it trains
-a stored round: one that was collected elsewhere, labeled anew by python -m experiments.annotate,
-or whose checkpoint was deleted. Killed, the same command goes on from training.save_every's last.
+A run trains its rounds without this command, or starts it as training.launch says. Use it to train
+a stored round that was collected elsewhere, was labeled again by python -m experiments.annotate, or
+whose checkpoint was deleted. After an interruption, the same command continues from the last state
+that training.save_every has kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from omegaconf import DictConfig
 
 from experiments.console.cli import guarded
 from experiments.console.progress import Display
-from experiments.pipeline.launch import OF_RUN, Told, die_with_parent, is_first, tell
+from experiments.pipeline.launch import (
+    OF_RUN,
+    WorkerDisplay,
+    die_with_parent,
+    is_first,
+    report_progress,
+)
 from experiments.runs.folders import RunFolder
 from experiments.runs.inputs import refuse_changed
 from experiments.runs.layout import is_configured
@@ -31,47 +38,47 @@ from swe_gym_env.errors import SetupError
 
 
 def train_stored(cfg: DictConfig, display: Display) -> None:
-    """Round ``cfg.stored.round`` of ``cfg.stored.run``, in all processes of the launcher."""
+    """Trains round ``cfg.stored.round`` of ``cfg.stored.run``, in all processes of a launcher."""
     from algorithms.engine import parallel
     from algorithms.engine.checkpoint import device
-    from experiments.pipeline.build import Parts
+    from experiments.pipeline.build import RunContext
     from experiments.pipeline.round import train
 
     parallel.initialize(cpu=device().type == "cpu")
     run, index, of_run = RunFolder(Path(cfg.stored.run)), cfg.stored.round, cfg.stored.of_run
     folders = [run.round(i) for i in range(index + 1)]
-    own, newest = folders[-1], folders[-2].checkpoint if index else None
+    folder, newest = folders[-1], folders[-2].checkpoint if index else None
     refuse_changed(run.path, cfg, "model")
-    parts = Parts(cfg)
-    algorithm, settings = parts.algorithm, cfg.training
+    context = RunContext(cfg)
+    algorithm, settings = context.algorithm, cfg.training
     if index == 0:
-        algorithm, settings = parts.iteration0, cfg.iteration0
-    scored = algorithm.scoring is None or own.is_done("score")
-    if not own.is_done("collect") or not scored:
-        raise SetupError(f"{own.path} holds no round that was collected to its end")
+        algorithm, settings = context.iteration0, cfg.iteration0
+    scored = algorithm.scoring is None or folder.is_done("score")
+    if not folder.is_done("collect") or not scored:
+        raise SetupError(f"{folder.path} holds no round that was collected to its end")
     if newest is not None and not newest.is_dir():
         raise SetupError(f"{newest} is not there: train round {index - 1} first")
-    if own.checkpoint.is_dir() and own.is_done("train"):
-        display.console.print(f"already trained; delete it to train again: {own.checkpoint}")
+    if folder.checkpoint.is_dir() and folder.is_done("train"):
+        display.console.print(f"already trained; delete it to train again: {folder.checkpoint}")
         return
-    mine = parallel.is_main() and not of_run
-    held = RunFolder(own.path.resolve().parents[1]).lock() if mine else contextlib.nullcontext()
-    with held:
-        if mine:
-            own.reopen("train")
+    locks = parallel.is_main() and not of_run
+    lock = RunFolder(folder.path.resolve().parents[1]).lock() if locks else contextlib.nullcontext()
+    with lock:
+        if locks:
+            folder.reopen("train")
         parallel.barrier()
-        train(parts, algorithm, folders, newest, settings.epochs, settings.lr, display)
+        train(context, algorithm, folders, newest, settings.epochs, settings.lr, display)
     parallel.shut_down()
-    display.console.print(f"checkpoint: {own.checkpoint}")
+    display.console.print(f"checkpoint: {folder.checkpoint}")
 
 
 def configuration(arguments: list[str]) -> DictConfig:
-    """The run's own. Raises SetupError."""
+    """The configuration of the run, with the round to train. Raises SetupError."""
     run, index, *more = [*arguments, "", ""][: max(2, len(arguments))]
     if not run or not is_configured(Path(run)):
         raise SetupError(f"{run!r}: give a run folder, which holds a config.yaml")
     if not index.isdigit() or more not in ([], [OF_RUN]):
-        raise SetupError(f"{index!r}: give the number of one of its rounds, and nothing more")
+        raise SetupError(f"{index!r}: give the number of one of its rounds, and nothing else")
     cfg = load_config(Path(run))
     cfg.stored = {"run": str(Path(run).absolute()), "round": int(index), "of_run": bool(more)}
     return cfg
@@ -88,13 +95,13 @@ def main() -> None:
     try:
         cfg = configuration(arguments)
         if is_first() and not of_run:
-            guarded(train_stored, cfg, "experiments.train")
+            guarded(train_stored, cfg, "experiments.train", stored=True)
         else:
-            train_stored(cfg, Told(cfg.logging.level if is_first() else "ERROR"))
+            train_stored(cfg, WorkerDisplay(cfg.logging.level if is_first() else "ERROR"))
     except SetupError as error:
         if of_run:
-            tell(error=str(error))
-        elif is_first():  # it speaks for all
+            report_progress(error=str(error))
+        elif is_first():  # one message for all processes
             print(error, file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -1,4 +1,4 @@
-"""The gold patch as line blocks, so that a half-done file can be told from a damaged one.
+"""The gold patch as line blocks, to distinguish a half-done file from a damaged one.
 
 A student may have made one of two changes already. Knowing for each block whether the file holds
 its old or its new form says what is missing; a file that fits no such mixture is damaged.
@@ -115,7 +115,7 @@ def missing_blocks(
 ) -> list[Block] | None:
     """The blocks that ``present`` lacks, placed in ``present``; None if it is no such mixture.
 
-    Where one line should become another, and a third stands there, that is mended as it stands.
+    If a line was changed to something else than the gold line, it is repaired in place.
     """
     base, present = list(base), list(present)
     # (next block, index in present, blocks missing so far); the gold form is tried first, a wrong

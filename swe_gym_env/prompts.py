@@ -1,4 +1,4 @@
-"""The one owner of everything the agent is told: system prompt, task prompt, observations.
+"""All text that the agent reads from us: system prompt, task prompt, observations.
 
 Kept short on purpose, since every token of them is paid for on every turn. Any change here changes
 what models were trained on, so ``tests/test_prompts.py`` holds the exact strings.
@@ -19,11 +19,11 @@ NOT_RUN = "Not run: "  # how the answer to a malformed turn begins
 INFRA_FAULT = "(the sandbox failed; the episode is over)"
 
 
-def system_prompt(form: ActionFormat) -> str:
+def system_prompt(action_format: ActionFormat) -> str:
     means = "shell commands"
-    if any(tool.name == "str_replace_editor" for tool in form.tools):
+    if any(tool.name == "str_replace_editor" for tool in action_format.tools):
         means += " and a file editor"
-    return f"You fix bugs in a code repository with {means}. {form.describe()}"
+    return f"You fix bugs in a code repository with {means}. {action_format.describe()}"
 
 
 def task_prompt(task: TaskInstance) -> str:
@@ -51,8 +51,8 @@ def left_out(count: int) -> str:
     return f"(output of an earlier command, {count} characters, left out)"
 
 
-def format_mistake(problem: str, form: ActionFormat) -> str:
-    return f"{NOT_RUN}{problem}. Reply like this:\n{form.example}"
+def format_mistake(problem: str, action_format: ActionFormat) -> str:
+    return f"{NOT_RUN}{problem}. Reply like this:\n{action_format.example}"
 
 
 def unknown_tool(name: str, known: list[str]) -> str:

@@ -88,6 +88,7 @@ class TreeMask:
         # of the row that looks furthest up includes it. Columns after row i are masked below.
         seen = (end[:high] > low) & (depth[:high] > horizon.min())
         nodes = torch.arange(high, device=device)[seen]
+        # Seen by every row: an ancestor of the whole block, and within the shortest window.
         by_all = (nodes <= low) & (end[nodes] >= high) & (depth[nodes] > horizon.max())
         some = nodes[~by_all]
         rows = torch.arange(low, high, device=device)[:, None]
@@ -155,6 +156,7 @@ class _BlockAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         heads, group, length, _ = q.shape
         out = q.new_empty(heads, group, length, v.shape[-1])
+        # A row sees at least itself, so no softmax is over nothing, and no row is left unwritten.
         for block in blocks:
             probs = _probabilities(q, k, block, scale)[0]
             mixed = torch.bmm(probs, v[:, block.columns])

@@ -244,9 +244,7 @@ def _streams(target: Target, reply: Reply, episode: Episode) -> list[dict[str, A
         raise ValueError(f"{where}: policy gradients and divergences need executed turns")
     scores = target.scores
     if scores is not None and len(scores.logprobs) != len(reply.token_ids):
-        raise ValueError(
-            f"{where}: {len(scores.logprobs)} scores of {len(reply.token_ids)} tokens"
-        )
+        raise ValueError(f"{where}: {len(scores.logprobs)} scores of {len(reply.token_ids)} tokens")
     if target.weight:
         for row in rows[:count]:
             row["ce_weight"] = target.weight

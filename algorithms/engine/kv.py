@@ -66,10 +66,12 @@ class RowCache:
         lengths = self.lengths[low:high]
         positions = lengths[:, None] + torch.arange(width, device=lengths.device)
         self._rows = slice(low, high)
+        # Padding of a row that is almost full would lie beyond the buffer; the spill slot takes it.
         self._slots = positions.clamp(max=self._spill)
         self._end = int(self._slots.max()) + 1
         self._index = torch.arange(high - low, device=lengths.device)[:, None]
         slots = torch.arange(self._end, device=lengths.device)
+        # Causal, and by slot: what lies after a token in its row is newer, padding or stale.
         hidden = slots > self._slots[:, :, None]
         mask = torch.zeros(hidden.shape, dtype=self.keys.dtype, device=lengths.device)
         return positions, mask.masked_fill_(hidden, float("-inf"))[:, None]
@@ -86,6 +88,7 @@ class RowCache:
         Returns:
             All keys and values that a row may look at, [rows, kv heads, slots, d].
         """
+        # An integer and a slice give views, so the assignments below write into the buffers.
         all_keys, all_values = self.keys[layer, self._rows], self.values[layer, self._rows]
         # Advanced indices around a slice put the indexed dimensions first: [rows, width, heads, d].
         all_keys[self._index, :, self._slots] = keys.transpose(1, 2)
@@ -98,6 +101,7 @@ class RowCache:
 
     def move(self, source: int, target: int) -> None:
         """Copy row ``source`` over row ``target``."""
+        # Slots from ``length`` on keep what the target had; no mask shows them.
         length = int(self.lengths[source])
         self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
         self.values[:, target, :, :length] = self.values[:, source, :, :length]
@@ -120,7 +124,8 @@ def layer_masks(
     limits = [window for window in set(windows) if window is not None]
     if not limits:
         return mask
-    slots = torch.arange(mask.shape[-1], device=mask.device)  # a slot is a position
+    # A token at position p sees the positions p - window + 1 to p; a slot is a position.
+    slots = torch.arange(mask.shape[-1], device=mask.device)
     far = slots <= positions[:, None, :, None] - limits[0]
     near = mask.masked_fill(far, float("-inf"))
     return {"full_attention": mask, "sliding_attention": near} if None in windows else near
@@ -181,7 +186,7 @@ class PrefixStore:
         """Copy the first ``length`` stored tokens into ``row``; do nothing if none are stored."""
         item = self._items.get(key)
         if item is not None:
-            self._items.move_to_end(key)
+            self._items.move_to_end(key)  # most recently used
             cache.keys[:, row, :, :length] = item.keys[:, :, :length]
             cache.values[:, row, :, :length] = item.values[:, :, :length]
             cache.lengths[row] = length
@@ -191,6 +196,7 @@ class PrefixStore:
 
         ``ids`` may be longer than the row: the last sampled token has no states yet.
         """
+        # A new key goes to the end of the order, as the most recently used.
         length = int(cache.lengths[row])
         self._items[key] = Prefix(
             list(ids[:length]),

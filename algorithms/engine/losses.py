@@ -25,8 +25,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from algorithms.engine.objective import Objective
 from algorithms.engine.tree import PackedTrees, TokenTree
+from algorithms.objective import Objective
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 CHUNK = 1024  # rows of logits in memory at once: 1024 x 49152 in float32 are 200 MB
@@ -70,8 +70,10 @@ def _predict_chunk(
     head: Head, hidden: torch.Tensor, target: torch.Tensor, top_ids: torch.Tensor, num_best: int
 ) -> tuple[torch.Tensor, ...]:
     """The fields of :class:`Predicted` for at most CHUNK pairs; ``hidden`` is [pairs, d]."""
+    # In float32: bfloat16 rounds a log-prob near -3 to steps of 1/64, which is 0.8 % of a ratio.
     logprobs = head(hidden).float().log_softmax(-1)
     of_target = logprobs.gather(1, target[:, None])[:, 0]
+    # At least one, for ``correct``; more only for a scorer. No gradient flows through them.
     best_logprobs, best_ids = logprobs.detach().topk(max(num_best, 1), -1)
     correct = best_ids[:, 0] == target
     of_top = logprobs.gather(1, top_ids)
@@ -167,6 +169,8 @@ def policy_gradient(
     taken = streams["pg_weight"] != 0
     behavior, advantage = streams["behavior"], streams["advantage"]
     reverse_kl = torch.zeros_like(logprobs)
+    # ``old`` and ``behavior`` are constants, so the gradient flows through ``logprobs`` only. Pairs
+    # without a weight are set to ratio 1, or their undefined values could overflow.
     old = streams.get("old", behavior)
     log_ratio = torch.where(taken, logprobs - old, 0.0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if objective.ratio == "sequence":
@@ -177,9 +181,11 @@ def policy_gradient(
         # ratio: the expectation over p_old of ratio * (e^r - 1 - r) is the reverse KL of p.
         advantage = torch.where(taken, _log_ratio_to_scorer(streams, logprobs.detach()), 0.0)
         reverse_kl = ratio.detach() * (advantage.expm1() - advantage)
+    # ``clamp`` accepts None for one side, but not for both.
     low = None if objective.clip_low is None else 1 - objective.clip_low
     high = None if objective.clip_high is None else 1 + objective.clip_high
     clamped = ratio if low is high is None else ratio.clamp(low, high)
+    # Where the minimum is the clamped term, it is constant and the token has no gradient.
     per_token = -torch.minimum(ratio * advantage, clamped * advantage)
     if objective.truncation is not None:
         per_token = per_token * (old - behavior).exp().clamp(max=objective.truncation)
@@ -237,6 +243,7 @@ def jsd(student: torch.Tensor, teacher: torch.Tensor, beta: float) -> torch.Tens
     p, q = _with_rest(teacher, teacher), _with_rest(student, teacher)
     if beta in (0, 1):
         return _kl(p, q) if beta == 0 else _kl(q, p)
+    # log(beta e^p + (1 - beta) e^q), stable for tiny probabilities.
     mix = torch.logaddexp(p + torch.tensor(beta).log(), q + torch.tensor(1 - beta).log())
     return beta * _kl(p, mix) + (1 - beta) * _kl(q, mix)
 

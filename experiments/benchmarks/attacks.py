@@ -19,8 +19,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from swe_gym_env import paths
 from swe_gym_env.grading import grade
-from swe_gym_env.sandbox import SandboxProvider, SandboxSpec, images, provider
+from swe_gym_env.sandbox import SandboxProvider, SandboxSpec, provider
 from swe_gym_env.tasks.rows import to_row
 from swe_gym_env.types import TaskInstance
 
@@ -39,7 +40,7 @@ def main() -> None:
     from tests.support.attacks import ATTACKS, LIMITS, Attack, make_task
 
     env = fetch.environment_for("tiny", PYTEST)
-    store = images.home()
+    store = paths.home()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "envs").symlink_to(store / "envs")

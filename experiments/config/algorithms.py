@@ -34,11 +34,11 @@ def build_trainer(cfg: DictConfig | None) -> Trainer:
 def build_policy(cfg: DictConfig) -> Policy:
     """The policy of another package that ``cfg``, the section ``teacher``, names. Its options are
     in ``options``. Raises SetupError."""
-    own = DictConfig({**cfg.get("options", {}), "_target_": cfg.get("_target_")})
-    made = _build(own, "teacher", object)
+    section = DictConfig({**cfg.get("options", {}), "_target_": cfg.get("_target_")})
+    made = _build(section, "teacher", object)
     if missing := [part for part in ("name", "needs_sandbox", "act") if not hasattr(made, part)]:
         raise SetupError(
-            f"teacher._target_={own._target_}: it is no policy, it lacks {', '.join(missing)} "
+            f"teacher._target_={section._target_}: it is no policy, it lacks {', '.join(missing)} "
             "(swe_gym_env/policies/base.py)"
         )
     policy: Policy = made

@@ -8,7 +8,6 @@ keys beside it are added here.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 import shlex
@@ -25,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import values
+from experiments.config.schema import RunConfig
 from experiments.console.interrupt import INTERRUPTED, stoppable
 from experiments.console.progress import Display, plain
 from swe_gym_env import disk
@@ -36,14 +36,28 @@ HYDRA = {"version_base": "1.3", "config_path": "../conf", "config_name": "config
 _composed = False  # did Hydra get as far as a configuration?
 
 
-def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: str) -> None:
+def guarded(
+    job: Callable[[DictConfig, Display], Any],
+    cfg: DictConfig,
+    module: str,
+    kind: type = RunConfig,
+    stored: bool = False,
+) -> None:
     """Ends in one clear message where the user has to act, and says how to go on after Ctrl-C. A
-    cell of a sweep ends without stopping the others; the sweep names it when all have ended."""
+    run of a sweep ends without stopping the others; the sweep names it when all have ended.
+
+    Args:
+        job: What the command does.
+        cfg: Its configuration, which is checked first.
+        module: The command, ``experiments.run``.
+        kind: The dataclass that declares the keys of ``cfg``.
+        stored: ``cfg`` is of a run folder: it may hold keys of another version of this program.
+    """
     global _composed
     _composed = True
     command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     try:
-        values.check(cfg)
+        values.check(cfg, kind, stored)
         display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
         if module != "experiments.train":
             _refuse_many()
@@ -52,10 +66,10 @@ def guarded(job: Callable[[DictConfig, Display], Any], cfg: DictConfig, module: 
     except SetupError as error:
         _end(str(error))
     except OSError as error:
-        said = disk.message(error, error.filename or cfg.paths.runs)
-        if said is None:
+        problems = disk.message(error, error.filename or cfg.paths.runs)
+        if problems is None:
             raise
-        _end(said)
+        _end(problems)
 
 
 def _refuse_many() -> None:
@@ -69,53 +83,54 @@ def _refuse_many() -> None:
         )
 
 
-def _end(said: str) -> NoReturn:
+def _end(problems: str) -> NoReturn:
     """Of a sweep, only this cell ends."""
-    said = plain(said)
-    print(f"\n{said}", file=sys.stderr)
+    problems = plain(problems)
+    print(f"\n{problems}", file=sys.stderr)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise CompactHydraException(said) from None  # which Hydra prints without a traceback
+        raise CompactHydraException(problems) from None  # which Hydra prints without a traceback
     raise SystemExit(2) from None
 
 
 @contextlib.contextmanager
-def explain_unknown() -> Iterator[None]:
-    """Around ``main``. What Hydra would end in a traceback is told first."""
-    if said := no_choice(sys.argv[1:]):
-        raise SystemExit("\n".join(said))
+def explain_unknown(config: str = "config") -> Iterator[None]:
+    """Around ``main``. Prints a plain error where Hydra would show a traceback."""
+    if problems := no_choice(sys.argv[1:]):
+        raise SystemExit("\n".join(problems))
     try:
         yield
     except KeyboardInterrupt:  # before there was anything to stop
         raise SystemExit(INTERRUPTED) from None
     except SystemExit as end:
         if end.code == 1 and not _composed:
-            for line in unknown(sys.argv[1:]):
+            for line in unknown(sys.argv[1:], config):
                 print(line, file=sys.stderr)
         raise
 
 
 def no_choice(arguments: list[str]) -> list[str]:
     """One line for each ``group=NUMBER``, which Hydra takes for a fault of the program."""
-    said = []
+    problems = []
     for key, _, value in (a.partition("=") for a in arguments if a[:1] not in "-+~"):
         if (CONF / key).is_dir() and re.fullmatch(r"[-+.,\d]+", value):
             choices = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
-            said.append(
+            problems.append(
                 f"{key}={value}: {key} is one of {choices}; values are given beside it, such as "
                 "beta=constant beta.start=0.3"
             )
-    return said
+    return problems
 
 
-def unknown(arguments: list[str]) -> list[str]:
-    """One line for each ``key=value`` whose key the configuration does not have."""
+def unknown(arguments: list[str], config: str = "config") -> list[str]:
+    """One line for each ``key=value`` whose key the configuration does not have. ``config`` is the
+    file of ``conf/`` that the command starts from."""
     given = [a.split("=", 1) for a in arguments if "=" in a and a[0] not in "-+~"]
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
     chosen = [f"{key}={value}" for key, value in given if (CONF / key / f"{value}.yaml").is_file()]
     keys = [key for key, _ in given]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides=chosen)
+        cfg = compose(config, overrides=chosen)
     return [
         _beside(cfg, key)
         for key in keys
@@ -131,12 +146,8 @@ def _has(cfg: DictConfig, key: str) -> bool:
 
 
 def _beside(cfg: DictConfig, key: str) -> str:
-    parent, _, last = key.rpartition(".")
+    parent = key.rpartition(".")[0]
     node = OmegaConf.select(cfg, parent) if parent else cfg
-    if not isinstance(node, DictConfig):
-        return _beside(cfg, parent) if parent else f"there is no {key}"
-    there = [str(name) for name in node]
-    close = difflib.get_close_matches(last, there, 1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    where = parent or "the configuration"
-    return f"{key}: there is no {last!r}{hint}; {where} has: {', '.join(sorted(there))}"
+    if isinstance(node, DictConfig):
+        return values.undeclared(key, map(str, node))
+    return _beside(cfg, parent) if parent else f"there is no {key}"

@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from algorithms.base import Algorithm
 from algorithms.trainer import Trainer
 from experiments.config.algorithms import build_algorithm, build_trainer
+from experiments.config.schema import HFServing
+from experiments.config.stored import complete
 from experiments.pipeline import precision, serving, teachers
 from experiments.runs.inputs import refuse_changed
 from experiments.runs.reader import load_config
@@ -39,10 +41,11 @@ if TYPE_CHECKING:
     from algorithms.serving.scorer import ServedScorer
 
 
-class Parts:
+class RunContext:
     """Everything that a run is made of."""
 
     def __init__(self, cfg: DictConfig) -> None:
+        complete(cfg)  # a stored run may be older than some keys
         self.cfg = cfg
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,7 +77,7 @@ class Parts:
         return Budgeted(self.teacher, account, lambda text: self._count_tokens(text))
 
     def student_form(self) -> ActionFormat:
-        return actions.action_format(self.cfg.actions.name, self.cfg.actions.get("tools"))
+        return actions.action_format(self.cfg.actions.name, self.cfg.actions.tools)
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -115,7 +118,8 @@ class Parts:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """In which the student computes. Whoever asks has the number of threads set, too."""
+        """The precision in which the student computes. Reading it also sets the number of
+        threads."""
         import torch
 
         name = self.precision
@@ -136,7 +140,7 @@ class Parts:
         return partial(_count_tokens, self.renderer.tokenizer.backend_tokenizer)
 
     def check(self) -> None:
-        """Makes what a mistake in the configuration could spoil hours later. SetupError."""
+        """Builds what would otherwise fail hours later. Raises SetupError for a mistake."""
         _ = self.account([])
         for algorithm in (self.iteration0, self.algorithm):
             try:
@@ -150,7 +154,7 @@ class Parts:
         overlap = self.cfg.overlap
         if overlap < 0:
             raise SetupError(f"overlap={overlap} counts rounds: it is 0 or more")
-        if overlap and not self.cfg.training.get("launch"):
+        if overlap and not self.cfg.training.launch:
             raise SetupError(
                 f"overlap={overlap} collects while another process trains: say how that one is "
                 "started, such as training.launch=[python]"
@@ -200,7 +204,7 @@ class Parts:
             [task],
             sandbox=self.provider,
             action_format=self.cfg.actions.name,
-            tools=self.cfg.actions.get("tools"),
+            tools=self.cfg.actions.tools,
             max_turns=limits.max_turns,
             max_tokens=limits.max_tokens,
             max_seconds=limits.max_seconds,
@@ -256,8 +260,8 @@ class Parts:
             folder,
             dtype,
             max_context=cfg.max_context,
-            batch_size=cfg.get("batch_size", 64),
-            cache_bytes=int(cfg.get("cache_gb", 2) * 2**30),
+            batch_size=cfg.get("batch_size", HFServing.batch_size),
+            cache_bytes=int(cfg.get("cache_gb", HFServing.cache_gb) * 2**30),
             **options,
         )
 
@@ -266,7 +270,7 @@ def _count_tokens(backend: Any, text: str) -> int:
     return len(backend.encode(text, add_special_tokens=False).ids)
 
 
-def parts_of(run: Path) -> Parts:
+def parts_of(run: Path) -> RunContext:
     """Those of the stored run in the folder ``run``.
 
     Raises:
@@ -276,4 +280,4 @@ def parts_of(run: Path) -> Parts:
     if "model" not in cfg:
         raise SetupError(f"{run}: its config.yaml names no model")
     refuse_changed(run, cfg, "model")
-    return Parts(cfg)
+    return RunContext(cfg)

@@ -1,9 +1,9 @@
-"""Training in a process of its own, on as many GPUs as the launcher is told.
+"""Training in a separate process, on as many GPUs as its launcher uses.
 
-A run is one process: it collects, asks teachers, writes files. Only training wants many, so a run
-starts ``training.launch`` (``[torchrun, --nproc-per-node, "8"]``, say) in front of
-``-m experiments.train RUN_FOLDER ROUND`` and shows what that tells. Both sides of what goes between
-them are here: lines of JSON on stdout, of the first process alone; all else is kept in train.log.
+A run is one process: it collects, asks teachers and writes files. Only training needs several, so a
+run starts ``training.launch`` (for example ``[torchrun, --nproc-per-node, "8"]``) followed by
+``-m experiments.train RUN_FOLDER ROUND`` and shows its progress. Both ends of the connection are
+here: the first process writes lines of JSON to stdout; all other output is kept in train.log.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ from swe_gym_env.errors import SetupError
 if TYPE_CHECKING:
     from experiments.runs.folders import RunFolder
 
-MARK = "@training "  # such a line is for the run
-OF_RUN = "--of-run"  # the run that started us holds the lock, and listens
-LOG, TAIL = "train.log", 15  # lines of it that a failure shows
-PATIENCE = 20  # seconds between asking to stop and killing
+MARK = "@training "  # begins a line of progress for the run
+OF_RUN = "--of-run"  # a run started this process; it holds the lock and reads the progress
+LOG, TAIL = "train.log", 15  # lines of it that an error message shows
+PATIENCE = 20  # seconds between SIGTERM and SIGKILL
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
-class Told(Display):
-    """For processes that a run or a launcher started: progress goes to the run, and only from the
-    first of them."""
+class WorkerDisplay(Display):
+    """The display of a process that a run or a launcher started: it reports to the run."""
 
     def __init__(self, level: str) -> None:
         super().__init__(level)
@@ -45,7 +44,7 @@ class Told(Display):
     @contextlib.contextmanager
     def phase(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
         def show(now: int, of: int | None, note: str) -> None:
-            tell(done=now, total=of or total, note=note)
+            report_progress(done=now, total=of or total, note=note)
 
         show(done, total, "")
         yield Advance(done, show)
@@ -55,32 +54,41 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def tell(**facts: Any) -> None:
+def report_progress(**facts: Any) -> None:
+    """Sends ``facts`` to the run that started this process; only the first process does."""
     if is_first():
         print(f"\n{MARK}{json.dumps(facts)}", flush=True)
 
 
 def die_with_parent() -> None:
-    """A run that is killed must not leave a training behind that writes into its folder."""
+    """Ends this process with its parent, so that a killed run leaves no process behind that writes
+    into its folder."""
     with contextlib.suppress(AttributeError, OSError):  # Linux only
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def training(launch: Sequence[str], run: RunFolder, index: int, display: Display) -> Iterator[None]:
-    """Trains round ``index`` while the body goes on; leaving waits for its end. SetupError with the
-    end of its log where it fails. It is stopped where the body raises, and on Ctrl-C."""
-    own = run.round(index)
-    if own.is_done("train"):
+    """Trains round ``index`` in a separate process while the caller's block runs.
+
+    Leaving the block waits for the end of the training. If the block raises, or on Ctrl-C, the
+    training is stopped.
+
+    Raises:
+        SetupError: The training failed; the message shows the end of its log.
+    """
+    folder = run.round(index)
+    if folder.is_done("train"):
         yield
         return
     command = [*launch, "-m", "experiments.train", str(run.path), str(index), OF_RUN]
     _free_gpu()
     with display.phase(f"round {index}: train", 1) as advance:
         process = _start(command)
-        told: dict[str, Any] = {}
-        log = own.path / LOG
-        follower = threading.Thread(target=_follow, args=(process, log, advance, told), daemon=True)
+        failure: dict[str, Any] = {}
+        log = folder.path / LOG
+        arguments = (process, log, advance, failure)
+        follower = threading.Thread(target=_follow, args=arguments, daemon=True)
         follower.start()
         try:
             yield
@@ -88,24 +96,24 @@ def training(launch: Sequence[str], run: RunFolder, index: int, display: Display
             code = process.wait()
         finally:
             _stop(process)
-    if "error" in told:
-        raise SetupError(told["error"])
-    if code or not own.is_done("train"):
+    if "error" in failure:
+        raise SetupError(failure["error"])
+    if code or not folder.is_done("train"):
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL:])
         raise SetupError(
             f"round {index}: training ended with code {code}. It was started as\n"
             f"  {shlex.join(command)}\nThe end of {log}:\n{tail}\n"
-            "Episodes are kept: mend that and give the same command again."
+            "Episodes are kept: correct that and give the same command again."
         )
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[str]:
-    """In a session of its own: Ctrl-C reaches the run alone, which then stops it."""
+    """In a separate session: Ctrl-C reaches only the run, which then stops this process."""
     path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     packages = [_PACKAGES, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         **os.environ,
-        "PATH": os.pathsep.join(path),  # the torchrun beside this Python first
+        "PATH": os.pathsep.join(path),  # finds the torchrun of this Python first
         "PYTHONPATH": os.pathsep.join(packages),
         "PYTHONUNBUFFERED": "1",
     }
@@ -123,28 +131,30 @@ def _start(command: Sequence[str]) -> subprocess.Popen[str]:
         )
     except OSError as error:
         raise SetupError(
-            f"training.launch: {command[0]} cannot be started ({error.strerror}); it is what "
-            "comes before -m, such as [torchrun, --nproc-per-node, '8']"
+            f"training.launch: {command[0]} cannot be started ({error.strerror}); give the words "
+            "that come before -m, such as [torchrun, --nproc-per-node, '8']"
         ) from None
 
 
 def _follow(
-    process: subprocess.Popen[str], log: Path, advance: Advance, told: dict[str, Any]
+    process: subprocess.Popen[str], log: Path, advance: Advance, failure: dict[str, Any]
 ) -> None:
+    """Shows the progress of ``process`` and keeps the rest of its output in ``log``. The message of
+    its failure goes to ``failure``."""
     assert process.stdout is not None
-    with log.open("w") as kept:
+    with log.open("w") as file:
         for line in process.stdout:
             try:
                 facts = json.loads(line.removeprefix(MARK)) if line.startswith(MARK) else {}
             except ValueError:
-                facts = {}  # other processes write to the same pipe
+                facts = {}  # another process wrote into the line
             if "error" in facts:
-                told.update(facts)
+                failure.update(facts)
             elif facts:
                 advance.to(facts["done"], facts["total"], facts["note"])
             elif line.strip():
-                kept.write(line)
-                kept.flush()
+                file.write(line)
+                file.flush()
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
@@ -157,7 +167,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def _free_gpu() -> None:
-    """What the student that collected leaves in the allocator would be missed by the training."""
+    """Gives back the memory that torch holds after collecting, which training needs."""
     if "torch" in sys.modules:
         import gc
 

@@ -1,13 +1,13 @@
-"""The phases of a run, in order. Each looks at the run folder first and does only what is missing.
+"""The phases of a run, in order. Each reads the run folder first and does only what is missing.
 
     tasks -> evaluate the untrained student -> iteration 0 -> evaluate
           -> (collect -> score -> train) per round, evaluate -> summary, table, report
 
-With ``overlap`` N, up to N further rounds are collected while one trains. Who plays round k is
-fixed, whatever ends first: the student that round k - 1 - N left. So a resumed run is the same.
+With ``overlap`` N, up to N more rounds are collected while one trains. Round k is always played by
+the student of round k - 1 - N, whatever ends first, so that a resumed run gives the same episodes.
 
-Iteration 0 and the two evaluations around it live in a folder that all algorithms share. Nothing
-here knows an algorithm: it asks one whom to let act and what to train on (``algorithms/base.py``).
+Iteration 0 and the two evaluations around it are in a folder that all algorithms share. Nothing
+here depends on an algorithm: it is asked who acts and what to train on (``algorithms/base.py``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from algorithms.base import Algorithm
 from experiments.config import values
 from experiments.console.progress import Display
 from experiments.pipeline import precision, preflight, remaining, sweeps
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.evaluate import evaluate, refuse_in_a_run
 from experiments.pipeline.launch import training
 from experiments.pipeline.round import collect, score, train
@@ -47,30 +47,32 @@ def run(cfg: DictConfig, display: Display) -> tuple[RunFolder, list[TaskInstance
     folder, done = run_folder(cfg), None
     if folder.summary is None:
         preflight.check(cfg)
-        parts = Parts(cfg)
-        parts.check()
+        context = RunContext(cfg)
+        context.check()
         display.console.print(f"run folder: {folder.path}")
-        with folder.lock(), contextlib.closing(parts):
+        with folder.lock(), contextlib.closing(context):
             with sweeps.siblings() as runs:
-                precision.settle(parts, folder.path, precision.of_sweep(runs, cfg))
+                precision.settle(context, folder.path, precision.of_sweep(runs, cfg))
                 folder.start(cfg)
             with contextlib.closing(tracker(cfg, folder)) as tracked:
-                tasks = _phases(parts, folder, display, tracked)
+                tasks = _phases(context, folder, display, tracked)
             done = [*tasks.train, *tasks.heldout]
     folder.remember()
     return folder, done
 
 
-def _phases(parts: Parts, folder: RunFolder, display: Display, tracked: Tracker) -> Selection:
-    cfg = parts.cfg
+def _phases(
+    context: RunContext, folder: RunFolder, display: Display, tracked: Tracker
+) -> Selection:
+    cfg = context.cfg
     with folder.timed("tasks"):
         tasks = select(cfg, folder.tasks, display)
         folder.save_tasks(tasks.ids)
         log.info("%d training tasks, %d held out", len(tasks.train), len(tasks.heldout))
-    job = _Job(parts, tasks, folder, display, tracked)
+    job = _Job(context, tasks, folder, display, tracked)
     job.iteration0()
     for index in range(1, cfg.rounds + 1):
-        job.collect(index)  # nothing to do where it was done ahead
+        job.collect(index)  # does nothing if the round was collected ahead
         with job.training(index):
             for ahead in range(index + 1, min(index + cfg.overlap, cfg.rounds) + 1):
                 job.collect(ahead)
@@ -80,18 +82,18 @@ def _phases(parts: Parts, folder: RunFolder, display: Display, tracked: Tracker)
 
 
 class _Job:
-    """One run: its parts, its tasks and its folder."""
+    """One run: its components, tasks and folder."""
 
     def __init__(
         self,
-        parts: Parts,
+        context: RunContext,
         tasks: Selection,
         folder: RunFolder,
         display: Display,
         tracked: Tracker,
     ) -> None:
-        self.parts, self.tasks, self.folder, self.display = parts, tasks, folder, display
-        self.cfg, self.tracked = parts.cfg, tracked
+        self.context, self.tasks, self.folder, self.display = context, tasks, folder, display
+        self.cfg, self.tracked = context.cfg, tracked
         self.evaluations: list[str] = []
         self.ended = ["tasks"]
 
@@ -102,14 +104,14 @@ class _Job:
             yield
         self.ended.append(name)
         track(self.tracked, self.folder)
-        if timed.phases[name] - before >= 1:  # else it was done already
+        if timed.phases[name] - before >= 1:  # else an earlier start has done it
             seconds = {**self.shared.phases, **self.folder.phases}
-            names = remaining.phases(self.cfg, self.parts.iteration0, self.parts.algorithm)
+            names = remaining.phases(self.cfg, self.context.iteration0, self.context.algorithm)
             log.info(remaining.line(names, self.ended, seconds))
 
     def iteration0(self) -> None:
-        """Made by whoever needs it first; another run that needs it too waits."""
-        cfg, own = self.cfg, self.folder
+        """Made by the first run that needs it; other runs that need it wait."""
+        cfg, folder = self.cfg, self.folder
         first = {request.task.instance_id for request in self.tasks.requests(0)}
         shared = self.shared = iteration0_folder(cfg, sorted(first))
         measured = evaluated_on(cfg)
@@ -117,43 +119,43 @@ class _Job:
         trained = shared.evaluation(f"{measured}/{ITERATION0}")
         with shared.lock(wait=True):
             shared.start(cfg)
-            own.link(own.round(0).path, shared.round(0).path)
+            folder.link(folder.round(0).path, shared.round(0).path)
             if count != 0:
                 self._evaluate(shared, UNTRAINED, untrained, None, count)
-                own.link(own.evaluation(UNTRAINED).path, untrained.path)
+                folder.link(folder.evaluation(UNTRAINED).path, untrained.path)
             self.collect(0, shared)
             with self.training(0, shared):
                 pass
             self._evaluate(shared, ITERATION0, trained, shared.round(0).checkpoint)
-        own.link(own.evaluation(ITERATION0).path, trained.path)
-        track(self.tracked, own)
+        folder.link(folder.evaluation(ITERATION0).path, trained.path)
+        track(self.tracked, folder)
 
     def _rounds(self, index: int) -> tuple[list[RoundFolder], Algorithm]:
         folders = [self.folder.round(i) for i in range(index + 1)]
-        return folders, self.parts.algorithm if index else self.parts.iteration0
+        return folders, self.context.algorithm if index else self.context.iteration0
 
     def collect(self, index: int, timed: RunFolder | None = None) -> None:
-        """Has the round played, by the newest student that ``overlap`` lets it wait for."""
+        """Collects a round with the student that ``overlap`` assigns to it."""
         timed, (folders, algorithm) = timed or self.folder, self._rounds(index)
         name, staleness = folders[-1].path.name, min(self.cfg.overlap, max(0, index - 1))
         student = folders[index - 1 - staleness].checkpoint if index else None
         with self._phase(timed, f"collect {name}"):
-            collect(self.parts, algorithm, folders, self.tasks, student, self.display, staleness)
+            collect(self.context, algorithm, folders, self.tasks, student, self.display, staleness)
         if algorithm.scoring is not None:
             with self._phase(timed, f"score {name}"):
-                score(self.parts, algorithm, folders, self.display)
+                score(self.context, algorithm, folders, self.display)
 
     @contextlib.contextmanager
     def training(self, index: int, timed: RunFolder | None = None) -> Iterator[None]:
-        """Trains the round on what the algorithm makes of it, in a process of its own beside the
-        body where ``training.launch`` says how, else after it."""
+        """Trains the round: after the caller's block, or in a separate process while the block
+        runs if ``training.launch`` says how to start it."""
         timed, (folders, algorithm) = timed or self.folder, self._rounds(index)
         launch, phase = self.cfg.training.get("launch"), f"train {folders[-1].path.name}"
         settings = self.cfg.training if index else self.cfg.iteration0
         if launch:
             if not folders[-1].is_done("train"):
-                self.parts.free_memory()
-            clock = contextlib.ExitStack()  # of what remains after the body
+                self.context.free_memory()
+            clock = contextlib.ExitStack()  # measures what remains after the block
             with clock, training(launch, self.folder, index, self.display):
                 yield
                 clock.enter_context(self._phase(timed, phase))
@@ -162,14 +164,14 @@ class _Job:
         newest = folders[-2].checkpoint if index else None
         with self._phase(timed, phase):
             train(
-                self.parts, algorithm, folders, newest, settings.epochs, settings.lr, self.display
+                self.context, algorithm, folders, newest, settings.epochs, settings.lr, self.display
             )
 
     def evaluate(self, index: int) -> None:
         if index == self.cfg.rounds or self.cfg.evaluation.every_round:
-            own = self.folder.round(index)
-            name = own.path.name
-            self._evaluate(self.folder, name, self.folder.evaluation(name), own.checkpoint)
+            trained = self.folder.round(index)
+            name = trained.path.name
+            self._evaluate(self.folder, name, self.folder.evaluation(name), trained.checkpoint)
 
     def _evaluate(
         self,
@@ -179,17 +181,17 @@ class _Job:
         checkpoint: Path | None,
         count: int | None = None,
     ) -> None:
-        """On the first ``count`` of the tasks; None: on all."""
+        """Evaluates on the first ``count`` tasks; None is all of them."""
         self.evaluations.append(name)
         title, requests = f"evaluate {evaluation_label(name)}", self.tasks.evaluation()[:count]
         with self._phase(timed, f"evaluate {name}"):
-            evaluate(self.parts, where, requests, checkpoint, self.display, title)
+            evaluate(self.context, where, requests, checkpoint, self.display, title)
 
     def close(self) -> None:
-        """The claim, from what lies on disk."""
+        """Writes the summary of the run, computed from its folder."""
         folder = self.folder
-        own = folder.phases
-        phases = {"tasks": own.pop("tasks"), **self.shared.phases, **own}
+        times = folder.phases
+        phases = {"tasks": times.pop("tasks"), **self.shared.phases, **times}
         folder.save_phases(phases)
         students = []
         for name in self.evaluations:

@@ -1,9 +1,9 @@
 """What another teacher would have done in the states of stored episodes.
 
-Episodes go in groups, turn by turn, so that a model gets the states of many episodes in one batch
-and finds what it computed for the turn before. Only a teacher that needs the sandbox gets one: the
-executed turns are played again in it. Where that goes another way than it did (a limit of seconds,
-a sandbox that breaks) the rest of the episode stays unlabeled, and says so.
+Groups of episodes are labeled turn by turn, so that a model gets the states of many episodes in one
+batch and can reuse what it computed for the turn before. If the teacher needs a sandbox, the
+executed turns are replayed in a new one. If the replay ends differently (a time limit, a sandbox
+that fails), the rest of the episode has failed labels that give the reason.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from experiments.console.progress import Display
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from swe_gym_env.actions import ActionFormat
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import InfraError, SetupError
@@ -29,8 +29,15 @@ IN_SANDBOXES = 8  # episodes at once where each needs a sandbox
 
 @dataclass(eq=False)
 class _Replay:
-    """A stored episode gone through again: ``wanted`` are the turns that lack a label, ``lost``
-    says why it cannot go on. ``env`` is None for a teacher that needs no sandbox."""
+    """The replay of a stored episode.
+
+    Attributes:
+        episode: The stored episode.
+        task: Its task.
+        wanted: The turns without a label of this teacher.
+        env: Where the turns are replayed; None for a teacher that needs no sandbox.
+        lost: Why the replay cannot continue; empty while it can.
+    """
 
     episode: Episode
     task: TaskInstance
@@ -51,7 +58,7 @@ class _Replay:
         )
 
     def go_to(self, turn: int) -> None:
-        """Bring the sandbox from the turn before to where ``turn`` is to be taken."""
+        """Takes the sandbox from the state before the last turn to the state before ``turn``."""
         if self.env is None or self.lost or turn > max(self.wanted):
             return
         try:
@@ -67,58 +74,64 @@ class _Replay:
 
 
 def relabel(
-    parts: Parts,
+    context: RunContext,
     folders: Sequence[RoundFolder],
     tasks: Mapping[str, TaskInstance],
     display: Display,
 ) -> tuple[int, int]:
-    """Adds labels of ``parts.teacher`` to the last of ``folders``, the rounds of one run so far.
-    How many it has given by now, and in how many states it failed.
+    """Adds labels of ``parts.teacher`` to the newest of ``folders``.
 
-    ``tasks`` by id; a teacher that needs no sandbox does not miss them.
+    Args:
+        parts: The components of the run, with the new teacher.
+        folders: Rounds 0, 1, ... of one run.
+        tasks: By id; a teacher that needs no sandbox needs no tasks.
+        display: Shows the progress.
+
+    Returns:
+        How many labels of this teacher the round has now, and in how many states it failed.
     """
-    own, teacher = folders[-1], parts.teacher
+    folder, teacher = folders[-1], context.teacher
     there = {
         (a.episode_id, a.turn)
-        for a in own.annotations()
+        for a in folder.annotations()
         if a.annotator == teacher.name and a.text is not None
     }
-    episodes = [e for e in own.episodes() if e.turns and not e.outcome.mask]
+    episodes = [e for e in folder.episodes() if e.turns and not e.outcome.mask]
     replays = []
     for episode in episodes:
         wanted = {n for n in range(len(episode.turns)) if (episode.episode_id, n) not in there}
         if teacher.needs_sandbox and episode.instance_id not in tasks:
             raise SetupError(
-                f"{teacher.name} needs a sandbox, and {episode.instance_id} is not there"
+                f"{teacher.name} needs a sandbox, and the task {episode.instance_id} is not there"
             )
         task = tasks.get(episode.instance_id) or _words_of(episode)
-        env = parts.make_env(task) if teacher.needs_sandbox else None
+        env = context.make_env(task) if teacher.needs_sandbox else None
         replays += [_Replay(episode, task, wanted, env)] if wanted else []
     total = sum(len(episode.turns) for episode in episodes)
     given, failed = total - sum(len(replay.wanted) for replay in replays), 0
-    asked = parts.paid_teacher(parts.account(folders))
-    most = parts.cfg.workers.concurrency
-    size = min(most, IN_SANDBOXES) if teacher.needs_sandbox else most
+    paid = context.paid_teacher(context.account(folders))
+    concurrency = context.cfg.workers.concurrency
+    size = min(concurrency, IN_SANDBOXES) if teacher.needs_sandbox else concurrency
     with display.phase(f"labels by {teacher.name}", total, given) as advance:
         for low in range(0, len(replays), size):
-            for found in _group(asked, replays[low : low + size], parts.student_form()):
-                own.add_annotations(found)
-                good = sum(one.text is not None for one in found)
-                given, failed = given + good, failed + len(found) - good
-                advance(len(found), f"{failed} failed")
+            for labels in _group(paid, replays[low : low + size], context.student_form()):
+                folder.add_annotations(labels)
+                good = sum(label.text is not None for label in labels)
+                given, failed = given + good, failed + len(labels) - good
+                advance(len(labels), f"{failed} failed")
     return given, failed
 
 
 def _words_of(episode: Episode) -> TaskInstance:
-    """Of a task that is not at hand: a model looks at the words alone."""
-    said = episode.turns[0].observation
-    return TaskInstance(episode.instance_id, "", "", "", said, "", "", (), (), "")
+    """Stands for a task that is not available; a model reads only the problem statement."""
+    statement = episode.turns[0].observation
+    return TaskInstance(episode.instance_id, "", "", "", statement, "", "", (), (), "")
 
 
 def _group(
     teacher: Policy, replays: Sequence[_Replay], form: ActionFormat
 ) -> Iterator[list[Annotation]]:
-    """Turn by turn, the labels of all that lack one there."""
+    """The labels of the episodes that lack one, turn by turn."""
     with ThreadPoolExecutor(len(replays), "replay") as pool:
         try:
             for turn in range(1 + max(max(replay.wanted) for replay in replays)):

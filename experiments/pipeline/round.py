@@ -1,7 +1,7 @@
-"""One round: let the algorithm's choice of actors play, have what they did scored, train on it.
+"""One round: collect episodes as the algorithm says, have them scored, train on them.
 
-Each part can be killed at any time: episodes and scores are kept one by one, a checkpoint is there
-whole or not at all.
+Each phase can be killed at any time: episodes and scores are stored one by one, and a phase is done
+only when its mark is written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from algorithms.base import Algorithm, TrainingExample
 from algorithms.trainer import TrainingJob
 from experiments.console.progress import Advance, Display
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.play import play
 from experiments.pipeline.tasks import Selection
 from experiments.results import metrics
@@ -28,11 +28,11 @@ from swe_gym_env.rollout.store import RoundFolder
 
 log = logging.getLogger(__name__)
 
-KEPT = "training"  # folder of a round whose training has not ended
+KEPT = "training"  # folder with the state of an unfinished training, in that of its round
 
 
 def collect(
-    parts: Parts,
+    context: RunContext,
     algorithm: Algorithm,
     folders: Sequence[RoundFolder],
     tasks: Selection,
@@ -40,16 +40,25 @@ def collect(
     display: Display,
     staleness: int = 0,
 ) -> None:
-    """Leaves episodes.jsonl, annotations.jsonl and metrics.json in the last of ``folders``, which
-    are those of the rounds so far. ``staleness`` counts the rounds that ``checkpoint`` lacks."""
+    """Writes episodes.jsonl, annotations.jsonl and metrics.json of the newest round.
+
+    Args:
+        parts: The components of the run.
+        algorithm: Who acts and who labels.
+        folders: Those of rounds 0, 1, ...; the last one is collected.
+        tasks: The tasks of the run.
+        checkpoint: The student that acts; None is the untrained one.
+        display: Shows the progress.
+        staleness: How many trained rounds ``checkpoint`` is behind the newest possible student.
+    """
     folder, index = folders[-1], len(folders) - 1
     if checkpoint is not None:
         inputs.check_student(folder.path, checkpoint, "was played by")
     if folder.is_done("collect"):
         return
     plan = algorithm.collect(index)
-    student = parts.student(checkpoint, plan.temperature, plan.top_p)
-    account = parts.account(folders)
+    student = context.student(checkpoint, plan.temperature, plan.top_p)
+    account = context.account(folders)
     version = {"policy_version": index - 1 - staleness, "staleness": staleness} if index else {}
     if staleness:
         log.info("round %d is played by the student of round %d", index, index - 1 - staleness)
@@ -59,17 +68,18 @@ def collect(
         play(
             folder,
             requests,
-            parts,
+            context,
             display=display,
             title=f"round {index}: collect",
             student=student,
             mixer=plan.mixer,
-            teacher=parts.paid_teacher(account),
+            teacher=context.paid_teacher(account),
             annotate=plan.annotate == "label",
         )
-        # a killed run has begun more than this: what it did after is decided again, and the same
-        asked = {request.episode_id for request in requests}
-        played = [episode for episode in folder.episodes() if episode.episode_id in asked]
+        # A killed run may have stored episodes of extra tasks. They do not count here, so that the
+        # same number of extra tasks is decided again.
+        requested = {request.episode_id for request in requests}
+        played = [episode for episode in folder.episodes() if episode.episode_id in requested]
         more = algorithm.extra_tasks(len(tasks.requests(index)), played)
         if not more:
             break
@@ -87,12 +97,12 @@ def collect(
 
 
 def _log_unlabeled(folder: RoundFolder, index: int) -> None:
-    """All its faults in one line: there may be thousands."""
+    """One line for all failed labels, of which there may be thousands."""
     labels = folder.annotations()
     if why := metrics.why_unlabeled(labels):
-        told = ", ".join(f"{kind} {count}" for kind, count in why.items())
+        reasons = ", ".join(f"{kind} {count}" for kind, count in why.items())
         count = sum(why.values())
-        log.warning("round %d: %d of %d states unlabeled (%s)", index, count, len(labels), told)
+        log.warning("round %d: %d of %d states unlabeled (%s)", index, count, len(labels), reasons)
 
 
 def _repeated(requests: Sequence[Request], repeats: int) -> list[Request]:
@@ -104,54 +114,57 @@ def _repeated(requests: Sequence[Request], repeats: int) -> list[Request]:
 
 
 def score(
-    parts: Parts,
+    context: RunContext,
     algorithm: Algorithm,
     folders: Sequence[RoundFolder],
     display: Display,
 ) -> None:
-    """Leaves scores.jsonl in the last of ``folders``, if the algorithm asks for scores. Episodes
-    that the teacher's budget does not reach stay without."""
-    own, index = folders[-1], len(folders) - 1
+    """Writes scores.jsonl of the newest of ``folders`` if the algorithm needs scores. Once the
+    teacher's budget is spent, the remaining episodes have no scores."""
+    folder, index = folders[-1], len(folders) - 1
     scoring = algorithm.scoring
-    if scoring is None or own.is_done("score"):
+    if scoring is None or folder.is_done("score"):
         return
-    there = {(score.episode_id, score.turn) for score in own.scores()}
+    there = {(score.episode_id, score.turn) for score in folder.scores()}
     wanted = {
         episode.episode_id: {
             turn
             for turn, executed in enumerate(episode.turns)
             if scoring.turns in ("all", executed.actor)
         }
-        for episode in own.episodes()
+        for episode in folder.episodes()
         if not episode.outcome.mask
     }
-    missing = [e for e in own.episodes() if _lack(wanted, e.episode_id, there)]
-    parts.free_memory()
-    scorer = parts.scorer(folders[0].checkpoint if scoring.scorer == "start" else None)
-    account = parts.account(folders)
-    # as far as they are taken
-    given = scorer.score(missing, scoring.top_k, algorithm.objective.temperature)
-    with display.phase(f"round {index}: score", len(missing)) as advance, contextlib.closing(given):
+    missing = [e for e in folder.episodes() if _lack(wanted, e.episode_id, there)]
+    context.free_memory()
+    scorer = context.scorer(folders[0].checkpoint if scoring.scorer == "start" else None)
+    account = context.account(folders)
+    # computed only as far as the loop below takes them
+    scores = scorer.score(missing, scoring.top_k, algorithm.objective.temperature)
+    with (
+        display.phase(f"round {index}: score", len(missing)) as advance,
+        contextlib.closing(scores),
+    ):
         for episode in missing:
             if scoring.scorer == "teacher" and account.over():
                 break
-            every = next(given)
-            found = [score for score in every if score.turn in wanted[episode.episode_id]]
+            turns = wanted[episode.episode_id]
+            new = [score for score in next(scores) if score.turn in turns]
             if scoring.scorer == "teacher":
-                account.add(Spent(scored_tokens=sum(len(score.logprobs) for score in found)))
-            own.add_scores(found)
+                account.add(Spent(scored_tokens=sum(len(score.logprobs) for score in new)))
+            folder.add_scores(new)
             advance(1)
-    own.add_metrics(**account.metrics)
-    own.mark_done("score")
+    folder.add_metrics(**account.metrics)
+    folder.mark_done("score")
 
 
 def _lack(wanted: dict[str, set[int]], name: str, there: set[tuple[str, int]]) -> bool:
-    """Not all of the episode's turns are scored: never begun, or torn by a kill."""
+    """Whether a wanted turn of the episode has no score."""
     return any((name, turn) not in there for turn in wanted.get(name, ()))
 
 
 def planned_share(mixer: Mixer) -> float | None:
-    """What share of the turns the teacher is meant to take; None where no number says it."""
+    """The planned share of turns that the teacher takes; None if the mixer fixes no number."""
     fixed = {StudentOnly: 0.0, TeacherOnly: 1.0}
     return getattr(mixer, "beta", fixed.get(type(mixer)))
 
@@ -168,7 +181,7 @@ def training_examples(
 
 
 def train(
-    parts: Parts,
+    context: RunContext,
     algorithm: Algorithm,
     folders: Sequence[RoundFolder],
     checkpoint: Path | None,
@@ -180,16 +193,16 @@ def train(
 
     It begins with ``checkpoint`` (None: the untrained student) and leaves ``checkpoint/`` there.
     """
-    own, index = folders[-1], len(folders) - 1
-    if own.is_done("train"):
+    folder, index = folders[-1], len(folders) - 1
+    if folder.is_done("train"):
         return
     from algorithms.engine import parallel, resume
     from algorithms.engine.examples import labels_as_executed, prefix_breaks
     from algorithms.engine.trainer import EngineTrainer
 
-    parts.free_memory()
+    context.free_memory()
     examples = training_examples(algorithm, folders)
-    renderer, trainer = parts.renderer, parts.trainer
+    renderer, trainer = context.renderer, context.trainer
     teaches = any(t.weight or t.pg_weight or t.kl_weight for e in examples for t in e.targets)
     if not teaches:
         log.warning("round %d teaches nothing: the student stays as it was", index)
@@ -199,12 +212,12 @@ def train(
         job = TrainingJob(
             examples,
             algorithm.objective,
-            checkpoint or parts.start,
-            own.checkpoint,
-            own.path / KEPT,
+            checkpoint or context.start,
+            folder.checkpoint,
+            folder.path / KEPT,
             renderer,
-            replace(parts.training, epochs=epochs, lr=lr),
-            parts.dtype,
+            replace(context.training, epochs=epochs, lr=lr),
+            context.dtype,
             shown,
         )
         try:
@@ -213,22 +226,22 @@ def train(
             raise SetupError(f"algorithm={algorithm.name}: {error}") from None
     if not parallel.is_main():
         return
-    if not (own.checkpoint / "config.json").is_file():
+    if not (folder.checkpoint / "config.json").is_file():
         kind = type(trainer)
         raise SetupError(
             f"trainer._target_={kind.__module__}.{kind.__name__} left no Hugging Face folder in "
-            f"{own.checkpoint}: it must save the student in job.output"
+            f"{folder.checkpoint}: it must save the student in job.output"
         )
     if teaches:
         same, in_other_tokens = labels_as_executed(examples, renderer)
-        own.add_metrics(
+        folder.add_metrics(
             **measured,
             prefix_breaks=sum(prefix_breaks(example.episode, renderer) for example in examples),
             labels_as_executed=same,
             labels_as_executed_in_other_tokens=in_other_tokens,
         )
-    own.mark_done("train")
-    resume.forget(own.path / KEPT)
+    folder.mark_done("train")
+    resume.forget(folder.path / KEPT)
 
 
 class _Shown:

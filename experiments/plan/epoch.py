@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from experiments.plan import memory
-from experiments.plan.hardware import CPU, Roofline, gpu
+from experiments.plan.hardware import CPU, TRAIN_SHARE, Roofline, gpu
 
 
 def epoch_seconds(cfg: DictConfig, trees: Sequence[int], groups: int, cpu: CPU, gpus: int) -> float:
@@ -19,15 +19,15 @@ def epoch_seconds(cfg: DictConfig, trees: Sequence[int], groups: int, cpu: CPU, 
     steps = [trees[low : low + batch] for low in range(0, len(trees), batch)]
     if not gpus:
         return sum(trees) / cpu.train + len(steps) * cpu.update
-    chip, shares = gpu(cfg.cluster.gpu), cfg.plan.gpu
-    roof = Roofline(memory.student_shape(cfg), chip, 1, shares, 0.0)
+    chip = gpu(cfg.cluster.gpu)
+    roof = Roofline(memory.student_shape(cfg), chip, 1, cfg.plan.gpu, 0.0)
     total = 0.0
     for step in steps:
         rows = [roof.flops(tokens, 0) for tokens in _rows(step, training.micro_batch_tokens)]
         ranks = min(gpus, len(rows))
         total += max(sum(rows[rank::ranks]) for rank in range(ranks))
     passes = 4 if training.checkpointing else 3
-    return total * passes / (chip.flops * shares.train_share)
+    return total * passes / (chip.flops * TRAIN_SHARE)
 
 
 def _rows(trees: Sequence[int], budget: int) -> list[int]:

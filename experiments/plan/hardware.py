@@ -2,7 +2,8 @@
 
 A GPU that decodes reads all weights it needs and all keys and values once for each step, so bytes
 bound it until the batch is large; prefill and training are bound by arithmetic. What share of the
-data sheet real programs reach stands in conf/plan with its source in docs/reference/planner.md.
+data sheet real programs reach stands below and in plan.gpu; docs/reference/planner.md has the
+sources.
 """
 
 from __future__ import annotations
@@ -22,13 +23,21 @@ from swe_gym_env.errors import SetupError
 
 @dataclass(frozen=True)
 class GPU:
-    """``memory`` in bytes as the driver tells it, ``bandwidth`` in bytes and ``flops`` (dense
+    """``memory`` in bytes as the driver reports it, ``bandwidth`` in bytes and ``flops`` (dense
     bfloat16) per second."""
 
     memory: float
     bandwidth: float
     flops: float
 
+
+# Assumptions that no set-up changes; docs/reference/planner.md has the sources
+PREFILL_SHARE = 0.5  # of bf16 FLOP/s
+TRAIN_SHARE = 0.35  # of bf16 FLOP/s, forward and backward
+STEP_OVERHEAD_HF = 0.05  # seconds of a decoding step of serving=hf beside memory and arithmetic
+TENSOR_PARALLEL_OVERHEAD = 0.0015  # seconds of a decoding step on more than one GPU
+RESERVE = 0.05  # share of a GPU that training must leave: CUDA, NCCL, fragments
+SERVER_START = 90.0  # seconds until a server answers again after training
 
 # NVIDIA's data sheets of the SXM modules
 GPUS = {
@@ -64,8 +73,8 @@ class Roofline:
     ) -> None:
         self.shape = shape
         self._bytes_a_second = tp * gpu.bandwidth * shares.bandwidth_share
-        self._flops_a_second = tp * gpu.flops * shares.prefill_share
-        self._overhead = overhead + (shares.tensor_parallel_overhead if tp > 1 else 0.0)
+        self._flops_a_second = tp * gpu.flops * PREFILL_SHARE
+        self._overhead = overhead + (TENSOR_PARALLEL_OVERHEAD if tp > 1 else 0.0)
         self._token_flops, self._kv_bytes = 2 * shape.active, shape.kv_bytes
         self._pair_flops = 4 * shape.layers * shape.queries  # of a token and one that it looks at
         self._read: dict[int, float] = {}

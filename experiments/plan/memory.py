@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.plan.hardware import GPU, gpu
+from experiments.plan.hardware import GPU, RESERVE, gpu
 from experiments.plan.shapes import BF16, Shape, shape
 from swe_gym_env.errors import SetupError
 
@@ -128,7 +128,7 @@ def training(cfg: DictConfig, gpus: int, chip: GPU) -> Use:
             "gradients": trained * FP32 / gpus + whole * BF16,
             "activations": activations(model, longest_tree(cfg), cfg.training.checkpointing),
         },
-        chip.memory * (1 - cfg.plan.gpu.reserve),
+        chip.memory * (1 - RESERVE),
     )
 
 

@@ -11,12 +11,20 @@ import simpy
 from omegaconf import DictConfig
 
 from algorithms.base import Algorithm, Scoring
-from algorithms.engine.objective import Objective
+from algorithms.objective import Objective
 from experiments.config.algorithms import build_algorithm
 from experiments.plan import known, memory, workload
 from experiments.plan.engine import Engine, Used
 from experiments.plan.epoch import epoch_seconds
-from experiments.plan.hardware import CPU, OnCPU, Roofline, gpu, this_cpu
+from experiments.plan.hardware import (
+    CPU,
+    SERVER_START,
+    STEP_OVERHEAD_HF,
+    OnCPU,
+    Roofline,
+    gpu,
+    this_cpu,
+)
 from experiments.plan.shapes import BF16, KNOWN, Shape
 from experiments.plan.simulate import Machine, Make, Played, SandboxTimes, play_many, replicas
 from experiments.plan.workload import Agent, Learned
@@ -24,7 +32,7 @@ from experiments.runs.naming import untrained_tasks
 from swe_gym_env.rollout.mixers import Mixer, StudentOnly
 
 AT_ONCE = 256  # answers of one vLLM replica: its default for max_num_seqs
-ELSEWHERE = "Qwen/Qwen3-Coder-30B-A3B-Instruct"  # what a server of unknown size is reckoned as
+ELSEWHERE = "Qwen/Qwen3-Coder-30B-A3B-Instruct"  # what a server of unknown size is assumed to be
 SAMPLE = 3  # of a long phase so many times the episodes in flight are simulated, the rest follows
 
 
@@ -190,7 +198,7 @@ class Planner:
         if not self.served:
             return self.cpu.load
         read = self.model.parameters * BF16 / 1e9 / self.cfg.plan.node.disk_gb_s
-        return self.cfg.plan.server_start + read
+        return SERVER_START + read
 
     def machine(self) -> Machine:
         cfg, cpu = self.cfg, self.cpu
@@ -243,7 +251,7 @@ class Planner:
 
     def _roofline(self, model: Shape, tp: int, own: bool = False) -> Roofline:
         shares = self.cfg.plan.gpu
-        overhead = shares.step_overhead_hf if own else shares.step_overhead
+        overhead = STEP_OVERHEAD_HF if own else shares.step_overhead
         return Roofline(model, gpu(self.cfg.cluster.gpu), tp, shares, overhead)
 
     # -- scoring and training ----------------------------------------------------------------

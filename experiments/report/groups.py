@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runs import layout, sweep
-from experiments.runs.naming import VOLATILE
+from experiments.runs.naming import unnamed_sections
 from experiments.runs.reader import StoredRun, read_run
 from swe_gym_env.errors import SetupError
 
@@ -116,7 +116,7 @@ def _telling(keys: Mapping[str, str]) -> dict[str, str]:
     precision is the one that a run computed in, whether it was asked for or decided."""
     if "decided.dtype" in keys:
         keys = {**keys, "model.dtype": keys["decided.dtype"]}
-    dull = set(VOLATILE) - {"beta"} | {"hydra"}
+    dull = unnamed_sections() - {"beta"} | {"hydra"}
     return {k: v for k, v in keys.items() if k.split(".")[0].split("/")[0] not in dull}
 
 

@@ -16,7 +16,7 @@
       tensorboard/, wandb/          with tracking=... (experiments/pipeline/tracking.py)
     runs/iteration0-<hash>/         what all algorithms share: the same layout, keyed by all that
                                     it depends on
-    runs/teacher-<hash>/            what python -m experiments.teacher made, keyed likewise
+    runs/teacher-<hash>/            what python -m experiments.teacher made, with its own hash
     runs/sweep-<hash>/              which runs a sweep is made of (experiments/runs/sweep.py)
 
 docs/reference/run-folder.md describes each file. ``experiments/runs/naming.py`` says what the hash
@@ -39,14 +39,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.runs import inputs, layout, versions
-from experiments.runs.naming import (
-    AFTER_ITERATION0,
-    MADE_FROM,
-    MAKES_TEACHER,
-    WHERE_ASKED,
-    digest,
-    resolved,
-)
+from experiments.runs.naming import affecting, digest
 from swe_gym_env.disk import make_folder, read_json, room_for, write_json, write_text
 from swe_gym_env.errors import SetupError
 from swe_gym_env.rollout.store import RoundFolder
@@ -55,40 +48,33 @@ log = logging.getLogger(__name__)
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
-    return named(cfg, str(cfg.algorithm.name), resolved(cfg))
+    return named(cfg, str(cfg.algorithm.name), affecting(cfg, "result"))
 
 
 def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
-    depends = resolved(cfg, AFTER_ITERATION0)
-    for key in ("lr", "epochs"):  # it has its own
-        depends["training"].pop(key)
+    depends = affecting(cfg, "iteration0")
     if cfg.get("decided"):  # runs share it that compute alike
         depends["model"]["dtype"] = cfg.decided.dtype
     return named(cfg, "iteration0", depends, task_ids)
 
 
 def trained_folder(cfg: DictConfig) -> RunFolder:
-    """Of teacher=trained. It has a seed and a training of its own, so that students with different
+    """Of teacher=trained. It has its own seed and training, so that students with different
     ones can share it."""
-    data = resolved(cfg)
-    depends = {name: data.get(name) for name in MAKES_TEACHER}
-    own = data["teacher"]
-    depends |= {name: own[name] for name in MADE_FROM if name in own}
-    depends |= {"trainer": data["trainer"]} if "trainer" in data else {}
-    return named(cfg, "teacher", depends)
+    depends = affecting(cfg, "teacher")
+    made_from = depends.pop("teacher", {})
+    return named(cfg, "teacher", {"history": None, **depends, **made_from})
 
 
 def _trained(cfg: DictConfig) -> Path:
     return trained_folder(cfg).round(cfg.teacher.rounds).checkpoint
 
 
-def evaluation_folder(cfg: DictConfig, without: tuple[str, ...]) -> RunFolder:
-    """Of an evaluation by itself, which does not depend on the sections ``without``."""
-    data, name = resolved(cfg, without), cfg.model.name
+def evaluation_folder(cfg: DictConfig) -> RunFolder:
+    """Of an evaluation that is not part of a run."""
     if cfg.evaluation.who == "teacher":
-        name = cfg.teacher.name
-        data["teacher"] = {k: v for k, v in data["teacher"].items() if k not in WHERE_ASKED}
-    return named(cfg, f"evaluation-{name}", data)
+        return named(cfg, f"evaluation-{cfg.teacher.name}", affecting(cfg, "measured"))
+    return named(cfg, f"evaluation-{cfg.model.name}", affecting(cfg, "evaluation"))
 
 
 def runs(cfg: DictConfig) -> Path:
@@ -152,7 +138,7 @@ def phases_so_far(run: Path) -> dict[str, float]:
 
 
 class RunFolder:
-    """One folder of the layout above. ``inputs`` is what ``inputs.json`` shall hold, ``differs``
+    """One folder of the layout above. ``inputs`` is what ``inputs.json`` must hold, ``differs``
     says why it is not the folder that its settings alone would name."""
 
     def __init__(
@@ -270,7 +256,7 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            with contextlib.suppress(SetupError):  # a full disk, perhaps: what was first is told
+            with contextlib.suppress(SetupError):  # a full disk, say: the first error goes up
                 self._add_time(phase, time.monotonic() - began)
             raise
         self._add_time(phase, time.monotonic() - began)

@@ -1,78 +1,100 @@
 """What the name of a run's folder depends on: the configuration without what changes no result.
 
-Two commands that give the same result share a folder, so that the second goes on where the first
-stopped; every setting that could change the result leads to another folder.
+Two commands that give the same result share a folder, so that the second continues where the first
+stopped; every setting that could change the result leads to another folder. What a setting affects
+stands where it is declared (``experiments/config/schema.py``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# (beta: an algorithm that uses the schedule holds it, so that others are not run once for each)
-VOLATILE = ("beta", "cluster", "decided", "logging", "paths", "plan", "tracking", "workers")
-# Of the section training: on what and how safely, not what comes of it
-HOW_TRAINED = ("launch", "sharding", "save_every")
-# What iteration 0 does not depend on: the algorithm that comes after it, and how it is measured
-AFTER_ITERATION0 = ("algorithm", "rounds", "episodes_per_round", "evaluation", "overlap")
+from experiments.config.keys import UNSET, Declared, Effect, Key, declared
+from experiments.config.schema import RunConfig
+from experiments.config.stored import FORMER_OPTIONS
 
-# Settings that came later, by section: at these values it is as if they were not there, so that
-# older runs keep their names
-AS_BEFORE: dict[str, dict[str, Any]] = {
-    "evaluation": {"untrained": True, "ids": None, "who": "student", "samples": None},
-    "teacher": {"scores": False, "tests": True, "rounds": 0, "verdict": True},
-}
-ENGINE = {"_target_": "algorithms.engine.trainer.EngineTrainer"}  # older runs had no other trainer
-# Of the section serving: how it is done, not what is answered
-WHERE_SERVED = ("urls", "server", "concurrency", "timeout", "stop_for_training")
-
-# Of the section teacher, in an evaluation of it: where and how it is asked
-WHERE_ASKED = ("base_url", "api_key_env", "timeout", "concurrency", "budget", "prices")
-# What the making of teacher=trained depends on, and of its own section
-MAKES_TEACHER = ("model", "tasks", "actions", "limits", "history")
-MADE_FROM = ("seed", "tests", "episodes", "rounds", "episodes_per_round", "training")
+# Sections that stored configurations of older versions have
+FORMER_SECTIONS = ("plan",)
 
 
 def digest(data: Any) -> str:
+    """Ten hexadecimal digits that depend on the content of ``data`` alone."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def resolved(cfg: DictConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The configuration without what cannot change a result, and without ``without``."""
+def affecting(cfg: DictConfig, effect: Effect) -> dict[str, Any]:
+    """The resolved settings that affect ``effect``, without those at a value at which the program
+    does what it did before they existed."""
     data = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(data, dict)
-    if data.get("history") is None:  # off is as if it were not there: older runs keep their names
-        data.pop("history", None)
-    if not data.get("overlap"):
-        data.pop("overlap", None)
-    if data.get("trainer") == ENGINE:
-        data.pop("trainer")
-    for section, settings in AS_BEFORE.items():
-        for key, value in settings.items():
-            found = data[section].get(key)
-            if found == value and type(found) is type(value):  # 1 == True
-                data[section].pop(key, None)
-    if "rounds" not in data["teacher"]:
-        data["teacher"].pop("episodes_per_round", None)
-    for key in HOW_TRAINED:
-        data["training"].pop(key, None)
-    _drop_unlimited(data["teacher"])
-    for name in WHERE_SERVED:
-        data["serving"].pop(name, None)
-    return {str(key): value for key, value in data.items() if key not in VOLATILE + without}
+    for name in FORMER_SECTIONS:
+        data.pop(name, None)
+    return _affecting(data, declared(RunConfig), effect, inherited=True, whole=False)
 
 
-def _drop_unlimited(teacher: dict[str, Any]) -> None:
-    """A budget without limits is none, and prices matter only where money is limited."""
-    budget = teacher.get("budget") or {}
-    if budget.get("money") is None:
-        teacher.pop("prices", None)
-    if all(limit is None for limit in budget.values()):
-        teacher.pop("budget", None)
+def unnamed_sections() -> set[str]:
+    """Sections that affect no result, those of older versions included."""
+    return {name for name, each in declared(RunConfig).items() if each.key.affects == ()} | set(
+        FORMER_SECTIONS
+    )
+
+
+def _affecting(
+    data: Mapping[Any, Any],
+    keys: Mapping[str, Declared],
+    effect: Effect,
+    inherited: bool,
+    whole: bool,
+) -> dict[str, Any]:
+    """``inherited``: whether the section affects it; ``whole``: so do all of its keys."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        known = keys.get(name)
+        key = known.key if known else Key("")
+        if _is_absent(value, key.absent) or not _is_set(data, keys, key.needs):
+            continue
+        affects = inherited if whole or key.affects is None else effect in key.affects
+        kind = known.section(value) if known else None
+        if kind is not None and isinstance(value, Mapping):
+            kept = _affecting(value, declared(kind), effect, affects, whole or key.whole)
+            if kept or affects:
+                found[str(name)] = kept
+        elif affects:
+            found[str(name)] = _with_former_options(value) if key.options else value
+    return found
+
+
+def _is_absent(value: Any, absent: Any) -> bool:
+    if absent is UNSET:
+        return False
+    if isinstance(value, Mapping):
+        return bool(value == absent) or (
+            absent is None and all(each is None for each in value.values())
+        )
+    return bool(value == absent) and type(value) is type(absent)  # 1 == True
+
+
+def _is_set(data: Mapping[Any, Any], keys: Mapping[str, Declared], path: str) -> bool:
+    """Whether the key ``path`` of the section ``data`` has a value that counts; true of no path."""
+    if not path:
+        return True
+    name, _, rest = path.partition(".")
+    value = data.get(name)
+    if rest:
+        return isinstance(value, Mapping) and value.get(rest) is not None
+    return value is not None and not (name in keys and _is_absent(value, keys[name].key.absent))
+
+
+def _with_former_options(value: Any) -> Any:
+    """Runs keep their names when an option goes that all of them had at one value."""
+    former = FORMER_OPTIONS.get(str(value.get("_target_"))) if isinstance(value, Mapping) else None
+    return {**former, **value} if former else value
 
 
 def evaluated_on(cfg: DictConfig) -> str:

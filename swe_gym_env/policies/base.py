@@ -1,7 +1,7 @@
 """Who can act. A policy sees states and answers with whole turns, many at a time.
 
 The roll-out asks for all waiting states in one call, so that a model in process can batch them and
-a server client can send them side by side. Answers may not depend on what else is in the batch:
+a server client can send them side by side. Answers may not depend on the other states of the batch:
 randomness comes from each state's key alone.
 """
 
@@ -29,16 +29,24 @@ def keyed_rng(key: Sequence[int | str]) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
-# Begins the ``error`` of a Reply whose history no longer fits the model: the episode ends there and
-# is scored, where any other error has it tried again.
+# Begins the ``error`` of a Reply whose history no longer fits the model. It ends and scores the
+# episode; every other error is retried.
 CONTEXT_FULL = "context full"
 
 
 @dataclass(frozen=True)
 class State:
-    """What a policy may look at. ``sandbox`` is set only for a policy with ``needs_sandbox``.
-    ``task`` is the whole task, with its gold patch and its hidden tests, only for one with
-    ``needs_answer``; everybody else gets a view without them."""
+    """What a policy may look at.
+
+    Attributes:
+        key: What the policy's randomness may depend on (:func:`keyed_rng`).
+        task: What an agent may know of the task. The whole task, with gold patch and hidden tests,
+            only for a policy with ``needs_answer``.
+        system_prompt: The system prompt, with the action format and the tools.
+        turns: Executed turns, oldest first.
+        observation: The newest one, to be answered now.
+        sandbox: Only for a policy with ``needs_sandbox``, else None.
+    """
 
     key: Key
     task: TaskView | TaskInstance
@@ -60,9 +68,19 @@ class State:
 
 @dataclass(frozen=True)
 class Reply:
-    """One turn. Exactly one of ``text`` (a model's own words), ``action`` (a canonical call) and
-    ``error`` need be set. ``token_ids`` and ``logprobs`` are per sampled token, end-of-turn
-    included. ``prompt_tokens`` and ``generated_tokens`` are what a server says it has billed."""
+    """One turn. One of ``text``, ``action`` and ``error`` is needed.
+
+    Attributes:
+        text: The turn in the action format of the system prompt.
+        action: The turn as a call, which the roll-out renders in the action format.
+        token_ids: Sampled tokens, end-of-turn included; empty if they are not known.
+        logprobs: Log-probability of each sampled token.
+        policy_version: Identifies the weights that answered.
+        error: Why there is no turn. It is retried, unless it begins with ``CONTEXT_FULL``.
+        seconds: Time that the answer took.
+        prompt_tokens: Tokens of the prompt as the server billed them; None: not reported.
+        generated_tokens: Generated tokens as the server billed them; None: not reported.
+    """
 
     text: str | None = None
     action: ToolCall | None = None
@@ -76,10 +94,13 @@ class Reply:
 
 
 class Policy(Protocol):
-    """Whoever answers states with turns: a model, a server, a script, the expert.
+    """Answers states with turns: a model, a server, a script, the expert.
 
-    A policy that must know the task's gold patch, as the expert does, has ``needs_answer = True``
-    besides; every other one is shown no more than an agent may see (:func:`needs_answer`).
+    Attributes:
+        name: Stands in labels, logs and stores.
+        needs_sandbox: Whether it looks into the sandbox (``State.sandbox``).
+        needs_answer: Optional. True if it must see the gold patch, as the expert does.
+        version: Optional. Identifies the weights, so that a store holds episodes of one version.
     """
 
     name: str

@@ -88,7 +88,7 @@ class Budget:
 
 
 class Account:
-    """A budget and what was spent of it. ``record`` is told of each spending, to keep it."""
+    """A budget and what was spent of it. ``record`` is called with each spending, to keep it."""
 
     def __init__(
         self, budget: Budget, spent: Spent, record: Callable[[Spent], None] = lambda _: None
@@ -163,8 +163,8 @@ class Budgeted:
         if reply.token_ids:
             return len(reply.token_ids)
         if reply.action is not None:
-            said = [reply.action.reasoning, *reply.action.arguments.values()]
-            return self._count("\n".join(said))
+            texts = [reply.action.reasoning, *reply.action.arguments.values()]
+            return self._count("\n".join(texts))
         return self._count(reply.text) if reply.text else 0
 
 

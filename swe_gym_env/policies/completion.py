@@ -31,9 +31,9 @@ class Completion:
     usage: Any
 
 
-def completion(said: Any) -> Completion | None:
+def completion(answer: Any) -> Completion | None:
     """None where the server generated nothing. KeyError and the like where it is no answer."""
-    choice, usage = said["choices"][0], said.get("usage")
+    choice, usage = answer["choices"][0], answer.get("usage")
     message, ended = choice["message"], choice.get("finish_reason")
     if not isinstance(message, dict) or str(ended).lower() in _BROKEN:
         return None
@@ -77,8 +77,8 @@ def _words(content: Any) -> str | None:
 
 
 def _called(calls: Any, words: str, usage: Any) -> Completion:
-    """A call that the server read out of the text by itself. What is not one call stays as text,
-    which the action format then finds fault with."""
+    """A call that the server parsed out of the text. Anything but one call stays text, which the
+    action format then refuses."""
     try:
         if isinstance(calls, list) and len(calls) == 1 and isinstance(calls[0], dict):
             return Completion(None, to_call(calls[0].get("function"), words.strip()), usage)

@@ -51,9 +51,9 @@ _LIMITS = (
 
 @dataclass(frozen=True)
 class Refusal:
-    """``status``: of HTTP, or as the body has it where a proxy wraps an error into a 200.
-    ``named``: the fields that name the fault (code, type); ``parameter``: the one at fault, if it
-    is said; ``sizes``: numbers by name; ``message``: its sentences; ``text``: the whole body."""
+    """``status``: of HTTP, or that of an error that a proxy wraps into a 200. ``named``: the
+    fields that name the fault (code, type); ``parameter``: the wrong one, if the server names it;
+    ``sizes``: numbers by name; ``message``: its sentences; ``text``: the whole answer."""
 
     status: int
     text: str
@@ -74,10 +74,10 @@ class Refusal:
             return None
         status = answer.status_code
         fields = list(_fields(body if error is None or status != 200 else error))
-        said = [(k, v) for k, v in fields if isinstance(v, str)]
-        sentences = [v for _, v in said if re.search(r"\s", v)]
-        named = " ".join(v.lower() for k, v in said if k in _NAMED and v not in sentences)
-        parameter = next((v for k, v in said if k == "param"), "")
+        texts = [(k, v) for k, v in fields if isinstance(v, str)]
+        sentences = [v for _, v in texts if re.search(r"\s", v)]
+        named = " ".join(v.lower() for k, v in texts if k in _NAMED and v not in sentences)
+        parameter = next((v for k, v in texts if k == "param"), "")
         sizes = {k: v for k, v in fields if type(v) is int}
         if status == 200:
             codes = [sizes.get("code", 0), *(int(n) for n in named.split() if n.isdecimal())]
@@ -96,8 +96,8 @@ class Refusal:
         return f"HTTP {self.status}: {self.text[:300]}"
 
     def too_long(self, max_tokens: int) -> bool | None:
-        """Whether it is the history's length; None where that is not said. ``max_tokens``: how many
-        new ones were asked for."""
+        """Whether the history is too long; None if the server does not say. ``max_tokens``: how
+        many new ones were asked for."""
         if self.status in (401, 402, 403, 404, 405, 429) or _OTHER.search(self.named):
             return False
         prompt, most = self.sizes.get("n_prompt_tokens", 0), self.sizes.get("n_ctx", 0)
@@ -111,18 +111,20 @@ class Refusal:
         words = self.message.lower()
         if max_tokens > 0 and _COMPUTED.search(words):
             return True
-        said = all(kind.search(words) for kind in (_WHAT, _LENGTH, _OVER))
-        return True if said and not _SHAPE.search(words) else None
+        matches = all(kind.search(words) for kind in (_WHAT, _LENGTH, _OVER))
+        return True if matches and not _SHAPE.search(words) else None
 
     def room(self, max_tokens: int) -> int:
-        """How many new tokens there is room for, where the numbers that were said tell: a prompt
+        """How many new tokens there is room for, if the numbers in the message show it: a prompt
         that is shorter than a limit, and with ``max_tokens`` longer. Else 0."""
-        said = {int(number) for number in re.findall(r"\d{1,9}", self.message)}
+        numbers = {int(number) for number in re.findall(r"\d{1,9}", self.message)}
         pairs = [
-            (prompt + max_tokens in said, most - prompt)
-            for prompt in said
-            for most in said
-            if max_tokens in said and prompt < most < prompt + max_tokens and prompt != max_tokens
+            (prompt + max_tokens in numbers, most - prompt)
+            for prompt in numbers
+            for most in numbers
+            if max_tokens in numbers
+            and prompt < most < prompt + max_tokens
+            and prompt != max_tokens
         ]
         summed = [room for total, room in pairs if total]
         return min(summed or [room for _, room in pairs], default=0)

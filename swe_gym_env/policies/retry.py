@@ -1,4 +1,4 @@
-"""Asking a model server over HTTP: what can pass by itself is tried again, with growing pauses."""
+"""Asking a model server over HTTP: temporary errors are retried, with growing pauses."""
 
 from __future__ import annotations
 
@@ -39,9 +39,18 @@ class RetryPolicy:
         where: str,
         before_retry: Callable[[], None] = lambda: None,
     ) -> T:
-        """What ``read`` makes of the first good answer; its None, or a plain exception, is a bad
-        one. ``mend`` is called before each further try. PolicyError when the tries are used up,
-        Refused when they would not help."""
+        """Ask until there is a good answer.
+
+        Args:
+            send: Sends the request.
+            read: Reads the JSON of an answer. None or a plain exception is a bad answer.
+            where: Names the server in an error.
+            before_retry: Called before each further try.
+
+        Raises:
+            PolicyError: The tries are used up.
+            Refused: The server refused, and a further try would not help.
+        """
         trouble, retry_after = "", 0.0
         for attempt in range(self._retries + 1):
             if attempt:
@@ -62,25 +71,25 @@ class RetryPolicy:
                 retry_after = _retry_after(answer)
                 continue
             try:
-                said = read(answer.json())
+                result = read(answer.json())
             except (ValueError, KeyError, IndexError, TypeError):
                 trouble = f"not a completion: {answer.text[:200]}"
                 continue
-            if said is not None:
-                return said
+            if result is not None:
+                return result
             trouble = "the answer has no text"
         raise PolicyError(f"{where}: {trouble} (tried {self._retries + 1} times)")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process waits for itself."""
+        """A copy in another process has its own state."""
         return RetryPolicy, (self._retries, self._pause)
 
     def close(self) -> None:
-        """Whoever waits before a further try gives up."""
+        """Threads that wait before a further try give up."""
         self._closed.set()
 
 
 def _retry_after(answer: httpx.Response) -> float:
-    """Seconds that the server asks to be left alone; 0 where it says nothing, or a date."""
-    said = answer.headers.get("Retry-After", "")
-    return float(said) if said.isascii() and said.isdigit() else 0.0
+    """Seconds that the server asks to wait; 0 if it says nothing, or a date."""
+    header = answer.headers.get("Retry-After", "")
+    return float(header) if header.isascii() and header.isdigit() else 0.0

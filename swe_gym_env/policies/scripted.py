@@ -1,4 +1,4 @@
-"""A policy that says what it was told to: for tests, and as a fixed baseline in experiments."""
+"""A policy with fixed answers: for tests, and as a baseline in experiments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ScriptedPolicy:
 
     def _reply(self, state: State) -> Reply:
         if callable(self._script):
-            said = self._script(state)
+            answer = self._script(state)
         else:
-            said = self._script[min(len(state.turns), len(self._script) - 1)]
-        return said if isinstance(said, Reply) else Reply(text=said)
+            answer = self._script[min(len(state.turns), len(self._script) - 1)]
+        return answer if isinstance(answer, Reply) else Reply(text=answer)

@@ -1,7 +1,7 @@
 """A policy behind any OpenAI-compatible endpoint: vLLM, SGLang, llama.cpp, or a paid service.
 
-Only text travels. What can pass by itself (429, 5xx, a time-out, a torn connection) is tried again
-with growing pauses; what remains is the error of one reply, never an exception in mid-run. Whether
+Only text is exchanged. Temporary errors (429, 5xx, a time-out, a broken connection) are retried
+with growing pauses; an error that remains is the error of one reply, never an exception. Whether
 a history is too long is decided in ``refusal.py``, and here where a refusal does not say.
 """
 
@@ -70,7 +70,7 @@ class ServerPolicy:
         self._checked = False
         self._limit = 0  # tokens, as the server states it; 0: it does not
         self._longest = 0  # characters of the longest history that was taken
-        self._rate = 0.0  # tokens for one character, in the newest answer that tells
+        self._rate = 0.0  # tokens for one character, in the newest answer that reports it
         self._connect()
 
     def _connect(self) -> None:
@@ -131,21 +131,21 @@ class ServerPolicy:
         }
         most = next((body[name] for name in _MOST if type(body.get(name)) is int), 0)
         try:
-            said = within(
+            answer = within(
                 lambda tokens: self._ask(body, tokens), most, lambda: self._is_full(body, most)
             )
         except PolicyError as error:
             return Reply(error=str(error), seconds=time.monotonic() - began)
-        prompt = count(said.usage, "prompt_tokens")
+        prompt = count(answer.usage, "prompt_tokens")
         self._longest = max(self._longest, _size(body))
         self._rate = prompt / max(1, _size(body)) if prompt else self._rate
         return Reply(
-            text=said.text,
-            action=said.call,
+            text=answer.text,
+            action=answer.call,
             policy_version=self.model,
             seconds=time.monotonic() - began,
             prompt_tokens=prompt,
-            generated_tokens=count(said.usage, "completion_tokens"),
+            generated_tokens=count(answer.usage, "completion_tokens"),
         )
 
     def _ask(self, body: Mapping[str, Any], max_tokens: int) -> Completion:

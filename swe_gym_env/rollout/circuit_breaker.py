@@ -1,9 +1,8 @@
-"""Faults that pile up: when a roll-out waits a little, and when it gives up.
+"""Consecutive failures: when a roll-out waits, and when it stops.
 
-One sandbox that dies is played again at once. What takes everything down at the same time (an
-engine that restarts, a server that is gone) needs time to come back, so after each further fault
-without an episode played to its end in between, the next start waits longer. Who goes on failing
-all the same is stopped: a night of ``infra_error`` helps nobody.
+An episode whose sandbox died is played again at once. If something that all episodes need is down
+(an engine that restarts, a server), it needs time to come back: after each further failure without
+a finished episode in between, the next start waits longer. If failures continue, the run stops.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ WHAT_TO_DO = {
 
 
 class CircuitBreaker:
-    """Faults of one cause in a row. What fails at the same time counts once: a fault adds to the
-    row only if its attempt began after the one counted before it."""
+    """Counts consecutive failures of one cause. Failures at the same time count once: one adds to
+    the count only if its attempt began after the failure that was counted before it."""
 
-    def __init__(self, most: int) -> None:
-        """``most`` in a row end the roll-out; about two minutes of failing, for 10."""
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        """``limit`` consecutive failures end the roll-out; 10 take about two minutes."""
+        self._limit = limit
         self._forget()
 
     def _forget(self, cause: str = "") -> None:
@@ -44,16 +43,16 @@ class CircuitBreaker:
         self._forget()
 
     def add(self, cause: str, message: str, began: float) -> None:
-        """An attempt that began at ``began`` (time.monotonic) failed. Raises SetupError when they
-        pile up."""
+        """An attempt that began at ``began`` (time.monotonic) failed. Raises SetupError at the
+        limit."""
         if cause != self._cause:
             self._forget(cause)
         elif began < self._last:
             return
         self._last = time.monotonic()
         self.count += 1
-        if self.count >= self._most:
-            todo = WHAT_TO_DO.get(cause, "mend that")
+        if self.count >= self._limit:
+            todo = WHAT_TO_DO.get(cause, "fix that")
             raise SetupError(
                 f"stopped: {self.count} faults of the kind {cause!r} in a row, the last: "
                 f"{message[:500].strip()}\nWhat is finished is kept: {todo}, then give the same "
@@ -62,9 +61,14 @@ class CircuitBreaker:
         if self.count > 1:
             pause = min(FIRST_PAUSE * 2 ** (self.count - 2), LONGEST_PAUSE)
             self._until = self._last + pause
-            told = (self.count, cause, message[:200], pause)
-            log.warning("%d %s faults in a row (%s): waiting %.0f s", *told)
+            log.warning(
+                "%d %s faults in a row (%s): waiting %.0f s",
+                self.count,
+                cause,
+                message[:200],
+                pause,
+            )
 
     def pause(self) -> float:
-        """Seconds until something new may be started; 0 where nothing is wrong."""
+        """Seconds until a new attempt may be started; 0 if nothing is wrong."""
         return max(0.0, self._until - time.monotonic())

@@ -1,9 +1,9 @@
-"""The roll-out driver: it plays many episodes at once and knows no algorithm.
+"""The roll-out driver plays many episodes at once and knows no algorithm.
 
-Episodes advance in batches, so that a model in process answers all waiting states in one batch and
-an expert or a server works beside it. Who acts is the mixer's word, what is learned the caller's.
-What an episode holds depends on its request alone, not on how many run beside it or which ends
-first. Scoring, which may take seconds, runs aside while the slot is filled again.
+Episodes advance in batches, so that a model in this process answers all waiting states in one
+batch. The mixer decides who acts, and the caller decides what is learned. The content of an episode
+depends only on its request, not on how many others run or which one ends first. Scoring takes
+seconds, so it runs in other threads while the next episode takes the free slot.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from swe_gym_env.rollout import failures
 from swe_gym_env.rollout import history as histories
 from swe_gym_env.rollout.circuit_breaker import CircuitBreaker
 from swe_gym_env.rollout.mixers import Mixer
-from swe_gym_env.rollout.running import Live, Request
+from swe_gym_env.rollout.running import Request, RunningEpisode
 from swe_gym_env.rollout.turns import TurnCollector
 from swe_gym_env.sandbox.base import SandboxSpec
 from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
@@ -42,11 +42,11 @@ __all__ = ["Progress", "Request", "rollout"]
 
 log = logging.getLogger(__name__)
 
-# A batch waits so long for its slowest command; who is later joins a later batch. Longer than most
-# commands, so that the make-up of the batches, too, is normally the same in each run.
+# The longest time that a batch waits for its slowest command; a late episode joins a later batch.
+# It is longer than most commands, so that batches normally have the same members in each run.
 BATCH_WAIT_SECONDS = 30.0
-MOST_AHEAD = 64  # a provider that makes sandboxes ahead of need is told of so many
-COMMANDS_PER_CPU = 2  # at once: with more, each takes longer, up to its time limit
+MOST_AHEAD = 64  # waiting episodes that are announced to a provider that starts sandboxes early
+COMMANDS_PER_CPU = 2  # at the same time: with more, each may reach its time limit
 REPORT_SECONDS = 1.0  # longest time between two calls of `progress`, but for a policy that answers
 LAST_SECONDS = 10.0  # after an interrupt, for the scoring of what has ended
 
@@ -109,13 +109,28 @@ def rollout(
 ) -> Progress:
     """Play every request; ``on_episode`` is called, in the calling thread, as each one ends.
 
-    With ``annotate`` the teacher says in every visited state what it would have done. A fault of
-    the machinery has the episode played again in a new sandbox, ``retries`` times; then it is
-    delivered as ``infra_error``; what fails for all of them (``EngineError``) is charged to none.
-    Raises SetupError after ``max_faults`` of one kind in a row (``faults.py``). An exception closes
-    every sandbox and goes on upwards; a KeyboardInterrupt first has what has ended scored, for ten
-    seconds. ``history``: how many observations student and teacher see, the newest; None is all of
-    them.
+    Infrastructure errors are retried up to ``retries`` times in a new sandbox; then the episode is
+    delivered as ``infra_error``. Engine outages (``EngineError``) do not count as an attempt. An
+    exception, also one of ``on_episode`` or ``progress``, closes every sandbox and is raised here.
+    Before a KeyboardInterrupt is raised, episodes that have ended get ten seconds to be scored.
+
+    Args:
+        requests: Which episodes.
+        make_env: Makes the environment of an episode.
+        student: Acts.
+        teacher: Acts where the mixer says so, and labels.
+        mixer: Decides turn by turn who acts.
+        annotate: Whether the teacher says in every state what it would have done.
+        on_episode: Called with each episode and its labels.
+        concurrency: Episodes in play at the same time.
+        retries: Further attempts after an infrastructure error.
+        max_faults: Consecutive infrastructure errors of one kind that end the roll-out
+            (``circuit_breaker.py``).
+        history: How many observations student and teacher see, the newest; None: all.
+        progress: Called about every second.
+
+    Raises:
+        SetupError: The roll-out cannot go on, for a reason that only the user can fix.
     """
     histories.check(history)
     ids = [request.episode_id for request in requests]
@@ -135,15 +150,15 @@ class _Driver:
         turns: TurnCollector,
         on_episode: OnEpisode,
         retries: int,
-        faults: CircuitBreaker,
+        breaker: CircuitBreaker,
         window: int | None,
         progress: Callable[[Progress], None],
     ) -> None:
         self.make_env, self.turns, self.retries = make_env, turns, retries
-        self.faults, self.window = faults, window
+        self.breaker, self.window = breaker, window
         self.on_episode, self.progress = on_episode, progress
-        self.live: list[Live] = []
-        self.grading: dict[Future[Outcome], Live] = {}
+        self.live: list[RunningEpisode] = []
+        self.grading: dict[Future[Outcome], RunningEpisode] = {}
 
     def run(self, requests: Sequence[Request], concurrency: int) -> Progress:
         self.waiting = deque((request, 1) for request in requests)
@@ -186,9 +201,9 @@ class _Driver:
             self._report()
 
     def _fill(self, concurrency: int) -> None:
-        while self.waiting and len(self.live) < concurrency and not self.faults.pause():
+        while self.waiting and len(self.live) < concurrency and not self.breaker.pause():
             request, attempt = self.waiting.popleft()
-            live = Live(request, self.make_env(request.task), attempt, self.window)
+            live = RunningEpisode(request, self.make_env(request.task), attempt, self.window)
             self._run(live, partial(_reset, live))
             self.live.append(live)
             if prefetch := getattr(live.env.provider, "prefetch", None):
@@ -200,8 +215,8 @@ class _Driver:
                 )
 
     def _rest(self) -> None:
-        """Nothing to do until whatever is down may have come back."""
-        if not self.live and self.waiting and (pause := self.faults.pause()):
+        """Wait if nothing can be started after consecutive failures."""
+        if not self.live and self.waiting and (pause := self.breaker.pause()):
             if self.grading:
                 self._wait(self.grading, pause, FIRST_COMPLETED)
             else:
@@ -209,33 +224,33 @@ class _Driver:
 
     def _batch(self) -> None:
         """One turn of every episode that waits for one."""
-        ready = [live for live in self.live if live.pending is None]
+        ready = [live for live in self.live if live.job is None]
         for live, turn in zip(ready, self.turns.take(ready), strict=True):
             if isinstance(turn, Turn):
-                live.said = turn
+                live.pending_turn = turn
                 self._run(live, partial(live.step, turn.text))
             elif turn.startswith(CONTEXT_FULL):
                 self._run(live, partial(live.stop, "context_full"))
             else:
                 self._lost(live, PolicyError.cause, turn)
 
-    def _run(self, live: Live, call: Callable[[], Any]) -> None:
-        live.since = time.monotonic()
-        live.pending = self.steppers.submit(_timed, call)
+    def _run(self, live: RunningEpisode, call: Callable[[], Any]) -> None:
+        live.job_began = time.monotonic()
+        live.job = self.steppers.submit(_timed, call)
 
     def _settle(self) -> None:
-        """Wait for what runs in the sandboxes, though not long for the slow; take what is done."""
-        running = {live.pending: live.since for live in self.live if live.pending}
+        """Wait for what runs in the sandboxes, but not long for slow commands; take the results."""
+        running = {live.job: live.job_began for live in self.live if live.job}
         fresh = [job for job in running if time.monotonic() - running[job] < BATCH_WAIT_SECONDS]
         if fresh:
             self._wait(fresh, BATCH_WAIT_SECONDS)
         elif running and len(running) == len(self.live):
             self._wait([*running, *self.grading], until=FIRST_COMPLETED)
-        for live in [live for live in self.live if live.pending and live.pending.done()]:
-            pending, live.pending = live.pending, None
-            assert pending is not None
+        for live in [live for live in self.live if live.job and live.job.done()]:
+            job, live.job = live.job, None
+            assert job is not None
             try:
-                result, seconds = pending.result()
+                result, seconds = job.result()
             except InfraError as error:  # reset found no sandbox
                 self._lost(live, error.cause, str(error))
                 continue
@@ -246,12 +261,12 @@ class _Driver:
                 live.observation, live.info = result
                 live.system_prompt = live.info["system_prompt"]
 
-    def _stepped(self, live: Live, step: Step, patch: str | None, seconds: float) -> None:
+    def _stepped(self, live: RunningEpisode, step: Step, patch: str | None, seconds: float) -> None:
         observation, _, terminated, truncated, live.info = step
-        if live.said is not None:
-            said = replace(live.said, action=live.info["action"], step_seconds=seconds, patch=patch)
-            live.turns.append(said)
-            live.said = None
+        if live.pending_turn is not None:
+            executed = {"action": live.info["action"], "step_seconds": seconds, "patch": patch}
+            live.turns.append(replace(live.pending_turn, **executed))
+            live.pending_turn = None
             self.now = replace(self.now, turns=self.now.turns + 1)
         live.observation = observation
         if not (terminated or truncated):
@@ -266,23 +281,23 @@ class _Driver:
             ungraded = Outcome("unresolved", mask=True, reason="not graded")
             self._deliver(live, outcome or ungraded, live.info["stop_reason"])
 
-    def _grade(self, live: Live) -> None:
-        live.since = time.monotonic()
-        self.grading[self.graders.submit(_later, self.faults.pause(), live.env.grade)] = live
+    def _grade(self, live: RunningEpisode) -> None:
+        live.job_began = time.monotonic()
+        self.grading[self.graders.submit(_later, self.breaker.pause(), live.env.grade)] = live
 
-    def _lost(self, live: Live, cause: str, message: str) -> None:
-        """Play it again, unless it has used up its attempts; an engine that is down uses none."""
+    def _lost(self, live: RunningEpisode, cause: str, message: str) -> None:
+        """Play it again unless its attempts are used up; an engine outage uses none."""
         name, charged = live.request.episode_id, cause != EngineError.cause
         if charged and live.attempt > self.retries:
             log.warning("%s: given up after %d attempts: %s", name, live.attempt, message)
             self._deliver(live, failures.outcome(cause, message), failures.INFRA)
         else:
-            level = logging.WARNING if charged else logging.DEBUG  # the row of faults tells it all
+            level = logging.WARNING if charged else logging.DEBUG  # the circuit breaker logs it
             log.log(level, "%s: attempt %d lost, again: %s", name, live.attempt, message)
             live.env.close()
             self.live.remove(live)
             self.waiting.appendleft((live.request, live.attempt + charged))
-        self.faults.add(cause, message, live.began)
+        self.breaker.add(cause, message, live.began)
 
     def _collect_grades(self, block: bool) -> None:
         done = {future for future in self.grading if future.done()}
@@ -293,25 +308,25 @@ class _Driver:
             live, outcome = self.grading.pop(future), future.result()
             cause, message = failures.cause_of(outcome)
             if cause == EngineError.cause:
-                self.faults.add(cause, message, live.since)
+                self.breaker.add(cause, message, live.job_began)
                 self._grade(live)
                 continue
             self._deliver(live, outcome, live.info["stop_reason"])
             if cause:
-                self.faults.add(cause, message, live.since)
+                self.breaker.add(cause, message, live.job_began)
 
-    def _deliver(self, live: Live, outcome: Outcome, stop_reason: str) -> None:
+    def _deliver(self, live: RunningEpisode, outcome: Outcome, stop_reason: str) -> None:
         if live in self.live:
             self.live.remove(live)
         if outcome.status != "infra_error":
-            self.faults.success()
+            self.breaker.success()
         self.now = self.now.with_episode(outcome)
         self.on_episode(live.episode(outcome, stop_reason), live.annotations)
         live.env.close()
 
     def _close(self, hurry: bool) -> None:
-        """Leave no sandbox behind, whatever was going on, and no thread. In a ``hurry`` the threads
-        that score or wait for a teacher are not waited for: they end by themselves."""
+        """Leave no sandbox and no thread behind. In a ``hurry`` this does not wait for threads that
+        score or ask a teacher: they end when their work does."""
         pools = (self.steppers, self.graders)
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -338,6 +353,6 @@ def _later(pause: float, call: Callable[[], T]) -> T:
     return call()
 
 
-def _reset(live: Live) -> tuple[str, dict[str, Any]]:
+def _reset(live: RunningEpisode) -> tuple[str, dict[str, Any]]:
     request = live.request
     return live.env.reset(seed=request.seed, options={"instance_id": request.task.instance_id})

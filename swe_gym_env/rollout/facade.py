@@ -51,7 +51,7 @@ _ENV = {
 class Rollout:
     """Plays tasks with a policy, many at a time.
 
-    The roll-out runs in a thread of its own while the caller works on the episodes that have ended,
+    The roll-out runs in a separate thread while the caller works on the episodes that have ended,
     so ``policy`` is called in that thread. Closing the iterator, leaving its loop or Ctrl-C stops
     the roll-out: no sandbox stays behind, what was stored is kept, and episodes that have ended but
     are not scored get ten seconds for it. A policy that is answering is waited for.
@@ -312,9 +312,9 @@ def _check_tasks(tasks: Any) -> list[TaskInstance]:
 def _check_env(env: Mapping[str, Any]) -> dict[str, Any]:
     """All arguments of SWEEnv, defaults included."""
     if unknown := sorted(set(env) - set(_ENV)):
-        own = [name for name in inspect.signature(Rollout).parameters if name != "env"]
+        mine = [name for name in inspect.signature(Rollout).parameters if name != "env"]
         raise SetupError(
-            f"Rollout has no argument {', '.join(unknown)}: there are {', '.join([*own, *_ENV])}"
+            f"Rollout has no argument {', '.join(unknown)}: there are {', '.join([*mine, *_ENV])}"
         )
     options = {**_ENV, **env}
     for name, default in _ENV.items():

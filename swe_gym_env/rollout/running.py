@@ -1,4 +1,4 @@
-"""An episode from its request, through play, to the record that is kept of it."""
+"""One episode: its request, its state while it is played, and the record that is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
 
 @dataclass(frozen=True)
 class Request:
-    """One episode to play."""
+    """One episode to play.
+
+    Attributes:
+        task: The task.
+        seed: Seed of all random choices.
+        round: Round of training that it belongs to; 0 outside of one.
+        repeat: Number of the episode among those of the same task.
+    """
 
     task: TaskInstance
     seed: int = 0
@@ -28,28 +35,45 @@ class Request:
         return f"{self.task.instance_id}/{self.round}/{self.repeat}/{self.seed}"
 
     def key(self, turn: int, role: str) -> Key:
+        """What randomness of one turn depends on; ``role`` separates policies and mixer."""
         return (self.seed, self.round, self.task.instance_id, self.repeat, turn, role)
 
 
 @dataclass(eq=False)
-class Live:
-    """An episode in play. ``pending`` runs in its sandbox, ``since`` then; ``said`` is the turn
-    behind it, None for a reset or a stop. ``window``: see ``history.py``. ``patch``: what stands
-    changed in the sandbox, as far as it was looked at."""
+class RunningEpisode:
+    """An episode in play.
+
+    Attributes:
+        request: What is played.
+        env: Its environment, with the sandbox.
+        attempt: Which attempt this is, from 1.
+        window: How many observations a policy sees (``history.py``); None: all.
+        job: What runs in the sandbox now: a reset, a step or a stop. None between two of them.
+        job_began: When ``job`` or the scoring began (``time.monotonic``).
+        pending_turn: The turn that ``job`` executes; None for a reset or a stop.
+        patch: The newest known diff of the sandbox; None before the first one.
+        system_prompt: Empty until the reset is done.
+        observation: The newest one, not yet answered.
+        turns: Executed turns.
+        annotations: Labels of the turns so far.
+        teacher_fallbacks: Turns that the student took because the teacher failed.
+        info: The newest ``info`` of the environment.
+        began: When this attempt began (``time.monotonic``).
+    """
 
     request: Request
     env: SWEEnv
     attempt: int = 1
     window: int | None = None
-    pending: Future[Any] | None = None
-    since: float = 0.0
-    said: Turn | None = None
+    job: Future[Any] | None = None
+    job_began: float = 0.0
+    pending_turn: Turn | None = None
     patch: str | None = None
     system_prompt: str = ""
     observation: str = ""
     turns: list[Turn] = field(default_factory=list)
     annotations: list[Annotation] = field(default_factory=list)
-    fallbacks: int = 0  # turns that fell to the student because the teacher failed
+    teacher_fallbacks: int = 0
     info: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
@@ -68,7 +92,7 @@ class Live:
         )
 
     def step(self, text: str) -> tuple[Step, str | None]:
-        """The environment's step, and the patch after it where that is another than before."""
+        """The environment's step, and the diff after it if that has changed."""
         step = self.env.step(text)
         call, sandbox, before = step[-1]["action"], self.env.sandbox, self.patch
         if sandbox is None or before == UNKNOWN or (call is None and before is not None):
@@ -77,7 +101,7 @@ class Live:
         return step, self.patch if self.patch != before else None
 
     def stop(self, reason: str) -> tuple[Step, None]:
-        """Likewise, where the episode is ended from outside."""
+        """The same for an episode that is ended from outside."""
         return self.env.stop(reason), None
 
     def episode(self, outcome: Outcome, stop_reason: str) -> Episode:
@@ -97,7 +121,7 @@ class Live:
             seconds=time.monotonic() - self.began,
             metadata={
                 "attempts": self.attempt,
-                "teacher_fallbacks": self.fallbacks,
+                "teacher_fallbacks": self.teacher_fallbacks,
                 "tokens": self.info.get("tokens", 0),
                 "costs": dict(self.env.costs),
                 **({"history": self.window} if self.window else {}),

@@ -4,10 +4,10 @@
     annotations.jsonl   one line per label; written before the episode that it belongs to
     scores.jsonl        one line per scored turn, written after all episodes
     teacher.jsonl       what the teacher cost, one line per batch, written as it happens
-    metrics.json        written aside and renamed
-    training/           how far a training has come that has not ended (algorithms/engine/resume.py)
-    train.log           what its processes said, where it had any of its own
-    checkpoint/         likewise written (algorithms/engine/checkpoint.py)
+    metrics.json        sums and rates, written aside and renamed
+    training/           snapshot of a training that has not ended (algorithms/engine/resume.py)
+    train.log           output of the training processes, if it had its own
+    checkpoint/         also written aside and renamed (algorithms/engine/checkpoint.py)
     PHASE.done          a phase (collect, score, train, evaluate) has ended
 
 An episode counts once its line, newline included, is on disk. Lines are synced one by one, so a
@@ -124,11 +124,11 @@ class RoundFolder:
 
     def _of_last(self, kind: type[Beside]) -> Iterator[Beside]:
         """What belongs to the last attempts, in the order in which it was written. Rows without a
-        tag are of older versions: where the attempt has a tag and rows of its own, untagged rows
-        before those belong to an earlier attempt."""
+        tag are of older versions: where the attempt has a tag and tagged rows, untagged rows before
+        those belong to an earlier attempt."""
         last = self._last()
         rows = [row for row in _rows(self.path / FILES[kind], kind) if row[0].episode_id in last]
-        first: dict[str, int] = {}  # place of the attempt's own rows
+        first: dict[str, int] = {}  # place of the attempt's first tagged row
         for place, (value, tag) in enumerate(rows):
             if tag and tag == last[value.episode_id][1]:
                 first.setdefault(value.episode_id, place)
@@ -145,8 +145,8 @@ class RoundFolder:
     def spent(self, teacher: str) -> Spent:
         """All that ``teacher`` was paid for this round, lost and repeated episodes included."""
         rows = _lines(self.path / "teacher.jsonl")
-        own = (from_dict(Spent, row) for _, row in rows if row.get("teacher") == teacher)
-        return sum(own, Spent())
+        spent = (from_dict(Spent, row) for _, row in rows if row.get("teacher") == teacher)
+        return sum(spent, Spent())
 
     def read(self, index: int) -> Round:
         """For training. Says how many labels of an old run cannot be learned."""

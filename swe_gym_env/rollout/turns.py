@@ -1,6 +1,6 @@
-"""One turn for many episodes: who takes it, what they say, and what the teacher would have said.
+"""One turn of many episodes: who takes it, the turn itself, and the teacher's label.
 
-Student and teacher are each asked once for all their states, side by side. When the teacher
+Student and teacher are each asked one time for all their states, at the same time. When the teacher
 executes a turn its label is that turn. A teacher that fails never costs an episode: the label
 carries the error, and a turn that was the teacher's falls to the student, and is counted.
 """
@@ -17,7 +17,7 @@ from swe_gym_env.actions import ActionFormat, FormatError, read
 from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.base import Policy, Reply, State
 from swe_gym_env.rollout.mixers import Mixer
-from swe_gym_env.rollout.running import Live
+from swe_gym_env.rollout.running import RunningEpisode
 from swe_gym_env.text import joined, unusable, whole
 from swe_gym_env.types import Annotation, ToolCall, Turn
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class TurnCollector:
-    """``annotate``: ask the teacher in every visited state, not only where it acts."""
+    """``annotate``: ask the teacher in every state, not only where it acts."""
 
     def __init__(
         self, student: Policy, teacher: Policy | None, mixer: Mixer, annotate: bool
@@ -33,18 +33,19 @@ class TurnCollector:
         self.student, self.teacher = student, teacher
         self.mixer, self.annotate = mixer, annotate
         self._aside = ThreadPoolExecutor(1, "teacher")
-        self._asked: Future[dict[Live, Reply]] | None = None
+        self._asked: Future[dict[RunningEpisode, Reply]] | None = None
 
-    def take(self, ready: Sequence[Live]) -> list[Turn | str]:
+    def take(self, ready: Sequence[RunningEpisode]) -> list[Turn | str]:
         """For each episode the turn to execute, or the error of the student that had to act.
 
         The labels of the turns are added to the episodes.
         """
         if not ready:
             return []
-        led = [live for live in ready if self.mixer.actor(live.key("mixer")) == "teacher"]
-        own = [live for live in ready if live not in led]
-        taught, said = self._ask(ready if self.annotate else led, own)
+        teacher_turns = [live for live in ready if self.mixer.actor(live.key("mixer")) == "teacher"]
+        student_turns = [live for live in ready if live not in teacher_turns]
+        labeled = ready if self.annotate else teacher_turns
+        teacher_replies, student_replies = self._ask(labeled, student_turns)
         labels = {
             live: label(
                 reply,
@@ -55,21 +56,21 @@ class TurnCollector:
                     self.teacher.name if self.teacher else "",
                 ),
             )
-            for live, reply in taught.items()
+            for live, reply in teacher_replies.items()
         }
-        fallen = [live for live in led if labels[live].text is None]
-        for live in fallen:
-            live.fallbacks += 1
-        said |= self._ask_student(fallen)
+        failed = [live for live in teacher_turns if labels[live].text is None]
+        for live in failed:
+            live.teacher_fallbacks += 1
+        student_replies |= self._ask_student(failed)
         turns: list[Turn | str] = []
         for live in ready:
             turn = (
-                _student_turn(live, said[live])
-                if live in said
-                else _teacher_turn(live, labels[live], taught[live])
+                _student_turn(live, student_replies[live])
+                if live in student_replies
+                else _teacher_turn(live, labels[live], teacher_replies[live])
             )
             if self.annotate and isinstance(turn, Turn):
-                live.annotations.append(replace(labels[live], executed=live not in said))
+                live.annotations.append(replace(labels[live], executed=live not in student_replies))
             turns.append(turn)
         return turns
 
@@ -82,27 +83,29 @@ class TurnCollector:
         self._aside.shutdown(wait=wait, cancel_futures=True)
 
     def _ask(
-        self, taught: Sequence[Live], own: Sequence[Live]
-    ) -> tuple[dict[Live, Reply], dict[Live, Reply]]:
+        self, labeled: Sequence[RunningEpisode], student_turns: Sequence[RunningEpisode]
+    ) -> tuple[dict[RunningEpisode, Reply], dict[RunningEpisode, Reply]]:
         """Both at the same time, unless both work in the sandboxes."""
-        if not taught:
-            return {}, self._ask_student(own)
+        if not labeled:
+            return {}, self._ask_student(student_turns)
         if self.teacher is None:
             raise SetupError("a teacher is needed to act or to label, and none was given")
-        asked = self._asked = self._aside.submit(self._ask_teacher, self.teacher, taught)
+        asked = self._asked = self._aside.submit(self._ask_teacher, self.teacher, labeled)
         if self.teacher.needs_sandbox and self.student.needs_sandbox:
             wait([asked])
-        said = self._ask_student(own)
-        return asked.result(), said
+        replies = self._ask_student(student_turns)
+        return asked.result(), replies
 
-    def _ask_student(self, episodes: Sequence[Live]) -> dict[Live, Reply]:
+    def _ask_student(self, episodes: Sequence[RunningEpisode]) -> dict[RunningEpisode, Reply]:
         if not episodes:
             return {}
         states = [live.state("student", self.student) for live in episodes]
         return dict(zip(episodes, _replies(self.student, states), strict=True))
 
     @staticmethod
-    def _ask_teacher(teacher: Policy, episodes: Sequence[Live]) -> dict[Live, Reply]:
+    def _ask_teacher(
+        teacher: Policy, episodes: Sequence[RunningEpisode]
+    ) -> dict[RunningEpisode, Reply]:
         states = [live.state("teacher", teacher) for live in episodes]
         try:
             return dict(zip(episodes, _replies(teacher, states), strict=True))
@@ -124,24 +127,24 @@ def _replies(policy: Policy, states: Sequence[State]) -> Sequence[Reply]:
     return replies
 
 
-def label(reply: Reply, form: ActionFormat, key: tuple[str, int, str]) -> Annotation:
-    """The teacher's turn in the student's ``form``; or why there is none. ``key``: episode, turn,
-    annotator."""
-    found = Annotation(*key, text=None)
+def label(reply: Reply, action_format: ActionFormat, key: tuple[str, int, str]) -> Annotation:
+    """The teacher's turn in the student's action format, or the reason why there is none. ``key``:
+    episode, turn, annotator."""
+    annotation = Annotation(*key, text=None)
     if reply.error:
-        return replace(found, error=reply.error)
+        return replace(annotation, error=reply.error)
     try:
-        call = reply.action or read(form, joined(reply.text or ""))
-        text = form.render(call)
+        call = reply.action or read(action_format, joined(reply.text or ""))
+        text = action_format.render(call)
     except FormatError as error:
-        return replace(found, error=f"format: {error}")
+        return replace(annotation, error=f"format: {error}")
     if fault := unusable(text):
-        return replace(found, error=f"format: {fault}")
-    return replace(found, text=text, action=call)
+        return replace(annotation, error=f"format: {fault}")
+    return replace(annotation, text=text, action=call)
 
 
-def _student_turn(live: Live, reply: Reply) -> Turn | str:
-    """The student's own words, parsed or not; its error where it has none."""
+def _student_turn(live: RunningEpisode, reply: Reply) -> Turn | str:
+    """The student's text, whether it can be parsed or not; its error if there is no text."""
     text = reply.text
     if text is None and reply.action is not None:
         text = _written(reply.action, live.env.form)
@@ -158,16 +161,16 @@ def _student_turn(live: Live, reply: Reply) -> Turn | str:
     )
 
 
-def _written(call: ToolCall, form: ActionFormat) -> str:
-    """A call that a server read out of the student's words, put into words again. One that ``form``
-    cannot say is a malformed turn."""
+def _written(call: ToolCall, action_format: ActionFormat) -> str:
+    """The text of a call that a server parsed out of the student's text. A call that the action
+    format cannot express becomes a malformed turn."""
     try:
-        return form.render(call)
+        return action_format.render(call)
     except FormatError:
         return json.dumps({"name": call.name, "arguments": dict(call.arguments)})
 
 
-def _teacher_turn(live: Live, label: Annotation, reply: Reply) -> Turn:
+def _teacher_turn(live: RunningEpisode, label: Annotation, reply: Reply) -> Turn:
     assert label.text is not None
     return Turn(
         observation=live.observation,

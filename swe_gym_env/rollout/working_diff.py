@@ -1,8 +1,8 @@
-"""What an agent has changed so far, after each of its turns: for whoever reads the episode later.
+"""What an agent has changed so far, after each of its turns, for readers of the episode.
 
-The verdict does not rest on it (``grading.diff``, which trusts nothing of the sandbox, makes the
-patch that is scored), so it can be quick: git's own index knows which files nobody touched. A copy
-of it is used, so that what ``git status`` tells the agent stays as it was.
+The verdict does not use it: the patch that is scored comes from ``grading/extract.py``, which does
+not trust the sandbox. So this can be fast: git's index knows which files are unchanged. A copy of
+the index is used, so that the agent's ``git status`` is not affected.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ export GIT_OPTIONAL_LOCKS=0 GIT_INDEX_FILE=.git/index.seen
 cp .git/index "$GIT_INDEX_FILE" && git add -N . 2>/dev/null
 git diff --no-color --no-ext-diff --no-textconv --no-renames {base} -- . \\
   ':(exclude,glob)**/__pycache__/**' ':(exclude,glob)**/.pytest_cache/**' ':(exclude)*.pyc'
-said=$?; rm -f "$GIT_INDEX_FILE"; exit $said
+code=$?; rm -f "$GIT_INDEX_FILE"; exit $code
 """
 
 
 def changes(sandbox: Sandbox, task: TaskInstance) -> str:
-    """The diff against ``task.base_commit``, new files included; ``UNKNOWN`` where git fails."""
+    """The diff against ``task.base_commit``, with new files; ``UNKNOWN`` if git fails."""
     try:
         done = sandbox.exec(LOOK.format(base=task.base_commit), timeout=SECONDS, cwd=task.workdir)
     except (InfraError, OSError):  # a sandbox that is gone says so to the agent's next command

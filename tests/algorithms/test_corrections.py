@@ -23,7 +23,7 @@ def switched(name="s", **fields):
     turns = [
         Turn("see 0", "student", "oops", None, (1, 2, 100), (-1.0, -2.0, -0.5)),
         Turn("see 1", "student", "hm", None, (3, 100), (-1.5, -0.25)),
-        Turn("see 2", "teacher", "mend"),
+        Turn("see 2", "teacher", "fix"),
         Turn("see 3", "teacher", "done"),
     ]
     return make_episode(turns, name, **fields)
@@ -53,7 +53,7 @@ def test_aggrevate_learns_the_turns_after_the_switch(tokenizer):
     method = AggreVaTe(start=0, step=20, cap=100)
     assert [method.collect(n).mixer.most for n in range(1, 8)] == [0, 20, 40, 60, 80, 100, 100]
     (example,) = method.examples([Round(1, [switched(outcome=UNRESOLVED)], [])])
-    assert learned(example, tokenizer) == "mend<|im_end|>done<|im_end|>"
+    assert learned(example, tokenizer) == "fix<|im_end|>done<|im_end|>"
     alone = make_episode([Turn("o", "student", "x")])  # kappa beyond the end teaches nothing
     (example,) = method.examples([Round(1, [alone], [])])
     assert example_tree(example, Renderer(tokenizer)) is None
@@ -68,7 +68,7 @@ def test_oec_drops_failures_and_repetition(tokenizer):
     data = [switched("failed", outcome=UNRESOLVED), stubborn, switched("good")]
     (example,) = method.examples([Round(1, data, [])])
     assert example.episode.episode_id == "good"
-    assert learned(example, tokenizer) == "mend<|im_end|>done<|im_end|>"
+    assert learned(example, tokenizer) == "fix<|im_end|>done<|im_end|>"
 
 
 def test_the_mixed_loss_imitates_the_teacher_and_corrects_the_student(tokenizer):
@@ -79,11 +79,11 @@ def test_the_mixed_loss_imitates_the_teacher_and_corrects_the_student(tokenizer)
     assert (method.objective.divergence, method.objective.coefficient) == ("k2", 0.5)
     scores = [Scores("s", 0, "t", (-3.0, -4.0, -5.0))]  # turn 1 was not scored: it teaches nothing
     (example,) = method.examples([Round(1, [switched()], [], scores)])
-    assert learned(example, tokenizer) == "mend<|im_end|>done<|im_end|>"
+    assert learned(example, tokenizer) == "fix<|im_end|>done<|im_end|>"
     tree = example_tree(example, Renderer(tokenizer))
-    own = tree.kl_weight != 0
-    assert tree.token_ids[own].tolist() == [1, 2, 100]
-    assert tree.score[own].tolist() == [-3.0, -4.0, -5.0]
+    carried = tree.kl_weight != 0
+    assert tree.token_ids[carried].tolist() == [1, 2, 100]
+    assert tree.score[carried].tolist() == [-3.0, -4.0, -5.0]
 
 
 def test_dagger_labels_can_be_narrowed():
@@ -94,11 +94,11 @@ def test_dagger_labels_can_be_narrowed():
         (example,) = DAgger(LINEAR, **options).examples(data)
         return example.targets
 
-    own = (Target(2, None), Target(3, None))
-    assert targets(annotator="a") == (Target(0, "a 0"), Target(1, "a 1"), *own)
+    executed = (Target(2, None), Target(3, None))
+    assert targets(annotator="a") == (Target(0, "a 0"), Target(1, "a 1"), *executed)
     assert len(targets()) == 6
     assert targets(labels="student_turns", annotator="b") == (Target(0, "b 0"), Target(1, "b 1"))
-    assert targets(labels="executed_by_teacher") == own
+    assert targets(labels="executed_by_teacher") == executed
     assert DAgger(LINEAR, labels="executed_by_teacher").collect(1).annotate == "nothing"
     with pytest.raises(ValueError, match="student_turns"):
         DAgger(LINEAR, labels="some")

@@ -7,11 +7,11 @@ from algorithms.sft import SFT
 from swe_gym_env.types import Annotation, Turn
 from tests.algorithms.conftest import make_episode
 
-TURNS = [Turn("see 0", "student", "oops"), Turn("see 1", "teacher", "mend")]
+TURNS = [Turn("see 0", "student", "oops"), Turn("see 1", "teacher", "fix")]
 LABELS = [
     Annotation("m", 0, "expert", "right"),
     Annotation("m", 0, "other", "left"),
-    Annotation("m", 1, "expert", "mend", executed=True),
+    Annotation("m", 1, "expert", "fix", executed=True),
     Annotation("m", 1, "other", "finish"),
 ]
 ROUND = Round(1, [make_episode(TURNS, "m")], LABELS)
@@ -25,7 +25,7 @@ def learned(annotator, round=ROUND):
 
 def test_one_annotator_or_all():
     assert learned(None) == [(0, "right"), (0, "left"), (1, None)]
-    assert learned("expert") == [(0, "right"), (1, "mend")]
+    assert learned("expert") == [(0, "right"), (1, "fix")]
     assert learned("other") == [(0, "left"), (1, "finish")]
 
 

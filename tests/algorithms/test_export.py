@@ -35,14 +35,14 @@ def dagger_examples(rng: random.Random, renderer: Renderer, count: int) -> list[
     for n in range(count):
         turns, targets = [], []
         for at in range(rng.randint(1, 4)):
-            said = words(rng)
-            ids = (*renderer.encode(said), *[renderer.end_id] * rng.randint(0, 1))
+            reply = words(rng)
+            ids = (*renderer.encode(reply), *[renderer.end_id] * rng.randint(0, 1))
             sampled = rng.random() < 0.5
-            turns.append(Turn(words(rng), "student", said, None, ids if sampled else ()))
+            turns.append(Turn(words(rng), "student", reply, None, ids if sampled else ()))
             if rng.random() < 0.3:
                 targets.append(Target(at, None))
             else:
-                texts = [said[:3] + words(rng), said][: rng.randint(0, 2)]
+                texts = [reply[:3] + words(rng), reply][: rng.randint(0, 2)]
                 targets += [Target(at, text) for text in dict.fromkeys(texts)]
         examples.append(TrainingExample(make_episode(turns, f"e{n}"), tuple(targets)))
     return examples
@@ -164,12 +164,12 @@ def test_conversations_are_what_was_seen(thinking, history):
     episode = make_episode(turns, metadata={"history": history})
     example = TrainingExample(episode, tuple(Target(n, None) for n in range(5)))
     found = set()
-    told = {"enable_thinking": False} if thinking == "empty" else {}
+    options = {"enable_thinking": False} if thinking == "empty" else {}
     for row in conversations([example], thinking):
         for at, message in enumerate(row.messages):
             if message.get("trainable"):
                 state = renderer.tokenizer.apply_chat_template(
-                    row.messages[:at], add_generation_prompt=True, return_dict=False, **told
+                    row.messages[:at], add_generation_prompt=True, return_dict=False, **options
                 )
                 found.add((renderer.decode(state), message["content"]))
     trees = example_trees([example], renderer)

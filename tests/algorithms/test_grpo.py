@@ -90,7 +90,7 @@ def test_dynamic_sampling_plays_on_until_enough_groups_differ():
     assert GRPO(repeats=4).extra_tasks(2, useless) == 0
     broken = [replace(e, outcome=Outcome("infra_error", mask=True)) for e in useless]
     lost = [replace(e, instance_id=task) for task in "xyz" for e in broken]
-    assert method.extra_tasks(2, [*useful, *useless, *lost]) == 0  # they were tried all the same
+    assert method.extra_tasks(2, [*useful, *useless, *lost]) == 0  # they were played, too
 
 
 def test_grpo_penalizes_leaving_the_start_only_where_asked():
@@ -118,9 +118,9 @@ def test_opd_weighs_each_token_by_what_the_teacher_thinks_of_it(tokenizer):
     method = OPD()
     assert method.scoring == Scoring("teacher") and method.objective.clip_low is None
     tree = tree_of(list(method.examples(data))[:1], Renderer(tokenizer))
-    own = tree.pg_weight != 0
+    carried = tree.pg_weight != 0
     wanted = [-0.5 - logprob for logprob in episode.turns[0].logprobs]
-    assert np.allclose(tree.advantage[own], wanted) and not tree.ce_weight.any()
+    assert np.allclose(tree.advantage[carried], wanted) and not tree.ce_weight.any()
     assert list(method.examples(data))[1].targets == ()  # not scored
     tree = tree_of(list(OPD("k2").examples(data))[:1], Renderer(tokenizer))
     assert tree.kl_weight.sum() == 3 and not tree.pg_weight.any()

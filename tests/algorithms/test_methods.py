@@ -27,13 +27,13 @@ def teacher_round(index=0):
 def mixed_round(index=1):
     turns = [
         Turn("see 0", "student", "oops", None, (1, 2)),
-        Turn("see 1", "teacher", "mend"),
+        Turn("see 1", "teacher", "fix"),
         Turn("see 2", "student", "same"),
         Turn("see 3", "student", "lost"),
     ]
     labels = [
         Annotation("m", 0, "expert", "right"),
-        Annotation("m", 1, "expert", "mend", executed=True),
+        Annotation("m", 1, "expert", "fix", executed=True),
         Annotation("m", 2, "expert", "same"),
         Annotation("m", 3, "expert", None, error="no answer"),
     ]
@@ -68,7 +68,7 @@ def test_dagger_learns_labels_and_leaves_the_history_alone(tokenizer):
     renderer = Renderer(tokenizer)
     tree = example_tree(example, renderer)
     learned = renderer.decode(tree.token_ids[tree.ce_weight != 0])
-    assert learned == "right<|im_end|>mend<|im_end|>same<|im_end|>"
+    assert learned == "right<|im_end|>fix<|im_end|>same<|im_end|>"
     # the state of turn 1 holds what the student sampled, not the label
     node, ids = int(next(iter((tree.segment == 1).nonzero()[0]))), []
     while node >= 0:
@@ -80,7 +80,7 @@ def test_dagger_learns_labels_and_leaves_the_history_alone(tokenizer):
 def test_aggregation_and_filters():
     data = [teacher_round(), mixed_round()]
     assert len(list(DAgger(LINEAR, aggregation="union").examples(data))) == 3
-    # iteration 0 was not annotated: the teacher's own turns are labels all the same
+    # iteration 0 was not annotated: the teacher's own turns are still labels
     bare = Round(0, data[0].episodes, [])
     assert all(len(x.targets) == 3 for x in DAgger(LINEAR).examples([bare]))
     assert list(DAgger(LINEAR, keep="finished").examples(data)) == []

@@ -12,7 +12,7 @@ from algorithms.base import Round
 from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.losses import Predicted, weighted_sums
-from algorithms.engine.objective import Objective
+from algorithms.objective import Objective
 from algorithms.opd import OPD
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.sampled import scored
@@ -91,8 +91,8 @@ def test_the_divergence_that_is_logged_is_the_reverse_kl_of_the_student_as_it_is
     torch.manual_seed(5)
     for far in (0.0, 1.0):
         theta = start + far * torch.randn(TOKENS, dtype=torch.float64)
-        told = loss_of(theta, start, teacher, OPD().objective).divergence
-        assert told == pytest.approx(reverse(theta, teacher), rel=1e-6)
+        estimate = loss_of(theta, start, teacher, OPD().objective).divergence
+        assert estimate == pytest.approx(reverse(theta, teacher), rel=1e-6)
     at_teacher = loss_of(teacher, start, teacher, OPD().objective)
     assert at_teacher.divergence == pytest.approx(0, abs=1e-9)
 
@@ -127,8 +127,8 @@ def test_the_first_advantage_is_kept_beside_the_score(tokenizer) -> None:
     here = tree.pg_weight != 0
     count = len(item.turns[0].token_ids)
     assert tree.score[here] == pytest.approx(scores[0].logprobs[:count], abs=1e-5)
-    own = [s - t for s, t in zip(scores[0].logprobs, item.turns[0].logprobs, strict=False)]
-    assert list(target.advantage) == pytest.approx(own[:count])
+    expected = [s - t for s, t in zip(scores[0].logprobs, item.turns[0].logprobs, strict=False)]
+    assert list(target.advantage) == pytest.approx(expected[:count])
     short = replace(scores[0], logprobs=scores[0].logprobs[:-1])
     (example,) = OPD().examples([Round(1, [item], [], [short])])
     with pytest.raises(ValueError, match="scores of"):

@@ -47,7 +47,7 @@ def test_warmup_holds_the_start_and_the_last_round_has_the_floor(shape):
         ({"shape": "exponential"}, "floor above 0"),
         ({"rounds": 0}, "rounds"),
         ({"shape": "cosine", "slope": 0.1}, "beta=cosine give beta.slope=null"),
-        ({"slope": -0.1}, "not negative"),
+        ({"slope": -0.1}, "not be negative"),
     ],
 )
 def test_nonsense_is_refused(options, says):

@@ -17,9 +17,10 @@ from experiments.pipeline.evaluate import alone, refuse_in_a_run
 from experiments.report import write_evaluation
 from experiments.report.__main__ import _write
 from experiments.report.publish import count_failures
-from experiments.results import evaluation, predictions
+from experiments.results import evaluation
 from experiments.results.statistics import rate
-from experiments.runs.naming import resolved
+from experiments.runs import predictions
+from experiments.runs.naming import affecting
 from swe_gym_env.commands.predictions import read as read_predictions
 from swe_gym_env.disk import read_json
 from swe_gym_env.errors import SetupError
@@ -83,10 +84,10 @@ def test_samples_of_the_expert_go_on_where_they_were_stopped(job: Job) -> None:
 
 
 def test_an_endpoint_is_measured_as_it_writes_and_paid_for(job: Job, model: Model) -> None:
-    said = ["I think so.", FIX, FINISH]
+    output = ["I think so.", FIX, FINISH]
 
     def answer(body: dict[str, Any], _: int) -> tuple[int, bytes]:
-        text = said[sum(message["role"] == "assistant" for message in body["messages"])]
+        text = output[sum(message["role"] == "assistant" for message in body["messages"])]
         message = {"role": "assistant", "content": text}
         usage = {"prompt_tokens": 1000, "completion_tokens": 10}
         return 200, json.dumps({"choices": [{"message": message}], "usage": usage}).encode()
@@ -215,13 +216,13 @@ def test_limit_and_task_are_overrides_by_another_name() -> None:
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    for given, said in (
+    for given, output in (
         (["evaluation.who=me"], "student or teacher"),
         (["evaluation.samples=0"], "1 or more"),
         (["evaluation.who=teacher", "teacher=hf"], "model.path=FOLDER"),
         (["evaluation.who=teacher", "teacher=server", "teacher.actions=xml"], "actions=xml"),
     ):
-        with pytest.raises(SetupError, match=said):
+        with pytest.raises(SetupError, match=output):
             alone(configuration(*given))
     for given in (["evaluation.untrained=-1"], ["evaluation.untrained=few"]):
         with pytest.raises(SetupError, match=r"evaluation\.untrained.*how many of the tasks"):
@@ -232,7 +233,11 @@ def test_what_cannot_be_measured_is_refused() -> None:
 
 
 def test_names_of_folders_depend_on_who_is_measured_and_not_on_where() -> None:
-    assert set(resolved(configuration())["evaluation"]) == {"split", "tasks", "every_round"}
+    assert set(affecting(configuration(), "result")["evaluation"]) == {
+        "split",
+        "tasks",
+        "every_round",
+    }
     server = ("evaluation.who=teacher", "teacher=server")
     one = folder_of(configuration(*server))
     assert one.path.name.startswith("evaluation-server-")

@@ -1,4 +1,4 @@
-"""Training in a process of its own: as in the run's, stopped with it, and by hand."""
+"""Training in a separate process: same result as in the run, stopped with it, and by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def metrics(folder: Path, index: int) -> dict:  # type: ignore[type-arg]
 
 
 @pytest.mark.timeout(900)
-def test_a_process_of_its_own_trains_as_the_run_does(job: Job) -> None:
+def test_separate_process_trains_as_the_run_does(job: Job) -> None:
     job.run("evaluation.tasks=1")
     folder = job.folder()
     before = metrics(folder, 1)
@@ -45,10 +45,10 @@ def test_rounds_collected_ahead_are_the_same_after_a_kill(job: Job) -> None:
     printed = job.run(*overlap)
     assert "round 2 is played by the student of round 0" in printed
     folder = job.folder()
-    told = [metrics(folder, index) for index in (1, 2)]
-    assert [(one["policy_version"], one["staleness"]) for one in told] == [(0, 0), (0, 1)]
+    measured = [metrics(folder, index) for index in (1, 2)]
+    assert [(one["policy_version"], one["staleness"]) for one in measured] == [(0, 0), (0, 1)]
     wanted = {path: turns(folder / path) for path in EPISODES}
-    losses = [one["losses"] for one in told]
+    losses = [one["losses"] for one in measured]
     shutil.rmtree(folder)
     ahead = "dagger-*/rounds/round_002/episodes.jsonl"
     job.interrupted(ahead, 1, signal.SIGKILL, *overlap, within=600)

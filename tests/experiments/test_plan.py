@@ -24,7 +24,7 @@ from experiments.runs.folders import RunFolder, run_folder
 from swe_gym_env.errors import SetupError
 from swe_gym_env.types import Episode, Outcome, ToolCall, Turn
 from tests.experiments.conftest import ROOT, Job
-from tests.experiments.test_configuration import CONF, configuration
+from tests.experiments.test_configuration import CONF, configuration, planned
 
 QWEN8B, CODER = KNOWN["Qwen/Qwen3-8B"], KNOWN["Qwen/Qwen3-Coder-30B-A3B-Instruct"]
 SMALL = ("rounds=1", "episodes_per_round=8", "iteration0.episodes=8", "evaluation.tasks=4")
@@ -33,7 +33,7 @@ METHODS = sorted(file.stem for file in (CONF / "algorithm").glob("*.yaml"))
 
 
 def paper(*overrides: str) -> DictConfig:
-    return configuration("algorithm=dagger", "model=qwen8b", *overrides)
+    return planned("algorithm=dagger", "model=qwen8b", *overrides)
 
 
 # -- sizes ------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_parameters_are_those_of_the_model_cards(name: str, billions: float, act
     assert KNOWN[name].active / 1e9 == pytest.approx(active, rel=0.005)
 
 
-def test_a_folder_tells_the_same_as_the_table(smollm2: Path) -> None:
+def test_a_folder_gives_the_same_as_the_table(smollm2: Path) -> None:
     assert shape(str(smollm2)) == KNOWN["smollm2"]
     assert shape("nobody/knows-this") is None
 
@@ -67,7 +67,7 @@ def test_memory_of_training_in_closed_form() -> None:
     assert use.parts["masters"] == size * 4 / 4
     assert use.parts["moments"] == size * 8 / 4
     assert QWEN8B.kv_bytes == 2 * 36 * 8 * 128 * 2
-    lora = memory.training(configuration("model=qwen8b", "training.lora_rank=16"), 4, GPUS["h100"])
+    lora = memory.training(planned("model=qwen8b", "training.lora_rank=16"), 4, GPUS["h100"])
     assert lora.parts["moments"] < 0.01 * use.parts["moments"]
 
 
@@ -153,8 +153,8 @@ def test_with_room_for_all_it_takes_as_long_as_the_longest() -> None:
         [script(n, observed=0) for n in lengths], machine(4, prefill=1e9), annotate=False
     )
     alone = play([script(9, observed=0)], machine(1, prefill=1e9), annotate=False)
-    waves_with_a_diff = 3  # of the others' last turns: all wait for the slowest sandbox
-    assert several.seconds == pytest.approx(alone.seconds + 2.0 * waves_with_a_diff)
+    batches_with_a_diff = 3  # of the others' last turns: all wait for the slowest sandbox
+    assert several.seconds == pytest.approx(alone.seconds + 2.0 * batches_with_a_diff)
 
 
 def test_decoding_bound_is_tokens_over_throughput() -> None:
@@ -175,10 +175,10 @@ def test_one_processor_does_all_the_work_one_after_another() -> None:
 def test_a_long_phase_goes_on_as_its_beginning_did() -> None:
     scripts = [script(3) for _ in range(200)]
     whole = play(scripts, machine(8), annotate=False)
-    told = play_many(scripts[:64], machine(8), annotate=False, count=200)
-    assert told.seconds == pytest.approx(whole.seconds, rel=0.05)
-    assert sum(told.waited.values()) == pytest.approx(told.seconds)
-    assert told.turns == whole.turns
+    reported = play_many(scripts[:64], machine(8), annotate=False, count=200)
+    assert reported.seconds == pytest.approx(whole.seconds, rel=0.05)
+    assert sum(reported.waited.values()) == pytest.approx(reported.seconds)
+    assert reported.turns == whole.turns
 
 
 # -- whole plans ------------------------------------------------------------------------------
@@ -192,17 +192,17 @@ def test_more_gpus_never_take_longer() -> None:
     cfg = paper(
         "rounds=1", "iteration0.episodes=32", "episodes_per_round=32", "limits.max_turns=20"
     )
-    told = [hours(cfg, gpus) for gpus in (8, 16, 32)]
-    assert all(later <= sooner * 1.01 for sooner, later in itertools.pairwise(told)), told
+    reported = [hours(cfg, gpus) for gpus in (8, 16, 32)]
+    assert all(later <= sooner * 1.01 for sooner, later in itertools.pairwise(reported)), reported
 
 
 def test_a_phase_for_each_of_the_run_and_the_teacher_where_it_is_asked() -> None:
-    phases = {phase.name: phase for phase in Planner(configuration(*SMALL), 0).run()}
+    phases = {phase.name: phase for phase in Planner(planned(*SMALL), 0).run()}
     expected = ["evaluate untrained", "collect round_000", "train round_000", "evaluate iteration0"]
     expected += ["collect round_001", "train round_001", "evaluate round_001"]
     assert list(phases) == expected
     assert all(phase.seconds > 0 and phase.bound for phase in phases.values())
-    scored = configuration("algorithm=gkd", "teacher=trained", *SMALL)
+    scored = planned("algorithm=gkd", "teacher=trained", *SMALL)
     names = [phase.name for phase in Planner(scored, 0).run()]
     assert names.index("score round_001") == names.index("collect round_001") + 1
 
@@ -211,7 +211,7 @@ def test_a_phase_for_each_of_the_run_and_the_teacher_where_it_is_asked() -> None
 @pytest.mark.parametrize("model", MODELS)
 def test_every_method_can_be_planned_with_every_model(model: str, method: str) -> None:
     given = ["limits.max_turns=6", "plan.student.turns=4", "plan.teacher.turns=4"]
-    cfg = configuration(f"model={model}", f"algorithm={method}", *SMALL, *given)
+    cfg = planned(f"model={model}", f"algorithm={method}", *SMALL, *given)
     phases = Planner(cfg, 16 if cfg.model.requires.gpus else 0).run(quick=True)
     assert phases[-1].name == "evaluate round_001" and phases[-1].seconds > 0
     (training,) = [phase for phase in phases if phase.name == "train round_001"]
@@ -220,7 +220,8 @@ def test_every_method_can_be_planned_with_every_model(model: str, method: str) -
 
 def test_what_is_assumed_changes_no_run() -> None:
     one = run_folder(configuration()).path
-    assert run_folder(configuration("plan.student.turns=9", "cluster.gpus=3")).path == one
+    assert run_folder(planned("plan.student.turns=9", "cluster.gpus=3")).path == one
+    assert "plan" not in configuration("model=qwen8b") and "gpus" not in configuration().cluster
 
 
 @pytest.mark.e2e
@@ -249,11 +250,11 @@ def test_the_command_prints_every_part(tmp_path: Path) -> None:
 
 def test_this_machine_is_measured_and_the_command_line_wins(job: Job) -> None:
     printed = job.run("plan.calibrate=true", module="experiments.plan")
-    cfg = configuration()
+    cfg = planned()
     assert "decode" in printed and calibration_file(cfg.plan).is_file()
     found = this_cpu(cfg.plan)
     assert found.grade > 0 and found.prefill > 0 and found.train > 0 and found != CPU()
-    assert this_cpu(configuration("plan.sandboxes.grade=99").plan).grade == 99
+    assert this_cpu(planned("plan.sandboxes.grade=99").plan).grade == 99
 
 
 def test_a_run_that_has_been_says_its_own_turns_and_tokens(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_a_run_that_has_been_says_its_own_turns_and_tokens(tmp_path: Path) -> No
         outcome = Outcome("resolved", 1.0)
         folder.append(Episode(str(number), "t", 0, 1, number, "", turns, outcome, "finished"))
     folder.add_metrics(trees=5, trained_tokens=1000)
-    cfg = configuration(*SMALL, "beta=constant", "beta.start=0")
+    cfg = planned(*SMALL, "beta=constant", "beta.start=0")
     planner = Planner(cfg, 0, Facts.of(str(tmp_path)))
     phases = {phase.name: phase for phase in planner.run()}
     assert phases["collect round_001"].turns == 8 * 7

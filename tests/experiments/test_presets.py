@@ -17,9 +17,9 @@ from experiments.plan import memory
 from experiments.plan.phases import Planner
 from tests.algorithms.families import family
 from tests.experiments.conftest import ROOT, Job
-from tests.experiments.test_configuration import CONF, configuration
+from tests.experiments.test_configuration import CONF, configuration, planned
 
-# arXiv 2605.12913, as its authors and readers tell it
+# arXiv 2605.12913, as its authors and readers describe it
 ALL = {
     "teacher.model": "Qwen/Qwen3-Coder-30B-A3B-Instruct",
     "tasks.name": "swe_gym",
@@ -88,12 +88,12 @@ def test_the_published_schedule_of_beta() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_it_fits_the_published_node(name: str) -> None:
-    cfg = configuration(f"experiment=paper/{name}")
+    cfg = planned(f"experiment=paper/{name}")
     place = memory.placement(cfg, cfg.cluster.gpus)
     assert (place.student, place.teachers, place.teacher_tp) == (4, 1, 4)
     memory.check(cfg, cfg.cluster.gpus)
     short = ["rounds=1", "episodes_per_round=4", "iteration0.episodes=4", "evaluation.tasks=2"]
-    small = configuration(f"experiment=paper/{name}", *short, "limits.max_turns=4")
+    small = planned(f"experiment=paper/{name}", *short, "limits.max_turns=4")
     phases = Planner(small, small.cluster.gpus).run(quick=True)
     assert phases[-1].name == "evaluate round_001" and phases[-1].seconds > 0
 

@@ -15,8 +15,9 @@ from algorithms.engine.examples import example_trees
 from algorithms.engine.rendering import Renderer
 from experiments.console.cli import CONF
 from experiments.pipeline.stored import StoredTraining
+from experiments.runs.episode_sets import find as episode_sets
 from experiments.view import write_view
-from experiments.view.data import body, episode_sets
+from experiments.view.data import body
 from experiments.view.tokens import RunTokens, pieces
 from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import Annotation, Episode, Outcome, ToolCall, Turn
@@ -69,7 +70,7 @@ def _play(folder: RoundFolder, tokenizer, index: int, number: int, teacher_too: 
         labels.append(Annotation(name, n, "expert", label, call, executed=not own))
     outcome = Outcome("resolved" if number % 2 else "unresolved", float(number % 2))
     episode = Episode(
-        name, f"calc-{number // 2}", 0, index, number % 2, "Mend it.", tuple(turns), outcome,
+        name, f"calc-{number // 2}", 0, index, number % 2, "Fix it.", tuple(turns), outcome,
         "finished",
     )  # fmt: skip
     folder.append(episode, labels)
@@ -81,7 +82,7 @@ def test_weights_are_those_of_the_trees(tmp_path: Path, tokenizer, algorithm: st
     run = stored_run(tmp_path, tokenizer, algorithm, *more)
     found = RunTokens(run, StoredTraining)
     assert found.missing == ""
-    (newest,) = (one for one in episode_sets(run) if one.round == 1)
+    (newest,) = (one for one in episode_sets(run) if one.training and one.round == 1)
     episodes, labels = newest.read()
     trained = found.trained(1)
     shown: Counter[tuple] = Counter()
@@ -96,8 +97,8 @@ def test_weights_are_those_of_the_trees(tmp_path: Path, tokenizer, algorithm: st
                     each = tuple(track.get(s, [0.0] * 999)[place] for s in STREAMS)
                     if any(each):
                         shown[number, token, each] += 1
-            said = "".join(turn["tokens"]["text"])
-            assert said.startswith(turn["text"])
+            output = "".join(turn["tokens"]["text"])
+            assert output.startswith(turn["text"])
             if turn["who"] == "student":
                 assert len(turn["tokens"]["logprobs"]) == len(turn["tokens"]["ids"])
 

@@ -13,7 +13,7 @@ import pytest
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import SandboxError
 from swe_gym_env.grading.extract import MAX_PATCH, MOST_LISTED, Extracted, extract, moment
-from swe_gym_env.rollout.running import Live, Request
+from swe_gym_env.rollout.running import Request, RunningEpisode
 from swe_gym_env.sandbox import SandboxProvider
 from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.types import TaskInstance
@@ -191,7 +191,7 @@ def test_ignored_files_are_reported(task: TaskInstance) -> None:
 
 def test_it_stands_in_the_stored_episode(task: TaskInstance) -> None:
     env = SWEEnv([task], sandbox=real_provider("local"))
-    live = Live(Request(task), env)
+    live = RunningEpisode(Request(task), env)
     live.env.reset(seed=0)
     live.env.step("```bash\necho > a.log\n```")
     *_, live.info = live.env.step(FINISH)
@@ -220,8 +220,8 @@ FOLDERS = {
     "python3 -m venv --without-pip .": "pyvenv.cfg (ignored by git)",
     "mkdir -p node_modules/x; echo > node_modules/x/y": "node_modules/ (a folder of tools)",
     "mkdir -p .mypy_cache .tox/py; echo > .mypy_cache/x; echo > .tox/py/x": ".tox/ (a folder of",
-    f"git init -q sub; cd sub; echo > x; git add x; {GIT} commit -qm x": "sub/ (a repository of",
-    "git clone -q --no-hardlinks . copy; echo more >> copy/calc.py": "copy/ (a repository of",
+    f"git init -q sub; cd sub; echo > x; git add x; {GIT} commit -qm x": "sub/ (a separate",
+    "git clone -q --no-hardlinks . copy; echo more >> copy/calc.py": "copy/ (a separate",
 }
 
 

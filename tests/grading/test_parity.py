@@ -9,7 +9,7 @@ import pytest
 
 from experiments.benchmarks import official_eval
 from experiments.benchmarks.verdict_parity import IDLE, compare
-from experiments.results import predictions
+from experiments.runs import predictions
 from swe_gym_env.grading import grade
 from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.tasks.pypi.build import build

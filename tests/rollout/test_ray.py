@@ -212,9 +212,9 @@ def test_machines_go_and_come_and_no_episode_is_lost_or_doubled(
     assert sorted(ids) == [f"toy-{n}/2/0/7" for n in range(1, 9)], "all, and none twice"
     begun = noted(tmp_path)
     assert sum(begun.values()) > 8 and set(begun) == {f"toy-{n}" for n in range(1, 9)}
-    said = [record.getMessage() for record in caplog.records]
-    assert sum("is gone: its episodes are played again" in line for line in said) == 1
-    assert sum("has joined" in line for line in said) == 1
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("is gone: its episodes are played again" in line for line in messages) == 1
+    assert sum("has joined" in line for line in messages) == 1
 
 
 def test_all_machines_together_keep_the_budget(machines: Machines) -> None:
@@ -282,7 +282,7 @@ def test_a_fault_around_the_agent_is_tried_again_and_then_masked(
 
 
 def breaks(_: State) -> str:
-    raise SetupError("the licence ran out: renew it")
+    raise SetupError("the license ran out: renew it")
 
 
 def no_model() -> Policy:
@@ -294,11 +294,11 @@ def no_model() -> Policy:
     [
         ({"cpus": 7}, {}, r"one episode: cluster.cpus=7, and the most is 1\b"),
         ({"memory_gb": 1e5}, {}, r"cluster.memory_gb=100000, and the most is \d"),
-        ({}, {"student": ScriptedPolicy(breaks)}, r"^the licence ran out: renew it$"),
+        ({}, {"student": ScriptedPolicy(breaks)}, r"^the license ran out: renew it$"),
         ({}, {"student": LazyPolicy(no_model)}, r"^there is no model: fetch it$"),
     ],
 )
-def test_what_the_user_must_mend_is_said_at_once(
+def test_what_the_user_must_fix_is_named_at_once(
     machines: Machines, settings: dict[str, Any], options: dict[str, Any], says: str
 ) -> None:
     how = partial(driver.rollout, cluster=machines.settings(**settings))
@@ -307,7 +307,7 @@ def test_what_the_user_must_mend_is_said_at_once(
         machines.play(1, how=how, **given)
 
 
-def test_a_machine_that_cannot_make_a_box_is_named(
+def test_machine_that_cannot_make_a_sandbox_is_named(
     machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "_tried", set())

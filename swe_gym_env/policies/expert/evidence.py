@@ -1,6 +1,6 @@
 """What stands in the visible history: the expert may act only on what a student could have read.
 
-It also says what the commands of the history did to the files, as far as their words tell: which
+It also says what the commands of the history did to the files, as far as the text shows: which
 only looked, which ran the tests, which may have written.
 """
 

@@ -51,10 +51,14 @@ class Work:
 
 
 class ExpertPolicy:
-    """A teacher that knows the gold patch and needs the sandbox. ``tests``: it runs the visible
-    tests before it finishes, which tells nothing where all that fail are hidden, and costs the
-    most. ``verdict``: it goes on after a wrong edit, which no student can tell from a right one
-    where all tests that fail are hidden; without, it finishes after either."""
+    """A teacher that knows the gold patch and needs the sandbox.
+
+    Args:
+        tests: Run the visible tests before it finishes. This costs the most, and shows nothing if
+            all failing tests are hidden.
+        verdict: Go on after a wrong edit, which no student can distinguish from a right one if all
+            failing tests are hidden. False: finish after either.
+    """
 
     name = "expert"
     needs_sandbox = True
@@ -87,7 +91,7 @@ class ExpertPolicy:
         found = probe(sandbox, task)
         works = [self._work(sandbox, task, p) for p in parse_patch(task.gold_patch).values()]
         step = None
-        if self._verdict or not found.changed or any(map(_mended, works)):
+        if self._verdict or not found.changed or any(map(_partly_done, works)):
             step = self._undo(history, found, task, works, rng) or self._change(
                 history, sandbox, works, rng
             )
@@ -119,7 +123,7 @@ class ExpertPolicy:
         key = (task.image, task.base_commit, patch.path)
         if key not in self._bases:
             text = read_base(sandbox, task, patch.path)
-            if text is None:  # the history is gone: an untouched file still tells
+            if text is None:  # git history is gone: use an unchanged file
                 return present if _fits(present, patch) else None
             if len(self._bases) >= _CACHED:
                 self._bases.clear()
@@ -167,7 +171,7 @@ class ExpertPolicy:
         return ToolCall("finish", {}, wording.say(rng, "finish"))
 
 
-def _mended(work: Work) -> bool:
+def _partly_done(work: Work) -> bool:
     """At least in part."""
     return work.missing is not None and len(work.missing) < len(work.patch.blocks)
 

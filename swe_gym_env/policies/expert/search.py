@@ -70,12 +70,14 @@ class Search:
     def _folders(self) -> Iterator[str]:
         """Of a large repository no list of all files is shown whole: folder by folder, then."""
         yield "ls -d */"
-        *above, own = [str(folder) for folder in PurePosixPath(self.path).parents][-2::-1] or [""]
+        *above, folder_of_file = [str(folder) for folder in PurePosixPath(self.path).parents][
+            -2::-1
+        ] or [""]
         for folder in above:
             if f"{folder}/" in self.history.text:
                 yield f"ls -d {shlex.quote(folder)}/*/"
-        if own and f"{own}/" in self.history.text:
-            yield f"git ls-files {shlex.quote(f'{own}/*.py')}"
+        if folder_of_file and f"{folder_of_file}/" in self.history.text:
+            yield f"git ls-files {shlex.quote(f'{folder_of_file}/*.py')}"
 
     def _ranges(self) -> Iterator[str]:
         spans = [(b - a, a, b) for a, b in self.history.ranges(self.path) if a <= self.line <= b]
@@ -123,9 +125,9 @@ class Search:
             if match and indent < depth:
                 found.append((match[1], match[2]))
             elif not found and i == self.at:
-                own = re.match(r"(\w+)\s*(?::[^=]+)?=", line)
-                if own:
-                    found.append(("", own[1]))
+                variable = re.match(r"(\w+)\s*(?::[^=]+)?=", line)
+                if variable:
+                    found.append(("", variable[1]))
             depth = min(depth, indent) if i != self.at or match else min(depth, indent + 1)
             if depth == 0:
                 break

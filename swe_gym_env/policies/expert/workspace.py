@@ -1,7 +1,7 @@
 """The present state of a sandbox, seen out of band: nothing here may leave a trace in it.
 
-``GIT_OPTIONAL_LOCKS=0`` keeps git status from refreshing the index; git diff has to be told by a
-setting of its own, and then lists files whose time alone changed. Sed runs without ``-i``.
+``GIT_OPTIONAL_LOCKS=0`` keeps git status from refreshing the index; git diff needs another
+setting for that, and then lists files of which only the time changed. Sed runs without ``-i``.
 """
 
 from __future__ import annotations

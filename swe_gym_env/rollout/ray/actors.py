@@ -2,7 +2,7 @@
 and the teacher's account. For each there is a small actor beside the driver.
 
 Models stay in the driver, where training has them too, and where servers that a run starts are
-watched: episodes elsewhere leave their states at a desk and wait there for the answer.
+watched: episodes elsewhere send their states to an inference actor and wait for the answer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Models:
     """Answers, while this context lasts, for the models in process that episodes elsewhere ask."""
 
     def __init__(self) -> None:
-        self._name = f"desk {uuid.uuid4()}"
+        self._name = f"inference {uuid.uuid4()}"
         self._actor: Any = None
 
     def __enter__(self) -> Models:
@@ -68,7 +68,7 @@ class Models:
         while True:
             try:
                 numbers, states = ray.get(self._actor.waiting.remote(model))
-            except RayError:  # the desk is closed
+            except RayError:  # the actor is gone
                 return
             try:
                 answers: Sequence[Reply | Exception] = policy.act(states)
@@ -119,7 +119,7 @@ class _InferenceActor:
 
 
 class RemotePolicy:
-    """A model of the driver, asked by way of the actor ``desk``."""
+    """A model of the driver, asked through the inference actor."""
 
     needs_sandbox = False
 

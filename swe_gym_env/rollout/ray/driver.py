@@ -50,8 +50,8 @@ _tried: set[str] = set()  # machines on which a sandbox has been made by this pr
 
 
 class MaskedEpisodeError(InfraError):
-    """``args``: why, and the episode that the machinery spoilt with its labels, for when Ray has
-    tried often enough."""
+    """An infrastructure error ended the episode. ``args``: the reason, and the masked episode with
+    its labels, which is delivered after the last retry."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -72,10 +72,15 @@ def rollout(
     history: int | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
-    """As the roll-out in one process (``swe_gym_env/rollout/driver.py``), on the machines of
-    ``cluster``. ``make_env`` and the policies must pickle, but for a ``LazyPolicy``, which stays
-    here and answers all. SetupError where the cluster cannot be reached, no machine of it has room
-    for one episode, or one cannot make a sandbox."""
+    """The roll-out of ``swe_gym_env/rollout/driver.py`` on the machines of ``cluster``.
+
+    ``make_env`` and the policies must pickle, except a ``LazyPolicy``, which stays in this process
+    and answers the states of all machines.
+
+    Raises:
+        SetupError: The cluster cannot be reached, no machine has room for one episode, or a
+            machine cannot make a sandbox.
+    """
     if not requests:
         return Progress(total=0)
     connect(cluster.address)
@@ -91,12 +96,12 @@ def rollout(
             "max_faults": max_faults,  # of an engine that is down, which costs no attempt
         }
         if budget_server:
-            options["teacher"].account = None  # each episode gets a purse instead
+            options["teacher"].account = None  # each episode gets a budget client instead
         passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         work = ray.put((passed_on, cloudpickle.dumps(options)))
         _try_machines(nodes, work, requests[0].task)
-        faults = CircuitBreaker(max_faults)
-        driver = _Driver(cluster, work, budget_server, nodes, faults, on_episode, progress)
+        breaker = CircuitBreaker(max_faults)
+        driver = _Driver(cluster, work, budget_server, nodes, breaker, on_episode, progress)
         return driver.run(requests, concurrency)
 
 
@@ -107,11 +112,16 @@ class _Driver:
         work: ray.ObjectRef,
         budget_server: BudgetServer | None,
         nodes: Nodes,
-        faults: CircuitBreaker,
+        breaker: CircuitBreaker,
         on_episode: OnEpisode,
         progress: Callable[[Progress], None],
     ) -> None:
-        self.work, self.budget_server, self.nodes, self.faults = work, budget_server, nodes, faults
+        self.work, self.budget_server, self.nodes, self.breaker = (
+            work,
+            budget_server,
+            nodes,
+            breaker,
+        )
         self.on_episode, self.progress = on_episode, progress
         self.options = {
             "num_cpus": cluster.cpus,
@@ -128,7 +138,7 @@ class _Driver:
         budget_client = self.budget_server.budget_client if self.budget_server else None
         try:
             while waiting or self.under_way:
-                while waiting and len(self.under_way) < concurrency and not self.faults.pause():
+                while waiting and len(self.under_way) < concurrency and not self.breaker.pause():
                     request = waiting.popleft()
                     # (the name stands in what Ray says of a task)
                     play = ray.remote(_play).options(name=request.episode_id, **self.options)
@@ -169,9 +179,9 @@ class _Driver:
         self.on_episode(episode, labels)
         cause, message = failures.cause_of(episode.outcome)
         if cause:
-            self.faults.add(cause, message, began)
+            self.breaker.add(cause, message, began)
         else:
-            self.faults.success()
+            self.breaker.success()
 
     def _stop(self) -> None:
         """Leave nothing of ours going on in the cluster, whatever was."""

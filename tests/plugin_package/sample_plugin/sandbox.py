@@ -1,4 +1,4 @@
-"""A sandbox: that of user namespaces, under a name of its own."""
+"""A sandbox: that of user namespaces, with another name."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Files of the configuration that only ``python -m experiments.plan`` reads."""
