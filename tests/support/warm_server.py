@@ -79,6 +79,9 @@ def _become_a_command(request: dict[str, Any]) -> NoReturn:
     sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(request["env"])
+    added = request["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [path for path in added if path and path not in sys.path]
+    importlib.invalidate_caches()
     tempfile.tempdir = None  # it is chosen again, by this environment
     os.chdir(ROOT)
     if request.get("events") or request.get("kill"):
