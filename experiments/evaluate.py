@@ -28,7 +28,7 @@ from experiments.console import terminal
 from experiments.console.cli import HYDRA, explain_unknown, guarded
 from experiments.console.progress import Display
 from experiments.pipeline import precision, preflight, teachers
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.evaluate import alone, evaluate
 from experiments.pipeline.tasks import select
 from experiments.report import publish
@@ -38,7 +38,7 @@ from swe_gym_env.rollout.store import RoundFolder
 
 log = logging.getLogger(__name__)
 
-SWEBENCH_TOKENS = 16_384  # below that many a bug report leaves no room for turns
+SWEBENCH_TOKENS = 16_384  # below this number a bug report often leaves no room for turns
 
 
 def folder_of(cfg: DictConfig) -> RunFolder:
@@ -53,10 +53,10 @@ def _alone(cfg: DictConfig, display: Display) -> None:
         played.reopen("evaluate")
     if not played.is_done("evaluate"):
         preflight.check(own, trains=False)
-        parts = Parts(own)
-        with folder.lock(), contextlib.closing(parts):
+        context = RunContext(own)
+        with folder.lock(), contextlib.closing(context):
             if own.evaluation.who == "student" or own.teacher.name in teachers.IN_PROCESS:
-                precision.settle(parts, folder.path, precision.of_checkpoint(cfg.model.path))
+                precision.settle(context, folder.path, precision.of_checkpoint(cfg.model.path))
                 with open_dict(cfg):
                     cfg.decided = own.decided
             folder.start(cfg)
@@ -70,7 +70,7 @@ def _alone(cfg: DictConfig, display: Display) -> None:
                     *(len(tasks.heldout), cfg.limits.max_turns, cfg.limits.max_tokens),
                 )
             requests = tasks.evaluation(cfg.evaluation.samples)
-            evaluate(parts, played, requests, None, display, "evaluate")
+            evaluate(context, played, requests, None, display, "evaluate")
             publish(folder.path, tasks.heldout)
     folder.remember()
     for table in evaluation.tables(played.metrics):

@@ -15,6 +15,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config.keys import defaults
+from experiments.config.schema import Evaluation
 from experiments.console.cli import HYDRA, explain_unknown, guarded
 from experiments.console.progress import Display
 from experiments.pipeline import precision, preflight
@@ -33,7 +35,7 @@ def make(cfg: DictConfig, display: Display) -> Path:
     from algorithms.dagger import DAgger
     from algorithms.schedules import Schedule
     from algorithms.sft import SFT
-    from experiments.pipeline.build import Parts
+    from experiments.pipeline.build import RunContext
     from experiments.pipeline.evaluate import evaluate
     from experiments.pipeline.round import collect, train
     from experiments.pipeline.tasks import select
@@ -45,8 +47,8 @@ def make(cfg: DictConfig, display: Display) -> Path:
     preflight.check(cfg)
     display.console.print(f"teacher folder: {folder.path}")
     with folder.lock():
-        parts, alone = Parts(cfg), DAgger(Schedule("constant", start=0.0))
-        precision.settle(parts, folder.path)
+        context, alone = RunContext(cfg), DAgger(Schedule("constant", start=0.0))
+        precision.settle(context, folder.path)
         folder.start(cfg)
         saved = folder.tasks
         tasks = select(cfg, saved and {"train": saved["train"]}, display)
@@ -55,13 +57,13 @@ def make(cfg: DictConfig, display: Display) -> Path:
             algorithm: Algorithm = alone if index else SFT()
             so_far, before = folders[: index + 1], folders[index - 1].checkpoint if index else None
             with folder.timed("collect"):
-                collect(parts, algorithm, so_far, tasks, before, display)
+                collect(context, algorithm, so_far, tasks, before, display)
             with folder.timed("train"):
                 how = cfg.training.epochs, cfg.training.lr
-                train(parts, algorithm, so_far, before, *how, display)
+                train(context, algorithm, so_far, before, *how, display)
         if tasks.heldout:
             measured = evaluate(
-                parts,
+                context,
                 folder.evaluation(f"val-{cfg.evaluation.tasks}"),
                 tasks.evaluation(),
                 own.checkpoint,
@@ -84,7 +86,7 @@ def _taught_by_the_expert(cfg: DictConfig) -> DictConfig:
         "training": own.training,
         "iteration0": {**cfg.iteration0, "episodes": own.episodes},
         "episodes_per_round": own.episodes_per_round,
-        "evaluation": {"split": "val", "tasks": own.val_tasks},
+        "evaluation": {**defaults(Evaluation), "split": "val", "tasks": own.val_tasks},
     }
     return OmegaConf.create(made)
 

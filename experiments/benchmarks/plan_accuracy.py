@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.plan_accuracy RUN_FOLDER ...   finished runs
     python -m experiments.benchmarks.plan_accuracy --run FOLDER     calibrate, and make small runs
 
-Measured: the relative error of two plans for each phase of a run: one from conf/plan's assumptions
+Measured: the relative error of two plans for each phase of a run: one from what a plan assumes
 about the agents, and one with the turns and tokens of the run's own episodes, which tests the model
 of the machine alone. Speeds are those of the last calibration, or the defaults of
 experiments/plan/hardware.py. Times are wall times, so nothing else should run meanwhile. The result

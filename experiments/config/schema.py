@@ -29,7 +29,7 @@ from experiments.config.training import Training
 
 @dataclass(kw_only=True)
 class Iteration0:
-    """The warm start: the student that every algorithm starts from, made once for all runs that
+    """The warm start: the student that every algorithm starts from, made once for the runs that
     agree on it."""
 
     algorithm: dict[str, Any] = key(

@@ -12,8 +12,7 @@ import difflib
 import importlib
 import math
 import types
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -39,7 +38,7 @@ def check(cfg: DictConfig, kind: type = RunConfig, stored: bool = False) -> None
     Raises:
         SetupError: One line for each mistake.
     """
-    if mistakes := list(_section(cfg, kind, "", stored)):
+    if mistakes := list(_section(cfg, declared(kind), "", stored)):
         raise SetupError("\n".join(mistakes))
 
 
@@ -50,8 +49,9 @@ def check_some(cfg: DictConfig, *keys: str) -> None:
             raise SetupError(f"{key}=0 leaves nothing to do: it is 1 or more")
 
 
-def _section(node: DictConfig, kind: type, path: str, stored: bool) -> typing.Iterator[str]:
-    keys = declared(kind)
+def _section(
+    node: DictConfig, keys: Mapping[str, Declared], path: str, stored: bool
+) -> Iterator[str]:
     for name in map(str, node):
         here = f"{path}{name}"
         if name not in keys:
@@ -68,64 +68,35 @@ def _section(node: DictConfig, kind: type, path: str, stored: bool) -> typing.It
         yield from _value(value, keys[name], here, stored)
 
 
-def _value(value: Any, known: Declared, path: str, stored: bool) -> typing.Iterator[str]:
-    if known.key.options:
+def _value(value: Any, known: Declared, path: str, stored: bool) -> Iterator[str]:
+    key = known.key
+    if key.options or key.variants or key.fallback or is_dataclass(known.type):
         if not isinstance(value, DictConfig):
             yield f"{path}={_shown(value)}: it is a section of values: {path}.NAME=..."
+        elif key.options or ("_target_" in value and not key.variants):
+            yield from _section(value, _options(value), f"{path}.", stored)
+        elif kind := known.section(value):
+            yield from _section(value, declared(kind), f"{path}.", stored)
         else:
-            yield from _options(value, path, stored)
-        return
-    if known.key.variants or known.key.fallback or is_dataclass(known.type):
-        if not isinstance(value, DictConfig):
-            yield f"{path}={_shown(value)}: it is a section of values: {path}.NAME=..."
-            return
-        if (kind := known.section(value)) is None:
-            names = ", ".join(known.key.variants)
-            yield f"{path}.name={value.get('name')}: it is one of {names}"
-            return
-        yield from _section(value, kind, f"{path}.", stored)
+            yield f"{path}.name={value.get('name')}: it is one of {', '.join(key.variants)}"
         return
     plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    if not fits(plain, known.type, known.key):
-        yield f"{path}={_shown(plain)}: it is {allowed(known.type, known.key)}"
+    if not fits(plain, known.type, key):
+        yield f"{path}={_shown(plain)}: it is {allowed(known.type, key)}"
 
 
-def _options(node: DictConfig, path: str, stored: bool) -> typing.Iterator[str]:
-    """Of the class that ``_target_`` names. What cannot be imported is refused where it is
-    built."""
+def _options(node: DictConfig) -> Mapping[str, Declared]:
+    """The options of the class that ``_target_`` names. A class that cannot be imported, or is no
+    dataclass, may have any option here: it is checked where it is built."""
+    anything = {str(name): Declared(str(name), Any, None, Key("")) for name in node}
     module, _, name = str(node.get("_target_", "")).rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name, None) if module else None
-    except ImportError:
-        return
-    if not (isinstance(kind, type) and is_dataclass(kind)):
-        return
-    try:
-        keys = declared(kind)
-    except NameError:  # annotations that are there for type checkers alone
-        return
-    for name in map(str, node):
-        here = f"{path}.{name}"
-        if name not in keys:
-            if not (stored or name.startswith("_")):
-                yield undeclared(here, keys)
-            continue
-        if OmegaConf.is_missing(node, name):
-            continue
-        try:
-            value = node[name]
-        except OmegaConfBaseException as error:
-            yield f"{here}: {str(error).splitlines()[0]}"
-            continue
-        if isinstance(value, DictConfig) and "_target_" in value:
-            yield from _options(value, here, stored)
-        elif not fits(_plain(value), keys[name].type, keys[name].key):
-            choices = allowed(keys[name].type, keys[name].key)
-            yield f"{here}={_shown(_plain(value))}: it is {choices}"
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        if isinstance(kind, type) and is_dataclass(kind):
+            return declared(kind)
+    except (ImportError, NameError):  # NameError: annotations that exist for type checkers alone
+        pass
+    return anything
 
 
 def undeclared(path: str, keys: Iterable[str]) -> str:
@@ -178,10 +149,10 @@ def allowed(hint: Any, key: Key) -> str:
     """In words: ``a whole number, 1 or more, or null``."""
     if key.allowed:
         return key.allowed
-    said = [_words(each, key) for each in alternatives(hint) if each is not types.NoneType]
-    if len(said) < len(alternatives(hint)):
-        return f"{' or '.join(said)}, or null"
-    return " or ".join(said)
+    message = [_words(each, key) for each in alternatives(hint) if each is not types.NoneType]
+    if len(message) < len(alternatives(hint)):
+        return f"{' or '.join(message)}, or null"
+    return " or ".join(message)
 
 
 def _words(hint: Any, key: Key) -> str:

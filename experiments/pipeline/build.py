@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from algorithms.serving.scorer import ServedScorer
 
 
-class Parts:
+class RunContext:
     """Everything that a run is made of."""
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -118,7 +118,8 @@ class Parts:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """In which the student computes. Whoever asks has the number of threads set, too."""
+        """The precision in which the student computes. Reading it also sets the number of
+        threads."""
         import torch
 
         name = self.precision
@@ -139,7 +140,7 @@ class Parts:
         return partial(_count_tokens, self.renderer.tokenizer.backend_tokenizer)
 
     def check(self) -> None:
-        """Makes what a mistake in the configuration could spoil hours later. SetupError."""
+        """Builds what would otherwise fail hours later. Raises SetupError for a mistake."""
         _ = self.account([])
         for algorithm in (self.iteration0, self.algorithm):
             try:
@@ -269,7 +270,7 @@ def _count_tokens(backend: Any, text: str) -> int:
     return len(backend.encode(text, add_special_tokens=False).ids)
 
 
-def parts_of(run: Path) -> Parts:
+def parts_of(run: Path) -> RunContext:
     """Those of the stored run in the folder ``run``.
 
     Raises:
@@ -279,4 +280,4 @@ def parts_of(run: Path) -> Parts:
     if "model" not in cfg:
         raise SetupError(f"{run}: its config.yaml names no model")
     refuse_changed(run, cfg, "model")
-    return Parts(cfg)
+    return RunContext(cfg)

@@ -25,7 +25,7 @@ from experiments.runs.reader import load_config
 from swe_gym_env.errors import SetupError
 
 if TYPE_CHECKING:
-    from experiments.pipeline.build import Parts
+    from experiments.pipeline.build import RunContext
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def _stored(folder: Path) -> DictConfig | None:
     return load_config(folder) if is_configured(folder) else None
 
 
-def settle(parts: Parts, folder: Path | None = None, like: Kept | None = None) -> None:
+def settle(context: RunContext, folder: Path | None = None, like: Kept | None = None) -> None:
     """Puts the decision into ``parts.cfg.decided``, and says it in one line. Nothing is done where
     it stands there already and holds on this machine.
 
@@ -110,7 +110,7 @@ def settle(parts: Parts, folder: Path | None = None, like: Kept | None = None) -
     """
     from algorithms.engine import precision
 
-    cfg, here = parts.cfg, precision.machine()
+    cfg, here = context.cfg, precision.machine()
     check(cfg)
     there = cfg.get("decided")
     before = Kept(**there, by="") if there else Kept.of(folder) if folder else None
@@ -123,7 +123,7 @@ def settle(parts: Parts, folder: Path | None = None, like: Kept | None = None) -
     why = ""
     if dtype is None or missing:
         choice = precision.choose(
-            parts.start, dtype, None if missing else threads or precision.ALL_THREADS
+            context.start, dtype, None if missing else threads or precision.ALL_THREADS
         )
         dtype, threads, why = choice.dtype, choice.threads if missing else threads, choice.why
     elif there:
@@ -149,15 +149,15 @@ def _many() -> bool:
 
 
 def _say(cfg: DictConfig, why: str, known: Kept | None, went_on: bool) -> None:
-    said = []
+    message = []
     if cfg.model.dtype == AUTO:
         here = known is not None and known.machine in ("", cfg.decided.machine)
         on = "" if here or known is None else f" on another machine ({known.machine})"
         whose = "this run" if went_on else known.by if known else ""
         as_before = f", with which {whose} began{on}" if known else ""
         verb = "stays" if went_on else "is"
-        said.append(f"model.dtype=auto {verb} {cfg.decided.dtype}{as_before}")
+        message.append(f"model.dtype=auto {verb} {cfg.decided.dtype}{as_before}")
     if cfg.workers.threads == AUTO:
-        said.append(f"workers.threads=auto is {threads(cfg)}")
-    if said and (why or known):
-        log.info("%s%s", ", ".join(said), f" ({why})" if why else "")
+        message.append(f"workers.threads=auto is {threads(cfg)}")
+    if message and (why or known):
+        log.info("%s%s", ", ".join(message), f" ({why})" if why else "")

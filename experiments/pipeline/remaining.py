@@ -1,6 +1,6 @@
 """How far the whole run is: which phase of how many, the time spent, and what is left of it.
 
-What is left is told where it is known: each phase still to come is reckoned to take as long as the
+The time left is shown where it is known: each later phase is estimated to take as long as the
 newest of its kind. Iteration 0 has another size than the rounds, so that a first round must have
 ended before; and a kind of phase that has not ended yet makes it unknown.
 """
@@ -34,9 +34,9 @@ def phases(cfg: DictConfig, iteration0: Algorithm, algorithm: Algorithm) -> list
 
 def line(names: Sequence[str], ended: Sequence[str], seconds: Mapping[str, float]) -> str:
     """``ended``: those of ``names`` that have, the newest last. ``seconds`` as in phases.json."""
-    told = f"phase {len(ended)} of {len(names)} done, {time_of(sum(seconds.values()))} so far"
+    reported = f"phase {len(ended)} of {len(names)} done, {time_of(sum(seconds.values()))} so far"
     left = seconds_left(names, ended, seconds)
-    return f"{told}, about {time_of(left)} left" if left else told
+    return f"{reported}, about {time_of(left)} left" if left else reported
 
 
 def seconds_left(

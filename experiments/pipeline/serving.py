@@ -1,4 +1,4 @@
-"""Whoever serves the student: from the section ``serving`` of the configuration to servers."""
+"""The servers of the student: from the section ``serving`` of the configuration to servers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from algorithms.serving.fleet import Fleet
     from algorithms.serving.server import Server
     from algorithms.serving.vllm_policy import VLLMPolicy
-    from experiments.pipeline.build import Parts
+    from experiments.pipeline.build import RunContext
 
 # Ranks that vLLM has memory laid out for
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 PROCESSED = "processed_logprobs"
+START_TIMEOUT = 900.0  # seconds that the start of a server may take
 ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "1",  # the routes that change weights
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -30,28 +31,28 @@ ENVIRONMENT = {
 }
 
 
-def fleet(parts: Parts) -> Fleet:
+def fleet(context: RunContext) -> Fleet:
     """The servers of the student; none is started yet."""
     from algorithms.serving.fleet import Fleet
     from algorithms.serving.server import Server
 
-    cfg = parts.cfg.serving
+    cfg = context.cfg.serving
     servers = [Server(url=url.rstrip("/").removesuffix("/v1")) for url in cfg.urls or ()]
-    servers = servers or [_own(parts, index) for index in range(cfg.server.replicas)]
+    servers = servers or [_own(context, index) for index in range(cfg.server.replicas)]
     return Fleet(servers, timeout=cfg.timeout, concurrency=cfg.concurrency)
 
 
-def student(parts: Parts, folder: Path, **sampling: Any) -> VLLMPolicy:
+def student(context: RunContext, folder: Path, **sampling: Any) -> VLLMPolicy:
     """Asks for the checkpoint in ``folder``, which is published now."""
     from algorithms.serving.vllm_policy import VLLMPolicy
     from algorithms.serving.weights import Version
 
     version = Version.of(folder)
-    parts.fleet.publish(version)
-    ends = _stop_ids(version.base) | {parts.renderer.end_id}
-    most = parts.cfg.serving.max_context
+    context.fleet.publish(version)
+    ends = _stop_ids(version.base) | {context.renderer.end_id}
+    most = context.cfg.serving.max_context
     return VLLMPolicy(
-        parts.fleet, version, parts.renderer, sorted(ends), max_context=most, **sampling
+        context.fleet, version, context.renderer, sorted(ends), max_context=most, **sampling
     )
 
 
@@ -69,7 +70,7 @@ def missing(cfg: DictConfig) -> str | None:
         return None
     found = f"{python} cannot import it" if python else "serving.server.python names none"
     return (
-        f"serving: vLLM needs an environment of its own, and {found}; make one "
+        f"serving: vLLM needs a separate environment, and {found}; make one "
         "(docs/guides/scale.md) and give serving.server.python=VENV/bin/python, or the URLs of "
         "running servers as serving.urls=[...], or take serving=hf"
     )
@@ -99,7 +100,7 @@ def _untempered(cfg: DictConfig) -> str | None:
 
 
 def _logprobs_mode(url: str) -> str | None:
-    """None where the server does not tell (it does with VLLM_SERVER_DEV_MODE=1)."""
+    """None where the server does not report it (it does with VLLM_SERVER_DEV_MODE=1)."""
     import httpx
 
     where = f"{url.rstrip('/').removesuffix('/v1')}/server_info"
@@ -120,15 +121,15 @@ def _imports_vllm(python: str) -> bool:
         return False
 
 
-def _own(parts: Parts, index: int) -> Server:
+def _own(context: RunContext, index: int) -> Server:
     from algorithms.serving.server import Launch, Server
 
-    cfg, own = parts.cfg, parts.cfg.serving.server
+    cfg, own = context.cfg, context.cfg.serving.server
     gpus = ",".join(_gpus(own)[index * own.tensor_parallel : (index + 1) * own.tensor_parallel])
     return Server(
         launch=Launch(
             command=[str(own.python), "-m", "vllm.entrypoints.openai.api_server"],
-            arguments=arguments(parts),
+            arguments=arguments(context),
             environment={
                 **ENVIRONMENT,
                 "CUDA_VISIBLE_DEVICES": gpus,
@@ -136,19 +137,19 @@ def _own(parts: Parts, index: int) -> Server:
             },
             log=Path(cfg.paths.runs).absolute() / "serving" / f"{os.getpid()}-{index}.log",
             restarts=own.restarts,
-            start_timeout=own.patience,
+            start_timeout=START_TIMEOUT,
         )
     )
 
 
-def arguments(parts: Parts) -> list[str]:
+def arguments(context: RunContext) -> list[str]:
     """All of vLLM's options but the model and the place."""
     from algorithms.serving.weights import BASE
 
-    cfg, own = parts.cfg, parts.cfg.serving.server
+    cfg, own = context.cfg, context.cfg.serving.server
     options: dict[str, Any] = {
         "served_model_name": BASE,
-        "dtype": parts.precision,
+        "dtype": context.precision,
         "max_model_len": cfg.serving.max_context,
         "tensor_parallel_size": own.tensor_parallel,
         "gpu_memory_utilization": own.memory_share,
@@ -157,7 +158,7 @@ def arguments(parts: Parts) -> list[str]:
         "generation_config": "vllm",  # no sampling settings but those of each request
         "disable_uvicorn_access_log": True,
     }
-    if rank := _rank(parts):
+    if rank := _rank(context):
         room = next((one for one in RANKS if one >= rank), rank)
         options |= {"enable_lora": True, "max_lora_rank": room}
         options |= {"max_loras": 2, "max_cpu_loras": 2}  # the old one's last turns, and the new one
@@ -169,11 +170,11 @@ def arguments(parts: Parts) -> list[str]:
     return flags
 
 
-def _rank(parts: Parts) -> int:
+def _rank(context: RunContext) -> int:
     """Of the adapters that will be served; 0: whole weights."""
-    if is_adapter(parts.start):
-        return int(json.loads((parts.start / CONFIG).read_text())["r"])
-    return int(parts.cfg.training.lora_rank)
+    if is_adapter(context.start):
+        return int(json.loads((context.start / CONFIG).read_text())["r"])
+    return int(context.cfg.training.lora_rank)
 
 
 def _gpus(own: DictConfig) -> list[str]:
@@ -194,7 +195,7 @@ def _gpus(own: DictConfig) -> list[str]:
 def _stop_ids(folder: Path) -> set[int]:
     """What the model's own generation settings end a turn with."""
     try:
-        told = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
+        reported = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
     except FileNotFoundError:
         return set()
-    return set(told if isinstance(told, list) else [] if told is None else [told])
+    return set(reported if isinstance(reported, list) else [] if reported is None else [reported])

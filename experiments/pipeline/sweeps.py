@@ -49,7 +49,7 @@ class Sweep(Callback):
         try:
             cells = _cells(config)
         except (HydraException, OmegaConfBaseException):
-            return  # Hydra tells before it starts any, or another sweeper than its basic one knows
+            return  # Hydra reports the error, or another sweeper understands the values
         where = Path(cells[0].pop("runs"))
         folder = where / f"sweep-{digest(sorted(cell['run'] for cell in cells))}"
         with sweep.changing(folder) as data:
@@ -64,8 +64,8 @@ class Sweep(Callback):
 def _place(config: DictConfig) -> None:
     """Where Hydra writes, of any command: it would end in a traceback where it cannot."""
     where = runs(config)
-    if said := unwritable(where):
-        print(f"\npaths.runs={config.paths.runs}: {said}; give another folder", file=sys.stderr)
+    if problems := unwritable(where):
+        print(f"\npaths.runs={config.paths.runs}: {problems}; give another folder", file=sys.stderr)
         raise SystemExit(2)
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(where / ".multirun")
@@ -151,7 +151,7 @@ def cell(cfg: DictConfig) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def summarized() -> Iterator[None]:
     """Around a command: if it was a sweep, ends with a line for each cell, and with exit code 1 if
     one has failed."""
     try:
@@ -159,12 +159,12 @@ def told() -> Iterator[None]:
     except KeyboardInterrupt:  # in the launcher, while other processes work
         raise SystemExit(INTERRUPTED) from None
     finally:
-        failed = [_tell(folder) for folder in _started]
+        failed = [_report(folder) for folder in _started]
     if any(failed):
         raise SystemExit(1)
 
 
-def _tell(folder: Path) -> int:
+def _report(folder: Path) -> int:
     """How many have failed."""
     with sweep.changing(folder) as data:
         cells = data["cells"]

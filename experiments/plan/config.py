@@ -1,5 +1,4 @@
-"""What a plan assumes of agents and machines: the section ``plan`` of ``python -m
-experiments.plan``.
+"""The section ``plan`` of ``python -m experiments.plan``: what is assumed of agents and machines.
 
 A run has no such section. The defaults are those of the embedded set-up, from earlier runs of it;
 docs/reference/planner.md names the sources. The files of ``experiments/plan/conf/plan`` change

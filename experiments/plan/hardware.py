@@ -2,7 +2,8 @@
 
 A GPU that decodes reads all weights it needs and all keys and values once for each step, so bytes
 bound it until the batch is large; prefill and training are bound by arithmetic. What share of the
-data sheet real programs reach stands in conf/plan with its source in docs/reference/planner.md.
+data sheet real programs reach stands below and in plan.gpu; docs/reference/planner.md has the
+sources.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from swe_gym_env.errors import SetupError
 
 @dataclass(frozen=True)
 class GPU:
-    """``memory`` in bytes as the driver tells it, ``bandwidth`` in bytes and ``flops`` (dense
+    """``memory`` in bytes as the driver reports it, ``bandwidth`` in bytes and ``flops`` (dense
     bfloat16) per second."""
 
     memory: float

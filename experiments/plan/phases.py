@@ -32,7 +32,7 @@ from experiments.runs.naming import untrained_tasks
 from swe_gym_env.rollout.mixers import Mixer, StudentOnly
 
 AT_ONCE = 256  # answers of one vLLM replica: its default for max_num_seqs
-ELSEWHERE = "Qwen/Qwen3-Coder-30B-A3B-Instruct"  # what a server of unknown size is reckoned as
+ELSEWHERE = "Qwen/Qwen3-Coder-30B-A3B-Instruct"  # what a server of unknown size is assumed to be
 SAMPLE = 3  # of a long phase so many times the episodes in flight are simulated, the rest follows
 
 

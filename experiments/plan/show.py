@@ -83,7 +83,7 @@ def placed(console: Console, planner: Planner) -> None:
         how = f"{place.teachers} server(s) of tensor parallel {place.teacher_tp}"
         rows.append(["teacher", str(place.teachers * place.teacher_tp), how])
     else:
-        rows.append(["teacher", "0", f"teacher={cfg.teacher.name}: not on GPUs of its own"])
+        rows.append(["teacher", "0", f"teacher={cfg.teacher.name}: not on separate GPUs"])
     nodes = math.ceil(place.gpus / cfg.plan.node.gpus)
     _table(console, f"GPU placement, {nodes} node(s)", ["who", "GPUs", "how"], rows)
 
@@ -203,10 +203,10 @@ def scaling(cfg: DictConfig, gpus: int, facts: Facts, phases: Sequence[Phase]) -
         many = cfg.workers.concurrency * max(1, count // cfg.plan.node.gpus)
         wider = hours
         if many > cfg.workers.concurrency:
-            told = [f"workers.concurrency={many}"]
+            reported = [f"workers.concurrency={many}"]
             if cfg.teacher.get("concurrency"):
-                told.append(f"teacher.concurrency={cfg.teacher.concurrency * many}")
-            more = Planner(memory.changed(cfg, told), count, facts).run(quick=True)
+                reported.append(f"teacher.concurrency={cfg.teacher.concurrency * many}")
+            more = Planner(memory.changed(cfg, reported), count, facts).run(quick=True)
             wider = sum(phase.seconds for phase in more) / 3600
         parts: dict[str, float] = {}
         for phase in own:

@@ -28,7 +28,7 @@ class Script:
     observed: tuple[int, ...]
     taken: tuple[int, ...]
     led: tuple[bool, ...]
-    said: tuple[int, ...]
+    message: tuple[int, ...]
     steps: tuple[float, ...]
     graded: bool = True
 
@@ -147,7 +147,7 @@ class _Loop:
             yield from self._settle()
             ready = [live for live in self.live if live.pending is None]
             if ready:
-                yield from self._wave(ready)
+                yield from self._batch(ready)
             self.grading = [event for event in self.grading if not event.processed]
             if self.grading and not self.live and not self.waiting:
                 yield from self._wait("grading", simpy.AnyOf(self.env, self.grading))
@@ -186,8 +186,8 @@ class _Loop:
             yield thread
             yield from busy(self.env, self.processor, seconds)
 
-    def _wave(self, ready: Sequence[_Live]) -> Process:
-        """Student and teacher side by side; the loop goes on when both have said all."""
+    def _batch(self, ready: Sequence[_Live]) -> Process:
+        """Student and teacher side by side; the loop goes on when both have answered."""
         env, began = self.env, self.env.now
         asked: list[tuple[str, simpy.Event]] = []
         before = {engine: (engine.used.prefill, engine.used.decode) for engine in self._engines}
@@ -198,7 +198,7 @@ class _Loop:
                 engine = self.student[live.number % len(self.student)]
                 asked.append(("student", engine.ask(live.number, prompt, script.taken[turn])))
             if led or self.annotate:
-                asked.append(("teacher", self._ask_teacher(live, prompt, script.said[turn])))
+                asked.append(("teacher", self._ask_teacher(live, prompt, script.message[turn])))
         who_is_asked = dict.fromkeys(who for who, _ in asked)
         ends = {who: [event for w, event in asked if w == who] for who in who_is_asked}
         last: dict[str, float] = {}

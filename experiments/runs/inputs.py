@@ -111,13 +111,13 @@ def of_model(folder: str | Path) -> str | None:
 
 def changed(before: Inputs, now: Inputs) -> list[str]:
     """One sentence for each input that has another content."""
-    said = []
+    message = []
     for name in sorted(before.keys() & now.keys()):
         old, new = before[name], now[name]
         if old["content"] != new["content"]:
             where = "" if old["path"] == new["path"] else f" (it was {old['path']})"
-            said.append(f"{name}: {new['path']} has another content{where}")
-    return said
+            message.append(f"{name}: {new['path']} has another content{where}")
+    return message
 
 
 def refuse_changed(run: Path, cfg: DictConfig, *names: str) -> None:
@@ -132,7 +132,7 @@ def refuse_changed(run: Path, cfg: DictConfig, *names: str) -> None:
     if differs := changed(stored, found(sections, Path)):
         raise SetupError(
             f"{run} was made with other files: {'; '.join(differs)}. Put back what it was made "
-            "with, or start a run of its own with what is there now"
+            "with, or start a separate run with what is there now"
         )
 
 

@@ -81,7 +81,7 @@ class Job:
     ) -> str:
         """Run a command to its end. What it printed, stdout and stderr together.
 
-        It is forked from the warm interpreter, unless ``new_interpreter`` asks for one of its own:
+        It is forked from the warm interpreter, unless ``new_interpreter`` asks for a new one:
         where the import is part of the test, or what the environment does to it.
         """
         if new_interpreter:

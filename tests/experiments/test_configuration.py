@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,20 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 import experiments.plan.config  # noqa: F401 (its defaults)
-from experiments.runs.folders import iteration0_folder, run_folder
+from algorithms.engine.training_config import TrainingConfig
+from algorithms.schedules import Schedule
+from experiments.config import reference, values
+from experiments.config.keys import declared
+from experiments.config.store import METHODS
+from experiments.config.stored import complete
+from experiments.runs.folders import (
+    evaluation_folder,
+    iteration0_folder,
+    run_folder,
+    trained_folder,
+)
 from swe_gym_env import tasks
+from swe_gym_env.errors import SetupError
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml"))
@@ -126,3 +139,123 @@ def test_a_source_of_tasks_takes_the_options_that_its_group_gives(name: str) -> 
     assert isinstance(given, dict)
     options = {str(key): value for key, value in given.items() if value != "???"}
     assert tasks.check_options(cfg.tasks.name, options) == options
+
+
+def test_library_and_command_line_train_the_same() -> None:
+    """Every default of a method or of the training is the composed configuration's; only what
+    depends on the run differs."""
+    of_the_run = {"beta", "cap", "constant"}
+    for method in METHODS:
+        composed = OmegaConf.to_container(configuration(f"algorithm={method.name}").algorithm)
+        assert isinstance(composed, dict)
+        given = {str(key): value for key, value in composed.items() if key != "_target_"}
+        options = declared(method)
+        assert given.keys() == options.keys()
+        for key in given.keys() - of_the_run:
+            assert (key, given[key]) == (key, options[key].default), method
+    training = configuration().training
+    assert {"launch"} == {str(key) for key in training} - {f.name for f in fields(TrainingConfig)}
+    library = asdict(TrainingConfig())
+    assert {key: library[key] for key in training if key != "launch"} == {
+        key: value for key, value in training.items() if key != "launch"
+    }
+
+
+def test_beta_has_the_defaults_of_the_schedule() -> None:
+    changed = {"constant": {"start"}, "exponential": {"floor"}}
+    for shape in ("constant", "cosine", "exponential", "linear", "step"):
+        beta = configuration(f"beta={shape}").beta
+        for key in {"start", "floor", "warmup"} - changed.get(shape, set()):
+            assert beta[key] == declared(Schedule)[key].default, (shape, key)
+
+
+# Names that runs had before keys said what they affect (commit 0fe6b94)
+NAMES = {
+    (): ("dagger-727d48784a", "iteration0-e458b2db86"),
+    ("algorithm=grpo",): ("grpo-57cc187b83", "iteration0-e458b2db86"),
+    ("algorithm=aggrevate",): ("aggrevate-00d32a0cf3", "iteration0-e458b2db86"),
+    ("algorithm=oec",): ("oec-3f8dafd5b5", "iteration0-e458b2db86"),
+    ("beta=cosine",): ("dagger-314da6c18a", "iteration0-e458b2db86"),
+    ("training=lora",): ("dagger-53fded588f", "iteration0-088930ed01"),
+    ("teacher=server",): ("dagger-b5f0ac497a", "iteration0-e27bd8d4ca"),
+    ("teacher=trained",): ("dagger-a6d873a0df", "iteration0-41f2411205"),
+    ("teacher=trained", "teacher.rounds=2"): ("dagger-e6cb68e4d5", "iteration0-7b152c1319"),
+    ("serving=vllm",): ("dagger-23a52ba467", "iteration0-02805d6fa1"),
+    ("sandbox=docker",): ("dagger-46d79311e6", "iteration0-b5fccf5704"),
+    ("tasks=swebench",): ("dagger-0e9fe93641", "iteration0-1f5dca60e7"),
+    ("teacher.budget.calls=5",): ("dagger-34e506a026", "iteration0-e7afbc0120"),
+    ("teacher.budget.money=5",): ("dagger-cc053e2b9b", "iteration0-bf3eb040c9"),
+    ("overlap=1",): ("dagger-88d011a17f", "iteration0-e458b2db86"),
+    ("history=3",): ("dagger-6e9305dbd5", "iteration0-052d301af2"),
+    ("evaluation.untrained=8",): ("dagger-871584f016", "iteration0-e458b2db86"),
+    ("experiment=paper/dagger_8b",): ("dagger-5a6997d3ce", "iteration0-ced523c989"),
+    ("experiment=protocol",): ("dagger-21e66bfcea", "iteration0-cc00d6752b"),
+}
+
+
+@pytest.mark.parametrize("given", NAMES, ids=" ".join)
+def test_runs_keep_their_names(given: tuple[str, ...]) -> None:
+    cfg = configuration(*given)
+    names = (run_folder(cfg).path.name, iteration0_folder(cfg, ["a", "b"]).path.name)
+    assert names == NAMES[given]
+
+
+def test_evaluations_and_trained_teachers_keep_their_names() -> None:
+    trained = trained_folder(configuration("teacher=trained", "teacher.rounds=2"))
+    assert trained.path.name == "teacher-ca34eabfca"
+    assert evaluation_folder(configuration()).path.name == "evaluation-smollm2-4277b48773"
+    server = configuration("evaluation.who=teacher", "teacher=server")
+    assert evaluation_folder(server).path.name == "evaluation-server-c309379eee"
+
+
+def test_every_key_of_every_choice_is_declared() -> None:
+    for option in OPTIONS:
+        values.check(configuration(option))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("+training.warmup_step=3", "there is no 'warmup_step' (did you mean warmup_steps?)"),
+        ("+sead=1", "there is no 'sead' (did you mean seed?)"),
+        ("+algorithm.label=all", "there is no 'label' (did you mean labels?)"),
+        ("+beta.warmups=1", "there is no 'warmups' (did you mean warmup?)"),
+        ("+teacher.budget.call=1", "there is no 'call' (did you mean calls?)"),
+        ("+plan.run=x", "the section plan is for python -m experiments.plan"),
+        ("algorithm.window=two", "algorithm.window=two: it is a whole number"),
+        ("beta.warmup=1.5", "beta.warmup=1.5: it is a whole number"),
+        ("algorithm.keep=some", "algorithm.keep=some: it is one of all, finished, resolved"),
+        ("teacher.name=nobody", "teacher.name=nobody: it is one of expert, server, hf, trained"),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused_by_name(given: str, message: str) -> None:
+    with pytest.raises(SetupError) as caught:
+        values.check(configuration(given))
+    assert message in str(caught.value)
+
+
+def test_several_wrong_keys_are_named_at_once() -> None:
+    with pytest.raises(SetupError) as caught:
+        values.check(configuration("+sead=1", "+limits.turns=3", "rounds=-1"))
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_an_older_configuration_is_completed() -> None:
+    cfg = configuration("algorithm=grpo")
+    older = OmegaConf.create(OmegaConf.to_container(cfg))
+    for path in ("training.weight_decay", "evaluation.untrained", "teacher.verdict", "overlap"):
+        above, _, name = path.rpartition(".")
+        del (OmegaConf.select(older, above) if above else older)[name]
+    older.algorithm.kl_kind = "k3"
+    older.plan = {"name": "embedded"}
+    complete(older)
+    values.check(older, stored=True)
+    del older["plan"]
+    values.check(older)
+    assert run_folder(older).path == run_folder(cfg).path
+
+
+def test_the_reference_is_up_to_date() -> None:
+    """After a change: python -m experiments.config."""
+    assert reference.PAGE.read_text() == reference.page()
+    assert all(reference.attributes(m).keys() >= declared(m).keys() - {"name"} for m in METHODS)

@@ -54,7 +54,7 @@ def test_parameters_are_those_of_the_model_cards(name: str, billions: float, act
     assert KNOWN[name].active / 1e9 == pytest.approx(active, rel=0.005)
 
 
-def test_a_folder_tells_the_same_as_the_table(smollm2: Path) -> None:
+def test_a_folder_gives_the_same_as_the_table(smollm2: Path) -> None:
     assert shape(str(smollm2)) == KNOWN["smollm2"]
     assert shape("nobody/knows-this") is None
 
@@ -153,8 +153,8 @@ def test_with_room_for_all_it_takes_as_long_as_the_longest() -> None:
         [script(n, observed=0) for n in lengths], machine(4, prefill=1e9), annotate=False
     )
     alone = play([script(9, observed=0)], machine(1, prefill=1e9), annotate=False)
-    waves_with_a_diff = 3  # of the others' last turns: all wait for the slowest sandbox
-    assert several.seconds == pytest.approx(alone.seconds + 2.0 * waves_with_a_diff)
+    batches_with_a_diff = 3  # of the others' last turns: all wait for the slowest sandbox
+    assert several.seconds == pytest.approx(alone.seconds + 2.0 * batches_with_a_diff)
 
 
 def test_decoding_bound_is_tokens_over_throughput() -> None:
@@ -175,10 +175,10 @@ def test_one_processor_does_all_the_work_one_after_another() -> None:
 def test_a_long_phase_goes_on_as_its_beginning_did() -> None:
     scripts = [script(3) for _ in range(200)]
     whole = play(scripts, machine(8), annotate=False)
-    told = play_many(scripts[:64], machine(8), annotate=False, count=200)
-    assert told.seconds == pytest.approx(whole.seconds, rel=0.05)
-    assert sum(told.waited.values()) == pytest.approx(told.seconds)
-    assert told.turns == whole.turns
+    reported = play_many(scripts[:64], machine(8), annotate=False, count=200)
+    assert reported.seconds == pytest.approx(whole.seconds, rel=0.05)
+    assert sum(reported.waited.values()) == pytest.approx(reported.seconds)
+    assert reported.turns == whole.turns
 
 
 # -- whole plans ------------------------------------------------------------------------------
@@ -192,8 +192,8 @@ def test_more_gpus_never_take_longer() -> None:
     cfg = paper(
         "rounds=1", "iteration0.episodes=32", "episodes_per_round=32", "limits.max_turns=20"
     )
-    told = [hours(cfg, gpus) for gpus in (8, 16, 32)]
-    assert all(later <= sooner * 1.01 for sooner, later in itertools.pairwise(told)), told
+    reported = [hours(cfg, gpus) for gpus in (8, 16, 32)]
+    assert all(later <= sooner * 1.01 for sooner, later in itertools.pairwise(reported)), reported
 
 
 def test_a_phase_for_each_of_the_run_and_the_teacher_where_it_is_asked() -> None:

@@ -2,7 +2,7 @@
 
 A new interpreter imports torch, transformers and Hydra for three to six seconds of CPU before the
 command does anything. ``interpreter()`` pays that once for a whole test process; each command after
-it is a fork. Tests that are about the import itself start a process of their own.
+it is a fork. Tests that are about the import itself start a new process.
 """
 
 from __future__ import annotations

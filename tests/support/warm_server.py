@@ -1,6 +1,6 @@
 """A process that has imported everything heavy and forks a command for each request.
 
-Each fork is the real command line in a process of its own, and ends as one would, but it starts in
+Each fork is the real command line in a separate process, and ends as one would, but it starts in
 milliseconds, where a new interpreter imports torch, transformers and Hydra for seconds.
 
 Started by ``tests.support.warm`` as ``python -m tests.support.warm_server``: one JSON request per
