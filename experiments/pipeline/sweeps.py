@@ -49,7 +49,7 @@ class Sweep(Callback):
         try:
             cells = _cells(config)
         except (HydraException, OmegaConfBaseException):
-            return  # Hydra reports the error, or another sweeper understands the values
+            return  # Hydra reports it before the first run, or another sweeper understands it
         where = Path(cells[0].pop("runs"))
         folder = where / f"sweep-{digest(sorted(cell['run'] for cell in cells))}"
         with sweep.changing(folder) as data:
@@ -64,8 +64,8 @@ class Sweep(Callback):
 def _place(config: DictConfig) -> None:
     """Where Hydra writes, of any command: it would end in a traceback where it cannot."""
     where = runs(config)
-    if problems := unwritable(where):
-        print(f"\npaths.runs={config.paths.runs}: {problems}; give another folder", file=sys.stderr)
+    if problem := unwritable(where):
+        print(f"\npaths.runs={config.paths.runs}: {problem}; give another folder", file=sys.stderr)
         raise SystemExit(2)
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(where / ".multirun")
@@ -81,13 +81,13 @@ def _cells(config: DictConfig) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for given in every:
         cfg = loader.load_sweep_config(config, given)
-        own = list(cfg.hydra.overrides.task)
+        overrides_of_run = list(cfg.hydra.overrides.task)
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
         run = run_folder(cfg)
         key = (run.inputs or {}).get("key", run.path.name)  # equal files in two places are one
         place = {"run": run.path.name, "runs": str(run.path.parent)}
-        found.setdefault(key, {"overrides": own, **place})
+        found.setdefault(key, {"overrides": overrides_of_run, **place})
     return list(found.values())
 
 
@@ -151,7 +151,7 @@ def cell(cfg: DictConfig) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def summarized() -> Iterator[None]:
+def reported() -> Iterator[None]:
     """Around a command: if it was a sweep, ends with a line for each cell, and with exit code 1 if
     one has failed."""
     try:
