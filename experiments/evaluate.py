@@ -53,10 +53,10 @@ def _alone(cfg: DictConfig, display: Display) -> None:
         played.reopen("evaluate")
     if not played.is_done("evaluate"):
         preflight.check(measured, trains=False)
-        parts = Parts(measured)
-        with folder.lock(), contextlib.closing(parts):
+        context = RunContext(measured)
+        with folder.lock(), contextlib.closing(context):
             if measured.evaluation.who == "student" or measured.teacher.name in teachers.IN_PROCESS:
-                precision.settle(parts, folder.path, precision.of_checkpoint(cfg.model.path))
+                precision.settle(context, folder.path, precision.of_checkpoint(cfg.model.path))
                 with open_dict(cfg):
                     cfg.decided = measured.decided
             folder.start(cfg)

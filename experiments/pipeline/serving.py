@@ -124,14 +124,14 @@ def _imports_vllm(python: str) -> bool:
 def _own(context: RunContext, index: int) -> Server:
     from algorithms.serving.server import Launch, Server
 
-    cfg, server = parts.cfg, parts.cfg.serving.server
+    cfg, server = context.cfg, context.cfg.serving.server
     gpus = ",".join(
         _gpus(server)[index * server.tensor_parallel : (index + 1) * server.tensor_parallel]
     )
     return Server(
         launch=Launch(
             command=[str(server.python), "-m", "vllm.entrypoints.openai.api_server"],
-            arguments=arguments(parts),
+            arguments=arguments(context),
             environment={
                 **ENVIRONMENT,
                 "CUDA_VISIBLE_DEVICES": gpus,
@@ -148,7 +148,7 @@ def arguments(context: RunContext) -> list[str]:
     """All of vLLM's options but the model and the place."""
     from algorithms.serving.weights import BASE
 
-    cfg, server = parts.cfg, parts.cfg.serving.server
+    cfg, server = context.cfg, context.cfg.serving.server
     options: dict[str, Any] = {
         "served_model_name": BASE,
         "dtype": context.precision,

@@ -82,7 +82,7 @@ def served_scorer(context: RunContext) -> ServedScorer:
 
 def form(context: RunContext) -> ActionFormat:
     """``teacher.actions``, with those of the student's tools that it can say."""
-    name, student = parts.cfg.teacher.get("actions"), parts.student_form()
+    name, student = context.cfg.teacher.get("actions"), context.student_form()
     if name in (None, student.name):
         return student
     offered = {tool.name for tool in student.tools}
@@ -106,8 +106,8 @@ def folder(cfg: DictConfig) -> Path:
 def dtype(context: RunContext) -> torch.dtype:
     import torch
 
-    name = parts.cfg.teacher.get("dtype")
-    return getattr(torch, name) if name else parts.dtype
+    name = context.cfg.teacher.get("dtype")
+    return getattr(torch, name) if name else context.dtype
 
 
 def _load(context: RunContext) -> Policy:

@@ -72,7 +72,7 @@ def test_another_model_teaches_with_its_own_tokenizer_template_and_form(
 )
 def test_a_teacher_is_offered_the_tools_of_the_student(student: str, written: str, tools) -> None:  # type: ignore[no-untyped-def]
     cfg = configuration("teacher=server", f"actions={student}", f"teacher.actions={written}")
-    form = teachers.form(Parts(cfg))
+    form = teachers.form(RunContext(cfg))
     assert form.name == (student if written == "null" else written)
     assert [tool.name for tool in form.tools] == tools
 
@@ -163,7 +163,7 @@ def test_scoring_ends_with_the_budget_and_the_rest_stays_unscored(
     if served:
         teacher = ("teacher=server", "teacher.scores=true", f"teacher.base_url={server.url}")
     given = (f"model.path={model}", "model.dtype=float32", *teacher)
-    Parts(configuration(*given, "algorithm=opd")).check_scores()
+    RunContext(configuration(*given, "algorithm=opd")).check_scores()
     cfg = configuration(*given, "teacher.budget.scored_tokens=9", "teacher.prices.scored=1e6")
     for _ in range(2):  # the second time, nothing is left to do
         score(RunContext(cfg), Distils(), folders, Display())
