@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from algorithms.engine.objective import Objective
+from algorithms.objective import Objective
 from swe_gym_env.rollout.mixers import Mixer
 from swe_gym_env.rollout.store import Round
 from swe_gym_env.types import Episode, Scores
@@ -67,7 +67,7 @@ class Target:
         kl_weight: Weight of the divergence from ``scores``; needs ``text`` None.
         scores: Log-probabilities that a scorer gave to the executed tokens. The divergence needs
             them, and so does a policy gradient whose advantage is ``log_ratio``
-            (:class:`~algorithms.engine.objective.Objective`).
+            (:class:`~algorithms.objective.Objective`).
     """
 
     turn: int

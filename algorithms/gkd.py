@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from algorithms.base import Algorithm, Collect, Round, Scoring, Target, TrainingExample
-from algorithms.engine.objective import Objective
 from algorithms.filters import at_least_one, chosen
+from algorithms.objective import Objective
 from swe_gym_env.rollout.mixers import PerEpisodeBeta
 
 

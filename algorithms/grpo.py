@@ -12,8 +12,8 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from algorithms.base import Algorithm, Collect, Round, Scoring, Target, TrainingExample
-from algorithms.engine.objective import Objective, Ratio
 from algorithms.filters import at_least_one, kept, one_distribution, one_of
+from algorithms.objective import Objective, Ratio
 from swe_gym_env.rollout.mixers import StudentOnly
 from swe_gym_env.types import Episode, Scores
 

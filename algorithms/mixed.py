@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from algorithms.base import Algorithm, Collect, Round, Scoring, Target, TrainingExample
-from algorithms.engine.objective import Objective
 from algorithms.filters import Keep, check, chosen, one_distribution, one_of
+from algorithms.objective import Objective
 from algorithms.schedules import Schedule
 from swe_gym_env.rollout.mixers import PerTurnBeta
 

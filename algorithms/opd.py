@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from algorithms.base import Algorithm, Collect, Round, Scoring, Target, TrainingExample
-from algorithms.engine.objective import Objective
 from algorithms.filters import at_least_one, chosen, one_distribution, one_of
+from algorithms.objective import Objective
 from swe_gym_env.rollout.mixers import StudentOnly
 from swe_gym_env.types import Episode, Scores
 

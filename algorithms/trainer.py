@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from algorithms.base import Algorithm, TrainingExample
-from algorithms.engine.objective import Objective
+from algorithms.objective import Objective
 
 if TYPE_CHECKING:
     import torch

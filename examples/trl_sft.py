@@ -14,7 +14,7 @@ from algorithms.engine.checkpoint import load_model
 from algorithms.engine.examples import example_trees
 from algorithms.engine.export import check_exportable, token_sequences
 from algorithms.engine.learner import TrainingConfig
-from algorithms.engine.objective import Objective
+from algorithms.objective import Objective
 from algorithms.trainer import Trainer, TrainingJob
 
 

@@ -69,7 +69,7 @@ def arguments() -> argparse.ArgumentParser:
     sandboxes.add_argument(
         "--recovery",
         action="store_true",
-        help="play held-out tasks with a mistake planted at a turn, and without",
+        help="play held-out tasks with a mistake injected at a turn, and without",
     )
     sandboxes.add_argument("--turns", type=int, nargs="+", default=[0, 1, 2], metavar="T")
     sandboxes.add_argument("--mistake", default="missed_edit", choices=tuple(MISTAKES))

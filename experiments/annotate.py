@@ -38,7 +38,7 @@ MAY_DIFFER = ("teacher", "workers", "logging", "sandbox")  # from the run's own 
 def annotate(cfg: DictConfig, display: Display) -> None:
     """Labels every turn of the round that ``cfg.relabel.run`` and ``.round`` name."""
     from experiments.pipeline import preflight
-    from experiments.pipeline.build import Parts
+    from experiments.pipeline.build import RunContext
     from experiments.pipeline.relabel import relabel
     from experiments.pipeline.tasks import select
 
@@ -49,12 +49,12 @@ def annotate(cfg: DictConfig, display: Display) -> None:
         raise SetupError(f"round={cfg.relabel.round}: {stored} holds no collected round")
     refuse_changed(run.path, cfg, "tasks", "model")
     preflight.check_teacher(cfg)
-    parts = Parts(cfg)
-    tasks = select(cfg, None, display).train if parts.teacher.needs_sandbox else []
+    context = RunContext(cfg)
+    tasks = select(cfg, None, display).train if context.teacher.needs_sandbox else []
     with RunFolder(stored.parents[1]).lock():
-        given, failed = relabel(parts, folders, {t.instance_id: t for t in tasks}, display)
+        given, failed = relabel(context, folders, {t.instance_id: t for t in tasks}, display)
     display.console.print(
-        f"{given} labels by {parts.teacher.name}, {failed} states without: {stored}"
+        f"{given} labels by {context.teacher.name}, {failed} states without: {stored}"
     )
 
 

@@ -51,7 +51,7 @@ def groups(
         stored = [evaluations.find(Path(folder), only) for folder in members]
         name = name or stored[0].name
         if name in found and name not in from_files:
-            raise SetupError(f"{name} is given twice: give each a name of its own (NAME=FOLDER)")
+            raise SetupError(f"{name} is given twice: give each its own name (NAME=FOLDER)")
         found.setdefault(name, []).extend(stored)
     for name in who:
         if name not in found:
@@ -116,7 +116,7 @@ def _compare(args: argparse.Namespace, console: Console) -> None:
     found = groups(args.folders, args.group, tuple(args.only), args.against, args.who)
     made = tables(found)
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)  # before anything is said
+        args.out.mkdir(parents=True, exist_ok=True)  # before anything is printed
     for warning in comparison.warnings(found):
         console.print(progress.plain(f"Warning: {warning}"), style="yellow")
     for table in made:

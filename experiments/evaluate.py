@@ -28,7 +28,7 @@ from experiments.console import terminal
 from experiments.console.cli import HYDRA, explain_unknown, guarded
 from experiments.console.progress import Display
 from experiments.pipeline import precision, preflight, teachers
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.evaluate import alone, evaluate
 from experiments.pipeline.tasks import select
 from experiments.report import publish
@@ -53,10 +53,10 @@ def _alone(cfg: DictConfig, display: Display) -> None:
         played.reopen("evaluate")
     if not played.is_done("evaluate"):
         preflight.check(measured, trains=False)
-        parts = Parts(measured)
-        with folder.lock(), contextlib.closing(parts):
+        context = RunContext(measured)
+        with folder.lock(), contextlib.closing(context):
             if measured.evaluation.who == "student" or measured.teacher.name in teachers.IN_PROCESS:
-                precision.settle(parts, folder.path, precision.of_checkpoint(cfg.model.path))
+                precision.settle(context, folder.path, precision.of_checkpoint(cfg.model.path))
                 with open_dict(cfg):
                     cfg.decided = measured.decided
             folder.start(cfg)
@@ -70,7 +70,7 @@ def _alone(cfg: DictConfig, display: Display) -> None:
                     *(len(tasks.heldout), cfg.limits.max_turns, cfg.limits.max_tokens),
                 )
             requests = tasks.evaluation(cfg.evaluation.samples)
-            evaluate(parts, played, requests, None, display, "evaluate")
+            evaluate(context, played, requests, None, display, "evaluate")
             publish(folder.path, tasks.heldout)
     folder.remember()
     for table in evaluation.tables(played.metrics):

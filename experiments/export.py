@@ -30,7 +30,7 @@ from swe_gym_env.errors import SetupError
 if TYPE_CHECKING:
     from algorithms.base import TrainingExample
     from algorithms.engine.export import TokenSequence
-    from experiments.pipeline.build import Parts
+    from experiments.pipeline.build import RunContext
 
 FORMATS = ("tokens", "messages")
 SUFFIXES = (".jsonl", ".parquet")
@@ -49,9 +49,9 @@ def export(run: Path, index: int, kind: str, out: Path) -> int:
 
     if out.suffix not in SUFFIXES:
         raise SetupError(f"--out {out}: the file's name ends in {' or '.join(SUFFIXES)}")
-    parts, folder = parts_of(run), RunFolder(run)
+    context, folder = parts_of(run), RunFolder(run)
     folders = [folder.round(number) for number in range(index + 1)]
-    algorithm = parts.algorithm if index else parts.iteration0
+    algorithm = context.algorithm if index else context.iteration0
     scored = algorithm.scoring is None or folders[-1].is_done("score")
     if not folders[-1].is_done("collect") or not scored:
         raise SetupError(f"{folders[-1].path} holds no round that was collected to its end")
@@ -61,21 +61,21 @@ def export(run: Path, index: int, kind: str, out: Path) -> int:
     except ValueError as error:
         raise SetupError(f"algorithm={algorithm.name} cannot be exported: {error}") from None
     if kind == "tokens":
-        made = [vars(row) | {"labels": row.labels} for row in _sequences(examples, parts)]
+        made = [vars(row) | {"labels": row.labels} for row in _sequences(examples, context)]
     else:
-        made = [vars(row) for row in conversations(examples, parts.cfg.model.thinking)]
+        made = [vars(row) for row in conversations(examples, context.cfg.model.thinking)]
     make_folder(out.absolute().parent)
     with room_for(out):
         _write(made, out)
     return len(made)
 
 
-def _sequences(examples: list[TrainingExample], parts: Parts) -> Iterator[TokenSequence]:
+def _sequences(examples: list[TrainingExample], context: RunContext) -> Iterator[TokenSequence]:
     from algorithms.engine.examples import example_trees
     from algorithms.engine.export import token_sequences
 
     try:
-        yield from token_sequences(example_trees(examples, parts.renderer))
+        yield from token_sequences(example_trees(examples, context.renderer))
     except ValueError as error:
         raise SetupError(str(error)) from None
 

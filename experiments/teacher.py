@@ -35,7 +35,7 @@ def make(cfg: DictConfig, display: Display) -> Path:
     from algorithms.dagger import DAgger
     from algorithms.schedules import Schedule
     from algorithms.sft import SFT
-    from experiments.pipeline.build import Parts
+    from experiments.pipeline.build import RunContext
     from experiments.pipeline.evaluate import evaluate
     from experiments.pipeline.round import collect, train
     from experiments.pipeline.tasks import select
@@ -47,8 +47,8 @@ def make(cfg: DictConfig, display: Display) -> Path:
     preflight.check(cfg)
     display.console.print(f"teacher folder: {folder.path}")
     with folder.lock():
-        parts, alone = Parts(cfg), DAgger(Schedule("constant", start=0.0))
-        precision.settle(parts, folder.path)
+        context, alone = RunContext(cfg), DAgger(Schedule("constant", start=0.0))
+        precision.settle(context, folder.path)
         folder.start(cfg)
         saved = folder.tasks
         tasks = select(cfg, saved and {"train": saved["train"]}, display)
@@ -57,13 +57,13 @@ def make(cfg: DictConfig, display: Display) -> Path:
             algorithm: Algorithm = alone if index else SFT()
             so_far, before = folders[: index + 1], folders[index - 1].checkpoint if index else None
             with folder.timed("collect"):
-                collect(parts, algorithm, so_far, tasks, before, display)
+                collect(context, algorithm, so_far, tasks, before, display)
             with folder.timed("train"):
                 how = cfg.training.epochs, cfg.training.lr
-                train(parts, algorithm, so_far, before, *how, display)
+                train(context, algorithm, so_far, before, *how, display)
         if tasks.heldout:
             measured = evaluate(
-                parts,
+                context,
                 folder.evaluation(f"val-{cfg.evaluation.tasks}"),
                 tasks.evaluation(),
                 newest.checkpoint,

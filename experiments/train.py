@@ -41,7 +41,7 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
     """Trains round ``cfg.stored.round`` of ``cfg.stored.run``, in all processes of a launcher."""
     from algorithms.engine import parallel
     from algorithms.engine.checkpoint import device
-    from experiments.pipeline.build import Parts
+    from experiments.pipeline.build import RunContext
     from experiments.pipeline.round import train
 
     parallel.initialize(cpu=device().type == "cpu")
@@ -49,10 +49,10 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
     folders = [run.round(i) for i in range(index + 1)]
     folder, newest = folders[-1], folders[-2].checkpoint if index else None
     refuse_changed(run.path, cfg, "model")
-    parts = Parts(cfg)
-    algorithm, settings = parts.algorithm, cfg.training
+    context = RunContext(cfg)
+    algorithm, settings = context.algorithm, cfg.training
     if index == 0:
-        algorithm, settings = parts.iteration0, cfg.iteration0
+        algorithm, settings = context.iteration0, cfg.iteration0
     scored = algorithm.scoring is None or folder.is_done("score")
     if not folder.is_done("collect") or not scored:
         raise SetupError(f"{folder.path} holds no round that was collected to its end")
@@ -67,7 +67,7 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
         if locks:
             folder.reopen("train")
         parallel.barrier()
-        train(parts, algorithm, folders, newest, settings.epochs, settings.lr, display)
+        train(context, algorithm, folders, newest, settings.epochs, settings.lr, display)
     parallel.shut_down()
     display.console.print(f"checkpoint: {folder.checkpoint}")
 

@@ -105,7 +105,7 @@ def test_a_command_takes_a_plugin(
     assert main([*words, str(tmp_path / "out")]) == 1  # the toy task has no gold patch
     assert "gold_fails" in capsys.readouterr().out
     assert main(["validate", "nothing"]) == 1
-    assert "no task source 'nothing'" in (said := capsys.readouterr().err) and "sample" in said
+    assert "no task source 'nothing'" in (error := capsys.readouterr().err) and "sample" in error
 
 
 def test_a_broken_plugin_is_named_and_breaks_no_other(site: Path, rows: Path) -> None:

@@ -1,4 +1,4 @@
-"""Everything the agent is told, word for word: a change changes what models were trained on."""
+"""Everything the agent reads, word for word: a change changes what models were trained on."""
 
 from __future__ import annotations
 

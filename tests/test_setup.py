@@ -1,4 +1,4 @@
-"""Set-up: one line a step, words only on failure, and a kill in its midst is mended."""
+"""Set-up: one line a step, words only on failure, and an interrupted set-up is repaired."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_a_step_can_be_stopped() -> None:
     )
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
-    said, _ = process.communicate(timeout=20)
-    assert process.returncode == 130 and "the same command goes on" in said
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130 and "the same command goes on" in output
 
 
 def wheel(folder: Path) -> Path:

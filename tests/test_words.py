@@ -96,7 +96,6 @@ NAMES: dict[str, str] = {
     "Workshop": "PackageBuilder",
     "told": "a noun: report, state, message",
     "said": "a noun: answer, output, message, text",
-    "own": "a noun: name what it is",
 }
 
 # British spelling (beginning of a word) -> American
@@ -136,6 +135,8 @@ ALLOWED = (
 FOREIGN = {
     "box": re.compile(r"^ *from rich import .*\bbox\b", re.M),  # tables
     "tell": re.compile(r"\.tell\("),  # the position in a file
+    "Live": re.compile(r"^from rich\.live import Live$", re.M),
+    "bounding_box": re.compile(r"\.bounding_box\("),  # playwright
 }
 
 # Files whose text is not ours, or must stay as it was stored -> why
@@ -158,6 +159,7 @@ QUOTED: dict[str, str] = {
 # know depends on them -> why
 KEPT: dict[tuple[str, str], str] = {
     ("algorithms/engine/resume.py", "told"): "a file name in older snapshots",
+    ("swe_gym_env/policies/completion.py", "cancelled"): "a status of some servers",
 }
 
 

@@ -26,11 +26,11 @@ from algorithms.engine.adapters import with_adapter
 from algorithms.engine.checkpoint import device, save_checkpoint
 from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import Sums, denominator, weighted_sums
-from algorithms.engine.objective import Objective
 from algorithms.engine.optimizer import MasterAdamW
 from algorithms.engine.supported import check_student
 from algorithms.engine.training_config import TrainingConfig as TrainingConfig
 from algorithms.engine.tree import TokenTree
+from algorithms.objective import Objective
 
 Progress = Callable[[int, int, str], None]  # tokens done, tokens in all, text of the newest step
 

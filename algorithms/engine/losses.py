@@ -25,8 +25,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from algorithms.engine.objective import Objective
 from algorithms.engine.tree import PackedTrees, TokenTree
+from algorithms.objective import Objective
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 CHUNK = 1024  # rows of logits in memory at once: 1024 x 49152 in float32 are 200 MB

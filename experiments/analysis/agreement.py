@@ -2,7 +2,7 @@
 
 Of the turns that the student executed and the teacher labeled: the share where label and turn are
 the same text, and where they are the same call (tool and arguments, blanks at the ends apart,
-whatever was said around it). A malformed turn is no call, so it agrees with none.
+whatever text stands around it). A malformed turn is no call, so it agrees with none.
 """
 
 from __future__ import annotations

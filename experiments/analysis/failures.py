@@ -19,7 +19,7 @@ counts where nothing was changed. The first rule that holds decides:
     near miss         all tests that had to begin to pass do, and others broke
     near miss         a change within NEAR lines of one of the gold patch's
     wrong place       the right file, and no change near
-    wrong patch       none of these can be told apart without the task's gold patch
+    wrong patch       these cannot be distinguished without the task's gold patch
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def kind_of(episode: Episode, task: TaskInstance | None, source: Source | None =
 
 
 def _unparsable(patch: str, gold: dict[str, FilePatch], source: Source) -> bool:
-    """A deleted file is no matter of syntax; nor is one whose text before is not at hand."""
+    """A deleted file is no matter of syntax; nor is one whose earlier text is not available."""
     changed = {path: change for path, change in parse_patch(patch).items() if path in gold}
     whole = [p for p, change in changed.items() if not change.deletes and p.endswith(".py")]
     before = tuple((path, text) for path in whole if (text := source(path)) is not None)
@@ -85,8 +85,8 @@ def _only_others_broke(episode: Episode, task: TaskInstance | None) -> bool:
     tests = episode.outcome.tests
     if task is not None and task.fail_to_pass:
         return all(tests.get(test) in PASSED for test in task.fail_to_pass)
-    said = episode.outcome.reason
-    return bool(re.search(r"\d+ tests that passed are broken", said)) and "still fail" not in said
+    why = episode.outcome.reason
+    return bool(re.search(r"\d+ tests that passed are broken", why)) and "still fail" not in why
 
 
 def _near(patch: dict[str, FilePatch], gold: dict[str, FilePatch]) -> bool:

@@ -7,7 +7,7 @@ teacher (its label, or the turn it executed) finish, in how many the student?
 
 And is a second try of any use? What was resolved, by the turn that made the last change: where all
 of it is the turn of the first edit, the student knows no way back, and no label makes it find one.
-Some go on after a right edit, and spoil it.
+Some go on after a right edit and break it again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def last_change(episode: Episode) -> int | None:
     return max((turn for turn, (before, after) in steps if before != after), default=None)
 
 
-def said(played: EpisodeSet) -> Iterator[tuple[Episode, str, int, ToolCall | None]]:
+def decisions(played: EpisodeSet) -> Iterator[tuple[Episode, str, int, ToolCall | None]]:
     """(episode, who, turn, call) of every executed turn, and of every label that was not."""
     for episode in played.valid:
         for index, turn in enumerate(episode.turns):
@@ -56,7 +56,7 @@ def by_turn(run: StoredRun) -> Iterable[Row]:
     for played in run.sets:
         states = {episode.episode_id: patches(episode) for episode in played.valid}
         counts: dict[tuple[str, int, bool], list[bool]] = defaultdict(list)
-        for episode, who, turn, call in said(played):
+        for episode, who, turn, call in decisions(played):
             key = who, turn, bool(states[episode.episode_id][turn])
             counts[key].append(call is not None and call.name == "finish")
         for (who, turn, differs), ends in sorted(counts.items()):

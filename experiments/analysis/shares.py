@@ -2,7 +2,7 @@
 
 kappa, the student's turns before the teacher takes over, is drawn before an episode begins, so the
 rates at different kappas are a randomized comparison. It is drawn again from the episode's key
-here, as the mixer did it. The share of turns that the teacher took in the end is no such thing: it
+here, as the mixer did it. The share of turns that the teacher took in the end is not randomized: it
 depends on how long the episode went on, which depends on how well it went.
 """
 

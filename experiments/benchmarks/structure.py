@@ -86,9 +86,9 @@ def _shelf(module: str) -> str:
 
 
 def _imported(syntax: ast.Module, name: str, names: set[str]) -> Iterator[str]:
-    """Our modules that a module imports, also inside functions."""
+    """Our modules that a module imports, also inside functions; not for type checkers alone."""
     package = name.split(".")[:-1]
-    for node in ast.walk(syntax):
+    for node in _executed(syntax):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -102,6 +102,15 @@ def _imported(syntax: ast.Module, name: str, names: set[str]) -> Iterator[str]:
                 if known in names or f"{known}.__init__" in names:
                     yield known if known in names else f"{known}.__init__"
                     break
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those below ``if TYPE_CHECKING``."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            continue
+        yield from _executed(child)
 
 
 def _comment_lines(text: str) -> int:

@@ -37,8 +37,8 @@ from algorithms.engine.checkpoint import load_model
 from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import predict, weighted_sums
 from algorithms.engine.models import embedded_model
-from algorithms.engine.objective import Objective
 from algorithms.engine.tree import TokenTree, pack
+from algorithms.objective import Objective
 
 METHODS = ("tree", "naive", "padded")
 PROMPT, OBSERVATION, REPLY = 300, (60, 120), (30, 50)  # tokens: system and task; per turn

@@ -66,10 +66,10 @@ def guarded(
     except SetupError as error:
         _end(str(error))
     except OSError as error:
-        said = disk.message(error, error.filename or cfg.paths.runs)
-        if said is None:
+        problems = disk.message(error, error.filename or cfg.paths.runs)
+        if problems is None:
             raise
-        _end(said)
+        _end(problems)
 
 
 def _refuse_many() -> None:
@@ -83,20 +83,20 @@ def _refuse_many() -> None:
         )
 
 
-def _end(said: str) -> NoReturn:
+def _end(problems: str) -> NoReturn:
     """Of a sweep, only this cell ends."""
-    said = plain(said)
-    print(f"\n{said}", file=sys.stderr)
+    problems = plain(problems)
+    print(f"\n{problems}", file=sys.stderr)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise CompactHydraException(said) from None  # which Hydra prints without a traceback
+        raise CompactHydraException(problems) from None  # which Hydra prints without a traceback
     raise SystemExit(2) from None
 
 
 @contextlib.contextmanager
 def explain_unknown(config: str = "config") -> Iterator[None]:
-    """Around ``main``. What Hydra would end in a traceback is told first."""
-    if said := no_choice(sys.argv[1:]):
-        raise SystemExit("\n".join(said))
+    """Around ``main``. Prints a plain error where Hydra would show a traceback."""
+    if problems := no_choice(sys.argv[1:]):
+        raise SystemExit("\n".join(problems))
     try:
         yield
     except KeyboardInterrupt:  # before there was anything to stop
@@ -110,15 +110,15 @@ def explain_unknown(config: str = "config") -> Iterator[None]:
 
 def no_choice(arguments: list[str]) -> list[str]:
     """One line for each ``group=NUMBER``, which Hydra takes for a fault of the program."""
-    said = []
+    problems = []
     for key, _, value in (a.partition("=") for a in arguments if a[:1] not in "-+~"):
         if (CONF / key).is_dir() and re.fullmatch(r"[-+.,\d]+", value):
             choices = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
-            said.append(
+            problems.append(
                 f"{key}={value}: {key} is one of {choices}; values are given beside it, such as "
                 "beta=constant beta.start=0.3"
             )
-    return said
+    return problems
 
 
 def unknown(arguments: list[str], config: str = "config") -> list[str]:

@@ -62,7 +62,7 @@ def _say(text: str) -> None:
 
 
 def _end() -> NoReturn:
-    """Once those around have told how things stand, not waiting for threads that wait for a server
+    """Exits after the outer handlers have reported, without joining threads that wait for a server
     or for tests in a sandbox."""
     main = threading.main_thread()
     if any(not thread.daemon for thread in threading.enumerate() if thread is not main):

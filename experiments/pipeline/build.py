@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from algorithms.serving.scorer import ServedScorer
 
 
-class Parts:
+class RunContext:
     """Everything that a run is made of."""
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -269,7 +269,7 @@ def _count_tokens(backend: Any, text: str) -> int:
     return len(backend.encode(text, add_special_tokens=False).ids)
 
 
-def parts_of(run: Path) -> Parts:
+def parts_of(run: Path) -> RunContext:
     """Those of the stored run in the folder ``run``.
 
     Raises:
@@ -279,4 +279,4 @@ def parts_of(run: Path) -> Parts:
     if "model" not in cfg:
         raise SetupError(f"{run}: its config.yaml names no model")
     refuse_changed(run, cfg, "model")
-    return Parts(cfg)
+    return RunContext(cfg)

@@ -18,7 +18,7 @@ from experiments.config.keys import defaults
 from experiments.config.teachers import ExpertTeacher
 from experiments.console.progress import Display
 from experiments.pipeline import teachers
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.play import play
 from experiments.results import evaluation
 from experiments.runs import inputs, predictions
@@ -31,7 +31,7 @@ from swe_gym_env.rollout.store import RoundFolder
 
 
 def evaluate(
-    parts: Parts,
+    context: RunContext,
     folder: RoundFolder,
     requests: Sequence[Request],
     checkpoint: Path | None,
@@ -43,27 +43,27 @@ def evaluate(
         inputs.check_student(folder.path, checkpoint, "measured")
     if folder.is_done("evaluate"):
         return folder.metrics
-    cfg, taught = parts.cfg, _is_teacher(parts.cfg)
+    cfg, taught = context.cfg, _is_teacher(context.cfg)
     play(
         folder,
         requests,
-        parts,
+        context,
         display=display,
         title=title,
-        student=_teacher(parts, folder) if taught else _student(parts, checkpoint),
+        student=_teacher(context, folder) if taught else _student(context, checkpoint),
         mixer=StudentOnly(),
     )
     asked = {request.episode_id for request in requests}
     episodes = [episode for episode in folder.episodes() if episode.episode_id in asked]
     spent, prices = Spent(), Prices()
     if taught:
-        spent, prices = folder.spent(parts.teacher.name), Prices(**cfg.teacher.prices)
+        spent, prices = folder.spent(context.teacher.name), Prices(**cfg.teacher.prices)
     tasks = [request.task for request in requests]
     measured = evaluation.measure(episodes, tasks, spent, prices)
     folder.add_metrics(
         split=cfg.evaluation.split,
-        model=parts.teacher.name if taught else cfg.model.name,
-        checkpoint=None if taught else str(checkpoint or parts.start),
+        model=context.teacher.name if taught else cfg.model.name,
+        checkpoint=None if taught else str(checkpoint or context.start),
         samples=cfg.evaluation.get("samples"),
         **measured,
     )
@@ -133,13 +133,13 @@ def _check_teacher(cfg: DictConfig) -> None:
         )
 
 
-def _student(parts: Parts, checkpoint: Path | None) -> Policy:
-    if parts.cfg.evaluation.get("samples"):
-        return parts.student(checkpoint)  # as section sampling says
-    return parts.student(checkpoint, temperature=0.0, top_p=1.0)
+def _student(context: RunContext, checkpoint: Path | None) -> Policy:
+    if context.cfg.evaluation.get("samples"):
+        return context.student(checkpoint)  # as section sampling says
+    return context.student(checkpoint, temperature=0.0, top_p=1.0)
 
 
-def _teacher(parts: Parts, folder: RoundFolder) -> Policy:
+def _teacher(context: RunContext, folder: RoundFolder) -> Policy:
     """In the student's place, so that what it writes is parsed as anyone's; its calls and tokens
     are written down."""
-    return parts.paid_teacher(parts.account([folder]))
+    return context.paid_teacher(context.account([folder]))

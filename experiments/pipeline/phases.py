@@ -23,7 +23,7 @@ from algorithms.base import Algorithm
 from experiments.config import values
 from experiments.console.progress import Display
 from experiments.pipeline import precision, preflight, remaining, sweeps
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.evaluate import evaluate, refuse_in_a_run
 from experiments.pipeline.launch import training
 from experiments.pipeline.round import collect, score, train
@@ -47,27 +47,29 @@ def run(cfg: DictConfig, display: Display) -> tuple[RunFolder, list[TaskInstance
     folder, done = run_folder(cfg), None
     if folder.summary is None:
         preflight.check(cfg)
-        parts = Parts(cfg)
-        parts.check()
+        context = RunContext(cfg)
+        context.check()
         display.console.print(f"run folder: {folder.path}")
-        with folder.lock(), contextlib.closing(parts):
+        with folder.lock(), contextlib.closing(context):
             with sweeps.siblings() as runs:
-                precision.settle(parts, folder.path, precision.of_sweep(runs, cfg))
+                precision.settle(context, folder.path, precision.of_sweep(runs, cfg))
                 folder.start(cfg)
             with contextlib.closing(tracker(cfg, folder)) as tracked:
-                tasks = _phases(parts, folder, display, tracked)
+                tasks = _phases(context, folder, display, tracked)
             done = [*tasks.train, *tasks.heldout]
     folder.remember()
     return folder, done
 
 
-def _phases(parts: Parts, folder: RunFolder, display: Display, tracked: Tracker) -> Selection:
-    cfg = parts.cfg
+def _phases(
+    context: RunContext, folder: RunFolder, display: Display, tracked: Tracker
+) -> Selection:
+    cfg = context.cfg
     with folder.timed("tasks"):
         tasks = select(cfg, folder.tasks, display)
         folder.save_tasks(tasks.ids)
         log.info("%d training tasks, %d held out", len(tasks.train), len(tasks.heldout))
-    job = _Job(parts, tasks, folder, display, tracked)
+    job = _Job(context, tasks, folder, display, tracked)
     job.iteration0()
     for index in range(1, cfg.rounds + 1):
         job.collect(index)  # does nothing if the round was collected ahead
@@ -84,14 +86,14 @@ class _Job:
 
     def __init__(
         self,
-        parts: Parts,
+        context: RunContext,
         tasks: Selection,
         folder: RunFolder,
         display: Display,
         tracked: Tracker,
     ) -> None:
-        self.parts, self.tasks, self.folder, self.display = parts, tasks, folder, display
-        self.cfg, self.tracked = parts.cfg, tracked
+        self.context, self.tasks, self.folder, self.display = context, tasks, folder, display
+        self.cfg, self.tracked = context.cfg, tracked
         self.evaluations: list[str] = []
         self.ended = ["tasks"]
 
@@ -104,7 +106,7 @@ class _Job:
         track(self.tracked, self.folder)
         if timed.phases[name] - before >= 1:  # else an earlier start has done it
             seconds = {**self.shared.phases, **self.folder.phases}
-            names = remaining.phases(self.cfg, self.parts.iteration0, self.parts.algorithm)
+            names = remaining.phases(self.cfg, self.context.iteration0, self.context.algorithm)
             log.info(remaining.line(names, self.ended, seconds))
 
     def iteration0(self) -> None:
@@ -130,7 +132,7 @@ class _Job:
 
     def _rounds(self, index: int) -> tuple[list[RoundFolder], Algorithm]:
         folders = [self.folder.round(i) for i in range(index + 1)]
-        return folders, self.parts.algorithm if index else self.parts.iteration0
+        return folders, self.context.algorithm if index else self.context.iteration0
 
     def collect(self, index: int, timed: RunFolder | None = None) -> None:
         """Collects a round with the student that ``overlap`` assigns to it."""
@@ -138,10 +140,10 @@ class _Job:
         name, staleness = folders[-1].path.name, min(self.cfg.overlap, max(0, index - 1))
         student = folders[index - 1 - staleness].checkpoint if index else None
         with self._phase(timed, f"collect {name}"):
-            collect(self.parts, algorithm, folders, self.tasks, student, self.display, staleness)
+            collect(self.context, algorithm, folders, self.tasks, student, self.display, staleness)
         if algorithm.scoring is not None:
             with self._phase(timed, f"score {name}"):
-                score(self.parts, algorithm, folders, self.display)
+                score(self.context, algorithm, folders, self.display)
 
     @contextlib.contextmanager
     def training(self, index: int, timed: RunFolder | None = None) -> Iterator[None]:
@@ -152,7 +154,7 @@ class _Job:
         settings = self.cfg.training if index else self.cfg.iteration0
         if launch:
             if not folders[-1].is_done("train"):
-                self.parts.free_memory()
+                self.context.free_memory()
             clock = contextlib.ExitStack()  # measures what remains after the block
             with clock, training(launch, self.folder, index, self.display):
                 yield
@@ -162,7 +164,7 @@ class _Job:
         newest = folders[-2].checkpoint if index else None
         with self._phase(timed, phase):
             train(
-                self.parts, algorithm, folders, newest, settings.epochs, settings.lr, self.display
+                self.context, algorithm, folders, newest, settings.epochs, settings.lr, self.display
             )
 
     def evaluate(self, index: int) -> None:
@@ -183,7 +185,7 @@ class _Job:
         self.evaluations.append(name)
         title, requests = f"evaluate {evaluation_label(name)}", self.tasks.evaluation()[:count]
         with self._phase(timed, f"evaluate {name}"):
-            evaluate(self.parts, where, requests, checkpoint, self.display, title)
+            evaluate(self.context, where, requests, checkpoint, self.display, title)
 
     def close(self) -> None:
         """Writes the summary of the run, computed from its folder."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from experiments.console.progress import Display
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from swe_gym_env.policies.base import Policy
 from swe_gym_env.rollout.driver import Progress, Request
 from swe_gym_env.rollout.mixers import Mixer
@@ -22,7 +22,7 @@ from swe_gym_env.rollout.store import RoundFolder
 def play(
     folder: RoundFolder,
     requests: Sequence[Request],
-    parts: Parts,
+    context: RunContext,
     *,
     display: Display,
     title: str,
@@ -41,17 +41,17 @@ def play(
         resume(
             folder,
             requests,
-            _roll_out(parts.cfg.cluster),
+            _roll_out(context.cfg.cluster),
             progress=show,
             what=title,
-            make_env=parts.make_env,
+            make_env=context.make_env,
             student=student,
             teacher=teacher,
             mixer=mixer,
             annotate=annotate,
-            concurrency=parts.cfg.workers.concurrency,
-            max_faults=parts.cfg.workers.max_faults,
-            history=parts.cfg.history,
+            concurrency=context.cfg.workers.concurrency,
+            max_faults=context.cfg.workers.max_faults,
+            history=context.cfg.history,
         )
 
 

@@ -25,7 +25,7 @@ from experiments.runs.reader import load_config
 from swe_gym_env.errors import SetupError
 
 if TYPE_CHECKING:
-    from experiments.pipeline.build import Parts
+    from experiments.pipeline.build import RunContext
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def _stored(folder: Path) -> DictConfig | None:
     return load_config(folder) if is_configured(folder) else None
 
 
-def settle(parts: Parts, folder: Path | None = None, like: Kept | None = None) -> None:
+def settle(context: RunContext, folder: Path | None = None, like: Kept | None = None) -> None:
     """Puts the decision into ``parts.cfg.decided``, and says it in one line. Nothing is done where
     it stands there already and holds on this machine.
 
@@ -110,7 +110,7 @@ def settle(parts: Parts, folder: Path | None = None, like: Kept | None = None) -
     """
     from algorithms.engine import precision
 
-    cfg, here = parts.cfg, precision.machine()
+    cfg, here = context.cfg, precision.machine()
     check(cfg)
     there = cfg.get("decided")
     before = Kept(**there, by="") if there else Kept.of(folder) if folder else None
@@ -123,7 +123,7 @@ def settle(parts: Parts, folder: Path | None = None, like: Kept | None = None) -
     why = ""
     if dtype is None or missing:
         choice = precision.choose(
-            parts.start, dtype, None if missing else threads or precision.ALL_THREADS
+            context.start, dtype, None if missing else threads or precision.ALL_THREADS
         )
         dtype, threads, why = choice.dtype, choice.threads if missing else threads, choice.why
     elif there:

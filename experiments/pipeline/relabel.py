@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from experiments.console.progress import Display
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from swe_gym_env.actions import ActionFormat
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import InfraError, SetupError
@@ -74,7 +74,7 @@ class _Replay:
 
 
 def relabel(
-    parts: Parts,
+    context: RunContext,
     folders: Sequence[RoundFolder],
     tasks: Mapping[str, TaskInstance],
     display: Display,
@@ -90,7 +90,7 @@ def relabel(
     Returns:
         How many labels of this teacher the round has now, and in how many states it failed.
     """
-    folder, teacher = folders[-1], parts.teacher
+    folder, teacher = folders[-1], context.teacher
     there = {
         (a.episode_id, a.turn)
         for a in folder.annotations()
@@ -105,16 +105,16 @@ def relabel(
                 f"{teacher.name} needs a sandbox, and the task {episode.instance_id} is not there"
             )
         task = tasks.get(episode.instance_id) or _words_of(episode)
-        env = parts.make_env(task) if teacher.needs_sandbox else None
+        env = context.make_env(task) if teacher.needs_sandbox else None
         replays += [_Replay(episode, task, wanted, env)] if wanted else []
     total = sum(len(episode.turns) for episode in episodes)
     given, failed = total - sum(len(replay.wanted) for replay in replays), 0
-    paid = parts.paid_teacher(parts.account(folders))
-    concurrency = parts.cfg.workers.concurrency
+    paid = context.paid_teacher(context.account(folders))
+    concurrency = context.cfg.workers.concurrency
     size = min(concurrency, IN_SANDBOXES) if teacher.needs_sandbox else concurrency
     with display.phase(f"labels by {teacher.name}", total, given) as advance:
         for low in range(0, len(replays), size):
-            for labels in _group(paid, replays[low : low + size], parts.student_form()):
+            for labels in _group(paid, replays[low : low + size], context.student_form()):
                 folder.add_annotations(labels)
                 good = sum(label.text is not None for label in labels)
                 given, failed = given + good, failed + len(labels) - good

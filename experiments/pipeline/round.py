@@ -15,7 +15,7 @@ from pathlib import Path
 from algorithms.base import Algorithm, TrainingExample
 from algorithms.trainer import TrainingJob
 from experiments.console.progress import Advance, Display
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.play import play
 from experiments.pipeline.tasks import Selection
 from experiments.results import metrics
@@ -32,7 +32,7 @@ KEPT = "training"  # folder with the state of an unfinished training, in that of
 
 
 def collect(
-    parts: Parts,
+    context: RunContext,
     algorithm: Algorithm,
     folders: Sequence[RoundFolder],
     tasks: Selection,
@@ -57,8 +57,8 @@ def collect(
     if folder.is_done("collect"):
         return
     plan = algorithm.collect(index)
-    student = parts.student(checkpoint, plan.temperature, plan.top_p)
-    account = parts.account(folders)
+    student = context.student(checkpoint, plan.temperature, plan.top_p)
+    account = context.account(folders)
     version = {"policy_version": index - 1 - staleness, "staleness": staleness} if index else {}
     if staleness:
         log.info("round %d is played by the student of round %d", index, index - 1 - staleness)
@@ -68,12 +68,12 @@ def collect(
         play(
             folder,
             requests,
-            parts,
+            context,
             display=display,
             title=f"round {index}: collect",
             student=student,
             mixer=plan.mixer,
-            teacher=parts.paid_teacher(account),
+            teacher=context.paid_teacher(account),
             annotate=plan.annotate == "label",
         )
         # A killed run may have stored episodes of extra tasks. They do not count here, so that the
@@ -114,7 +114,7 @@ def _repeated(requests: Sequence[Request], repeats: int) -> list[Request]:
 
 
 def score(
-    parts: Parts,
+    context: RunContext,
     algorithm: Algorithm,
     folders: Sequence[RoundFolder],
     display: Display,
@@ -136,9 +136,9 @@ def score(
         if not episode.outcome.mask
     }
     missing = [e for e in folder.episodes() if _lack(wanted, e.episode_id, there)]
-    parts.free_memory()
-    scorer = parts.scorer(folders[0].checkpoint if scoring.scorer == "start" else None)
-    account = parts.account(folders)
+    context.free_memory()
+    scorer = context.scorer(folders[0].checkpoint if scoring.scorer == "start" else None)
+    account = context.account(folders)
     # computed only as far as the loop below takes them
     scores = scorer.score(missing, scoring.top_k, algorithm.objective.temperature)
     with (
@@ -181,7 +181,7 @@ def training_examples(
 
 
 def train(
-    parts: Parts,
+    context: RunContext,
     algorithm: Algorithm,
     folders: Sequence[RoundFolder],
     checkpoint: Path | None,
@@ -200,9 +200,9 @@ def train(
     from algorithms.engine.examples import labels_as_executed, prefix_breaks
     from algorithms.engine.trainer import EngineTrainer
 
-    parts.free_memory()
+    context.free_memory()
     examples = training_examples(algorithm, folders)
-    renderer, trainer = parts.renderer, parts.trainer
+    renderer, trainer = context.renderer, context.trainer
     teaches = any(t.weight or t.pg_weight or t.kl_weight for e in examples for t in e.targets)
     if not teaches:
         log.warning("round %d teaches nothing: the student stays as it was", index)
@@ -212,12 +212,12 @@ def train(
         job = TrainingJob(
             examples,
             algorithm.objective,
-            checkpoint or parts.start,
+            checkpoint or context.start,
             folder.checkpoint,
             folder.path / KEPT,
             renderer,
-            replace(parts.training, epochs=epochs, lr=lr),
-            parts.dtype,
+            replace(context.training, epochs=epochs, lr=lr),
+            context.dtype,
             shown,
         )
         try:

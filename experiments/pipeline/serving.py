@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from algorithms.serving.fleet import Fleet
     from algorithms.serving.server import Server
     from algorithms.serving.vllm_policy import VLLMPolicy
-    from experiments.pipeline.build import Parts
+    from experiments.pipeline.build import RunContext
 
 # Ranks that vLLM has memory laid out for
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -31,28 +31,28 @@ ENVIRONMENT = {
 }
 
 
-def fleet(parts: Parts) -> Fleet:
+def fleet(context: RunContext) -> Fleet:
     """The servers of the student; none is started yet."""
     from algorithms.serving.fleet import Fleet
     from algorithms.serving.server import Server
 
-    cfg = parts.cfg.serving
+    cfg = context.cfg.serving
     servers = [Server(url=url.rstrip("/").removesuffix("/v1")) for url in cfg.urls or ()]
-    servers = servers or [_own(parts, index) for index in range(cfg.server.replicas)]
+    servers = servers or [_own(context, index) for index in range(cfg.server.replicas)]
     return Fleet(servers, timeout=cfg.timeout, concurrency=cfg.concurrency)
 
 
-def student(parts: Parts, folder: Path, **sampling: Any) -> VLLMPolicy:
+def student(context: RunContext, folder: Path, **sampling: Any) -> VLLMPolicy:
     """Asks for the checkpoint in ``folder``, which is published now."""
     from algorithms.serving.vllm_policy import VLLMPolicy
     from algorithms.serving.weights import Version
 
     version = Version.of(folder)
-    parts.fleet.publish(version)
-    ends = _stop_ids(version.base) | {parts.renderer.end_id}
-    most = parts.cfg.serving.max_context
+    context.fleet.publish(version)
+    ends = _stop_ids(version.base) | {context.renderer.end_id}
+    most = context.cfg.serving.max_context
     return VLLMPolicy(
-        parts.fleet, version, parts.renderer, sorted(ends), max_context=most, **sampling
+        context.fleet, version, context.renderer, sorted(ends), max_context=most, **sampling
     )
 
 
@@ -121,17 +121,17 @@ def _imports_vllm(python: str) -> bool:
         return False
 
 
-def _own(parts: Parts, index: int) -> Server:
+def _own(context: RunContext, index: int) -> Server:
     from algorithms.serving.server import Launch, Server
 
-    cfg, server = parts.cfg, parts.cfg.serving.server
+    cfg, server = context.cfg, context.cfg.serving.server
     gpus = ",".join(
         _gpus(server)[index * server.tensor_parallel : (index + 1) * server.tensor_parallel]
     )
     return Server(
         launch=Launch(
             command=[str(server.python), "-m", "vllm.entrypoints.openai.api_server"],
-            arguments=arguments(parts),
+            arguments=arguments(context),
             environment={
                 **ENVIRONMENT,
                 "CUDA_VISIBLE_DEVICES": gpus,
@@ -144,14 +144,14 @@ def _own(parts: Parts, index: int) -> Server:
     )
 
 
-def arguments(parts: Parts) -> list[str]:
+def arguments(context: RunContext) -> list[str]:
     """All of vLLM's options but the model and the place."""
     from algorithms.serving.weights import BASE
 
-    cfg, server = parts.cfg, parts.cfg.serving.server
+    cfg, server = context.cfg, context.cfg.serving.server
     options: dict[str, Any] = {
         "served_model_name": BASE,
-        "dtype": parts.precision,
+        "dtype": context.precision,
         "max_model_len": cfg.serving.max_context,
         "tensor_parallel_size": server.tensor_parallel,
         "gpu_memory_utilization": server.memory_share,
@@ -160,7 +160,7 @@ def arguments(parts: Parts) -> list[str]:
         "generation_config": "vllm",  # no sampling settings but those of each request
         "disable_uvicorn_access_log": True,
     }
-    if rank := _rank(parts):
+    if rank := _rank(context):
         room = next((one for one in RANKS if one >= rank), rank)
         options |= {"enable_lora": True, "max_lora_rank": room}
         options |= {"max_loras": 2, "max_cpu_loras": 2}  # the old one's last turns, and the new one
@@ -172,11 +172,11 @@ def arguments(parts: Parts) -> list[str]:
     return flags
 
 
-def _rank(parts: Parts) -> int:
+def _rank(context: RunContext) -> int:
     """Of the adapters that will be served; 0: whole weights."""
-    if is_adapter(parts.start):
-        return int(json.loads((parts.start / CONFIG).read_text())["r"])
-    return int(parts.cfg.training.lora_rank)
+    if is_adapter(context.start):
+        return int(json.loads((context.start / CONFIG).read_text())["r"])
+    return int(context.cfg.training.lora_rank)
 
 
 def _gpus(server: DictConfig) -> list[str]:

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     import torch
 
     from algorithms.serving.scorer import ServedScorer
-    from experiments.pipeline.build import Parts
+    from experiments.pipeline.build import RunContext
 
 IN_PROCESS = ("hf", "trained")  # their weights are here, so that they can give log-probs
 
 
-def teacher(parts: Parts) -> Policy:
-    cfg = parts.cfg.teacher
+def teacher(context: RunContext) -> Policy:
+    cfg = context.cfg.teacher
     if cfg.name == "expert":
         from swe_gym_env.policies.expert import ExpertPolicy
 
@@ -46,13 +46,13 @@ def teacher(parts: Parts) -> Policy:
             concurrency=cfg.concurrency,
             extra={"top_p": cfg.top_p},
         )
-        return FormatAdapter(policy, form(parts)) if cfg.actions else policy
+        return FormatAdapter(policy, form(context)) if cfg.actions else policy
     if cfg.name == "trained":  # reads the very ids of the student
-        return LazyPolicy(lambda: _load(parts), "trained")
+        return LazyPolicy(lambda: _load(context), "trained")
     if cfg.name == "hf":
         return FormatAdapter(
-            LazyPolicy(lambda: _load(parts), f"hf:{cfg.path}"),
-            form(parts),
+            LazyPolicy(lambda: _load(context), f"hf:{cfg.path}"),
+            form(context),
         )
     if cfg.name == "policy":
         return build_policy(cfg)
@@ -64,15 +64,15 @@ def scores_served(cfg: DictConfig) -> bool:
     return cfg.teacher.name == "server" and cfg.teacher.scores
 
 
-def served_scorer(parts: Parts) -> ServedScorer:
+def served_scorer(context: RunContext) -> ServedScorer:
     """teacher=server, where it also gives log-probs."""
     from algorithms.serving.scorer import ServedScorer
 
-    cfg = parts.cfg.teacher
+    cfg = context.cfg.teacher
     return ServedScorer(
         cfg.base_url,
         cfg.model,
-        parts.renderer,
+        context.renderer,
         name=cfg.model,
         api_key_env=cfg.api_key_env,
         timeout=cfg.timeout,
@@ -80,9 +80,9 @@ def served_scorer(parts: Parts) -> ServedScorer:
     )
 
 
-def form(parts: Parts) -> ActionFormat:
+def form(context: RunContext) -> ActionFormat:
     """``teacher.actions``, with those of the student's tools that it can say."""
-    name, student = parts.cfg.teacher.get("actions"), parts.student_form()
+    name, student = context.cfg.teacher.get("actions"), context.student_form()
     if name in (None, student.name):
         return student
     offered = {tool.name for tool in student.tools}
@@ -103,22 +103,22 @@ def folder(cfg: DictConfig) -> Path:
     return Path(path)
 
 
-def dtype(parts: Parts) -> torch.dtype:
+def dtype(context: RunContext) -> torch.dtype:
     import torch
 
-    name = parts.cfg.teacher.get("dtype")
-    return getattr(torch, name) if name else parts.dtype
+    name = context.cfg.teacher.get("dtype")
+    return getattr(torch, name) if name else context.dtype
 
 
-def _load(parts: Parts) -> Policy:
-    cfg = parts.cfg.teacher
-    return parts.model(
-        folder(parts.cfg),
-        dtype(parts),
+def _load(context: RunContext) -> Policy:
+    cfg = context.cfg.teacher
+    return context.model(
+        folder(context.cfg),
+        dtype(context),
         temperature=cfg.temperature,
         top_p=cfg.top_p,
         max_new_tokens=cfg.max_new_tokens,
-        thinking=parts.cfg.model.thinking if cfg.name == "trained" else "kept",
+        thinking=context.cfg.model.thinking if cfg.name == "trained" else "kept",
     )
 
 

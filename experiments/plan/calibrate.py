@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from experiments.console.progress import Display
 from experiments.pipeline import precision
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.tasks import select
 from experiments.plan.hardware import calibration_file
 from swe_gym_env.disk import write_json
@@ -54,11 +54,11 @@ def timed(call: Callable[[], Any], clock: Callable[[], float] = time.monotonic) 
 def calibrate(cfg: DictConfig, display: Display) -> Path:
     """Leaves the figures where later plans find them; the run's own settings (model, threads,
     training) are measured."""
-    parts = Parts(cfg)
+    context = RunContext(cfg)
     found: dict[str, Any] = {}
     with display.phase("calibrate", 3) as advance:
         for measure in (_answers, _learning, _sandboxes):
-            found |= measure(parts, display)
+            found |= measure(context, display)
             advance(1, measure.__name__.strip("_"))
     write_json(calibration_file(cfg.plan), found)
     for name, value in found.items():
@@ -73,12 +73,12 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:.3g}"
 
 
-def _answers(parts: Parts, _: Display) -> dict[str, Any]:
+def _answers(context: RunContext, _: Display) -> dict[str, Any]:
     """Libraries, and what :func:`answering` finds, in the precision and on the threads of a run."""
     start = timed(lambda: importlib.import_module("algorithms.engine.learner"))
-    dtype = parts.dtype  # sets the number of threads
-    decided = {"dtype": parts.precision, "threads": precision.threads(parts.cfg)}
-    return {**decided, "start": start, **answering(parts.start, dtype)}
+    dtype = context.dtype  # sets the number of threads
+    decided = {"dtype": context.precision, "threads": precision.threads(context.cfg)}
+    return {**decided, "start": start, **answering(context.start, dtype)}
 
 
 def answering(
@@ -118,8 +118,8 @@ def _state(words: str, number: int, salt: int) -> State:
     return State(key, task, "You fix programs.", (), f"{number} {words}")
 
 
-def _learning(parts: Parts, _: Display) -> dict[str, Any]:
-    return learning(parts.start, parts.dtype, parts.renderer, parts.training)
+def _learning(context: RunContext, _: Display) -> dict[str, Any]:
+    return learning(context.start, context.dtype, context.renderer, context.training)
 
 
 def learning(
@@ -166,9 +166,9 @@ def _trees(renderer: Renderer, count: int, most: int) -> list[TokenTree]:
     return list(example_trees(examples, renderer, most))
 
 
-def _sandboxes(parts: Parts, display: Display) -> dict[str, Any]:
+def _sandboxes(context: RunContext, display: Display) -> dict[str, Any]:
     """What the expert's episodes cost, one after another and side by side."""
-    cfg = parts.cfg.copy()
+    cfg = context.cfg.copy()
     cfg.evaluation.tasks = 0
     tasks = select(cfg, None, display).train[:EPISODES]
     played: list[Episode] = []
@@ -176,7 +176,7 @@ def _sandboxes(parts: Parts, display: Display) -> dict[str, Any]:
     def play(repeat: int, concurrency: int) -> Callable[[], Any]:
         return lambda: rollout(
             [Request(task, 0, 0, repeat) for task in tasks],
-            make_env=parts.make_env,
+            make_env=context.make_env,
             student=ExpertPolicy(),
             teacher=ExpertPolicy(),
             mixer=TeacherOnly(),

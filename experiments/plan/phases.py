@@ -11,7 +11,7 @@ import simpy
 from omegaconf import DictConfig
 
 from algorithms.base import Algorithm, Scoring
-from algorithms.engine.objective import Objective
+from algorithms.objective import Objective
 from experiments.config.algorithms import build_algorithm
 from experiments.plan import known, memory, workload
 from experiments.plan.engine import Engine, Used

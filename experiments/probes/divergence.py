@@ -1,10 +1,10 @@
 """How far the student's choices are from the teacher's, in whose states.
 
 The exact KL per token, at temperature 1, at every token of the executed turns, by the checkpoint
-that played them (``algorithms/engine/divergence.py``). In its own states (after a turn of its own)
-and in the teacher's (only the teacher acted before) the same student is asked the same question;
-what it is further off in its own is the covariate shift. The first turn of an episode is everyone's
-and counts as neither.
+that played them (``algorithms/engine/divergence.py``). In the student's states (after a turn that
+it took) and in the teacher's (only the teacher acted before) the same student is asked the same
+question; what it is further off in its own is the covariate shift. The first turn of an episode is
+everyone's and counts as neither.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ def measure(
 ) -> list[Measured]:
     """Kept episode by episode under analysis/divergence/: a killed one goes on. ``limit``: episodes
     of each set, drawn by the run's seed. Raises NotMeasured."""
-    from experiments.pipeline.build import Parts  # imports torch when it is asked to
+    from experiments.pipeline.build import RunContext  # imports torch when it is asked to
 
-    parts = Parts(completed(run.cfg))
-    models = _Models(teacher, dtype, parts)
+    context = RunContext(completed(run.cfg))
+    models = _Models(teacher, dtype, context)
     found: list[Measured] = []
-    for one in work(run, parts.start):
+    for one in work(run, context.start):
         found += _of_work(run, one, [str(teacher), dtype], limit, models, display)
     return found
 
@@ -115,8 +115,8 @@ def measure(
 class _Models:
     """The teacher, and one student after another; loaded when something is asked of them."""
 
-    def __init__(self, teacher: Path, dtype: str, parts: Any) -> None:
-        self._teacher, self._dtype, self._parts = teacher, dtype, parts
+    def __init__(self, teacher: Path, dtype: str, context: Any) -> None:
+        self._teacher, self._dtype, self._parts = teacher, dtype, context
         self._loaded: dict[Path, Any] = {}
 
     def ask(self, student: Path, episode: Episode) -> list[Any]:
@@ -153,7 +153,7 @@ def _of_work(
     episodes = drawn(one.played.valid if one.mine else run.demonstrated, run.seed or 0, limit)
     name = one.played.name if one.mine else f"teacher's episodes, asked {one.student}"
     key = digest([*asked, str(one.checkpoint.resolve()), one.mine])
-    own = home_of(one.played.folder.path, run.folder)  # iteration 0's is asked once for all runs
+    own = home_of(one.played.folder.path, run.folder)  # iteration 0's is asked once for the runs
     kept = RunFolder(own).analysis / "divergence" / f"{name.replace(' ', '_')}-{key}.json"
     there: dict[str, Any] = read_json(kept) or {}
     todo = [episode for episode in episodes if episode.episode_id not in there]
@@ -212,11 +212,11 @@ def shift(turns: Sequence[Measured]) -> Iterable[Row]:
     ones apart; where neither has both kinds, over both, and so of unlike tasks."""
     found: list[Row] = []
     for (student,), group in _groups(turns, "student").items():
-        parts = {
+        context = {
             "training": [turn for turn in group if turn.set.startswith("round")],
             "held-out": [turn for turn in group if not turn.set.startswith("round")],
         }
-        rows = [(student, tasks, *_gap(part)) for tasks, part in parts.items() if _both(part)]
+        rows = [(student, tasks, *_gap(part)) for tasks, part in context.items() if _both(part)]
         if not rows and _both(group):
             rows = [(student, "unlike", *_gap(group))]
         found += rows

@@ -1,4 +1,4 @@
-"""A mistake planted at one turn: what it is, who says it, and who acts before and after it.
+"""A mistake injected at one turn: what it is, who makes it, and who acts before and after it.
 
 To the roll-out it is a teacher that says something wrong, once; the student does not know that the
 turn was not its own.
@@ -59,7 +59,7 @@ MISTAKES: dict[str, Callable[[str, Block], ToolCall]] = {
 
 @dataclass(frozen=True)
 class HandOver:
-    """``lead`` takes the turns before ``turn``, the student all others; where it is ``planted``,
+    """``lead`` takes the turns before ``turn``, the student all others; where it is ``injected``,
     turn ``turn`` itself is the teacher's."""
 
     turn: int
@@ -84,12 +84,12 @@ class WithMistake:
     def act(self, states: Sequence[State]) -> list[Reply]:
         now = [state for state in states if len(state.turns) == self._turn]
         others = [state for state in states if len(state.turns) != self._turn]
-        said = {id(state): self._reply(state.task) for state in now}
+        replies_of = {id(state): self._reply(state.task) for state in now}
         if others:
             assert self._lead is not None
-            replies = self._lead.act([_seen_by(self._lead, state) for state in others])
-            said |= {id(state): reply for state, reply in zip(others, replies, strict=True)}
-        return [said[id(state)] for state in states]
+            led = self._lead.act([_seen_by(self._lead, state) for state in others])
+            replies_of |= {id(state): reply for state, reply in zip(others, led, strict=True)}
+        return [replies_of[id(state)] for state in states]
 
     def _reply(self, task: TaskView | TaskInstance) -> Reply:
         found = place(task) if isinstance(task, TaskInstance) else None

@@ -1,4 +1,4 @@
-"""Does the student find back after a mistake? One is planted at turn t, and it goes on alone.
+"""Does the student recover from a mistake? One is injected at turn t, and it goes on alone.
 
 Every task is played twice: with the mistake and, up to there the same, without. Of the tasks in
 which the mistake was made, the resolve rates with and without it are compared in pairs. The rate of
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from experiments.analysis.measure import Measure, NotMeasured, Row
 from experiments.console.progress import Display
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.play import play
 from experiments.probes.injected import MISTAKES, HandOver, WithMistake, place
 from experiments.probes.stored import completed, drawn
@@ -35,7 +35,7 @@ LEADS = ("student", "teacher", "expert")
 
 @dataclass(frozen=True)
 class Plan:
-    """``turns``: where a mistake is planted, each by itself. ``lead`` plays the turns before it.
+    """``turns``: at which a mistake is injected, one at a time. ``lead`` plays the turns before it.
     ``checkpoints``: names of the run's evaluations, "last", or folders. ``limit``: of tasks."""
 
     turns: Sequence[int]
@@ -83,12 +83,12 @@ def measure(run: StoredRun, plan: Plan, display: Display) -> list[Pair]:
     cfg = completed(run.cfg)
     preflight.check(cfg, trains=False)
     pairs: list[Pair] = []
-    with contextlib.closing(Parts(cfg)) as parts:
+    with contextlib.closing(RunContext(cfg)) as context:
         for name in plan.checkpoints:
             student = checkpoint(run, name)
             own = run.folder if student is None else home_of(student, run.folder)
             with RunFolder(own).lock():
-                pairs += _of_student(parts, plan, tasks, student, own, display)
+                pairs += _of_student(context, plan, tasks, student, own, display)
     return pairs
 
 
@@ -97,12 +97,12 @@ def held_out(run: StoredRun, limit: int | None) -> list[TaskInstance]:
     ids = run.task_ids.get("heldout", [])
     fit = [run.tasks[one] for one in ids if one in run.tasks and place(run.tasks[one])]
     if not fit:
-        raise NotMeasured("it has no held-out tasks with a gold patch at hand")
+        raise NotMeasured("it has no held-out tasks with a known gold patch")
     return drawn(fit, run.seed or 0, limit)
 
 
 def _of_student(
-    parts: Parts,
+    context: RunContext,
     plan: Plan,
     tasks: Sequence[TaskInstance],
     student: Path | None,
@@ -110,11 +110,11 @@ def _of_student(
     display: Display,
 ) -> list[Pair]:
     name = UNTRAINED if student is None else f"{own.name} {student.parent.name}"
-    policy = parts.student(student, temperature=0.0, top_p=1.0)
-    lead = _lead(parts, plan.lead)
+    policy = context.student(student, temperature=0.0, top_p=1.0)
+    lead = _lead(context, plan.lead)
     who: Actor = "student" if lead is None else "teacher"
-    requests = [Request(task, parts.cfg.seed) for task in tasks]
-    limits = (parts.cfg.limits, parts.cfg.actions.name, parts.precision)
+    requests = [Request(task, context.cfg.seed) for task in tasks]
+    limits = (context.cfg.limits, context.cfg.actions.name, context.precision)
     key = digest([str(one) for one in (student and student.resolve(), *limits)])
 
     def played(what: str, mixer: HandOver, teacher: Policy | None) -> dict[str, Episode]:
@@ -123,7 +123,7 @@ def _of_student(
         play(
             folder,
             requests,
-            parts,
+            context,
             display=display,
             title=title,
             student=policy,
@@ -148,11 +148,11 @@ def _of_student(
     return pairs
 
 
-def _lead(parts: Parts, name: str) -> Policy | None:
+def _lead(context: RunContext, name: str) -> Policy | None:
     if name == "student":
         return None
     if name == "teacher":
-        return parts.teacher
+        return context.teacher
     from swe_gym_env.policies.expert import ExpertPolicy
 
     return ExpertPolicy()
@@ -206,7 +206,7 @@ def measures(
     columns = ("set", "lead", "mistake", "turn", "tasks", *WITHOUT, *WITH, *CHANGE, "p", *RECOVERY)
     table = Table(
         f"recovery_{plan.lead}_{plan.mistake}",
-        "What the student resolves after a planted mistake, by the turn of the mistake",
+        "What the student resolves after an injected mistake, by the turn of the mistake",
         columns,
         (),
         "set: the student's checkpoint. Tasks in which the mistake was executed, each played with "

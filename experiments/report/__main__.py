@@ -55,7 +55,7 @@ def _write(folders: list[Path], out: Path | None, baseline: str | None) -> Path:
         return write_evaluation(folders[0])
     if alone := [folder for folder in folders if is_evaluation(folder)]:
         raise SetupError(
-            f"{alone[0]} is an evaluation by itself: give it alone, or compare evaluations by "
+            f"{alone[0]} is a single evaluation: give it alone, or compare evaluations by "
             "python -m experiments.compare FOLDER FOLDER"
         )
     if len(folders) == 1:

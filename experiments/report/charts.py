@@ -124,11 +124,11 @@ def forest(marks: Sequence[Mark], *, zero: bool = False, width: int = 540) -> st
     single = {"type": "point", "size": 20, "color": "var(--student)", "yOffset": 8}
     single |= {"opacity": 0.75, "strokeWidth": 1, "filled": False}
     mean = {"type": "point", "filled": True, "size": 46, "opacity": 1, "color": "var(--student)"}
-    said = {"field": "tip", "type": "nominal"}
+    described = {"field": "tip", "type": "nominal"}
     layers: list[dict[str, Any]] = [
         {"mark": pale, "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y}},
         {"data": {"values": dots}, "mark": single, "encoding": {"x": {**x, "field": "v"}, "y": y}},
-        {"mark": mean, "encoding": {"x": {**x, "field": "mean"}, "y": y, "description": said}},
+        {"mark": mean, "encoding": {"x": {**x, "field": "mean"}, "y": y, "description": described}},
     ]
     if zero:
         line = {"type": "rule", "color": "var(--dim)", "strokeDash": [2, 3]}

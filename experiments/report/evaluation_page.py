@@ -1,4 +1,4 @@
-"""The page of an evaluation by itself: one model, the expert or an endpoint."""
+"""The page of a single evaluation: one model, the expert or an endpoint."""
 
 from __future__ import annotations
 

@@ -82,8 +82,8 @@ def grid(table: Table) -> Markup:
         if name == high:
             continue
         css = ' class="n"' if place and _numeric(table, place) else ""
-        said = "95 % interval" if name == low else name
-        heads.append(f"<th{css}>{escape(shown(said))}</th>")
+        heading = "95 % interval" if name == low else name
+        heads.append(f"<th{css}>{escape(shown(heading))}</th>")
         if name == low and _positive(table, low):
             ends = '<span class="ends"><i>0</i><i>100 %</i></span>'
             heads.append(f'<th aria-hidden="true">{ends}</th>')
@@ -100,8 +100,8 @@ def grid(table: Table) -> Markup:
             strong = " strong" if drawn and name == drawn.y and low else ""
             dim = " dim" if cells[name] is None else ""
             css = f' class="{"n" if numeric else ""}{strong}{dim}"'
-            said = cell(cells[name], name, table.shares, digits(table, place))
-            tds.append(f"<td{css}>{escape(said)}</td>")
+            text = cell(cells[name], name, table.shares, digits(table, place))
+            tds.append(f"<td{css}>{escape(text)}</td>")
         body.append(f"<tr>{''.join(tds)}</tr>")
     head = f"<thead><tr>{''.join(heads)}</tr></thead>"
     return Markup(f"<table>{head}<tbody>{''.join(body)}</tbody></table>")

@@ -69,13 +69,12 @@ def _verdict(evaluations: Sequence[EpisodeSet]) -> tuple[str, str]:
     before = "before training" if first.key == UNTRAINED else f"by {first.label}"
     head += f", {first.rate.rate * 100:.0f} % {before}"
     tests = [(e, mcnemar(e.verdicts, last.verdicts)) for e in evaluations[:-1] if e.place <= 0]
-    told = [
+    tested = [
         f"against the {e.label}: {t.gained} gained, {t.lost} lost, p = {html.p_value(t.p)}"
         for e, t in tests
     ]
-    lead = (
-        f"{last.label[:1].upper()}{last.label[1:]}, on the same tasks {'; '.join(told)} (McNemar)."
-    )
+    student = f"{last.label[:1].upper()}{last.label[1:]}"
+    lead = f"{student}, on the same tasks {'; '.join(tested)} (McNemar)."
     nearest = tests[-1][1]
     if nearest.n < CLAIM:
         lead += f" Fewer than {CLAIM} tasks: this run makes no claim."

@@ -112,7 +112,7 @@ def rounds(run: StoredRun) -> Table:
         rows.append(row)
     note = (
         "Teacher's share of the executed turns, planned (beta) and realized, and of the characters "
-        "in them. Labels: what the teacher said beside the student's turns. Agree: how many of "
+        "in them. Labels: the teacher's labels of the student's turns. Agree: how many of "
         "those are the student's own turn, word for word."
     )
     shares = ("planned", "turns", "text")

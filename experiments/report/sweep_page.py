@@ -102,18 +102,20 @@ def _lead(groups: Sequence[Group], first: Group | None) -> str:
         )
     table = sweep_tables.against(groups, first)
     p = table.columns.index("p Holm" if "p Holm" in table.columns else "p")
-    told = [row for row in table.rows if float(row[p] or 0) < 0.05]
+    differing = [row for row in table.rows if float(row[p] or 0) < 0.05]
     tasks = len(sweep_tables.tasks_of(groups))
     lead = f"Against {first.label}, on {tasks} tasks: "
-    if not told:
-        lead += "no difference that this many seeds and tasks can tell from chance."
+    if not differing:
+        lead += "no difference that this many seeds and tasks can distinguish from chance."
     else:
         lead += "; ".join(
             f"{row[0]} {_points(row[2])} points ({_points(row[3])} to {_points(row[4])})"
-            for row in told
+            for row in differing
         )
         lead += (
-            ". The other methods cannot be told from it." if len(told) < len(table.rows) else "."
+            ". The other methods show no significant difference."
+            if len(differing) < len(table.rows)
+            else "."
         )
     if tasks < CLAIM:
         lead += f" Fewer than {CLAIM} tasks: this comparison makes no claim."
@@ -225,7 +227,7 @@ def _facts(members: Sequence[Member], command: str) -> list[tuple[str, str]]:
 
 
 def _line(one: Member, out: Path) -> str:
-    told = [f"{k}={one.keys[k]}" for k in (*METHOD, SEED) if k in one.keys]
-    line = f"{one.status:<12} {' '.join(told):<34} {os.path.relpath(one.folder, out)}"
+    settings = [f"{k}={one.keys[k]}" for k in (*METHOD, SEED) if k in one.keys]
+    line = f"{one.status:<12} {' '.join(settings):<34} {os.path.relpath(one.folder, out)}"
     made = one.run.versions if one.run else ()
     return f"{line}\n{'':<12} {made[-1]['command']}" if made else line

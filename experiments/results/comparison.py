@@ -84,7 +84,7 @@ def rates(groups: Sequence[Group]) -> Table:
 
 
 def _episodes(group: Group) -> list[Cell]:
-    """What only the episodes tell; nothing where some are not there any more."""
+    """Measures that need the episodes; empty where some are missing."""
     if len(group.stored) < len(group.members):
         return [None] * 7
     valid = [episode for one in group.stored for episode in one.valid]
@@ -165,26 +165,26 @@ def by_seed(groups: Sequence[Group]) -> Table:
 def warnings(groups: Sequence[Group]) -> list[str]:
     """Where the comparison is not of like with like."""
     first = groups[0]
-    said = []
+    found = []
     for group in groups:
         if faults := sum(one.faults for one in group.members):
-            said.append(f"{group.name}: {faults} episodes lost to faults, which count nowhere")
+            found.append(f"{group.name}: {faults} episodes lost to faults, which count nowhere")
         for one in group.stored:
             if not one.finished:
-                said.append(f"{group.name}: {one.path} is not finished")
-            said += _differing(first, group, one)
+                found.append(f"{group.name}: {one.path} is not finished")
+            found += _differing(first, group, one)
         all_tasks = set.union(*(set(one.resolved) for one in (*first.members, *group.members)))
         if len(both := first.shared & group.shared) < len(all_tasks):
-            said.append(
+            found.append(
                 f"{group.name} has {len(group.shared)} tasks, {first.name} {len(first.shared)}: "
                 f"compared on the {len(both)} that are shared"
             )
         if group is not first and not paired(first, group):
-            said.append(
+            found.append(
                 f"{group.name} has the seeds {group.seeds}, {first.name} {first.seeds}: not pairs, "
                 "so that seeds are drawn for each apart"
             )
-    return list(dict.fromkeys(said))
+    return list(dict.fromkeys(found))
 
 
 def _differing(first: Group, group: Group, one: Outcomes) -> list[str]:

@@ -56,12 +56,12 @@ def measure(
 def difficulty(task: TaskInstance) -> str:
     """As the task set says it: minutes that a developer would need, or, for bugs put into packages,
     how many calls lie between a failing test and the bug."""
-    said = task.metadata.get("difficulty")
-    if not isinstance(said, Mapping):
-        return str(said or "not told")
-    if said.get("bugs", 1) > 1:
-        return f"{said['bugs']} bugs"
-    calls = said.get("distance")
+    known = task.metadata.get("difficulty")
+    if not isinstance(known, Mapping):
+        return str(known or "unknown")
+    if known.get("bugs", 1) > 1:
+        return f"{known['bugs']} bugs"
+    calls = known.get("distance")
     if calls is None:
         return "bug runs at import"
     return f"bug {calls} call{'s' if calls > 1 else ''} away" if calls < 4 else "bug 4 or more away"

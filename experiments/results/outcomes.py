@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 ROWS = "the digest of the file of tasks"  # a setting of an evaluation
-DTYPE = "model.dtype"  # likewise: in which a model computed; unknown for an endpoint
+DTYPE = "model.dtype"  # also ignored: in which a model computed; unknown for an endpoint
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def bootstrap_difference(
     of :func:`bootstrap_mean`.
 
     Rows are the same seeds in the same order: a drawn seed is drawn for both, and a cell that one
-    of them lacks counts for neither. With ``paired_seeds=False`` each has seeds of its own, as many
+    of them lacks counts for neither. With ``paired_seeds=False`` each has separate seeds, as many
     as it likes, and only the tasks are drawn for both.
 
     ``p`` is the least at which the interval of that confidence would leave out 0: twice the smaller

@@ -1,6 +1,6 @@
 """A table of results as data: what the terminal, a page, a CSV file and a plot all show.
 
-Whoever measures makes tables (``experiments/analysis``); whoever shows them knows no measure.
+Measures produce tables (``experiments/analysis``); what shows a table only renders it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@
       tensorboard/, wandb/          with tracking=... (experiments/pipeline/tracking.py)
     runs/iteration0-<hash>/         what all algorithms share: the same layout, keyed by all that
                                     it depends on
-    runs/teacher-<hash>/            what python -m experiments.teacher made, keyed likewise
+    runs/teacher-<hash>/            what python -m experiments.teacher made, with its own hash
     runs/sweep-<hash>/              which runs a sweep is made of (experiments/runs/sweep.py)
 
 docs/reference/run-folder.md describes each file. ``experiments/runs/naming.py`` says what the hash
@@ -59,7 +59,7 @@ def iteration0_folder(cfg: DictConfig, task_ids: list[str]) -> RunFolder:
 
 
 def trained_folder(cfg: DictConfig) -> RunFolder:
-    """Of teacher=trained. It has a seed and a training of its own, so that students with different
+    """Of teacher=trained. It has its own seed and training, so that students with different
     ones can share it."""
     depends = affecting(cfg, "teacher")
     made_from = depends.pop("teacher", {})
@@ -138,7 +138,7 @@ def phases_so_far(run: Path) -> dict[str, float]:
 
 
 class RunFolder:
-    """One folder of the layout above. ``inputs`` is what ``inputs.json`` shall hold, ``differs``
+    """One folder of the layout above. ``inputs`` is what ``inputs.json`` must hold, ``differs``
     says why it is not the folder that its settings alone would name."""
 
     def __init__(
@@ -256,7 +256,7 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            with contextlib.suppress(SetupError):  # a full disk, perhaps: what was first is told
+            with contextlib.suppress(SetupError):  # a full disk, say: the first error goes up
                 self._add_time(phase, time.monotonic() - began)
             raise
         self._add_time(phase, time.monotonic() - began)

@@ -102,7 +102,7 @@ def evaluation_folders(run: Path) -> Iterator[Path]:
 
 def home_of(path: Path, run: Path) -> Path:
     """The run folder that ``path`` lies in once links are followed, because shared parts such as
-    iteration 0 have a folder of their own; ``run`` if it lies in none."""
+    iteration 0 have their own folder; ``run`` if it lies in none."""
     above = (folder for folder in path.resolve().parents if (folder / CONFIG).is_file())
     return next(above, run)
 

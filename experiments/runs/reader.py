@@ -239,7 +239,7 @@ class StoredRun:
 
 
 def read_run(folder: Path) -> StoredRun:
-    """Whatever of a run is in ``folder``. SetupError if a newer version wrote it."""
+    """What there is of a run in ``folder``. SetupError if a newer version wrote it."""
     layout.check_format(folder)
     return StoredRun(folder)
 

@@ -48,7 +48,7 @@ def now() -> dict[str, Any]:
 
 
 def command() -> str:
-    """A cell of a sweep has one of its own: its overrides, not those of all cells."""
+    """A run of a sweep has its own: its overrides, not those of the whole sweep."""
     if HydraConfig.initialized():
         config = HydraConfig.get()
         overrides = list(config.overrides.task)

@@ -39,8 +39,8 @@ def main() -> None:
 
         if given.folder.exists() and not given.folder.is_dir():
             parser.error(f"{given.folder} is not a folder; runs lie in runs/")
-        if said := refuse_sweep(given.folder):
-            parser.error(said)
+        if message := refuse_sweep(given.folder):
+            parser.error(message)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` has it ignored
         follow(given.folder)
         return

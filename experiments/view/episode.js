@@ -7,7 +7,7 @@ const STOPPED = {
   max_repeats: "it repeated one command too often",
   max_format_errors: "too many turns in a row held no valid action",
   context_full: "the model’s context was full",
-  infra_error: "the machinery around the agent failed",
+  infra_error: "the infrastructure around the agent failed",
 };
 function tone(e) { return e.status === "resolved" ? "good" : e.status === "infra_error" ? "" : "bad"; }
 

@@ -113,8 +113,8 @@ def _row(watch: Watch, phase: Phase, now: bool, took: Mapping[str, float]) -> li
     title = Text(phase.title, style=style)
     spent = _clock(took.get(f"{phase.marker} {phase.folder.name}")) if phase.done else ""
     if not phase.plays:
-        said = "done" if phase.done else "under way" if now else ""
-        return [title, "", Text(said, style="dim"), "", spent, "", ""]
+        state = "done" if phase.done else "under way" if now else ""
+        return [title, "", Text(state, style="dim"), "", spent, "", ""]
     tail = watch.tail(phase)
     count, total = len(tail.outcomes), max(phase.total, len(tail.outcomes))
     counted = [outcome for outcome in tail.outcomes.values() if not outcome.mask]

@@ -44,17 +44,17 @@ async function relist() {
   let found = episodes.filter(fits);
   if (query) {
     const hits = [];
-    let told = performance.now();
+    let reported = performance.now();
     for (const [n, e] of found.entries()) {
       const hit = asked.found.get(e) ?? (e.task.toLowerCase().includes(query)
         || (texts.get(e.chunk) ?? await textsOf(e.chunk))[e.place].includes(query));
       if (job !== view.job) return;  // another key was pressed meanwhile
       asked.found.set(e, hit);
       if (hit) hits.push(e);
-      if (performance.now() - told > 100) {
+      if (performance.now() - reported > 100) {
         $("count").textContent = `searching, ${Math.round((100 * n) / found.length)} %`;
         await new Promise((go) => setTimeout(go));
-        told = performance.now();
+        reported = performance.now();
       }
     }
     found = hits;

@@ -49,12 +49,12 @@ function follow() {
 function divergence() {
   const i = view.body?.turns.findIndex((t, n) => differs(t, n, view.rival)) ?? -1;
   if (i >= 0) toTurn(i);
-  else tell(view.rival ? "The two never differ." : "Nobody would have done otherwise, or nobody was asked.");
+  else announce(view.rival ? "The two never differ." : "Nobody would have done otherwise, or nobody was asked.");
 }
-function tell(text) {
+function announce(text) {
   $("said").textContent = text;
-  clearTimeout(tell.timer);
-  tell.timer = setTimeout(() => { $("said").textContent = ""; }, 4000);
+  clearTimeout(announce.timer);
+  announce.timer = setTimeout(() => { $("said").textContent = ""; }, 4000);
 }
 async function toggleTokens() {
   view.tokens = !view.tokens;
@@ -139,7 +139,7 @@ const KEYS = {
   f: () => { const order = Object.keys(OUTCOME); return choose("outcome", order[(order.indexOf(view.outcome) + 1) % order.length]); },
   b: () => {
     const rest = view.current ? byTask.get(view.current.task).filter((e) => e !== view.current) : [];
-    if (!rest.length) return tell("No other episode of this task is here.");
+    if (!rest.length) return announce("No other episode of this task is here.");
     return compare([...rest, null][(rest.indexOf(view.against) + 1) % (rest.length + 1)]);
   },
   Escape: () => document.body.classList.remove("reading"),

@@ -7,16 +7,16 @@ function weightOf(track, n) {
 function tokenNodes(track, most) {
   return track.text.map((text, n) => {
     const node = make("span", "tok", text === "" ? "·" : text.replaceAll("\n", "⏎\n"));
-    const told = [`token ${track.ids[n]}`];
-    if (track.logprobs) told.push(`log-prob ${track.logprobs[n]}`);
-    for (const name of Object.keys(STREAM)) if (track[name]?.[n]) told.push(`${STREAM[name]} ${track[name][n]}`);
+    const parts = [`token ${track.ids[n]}`];
+    if (track.logprobs) parts.push(`log-prob ${track.logprobs[n]}`);
+    for (const name of Object.keys(STREAM)) if (track[name]?.[n]) parts.push(`${STREAM[name]} ${track[name][n]}`);
     const weight = weightOf(track, n);
     if (weight) {
       const shade = 8 + 20 * Math.min(1, Math.abs(weight) / (most || 1));
       node.style.background = `color-mix(in srgb, var(--${weight > 0 ? "good" : "bad"}) ${shade.toFixed(0)}%, transparent)`;
       node.classList.add(weight > 0 ? "up" : "down");
     }
-    node.title = told.join("\n");
+    node.title = parts.join("\n");
     return node;
   });
 }

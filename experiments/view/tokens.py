@@ -112,8 +112,8 @@ class RunTokens:
             self.missing = f"The tokenizer of the run cannot be loaded here: {error}"
 
     def trained(self, index: int) -> dict[str, Turns]:
-        """By episode and turn, what round ``index`` was trained on, of its own episodes. SetupError
-        where its algorithm, or a file that it needs, is no longer there."""
+        """By episode and turn, what round ``index`` was trained on, of the episodes of that round.
+        SetupError where its algorithm, or a file that it needs, is no longer there."""
         from algorithms.engine.examples import example_tree
 
         found: dict[str, Turns] = {}
@@ -141,7 +141,7 @@ class RunTokens:
 
     def _shown(self, reply: Reply, here: list[Track]) -> dict[str, Any]:
         """A turn that was sampled is shown in its own ids, whether it was trained on or not. What
-        is shown goes from ``here``: a label that says what was done carries no weight of its own.
+        is shown goes from ``here``: a label that says what was done has no separate weight.
         """
         ids = reply.token_ids[: len(reply.token_ids) - reply.unsampled]
         row: dict[str, Any] = {"ids": list(ids), "text": pieces(self.renderer, ids)}

@@ -17,9 +17,9 @@ from algorithms.engine.losses import (
     per_token_divergence,
     weighted_sums,
 )
-from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.tree import pack
+from algorithms.objective import Objective
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.sampled import assert_close, chain, episode, grads, scored, taught
 from tests.algorithms.test_tree import random_tree

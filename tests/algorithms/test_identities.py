@@ -14,9 +14,9 @@ from algorithms.base import Target
 from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.losses import Predicted, denominator, weighted_sums
-from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.tree import pack
+from algorithms.objective import Objective
 from tests.algorithms.conftest import tiny_model, words
 from tests.algorithms.sampled import (
     assert_close,
@@ -55,12 +55,14 @@ def eight(tokenizer):
     for n, item in enumerate(episodes):
         first = replace(item.turns[0], observation=episodes[n // 4].turns[0].observation)
         episodes[n] = replace(item, turns=(first, *item.turns[1:]))
-    said = [row.detach() for row in plain_logprobs(tiny_model(len(tokenizer)), renderer, episodes)]
+    output = [
+        row.detach() for row in plain_logprobs(tiny_model(len(tokenizer)), renderer, episodes)
+    ]
     torch.manual_seed(0)
-    episodes = behaved(episodes, [row + 0.3 * torch.randn_like(row) for row in said])
+    episodes = behaved(episodes, [row + 0.3 * torch.randn_like(row) for row in output])
     scores = scored(tiny_model(len(tokenizer), 7), tokenizer, episodes, 5)
     return SimpleNamespace(
-        renderer=renderer, episodes=episodes, scores=scores, said=said, size=len(tokenizer)
+        renderer=renderer, episodes=episodes, scores=scores, output=output, size=len(tokenizer)
     )
 
 
@@ -144,9 +146,11 @@ def test_eight_micro_batches_of_one_are_one_of_eight(setting, objective, weights
         report = Learner(model, None, config, objective).train(trees)
         return model.state_dict(), report
 
-    (one, told), (eight, said) = after(100_000), after(1)
+    (one, reported), (eight, output) = after(100_000), after(1)
     for name in ("loss", "grad_norm", "clipped", "divergence", "accuracy"):
-        assert getattr(said, name) == pytest.approx(getattr(told, name), rel=1e-4, nan_ok=True)
+        assert getattr(output, name) == pytest.approx(
+            getattr(reported, name), rel=1e-4, nan_ok=True
+        )
     for name, weight in one.items():
         # Adam's first steps take the sign of a gradient, be it no more than rounding
         far = (eight[name] - weight).abs() > 1e-3 / 100
@@ -155,7 +159,7 @@ def test_eight_micro_batches_of_one_are_one_of_eight(setting, objective, weights
 
 def test_at_ratio_one_ppo_is_reinforce(setting):
     s = setting
-    on_policy = behaved(s.episodes, s.said)
+    on_policy = behaved(s.episodes, s.output)
     ours = computed(s, [taught(e, pg_weight=1.0, advantage=n - 3) for n, e in enumerate(on_policy)])
     model = tiny_model(s.size)
     rows = plain_logprobs(model, s.renderer, s.episodes)

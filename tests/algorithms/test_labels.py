@@ -1,4 +1,4 @@
-"""A label whose text is that of the executed turn is a label all the same: the student's tokens for
+"""A label whose text is that of the executed turn is a label nevertheless: the student's tokens for
 it, and the student's end of turn, with loss. What was executed stays as it was sampled. Every mask
 is read as the text that it covers."""
 
@@ -108,10 +108,10 @@ def test_labels_of_two_annotators_add_up(renderer) -> None:
 
 def test_a_thought_before_the_same_words_is_no_part_of_the_label() -> None:
     renderer = Renderer(family("qwen3"), "stripped")
-    said = f"<think>\nhm\n</think>\n\n{TEXT}"
-    turn = Turn("look", "student", said, None, (*renderer.encode(said), renderer.end_id), ())
+    output = f"<think>\nhm\n</think>\n\n{TEXT}"
+    turn = Turn("look", "student", output, None, (*renderer.encode(output), renderer.end_id), ())
     assert learned(renderer, dagger(turn)) == TEXT + END
-    assert learned(renderer, dagger(turn, said)) == said + END
+    assert learned(renderer, dagger(turn, output)) == output + END
 
 
 @pytest.mark.parametrize("how", ["whole", "cut", "other"])

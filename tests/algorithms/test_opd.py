@@ -12,7 +12,7 @@ from algorithms.base import Round
 from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.losses import Predicted, weighted_sums
-from algorithms.engine.objective import Objective
+from algorithms.objective import Objective
 from algorithms.opd import OPD
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.sampled import scored

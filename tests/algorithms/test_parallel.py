@@ -17,8 +17,8 @@ from algorithms.engine.checkpoint import load_model, load_tokenizer
 from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.models import embedded_model
-from algorithms.engine.objective import Objective
 from algorithms.engine.tree import TokenTree
+from algorithms.objective import Objective
 from tests.algorithms.conftest import smollm2 as smollm2
 from tests.algorithms.conftest import tiny_model, tiny_tokenizer
 from tests.algorithms.test_identities import STREAMS, eight, examples

@@ -14,8 +14,8 @@ import torch
 from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.losses import denominator
-from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
+from algorithms.objective import Objective
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.sampled import (
     assert_close,
@@ -53,8 +53,8 @@ def setting(tokenizer):
             parameter += 0.01 * torch.randn_like(parameter)
     episodes = [episode(rng, renderer.end_id, f"e{n}", 1 + n % 3) for n in range(6)]
     sampled = [row.detach() for row in plain_logprobs(before, renderer, episodes)]
-    said = [row + rng.choice([-0.3, 0.3]) + 0.3 * torch.randn_like(row) for row in sampled]
-    episodes = behaved(episodes, said)
+    output = [row + rng.choice([-0.3, 0.3]) + 0.3 * torch.randn_like(row) for row in sampled]
+    episodes = behaved(episodes, output)
     reference = scored(tiny_model(len(tokenizer), 7), tokenizer, episodes)
     return SimpleNamespace(
         renderer=renderer,
@@ -62,7 +62,7 @@ def setting(tokenizer):
         before=before.state_dict(),
         moved=moved,
         sampled=sampled,
-        said=said,
+        output=output,
         reference=reference,
         ours=tiny_model(len(tokenizer)),
     )
@@ -87,7 +87,7 @@ def their_loss(s, kind, ratio, clip, coefficient, truncation):
     prompts = [ids[:first] for ids, _, first in chains]
     ends = [ids[first:] for ids, _, first in chains]
     mask = padded([sampled[first:] for _, sampled, first in chains])
-    old = onto(mask, s.said if truncation is None else s.sampled)
+    old = onto(mask, s.output if truncation is None else s.sampled)
     inputs = {
         "prompt_ids": padded(prompts, left=True),
         "prompt_mask": padded([[1] * len(p) for p in prompts], left=True),
@@ -112,7 +112,9 @@ def their_loss(s, kind, ratio, clip, coefficient, truncation):
         "num_items_in_batch": mask.sum(),
     }
     if truncation is not None:
-        inputs["importance_sampling_ratio"] = (old - onto(mask, s.said)).exp().clamp(max=truncation)
+        inputs["importance_sampling_ratio"] = (
+            (old - onto(mask, s.output)).exp().clamp(max=truncation)
+        )
 
     def logps(model, ids, attention_mask, keep, **_):
         logits = model(input_ids=ids, attention_mask=attention_mask).logits[:, -keep - 1 : -1]

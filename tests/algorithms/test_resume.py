@@ -15,7 +15,7 @@ import torch
 from algorithms.engine import parallel, resume
 from algorithms.engine.checkpoint import load_model
 from algorithms.engine.learner import Learner, TrainingConfig
-from algorithms.engine.objective import Objective
+from algorithms.objective import Objective
 from tests.algorithms.conftest import tiny_model, tiny_tokenizer
 from tests.algorithms.test_identities import eight
 from tests.algorithms.test_parallel import all_trees

@@ -12,9 +12,9 @@ from algorithms.engine.attention import TreeMask
 from algorithms.engine.examples import example_trees
 from algorithms.engine.learner import FILLER, Learner, TrainingConfig
 from algorithms.engine.losses import denominator
-from algorithms.engine.objective import Objective
 from algorithms.engine.rendering import Renderer
 from algorithms.engine.tree import TokenTree, pack
+from algorithms.objective import Objective
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.test_tree import example, grads, naive_loss, path, random_tree
 

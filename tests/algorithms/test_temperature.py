@@ -13,16 +13,16 @@ from algorithms.engine.examples import example_trees
 from algorithms.engine.hf_policy import HFPolicy, pick, sampled_logprobs
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.losses import Predicted, weighted_sums
-from algorithms.engine.objective import Objective
 from algorithms.engine.scorer import HFScorer
 from algorithms.gkd import GKD
 from algorithms.grpo import GRPO
 from algorithms.mixed import Mixed
+from algorithms.objective import Objective
 from algorithms.opd import OPD
 from algorithms.schedules import Schedule
 from algorithms.serving.scorer import ServedScorer
 from experiments.pipeline import serving
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from swe_gym_env.errors import SetupError
 from tests.algorithms.conftest import tiny_model
 from tests.algorithms.sampled import taught
@@ -196,12 +196,12 @@ PRESETS = [path.stem for path in sorted((CONF / "preset").glob("*.yaml"))]
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if not name.endswith("shared")])
 def test_presets_train_at_sampling_temperature(preset) -> None:
-    parts = Parts(configuration(f"preset={preset}"))
-    objective, plan = parts.algorithm.objective, parts.algorithm.collect(1)
-    sampling = parts.cfg.sampling
+    context = RunContext(configuration(f"preset={preset}"))
+    objective, plan = context.algorithm.objective, context.algorithm.collect(1)
+    sampling = context.cfg.sampling
     temperature = sampling.temperature if plan.temperature is None else plan.temperature
     top_p = sampling.top_p if plan.top_p is None else plan.top_p
-    tokens_alone = parts.algorithm.scoring is not None or parts.cfg.algorithm.name == "grpo"
+    tokens_alone = context.algorithm.scoring is not None or context.cfg.algorithm.name == "grpo"
     if tokens_alone and objective.divergence != "jsd":
         assert (temperature, top_p) == (objective.temperature, 1.0)
     else:
@@ -218,9 +218,9 @@ def test_served_teacher_refuses_other_temperature() -> None:
 
 def test_served_teacher_is_refused_before_run(monkeypatch) -> None:
     given = ("algorithm=opd", "teacher=server", "teacher.scores=true")
-    parts = Parts(configuration(*given, "algorithm.temperature=0.7"))
+    context = RunContext(configuration(*given, "algorithm.temperature=0.7"))
     with pytest.raises(SetupError, match=r"algorithm\.temperature=1"):
-        parts.check_scores()
+        context.check_scores()
 
 
 @pytest.mark.parametrize(

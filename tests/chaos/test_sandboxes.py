@@ -1,4 +1,4 @@
-"""Sandboxes that die, hang or flood: the episode is played again, or the agent is told; no
+"""Sandboxes that die, hang or flood: the episode is played again, or the agent gets a message; no
 other."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from tests.support.chaos.faults import Arena, lose_nursery, lose_sandboxes, miss
 
 
 @pytest.mark.timeout(600)
-def test_killed_boxes_and_their_maker_cost_no_episode(arena: Arena) -> None:
+def test_killed_sandboxes_and_their_maker_cost_no_episode(arena: Arena) -> None:
     job = arena.job()
     runs = lose_sandboxes(job, 2, 0.15)
     assert arena.cost(job, runs).harmless, runs[0].output
@@ -21,7 +21,7 @@ def test_killed_boxes_and_their_maker_cost_no_episode(arena: Arena) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_box_that_hangs_is_ended_and_its_episode_played_again(arena: Arena) -> None:
+def test_a_sandbox_that_hangs_is_ended_and_its_episode_played_again(arena: Arena) -> None:
     job = arena.job()
     runs = lose_sandboxes(job, 1, 0.5, signal.SIGSTOP)
     assert arena.cost(job, runs).harmless, runs[0].output

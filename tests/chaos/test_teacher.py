@@ -21,12 +21,12 @@ def test_a_teacher_with_a_third_of_faults_costs_labels_and_no_episode(arena: Are
     assert not job.doubled() and not job.orphans() and "Traceback" not in run.output
     rounds = [episode for episode in job.raw() if "/rounds/" in episode["file"]]
     assert len(rounds) == 2 + 5 and not any(e["outcome"]["mask"] for e in rounds)
-    told = dict(re.findall(r"round (\d): (\d+) of \d+ states unlabeled", run.output))
+    reported = dict(re.findall(r"round (\d): (\d+) of \d+ states unlabeled", run.output))
     counted = {}
     for path in job.files("metrics.json"):
         measured = json.loads(path.read_text())
         if measured.get("unlabeled"):
             counted[str(measured["round"])] = str(measured["unlabeled"])
-    assert told == counted and sum(map(int, counted.values())) > 0
+    assert reported == counted and sum(map(int, counted.values())) > 0
     lines = [line for line in run.output.splitlines() if "unlabeled" in line or "HTTP" in line]
     assert len(lines) == len(counted), "one line for a round"

@@ -1,6 +1,6 @@
 """Once with the real small model: a killed run ends with the very weights of one that was not.
 
-In bfloat16 a sample also depends on what else is in its batch, and a run that goes on has other
+In bfloat16 a sample also depends on the other rows of its batch, and a run that goes on has other
 batches. With ``serving.batch_size=1``, the fixed batch, each answer is computed alone.
 """
 

@@ -57,10 +57,10 @@ def test_an_agent_on_an_endpoint_leaves_predictions_that_can_be_scored(
     model.answer = lambda body, _: chat(FIX if len(body["messages"]) == 2 else FINISH)
     try:
         args = ["--base-url", model.url, "--model", "small", "--preds", preds, "--limit", 2]
-        said = example("openai_agent", *args)
+        output = example("openai_agent", *args)
     finally:
         model.close()
-    assert said.endswith("2 of 2 resolved\n") and "toy-1 finished resolved" in said
+    assert output.endswith("2 of 2 resolved\n") and "toy-1 finished resolved" in output
     assert len(model.requests) == 4
     first, second = map(json.loads, preds.read_text().splitlines())
     assert {first["instance_id"], second["instance_id"]} == {"toy-1", "toy-2"}
@@ -75,9 +75,9 @@ def test_predictions_of_another_system(toys: list[TaskInstance], tmp_path: Path)
     patches = {"toy-1": GOLD, "toy-2": GOLD.replace("a + b", "a * b"), "toy-3": None}
     lines = [{"instance_id": name, "model_patch": patch} for name, patch in patches.items()]
     preds.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    said = example("score_predictions", preds)
-    assert "toy-1\tresolved" in said and "toy-2\tunresolved\t1 of 1 tests still fail" in said
-    assert "1 of 3 resolved" in said
+    output = example("score_predictions", preds)
+    assert "toy-1\tresolved" in output and "toy-2\tunresolved\t1 of 1 tests still fail" in output
+    assert "1 of 3 resolved" in output
     preds.write_text('{"instance_id": "other-1", "model_patch": ""}\n')
     assert "has no task other-1" in example("score_predictions", preds, fails=True)
 
@@ -86,13 +86,13 @@ def test_an_endpoint_that_is_not_there_is_said_without_a_traceback(
     toys: list[TaskInstance], tmp_path: Path
 ) -> None:
     args = ["--base-url", "http://127.0.0.1:9/v1", "--model", "x", "--preds", tmp_path / "preds"]
-    said = example("openai_agent", *args, fails=True)
-    assert said.startswith("no model server answers at http://127.0.0.1:9/v1")
+    output = example("openai_agent", *args, fails=True)
+    assert output.startswith("no model server answers at http://127.0.0.1:9/v1")
 
 
 def test_thirty_two_environments_side_by_side(toys: list[TaskInstance]) -> None:
-    said = example("vector_env", "--episodes", 40)
-    word, count = said.split()
+    output = example("vector_env", "--episodes", 40)
+    word, count = output.split()
     assert word == "empty_patch" and int(count) >= 40
 
 
@@ -116,9 +116,9 @@ def test_dagger_as_library_trains_two_rounds(toys: list[TaskInstance], tmp_path:
     tokenizer = tiny_tokenizer()
     for part in (tiny_model(len(tokenizer)), tokenizer):
         part.save_pretrained(start)
-    said = example("dagger_as_library", "--model", start, "--output", out)
-    assert said.startswith("round 1: 3 of 3 resolved, loss ") and "round 2: " in said
-    losses = [float(line.rpartition(" ")[2]) for line in said.splitlines()]
+    output = example("dagger_as_library", "--model", start, "--output", out)
+    assert output.startswith("round 1: 3 of 3 resolved, loss ") and "round 2: " in output
+    losses = [float(line.rpartition(" ")[2]) for line in output.splitlines()]
     assert losses[1] < losses[0]
     assert (out / "round2" / "checkpoint" / "model.safetensors").is_file()
 
@@ -136,8 +136,8 @@ def test_one_step_of_grpo_in_trl(toys: list[TaskInstance], tmp_path: Path) -> No
     tokenizer.add_tokens([FIX, FINISH, *(f"```bash\necho {n}\n```" for n in range(40))])
     for part in (tiny_model(len(tokenizer), seed=1), tokenizer):
         part.save_pretrained(start)
-    said = example("trl_grpo", "--model", start, "--output", out, rows="one")
-    logged = ast.literal_eval(next(line for line in said.splitlines() if "'loss'" in line))
+    output = example("trl_grpo", "--model", start, "--output", out, rows="one")
+    logged = ast.literal_eval(next(line for line in output.splitlines() if "'loss'" in line))
     assert float(logged["reward_std"]) > 0 and float(logged["grad_norm"]) > 0
     assert float(logged["completions/mean_length"]) > 64  # more than one turn
     before, after = (load_file(folder / "model.safetensors") for folder in (start, out))

@@ -81,7 +81,7 @@ class Job:
     ) -> str:
         """Run a command to its end. What it printed, stdout and stderr together.
 
-        It is forked from the warm interpreter, unless ``new_interpreter`` asks for one of its own:
+        It is forked from the warm interpreter, unless ``new_interpreter`` asks for a new one:
         where the import is part of the test, or what the environment does to it.
         """
         if new_interpreter:
@@ -97,7 +97,8 @@ class Job:
             ended, output = done.returncode, done.stdout
         else:
             arguments = (*self.overrides, *overrides)
-            ended, output = warm.interpreter().run(module, *arguments, env=self.env, timeout=840)
+            interpreter = warm.interpreter(self.env)
+            ended, output = interpreter.run(module, *arguments, env=self.env, timeout=840)
         assert ended == code, output
         return output
 
@@ -111,7 +112,7 @@ class Job:
         """Start it and send ``sig`` once ``number`` lines stand in a file matching ``until``."""
         log = self.runs.parent / f"interrupted-{time.monotonic_ns()}.txt"
         arguments = (*self.overrides, *overrides)
-        run = warm.interpreter().start("experiments.run", *arguments, env=self.env, log=log)
+        run = warm.interpreter(self.env).start("experiments.run", *arguments, env=self.env, log=log)
         try:
             deadline = time.monotonic() + within
             while self.lines(until) < number:

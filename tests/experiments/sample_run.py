@@ -69,7 +69,7 @@ def episode(name: str, number: int, index: int, resolved: bool, share: float = 0
         seed=0,
         round=index,
         repeat=0,
-        system_prompt="Mend the bug. One bash block a turn; `finish` ends.",
+        system_prompt="Fix the bug. One bash block a turn; `finish` ends.",
         turns=tuple(turns),
         outcome=Outcome(status, float(resolved), tests=tests if status != "empty_patch" else {}),  # type: ignore[arg-type]
         stop_reason="finished" if resolved else rng.choice(STOPS),

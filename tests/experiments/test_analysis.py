@@ -1,4 +1,4 @@
-"""What stored episodes tell without a model: each measure on episodes made for it."""
+"""What stored episodes show without a model: each measure on episodes made for it."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def test_agreement_looks_at_turns_that_the_student_executed(tmp_path: Path) -> N
     broken = replace(turn(LOOK), action=None)
     episode = played("e", turn(LOOK, "teacher"), turn(LOOK), turn(EDIT), broken, turn(TEST))
 
-    def label(at: int, command: str, said: str = "Why not.") -> Annotation:
-        text = f"{said}\n```bash\n{command}\n```"
+    def label(at: int, command: str, message: str = "Why not.") -> Annotation:
+        text = f"{message}\n```bash\n{command}\n```"
         return Annotation("e", at, "expert", text, ToolCall("bash", {"command": f"{command} "}))
 
     labels = [
@@ -159,7 +159,7 @@ def test_whether_a_second_try_was_of_any_use(tmp_path: Path) -> None:
     rows = [row[1:5] for row in map(tuple, finishing.by_last_change(run))]
     assert rows == [(None, 1, 0, None), (1, 3, 1, None), (2, 2, 1, None)]
     right, wrong = replace(hit, patch=GOLD), replace(hit, patch=GOLD.replace("+", "-"))
-    folder.append(played("spoilt", look, right, wrong, end, patch=wrong.patch or ""), [])
+    folder.append(played("broken_again", look, right, wrong, end, patch=wrong.patch or ""), [])
     folder.append(played("kept", look, right, end, patch=GOLD, resolved=True), [])
     rows = [row[1:5] for row in finishing.by_last_change(replace(run, tasks={"t": TASK}))]
     assert rows == [(None, 1, 0, 0), (1, 4, 2, 0), (2, 3, 1, 1)]
@@ -389,7 +389,7 @@ def test_a_sweep_stands_for_its_runs(tmp_path: Path) -> None:
     assert given.out == sweep / "analysis"
 
 
-def test_runs_of_one_name_are_told_apart_and_a_wrong_folder_is_named(tmp_path: Path) -> None:
+def test_runs_of_one_name_are_distinguished_and_a_wrong_folder_is_named(tmp_path: Path) -> None:
     runs = [stored(tmp_path / f"run-{name}") for name in ("1a", "2b")]
     assert [run.name for run in read_runs(runs)] == [
         "made up, seed 3 (1a)",

@@ -16,7 +16,7 @@ from algorithms.engine.divergence import divergences, kl_both_ways
 from algorithms.engine.rendering import Renderer
 from experiments.analysis.measure import NotMeasured
 from experiments.console.progress import Display
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.probes import divergence, recovery
 from experiments.probes.injected import missed_edit, place, wrong_edit, wrong_look
 from experiments.runs.reader import StoredRun, read_runs
@@ -154,7 +154,7 @@ def test_the_shift_is_between_the_states_of_one_student() -> None:
     assert tasks == "unlike"
 
 
-def test_where_a_mistake_is_planted() -> None:
+def test_where_a_mistake_is_injected() -> None:
     task = TaskInstance("t", "r", "c", "i", "p", GOLD, "", (), (), "")
     found = place(task)
     assert found is not None
@@ -172,8 +172,8 @@ def test_where_a_mistake_is_planted() -> None:
 
 def careful(state: State) -> Reply:
     """First takes back whatever may have been changed."""
-    said = {turn.text for turn in state.turns}
-    return Reply(text=next((text for text in (UNDO, FIX) if text not in said), FINISH))
+    output = {turn.text for turn in state.turns}
+    return Reply(text=next((text for text in (UNDO, FIX) if text not in output), FINISH))
 
 
 def blind(state: State) -> Reply:
@@ -205,7 +205,7 @@ def test_recovery_is_of_a_student_that_goes_on_alone(
     run, display = made_run(job, tokenizer), Display("WARNING")
     tasks = load("jsonl", split="heldout", path=run.cfg.tasks.options.path)
     run = replace(run, tasks={task.instance_id: task for task in tasks})
-    monkeypatch.setattr(Parts, "student", lambda *_, **__: ScriptedPolicy(policy))
+    monkeypatch.setattr(RunContext, "student", lambda *_, **__: ScriptedPolicy(policy))
     plan = recovery.Plan([turn], "wrong_edit", lead, ["last"], limit=1)
     pairs = recovery.measure(run, plan, display)
     assert [(pair.injected, pair.control) for pair in pairs] == [(recovers, True)]
@@ -221,7 +221,7 @@ def test_recovery_is_of_a_student_that_goes_on_alone(
         assert who == [*([before] * turn), "teacher", *rest]
         assert "sed -i '2d' calc.py" in item.turns[turn].text
 
-    monkeypatch.setattr(Parts, "make_env", None)  # nothing is played again
+    monkeypatch.setattr(RunContext, "make_env", None)  # nothing is played again
     assert recovery.measure(run, plan, display) == pairs
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.pipeline import preflight
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.round import planned_share
 from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.base import Reply, State
@@ -30,26 +30,28 @@ class Silent:
 def test_every_option_of_every_group_becomes_objects(option: str) -> None:
     named = ["teacher._target_=tests.experiments.test_build.Silent"] * (option == "teacher=policy")
     cfg = configuration(option, *named, "tasks=pypi", "sandbox=process")
-    parts = Parts(cfg)
-    parts.__dict__["_count_tokens"] = len  # the tokenizer of a model that is not here
-    form = parts.make_env(TASK).form
+    context = RunContext(cfg)
+    context.__dict__["_count_tokens"] = len  # the tokenizer of a model that is not here
+    form = context.make_env(TASK).form
     assert form.name == cfg.actions.name
     offered = ["bash", "str_replace_editor", "finish"]
     if form.name == "bash_block":
         offered.remove("str_replace_editor")
     assert [tool.name for tool in form.tools] == offered
-    assert parts.teacher.name in ("expert", cfg.teacher.get("model"), "trained", "hf:", "silent")
-    assert parts.algorithm.name == cfg.algorithm.name
-    assert parts.iteration0.collect(0).mixer.actor((0, 0, "one", 0, 0, "mixer")) == "teacher"
-    assert parts.training.lr == cfg.training.lr
-    shares = [planned_share(parts.algorithm.collect(i).mixer) for i in range(1, cfg.rounds + 1)]
+    assert context.teacher.name in ("expert", cfg.teacher.get("model"), "trained", "hf:", "silent")
+    assert context.algorithm.name == cfg.algorithm.name
+    assert context.iteration0.collect(0).mixer.actor((0, 0, "one", 0, 0, "mixer")) == "teacher"
+    assert context.training.lr == cfg.training.lr
+    shares = [planned_share(context.algorithm.collect(i).mixer) for i in range(1, cfg.rounds + 1)]
     assert all(share is None or 0 <= share <= 1 for share in shares)
 
 
 def test_the_editor_can_be_left_out() -> None:
-    parts = Parts(configuration("actions=xml", "actions.tools=[bash,finish]", "sandbox=process"))
-    parts.__dict__["_count_tokens"] = len
-    assert [tool.name for tool in parts.make_env(TASK).form.tools] == ["bash", "finish"]
+    context = RunContext(
+        configuration("actions=xml", "actions.tools=[bash,finish]", "sandbox=process")
+    )
+    context.__dict__["_count_tokens"] = len
+    assert [tool.name for tool in context.make_env(TASK).form.tools] == ["bash", "finish"]
 
 
 @pytest.mark.parametrize("option", ["sandbox=docker", "tasks=swe_gym", "model=qwen8b"])
@@ -70,9 +72,9 @@ def test_what_is_not_there_is_named_with_the_nearest_thing_that_runs(
     ],
 )
 def test_an_unknown_name_is_refused(wrong: str) -> None:
-    parts = Parts(configuration(wrong))
+    context = RunContext(configuration(wrong))
     with pytest.raises(SetupError, match="nobody"):
-        getattr(parts, wrong.split(".")[0])
+        getattr(context, wrong.split(".")[0])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_an_unknown_name_is_refused(wrong: str) -> None:
 )
 def test_algorithm_that_cannot_be_built_is_refused(wrong: str, message: str) -> None:
     with pytest.raises(SetupError, match=message):
-        _ = Parts(configuration(wrong)).algorithm
+        _ = RunContext(configuration(wrong)).algorithm
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_policy_that_cannot_be_built_is_refused(wrong: str, message: str) -> Non
     silent = "teacher._target_=tests.experiments.test_build.Silent"
     cfg = configuration("teacher=policy", silent, wrong)
     with pytest.raises(SetupError, match=message):
-        _ = Parts(cfg).teacher
+        _ = RunContext(cfg).teacher
 
 
 def test_template_without_the_thinking_mode_is_refused_at_the_start(
@@ -113,18 +115,19 @@ def test_template_without_the_thinking_mode_is_refused_at_the_start(
 ) -> None:
     cfg = configuration(f"model.path={smollm2}", "sandbox=process", "model.thinking=stripped")
     with pytest.raises(SetupError, match="thinking=stripped; set it to kept"):
-        Parts(cfg).make_env(TASK)
+        RunContext(cfg).make_env(TASK)
 
 
 @pytest.mark.parametrize("method", ["opd", "gkd", "mixed"])
 def test_a_teacher_of_words_alone_cannot_score(method: str) -> None:
     with pytest.raises(SetupError, match=f"{method} needs the teacher's log-probs.*=trained"):
-        Parts(configuration(f"algorithm={method}")).check_scores()
-    Parts(configuration("algorithm=dagger")).check_scores()
+        RunContext(configuration(f"algorithm={method}")).check_scores()
+    RunContext(configuration("algorithm=dagger")).check_scores()
 
 
+@pytest.mark.model
 def test_the_student_is_loaded_only_when_it_is_asked() -> None:
-    student = Parts(configuration()).student(Path("/nowhere"), temperature=0.0)
+    student = RunContext(configuration()).student(Path("/nowhere"), temperature=0.0)
     assert isinstance(student, LazyPolicy)
     with pytest.raises(SetupError, match="/nowhere"):
         student.act([])

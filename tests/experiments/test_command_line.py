@@ -24,7 +24,7 @@ def run(*arguments: str, module: str = "experiments.run", **env: str) -> tuple[i
 
 
 def run_anew(*arguments: str, module: str = "experiments.run", **env: str) -> tuple[int, str]:
-    """The same in an interpreter of its own, as a user starts it."""
+    """The same in a new interpreter, as a user starts it."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -66,10 +66,10 @@ def test_an_unknown_choice_says_what_exists() -> None:
         ("model.path=/none", "model.path=/none is no Hugging Face folder"),
     ],
 )
-def test_a_value_that_cannot_be_is_named(given: str, said: str, tmp_path: Path) -> None:
+def test_a_value_that_cannot_be_is_named(given: str, message: str, tmp_path: Path) -> None:
     words = ["tasks=jsonl", given] if given.startswith("tasks.") else [given]
     code, printed = run(*words, f"paths.runs={tmp_path}")
-    assert code and said in printed and "Traceback" not in printed
+    assert code and message in printed and "Traceback" not in printed
     assert not list(tmp_path.glob("*")), "it left nothing behind"
 
 

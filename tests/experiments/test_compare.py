@@ -31,7 +31,7 @@ evaluation: {{split: heldout, tasks: {tasks}, samples: null}}
 def evaluation(
     folder: Path, resolved: list[list[bool | None]], seed: int = 0, turns: int = 10
 ) -> Path:
-    """``resolved``: of each task, its samples; None is a fault of the machinery."""
+    """``resolved``: of each task, its samples; None is an infrastructure failure."""
     rows = []
     for number, samples in enumerate(resolved):
         for repeat, one in enumerate(samples):
@@ -72,9 +72,9 @@ def test_two_models_on_the_tasks_that_both_have(
     one = evaluation(tmp_path / "one", once(before))
     two = evaluation(tmp_path / "two", once(after), turns=20)
     out = tmp_path / "out"
-    said = printed(capsys, monkeypatch, str(one), f"better={two}", "--out", str(out))
-    assert "better has 30 tasks, one 40: compared on the 30 that are shared" in said
-    assert "limits.max_turns is 20 for better, 10 for one" in said
+    output = printed(capsys, monkeypatch, str(one), f"better={two}", "--out", str(out))
+    assert "better has 30 tasks, one 40: compared on the 30 that are shared" in output
+    assert "limits.max_turns is 20 for better, 10 for one" in output
     rates, found = table(out, "rates"), table(out, "differences")["better"]
     expected = rate(10, 40)
     assert float(rates["one"]["low"]) == expected.low and rates["one"]["tasks"] == "40"
@@ -102,8 +102,8 @@ def test_seeds_are_paired_where_they_are_the_same(
     }
     out = tmp_path / "out"
     given = [word for name in "ab" for word in ("--group", f"{name}={','.join(folders[name])}")]
-    said = printed(capsys, monkeypatch, *given, "--out", str(out))
-    assert "Warning" not in said and "Resolved, by seed" in said
+    output = printed(capsys, monkeypatch, *given, "--out", str(out))
+    assert "Warning" not in output and "Resolved, by seed" in output
     found = table(out, "differences")["b"]
     order = sorted(range(20), key=lambda number: f"t-{number}")
     after, before = (matrices[name][:, order].astype(float) for name in "ba")
@@ -133,7 +133,7 @@ def test_a_wide_table_is_turned_only_where_that_makes_it_narrower() -> None:
     assert shown(30).count("\n  a  ") == 30
 
 
-def test_faults_and_samples_are_told(
+def test_faults_and_samples_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = evaluation(tmp_path / "one", [[True, False], [None, True], [None, None]])
@@ -142,20 +142,20 @@ def test_faults_and_samples_are_told(
     assert read_evaluation(one).resolved == pytest.approx(
         {"t-0": 0.5, "t-1": 1.0, "t-2": float("nan")}, nan_ok=True
     )
-    said = printed(capsys, monkeypatch, str(one), str(two))
-    assert "one: 3 episodes lost to faults" in said and f"two: {two} is not finished" in said
+    output = printed(capsys, monkeypatch, str(one), str(two))
+    assert "one: 3 episodes lost to faults" in output and f"two: {two} is not finished" in output
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     one = evaluation(tmp_path / "one", once([True]))
-    for words, named, said in (
+    for words, named, output in (
         ([str(one)], [], "two evaluations or more"),
-        ([str(one), str(one)], [], "name of its own"),
+        ([str(one), str(one)], [], "its own name"),
         ([str(one), __file__], [], "holds no evaluation"),
         ([str(one), str(tmp_path)], [], "holds no evaluation"),
         ([str(one)], [f"{one}"], "NAME=FOLDER"),
     ):
-        with pytest.raises(SetupError, match=said):
+        with pytest.raises(SetupError, match=output):
             compare.groups(words, named)
 
 
@@ -204,8 +204,8 @@ def test_the_outcomes_alone_give_the_same_and_take_more_seeds(
     assert rates["a"]["turns"] == "", "that is not known any more"
 
     assert "a: 1 episodes lost to faults" in printed(capsys, monkeypatch, kept)
-    said = printed(capsys, monkeypatch, kept, "--against", "b", "--only", "t-1?")
-    assert "Against b" in said and "turns" not in said and "gained" not in said
+    output = printed(capsys, monkeypatch, kept, "--against", "b", "--only", "t-1?")
+    assert "Against b" in output and "turns" not in output and "gained" not in output
     with pytest.raises(SetupError, match="there are a, b"):
         compare.groups([kept], [], against="c")
     found = compare.groups([kept, f"c={folders['a'][0]}"], [], against="b", who=["c"])

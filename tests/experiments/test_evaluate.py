@@ -84,10 +84,10 @@ def test_samples_of_the_expert_go_on_where_they_were_stopped(job: Job) -> None:
 
 
 def test_an_endpoint_is_measured_as_it_writes_and_paid_for(job: Job, model: Model) -> None:
-    said = ["I think so.", FIX, FINISH]
+    output = ["I think so.", FIX, FINISH]
 
     def answer(body: dict[str, Any], _: int) -> tuple[int, bytes]:
-        text = said[sum(message["role"] == "assistant" for message in body["messages"])]
+        text = output[sum(message["role"] == "assistant" for message in body["messages"])]
         message = {"role": "assistant", "content": text}
         usage = {"prompt_tokens": 1000, "completion_tokens": 10}
         return 200, json.dumps({"choices": [{"message": message}], "usage": usage}).encode()
@@ -216,13 +216,13 @@ def test_limit_and_task_are_overrides_by_another_name() -> None:
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    for given, said in (
+    for given, output in (
         (["evaluation.who=me"], "student or teacher"),
         (["evaluation.samples=0"], "1 or more"),
         (["evaluation.who=teacher", "teacher=hf"], "model.path=FOLDER"),
         (["evaluation.who=teacher", "teacher=server", "teacher.actions=xml"], "actions=xml"),
     ):
-        with pytest.raises(SetupError, match=said):
+        with pytest.raises(SetupError, match=output):
             alone(configuration(*given))
     for given in (["evaluation.untrained=-1"], ["evaluation.untrained=few"]):
         with pytest.raises(SetupError, match=r"evaluation\.untrained.*how many of the tasks"):

@@ -1,5 +1,5 @@
-"""Ctrl-C while a thread waits for something that never comes: the process ends all the same, and
-not before those around have told how things stand."""
+"""Ctrl-C while a thread waits for something that never comes: the process ends nevertheless, and
+not before the surrounding handlers have reported the state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ finally:
 """
 
 
-def test_what_stands_around_is_told_and_no_thread_is_waited_for() -> None:
+def test_outer_handlers_report_and_no_thread_is_waited_for() -> None:
     done = subprocess.run(
         [sys.executable, "-c", STUCK], cwd=ROOT, capture_output=True, text=True, timeout=30
     )

@@ -13,7 +13,7 @@ def round_of(job: Job, method: str):
 
 def test_methods_that_need_only_words(job: Job) -> None:
     methods = ("sft", "rft", "grpo", "dagger", "aggrevate", "oec")
-    said = job.run(f"algorithm={','.join(methods)}", *SMALL, "-m")
+    output = job.run(f"algorithm={','.join(methods)}", *SMALL, "-m")
     for method in methods:
         metrics = json.loads((round_of(job, method) / "metrics.json").read_text())
         assert metrics["episodes"] == {"rft": 8, "grpo": 8}.get(method, 2)
@@ -22,7 +22,7 @@ def test_methods_that_need_only_words(job: Job) -> None:
     # kappa is 0 in AggreVaTe's first round; a babbling student resolves nothing
     assert json.loads((round_of(job, "aggrevate") / "metrics.json").read_text())["resolved"] == 2
     # (oec too: its switch came too late here)
-    assert said.count("teaches nothing") == 3
+    assert output.count("teaches nothing") == 3
     assert len(list(job.runs.glob("iteration0-*"))) == 1
 
 

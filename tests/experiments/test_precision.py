@@ -17,7 +17,7 @@ from algorithms.engine.precision import Choice
 from experiments import annotate
 from experiments.evaluate import folder_of
 from experiments.pipeline import precision, preflight
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.plan.hardware import measured_with, this_cpu
 from experiments.runs.folders import RunFolder, iteration0_folder, run_folder, trained_folder
 from swe_gym_env.errors import SetupError
@@ -44,15 +44,15 @@ class Machine:
         monkeypatch.setattr(measured, "ALL_THREADS", 4)
 
 
-def parts(*overrides: str) -> Parts:
-    made = Parts(configuration(*overrides))
+def context(*overrides: str) -> RunContext:
+    made = RunContext(configuration(*overrides))
     made.__dict__["start"] = Path("/nowhere")
     return made
 
 
-def begun(folder: Path, *overrides: str) -> Parts:
+def begun(folder: Path, *overrides: str) -> RunContext:
     """A run that has settled in ``folder``."""
-    made = parts(*overrides)
+    made = context(*overrides)
     precision.settle(made, folder)
     RunFolder(folder).start(made.cfg)
     return made
@@ -74,7 +74,7 @@ def test_what_is_mistyped_is_refused_with_what_can_be_given(wrong: str) -> None:
     assert str(refused.value).startswith(f"{key}={value}:".replace("=true", "=True"))
     assert "auto" in str(refused.value)
     with pytest.raises(SetupError, match=key):
-        _ = Parts(configuration(wrong)).dtype
+        _ = RunContext(configuration(wrong)).dtype
 
 
 def test_a_teachers_precision_is_checked_too(tmp_path: Path) -> None:
@@ -120,7 +120,9 @@ def test_it_goes_on_as_it_began(
     assert f"stays float32, with which this run began on another machine ({OLD})" in caplog.text
     stored = OmegaConf.load(tmp_path / "config.yaml")
     assert isinstance(stored, DictConfig)
-    elsewhere = Parts(stored)  # as training in another process, annotation and analysis read it
+    elsewhere = RunContext(
+        stored
+    )  # as training in another process, annotation and analysis read it
     assert elsewhere.precision == "float32" and elsewhere.dtype == torch.float32
     assert torch.get_num_threads() == 2 and len(other.asked) == 1
     torch.set_num_threads(1)
@@ -172,7 +174,7 @@ def test_runs_of_an_older_version_are_found_and_stay_in_bfloat16(
         folder.start(old)
         assert find(configuration(*asked)).path == folder.path != new
         here = Machine(monkeypatch, "without units", "float32", 2)
-        made = parts(*asked)
+        made = context(*asked)
         precision.settle(made, folder.path)
         assert made.precision == "bfloat16" and here.asked == [("bfloat16", None)]
         folder.start(made.cfg)
@@ -189,7 +191,7 @@ def test_the_runs_of_a_sweep_compute_alike(
     begun(tmp_path / "first", *AUTO)
     here = Machine(monkeypatch, "with units", "bfloat16", 2)
     cells = [tmp_path / name for name in ("waiting", "asked otherwise", "first", "mine")]
-    made = parts(*AUTO)
+    made = context(*AUTO)
     caplog.set_level(logging.INFO, "experiments")  # a command of another test may have set it
     precision.settle(made, cells[-1], precision.of_sweep(cells, made.cfg))
     assert made.precision == "float32" and here.asked == [("float32", None)]

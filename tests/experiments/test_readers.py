@@ -56,7 +56,7 @@ def counts(folder: Path) -> dict[str, tuple[int, int, int, int]]:
     two where it is a matter of valid episodes alone."""
     stored = RoundFolder(folder)
     run = read_run(folder.parents[1])
-    (told,) = [part for part in run.rounds if part.round == int(folder.name[-3:])]
+    (reported,) = [part for part in run.rounds if part.round == int(folder.name[-3:])]
     shown = {  # what the page and the CSV say
         name: dict(zip(table.columns, table.rows[0], strict=True))
         for name, table in (("rounds", run_tables.rounds(run)), ("cost", run_tables.cost(run)))
@@ -72,7 +72,7 @@ def counts(folder: Path) -> dict[str, tuple[int, int, int, int]]:
     found = count(stored.episodes())
     counted = metrics.of_round(stored.episodes(), stored.annotations())
     assert counted["teacher_share"] == pytest.approx(found[3] / found[2] if found[2] else 0)
-    share = metrics.teacher_share(told.valid)
+    share = metrics.teacher_share(reported.valid)
     assert share == pytest.approx(counted["teacher_share"])
     assert shown["rounds"]["turns"] == share
     assert shown["rounds"]["episodes"] == shown["cost"]["episodes"] == found[0]
@@ -80,12 +80,12 @@ def counts(folder: Path) -> dict[str, tuple[int, int, int, int]]:
     assert sum(not outcome.mask for outcome in tail.outcomes.values()) == found[1]
     valid = EpisodeSet("round 1", stored, 1, training=True).valid
     assert count(valid)[1:] == found[1:]
-    assert len(Seen.of(told).turns) == sum(bool(e.turns) for e in stored.episodes())
+    assert len(Seen.of(reported).turns) == sum(bool(e.turns) for e in stored.episodes())
     return {
         "rounds": found,
         "metrics": (counted["episodes"], counted["n"], counted["turns"], found[3]),
         "evaluation": count(list(read_evaluation(folder).episodes or ())),
-        "report": count(told.episodes),
+        "report": count(reported.episodes),
         "view": count(EpisodeSet("training", stored).read()[0]),
     }
 

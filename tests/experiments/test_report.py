@@ -213,7 +213,7 @@ def test_failure_kinds_take_the_place_of_endings_where_they_were_counted(sweep: 
 
 
 @pytest.mark.e2e
-def test_run_folders_are_told_apart_by_their_configuration(sweep: Path, tmp_path: Path) -> None:
+def test_run_folders_are_distinguished_by_their_configuration(sweep: Path, tmp_path: Path) -> None:
     folders = []
     for method in ("one", "two", "three"):
         for seed in (0, 1):

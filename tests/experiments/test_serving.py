@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments.pipeline import preflight, serving
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.runs.folders import run_folder
 from swe_gym_env.errors import SetupError
 from tests.algorithms.serving.conftest import vllm_python as vllm_python
@@ -22,16 +22,16 @@ from tests.experiments.conftest import ROOT, Job
 from tests.experiments.test_configuration import configuration
 
 
-def own(*overrides: str) -> Parts:
-    parts = Parts(configuration("serving=vllm", *overrides))
-    parts.__dict__["start"] = Path("/models/nowhere")
-    return parts
+def own(*overrides: str) -> RunContext:
+    context = RunContext(configuration("serving=vllm", *overrides))
+    context.__dict__["start"] = Path("/models/nowhere")
+    return context
 
 
 def test_servers_stay_while_rounds_are_collected_ahead() -> None:
     both = ("serving=vllm", "training=lora", "overlap=1", "training.launch=[python]")
     with pytest.raises(SetupError, match=r"serving\.stop_for_training=false"):
-        Parts(configuration(*both)).check()
+        RunContext(configuration(*both)).check()
 
 
 def test_the_command_line_follows_from_the_configuration() -> None:
@@ -73,10 +73,10 @@ def test_replicas_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_server_that_cannot_be_is_said_before_the_run(
-    given: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+    given: tuple[str, ...], output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SWE_GYM_VLLM_PYTHON", raising=False)
-    with pytest.raises(SetupError, match=said):
+    with pytest.raises(SetupError, match=output):
         preflight.check(configuration("serving=vllm", "sandbox=local", *given))
 
 

@@ -103,7 +103,7 @@ def test_two_levels_have_the_variance_of_both() -> None:
     assert (paired.high - paired.low) / (2 * 1.96) == pytest.approx(seeds.std() / 12**0.5, rel=0.06)
 
 
-def test_seeds_of_their_own_are_drawn_apart() -> None:
+def test_separate_seeds_are_drawn_separately() -> None:
     rng = np.random.default_rng(4)
     one, other, tasks = rng.normal(0, 0.2, 9), rng.normal(0, 0.1, 5), rng.normal(0, 1, 40)
     apart = bootstrap_difference(one[:, None] + tasks, other[:, None] + tasks, paired_seeds=False)

@@ -45,9 +45,9 @@ def example(launcher: str) -> list[str]:
 def cells(job: Job) -> dict[str, dict[str, Any]]:
     """Of the newest sweep, by the overrides that ``TINY`` and the job do not fix."""
     file = max(job.runs.glob("sweep-*/sweep.json"), key=lambda path: path.stat().st_mtime)
-    told = json.loads(file.read_text())
+    reported = json.loads(file.read_text())
     fixed = {*job.overrides, *TINY}
-    return {" ".join(o for o in c["overrides"] if o not in fixed): c for c in told["cells"]}
+    return {" ".join(o for o in c["overrides"] if o not in fixed): c for c in reported["cells"]}
 
 
 def test_what_breaks_stops_no_other_cell_and_what_is_finished_is_not_touched(
@@ -58,7 +58,7 @@ def test_what_breaks_stops_no_other_cell_and_what_is_finished_is_not_touched(
     (tmp_path / "fault" / "sitecustomize.py").write_text(FAULT)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'fault'}{os.pathsep}{ROOT}")
     rates = "iteration0.lr=0.0003,0.0002"
-    said = job.run(
+    output = job.run(
         "algorithm=opd,sft", rates, "beta=linear,step", *TINY, "-m", code=1, new_interpreter=True
     )
     found = cells(job)
@@ -73,30 +73,30 @@ def test_what_breaks_stops_no_other_cell_and_what_is_finished_is_not_touched(
     assert broken["error"].startswith("TypeError")
     claim = json.loads((job.runs / good["run"] / "summary.json").read_text())
     last = claim["evaluations"][-1]
-    told = f"finished  {last['resolved']} of 1, {last['rate']:.1%} ({last['low']:.1%} to"
-    closing = said.split("\n\n")[-1]
-    assert told in closing and good["run"] in closing and "algorithm=sft iter" in closing
+    reported = f"finished  {last['resolved']} of 1, {last['rate']:.1%} ({last['low']:.1%} to"
+    closing = output.split("\n\n")[-1]
+    assert reported in closing and good["run"] in closing and "algorithm=sft iter" in closing
     assert "compare: python -m experiments.report" in closing and "go on:" in closing
-    assert said.count("Traceback") == 1 and "TypeError" in closing
+    assert output.count("Traceback") == 1 and "TypeError" in closing
 
     # All of it again, where importing torch would be seen
     (tmp_path / "torch.py").write_text("raise RuntimeError('imported')")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     again = job.run("algorithm=sft", "beta=linear,step", *TINY, "-m", new_interpreter=True)
-    assert told in again and "go on:" not in again and "cell 1" not in again
+    assert reported in again and "go on:" not in again and "cell 1" not in again
     assert [cell["run"] for cell in cells(job).values()] == [good["run"]]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_sweep_goes_on_with_the_same_command(job: Job, how: signal.Signals) -> None:
     sweep = ("algorithm=sft,dagger", "seed=0", *TINY, "-m")
-    said = job.interrupted("dagger-*/rounds/round_001/episodes.jsonl", 1, how, *sweep)
+    output = job.interrupted("dagger-*/rounds/round_001/episodes.jsonl", 1, how, *sweep)
     before = {name: cell["status"] for name, cell in cells(job).items()}
     left = "running" if how == signal.SIGKILL else "waiting"
     assert before == {"algorithm=sft seed=0": "finished", "algorithm=dagger seed=0": left}
     if how == signal.SIGINT:
-        assert "Stopped. What is done is kept" in said and "Traceback" not in said
-        assert re.search("waiting +.*algorithm=dagger", said)
+        assert "Stopped. What is done is kept" in output and "Traceback" not in output
+        assert re.search("waiting +.*algorithm=dagger", output)
     kept = (job.folder("dagger-*") / "rounds/round_001/episodes.jsonl").read_text().splitlines()[0]
     again = job.run(*sweep)
     assert {cell["status"] for cell in cells(job).values()} == {"finished"}
@@ -116,9 +116,9 @@ def test_a_broken_cell_of_a_sweep_stops_no_other(
     words = example(launcher)
     words.remove("algorithm=sft,dagger")
     swept = ",".join(["opd", *methods])  # opd wants log-probs, which the expert does not give
-    said = job.run(*words, f"algorithm={swept}", *TINY, "-m", code=1)
-    assert "algorithm=opd needs the teacher's log-probs" in said
-    assert "Traceback" not in said and "there is no" not in said
+    output = job.run(*words, f"algorithm={swept}", *TINY, "-m", code=1)
+    assert "algorithm=opd needs the teacher's log-probs" in output
+    assert "Traceback" not in output and "there is no" not in output
     for method in methods:
         claim = json.loads((job.folder(f"{method}-*") / "summary.json").read_text())
         assert claim["evaluations"][-1]["name"] == "round_001"
@@ -126,4 +126,4 @@ def test_a_broken_cell_of_a_sweep_stops_no_other(
     assert not list(job.runs.glob("opd-*"))
     found = {name.split()[0]: cell["status"] for name, cell in cells(job).items()}
     assert found == {"algorithm=opd": "failed"} | {f"algorithm={m}": "finished" for m in methods}
-    assert said.count("\nfinished ") == len(methods) and said.count("\nfailed ") == 1
+    assert output.count("\nfinished ") == len(methods) and output.count("\nfailed ") == 1

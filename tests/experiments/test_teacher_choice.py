@@ -11,7 +11,7 @@ import pytest
 from algorithms.base import Algorithm, Collect, Round, Scoring, TrainingExample
 from experiments.console.progress import Display
 from experiments.pipeline import preflight, teachers
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.round import score
 from experiments.runs.folders import iteration0_folder, run_folder, trained_folder
 from swe_gym_env.actions import action_format
@@ -42,11 +42,11 @@ def test_another_model_teaches_with_its_own_tokenizer_template_and_form(
     tokenizer.save_pretrained(student)
     given = (f"model.path={student}", "teacher=hf", f"teacher.path={smollm2}")
     given += ("teacher.actions=xml", "teacher.dtype=float32", "teacher.temperature=0")
-    parts = Parts(configuration(*given, "teacher.max_new_tokens=16", "serving.cache_gb=0.1"))
+    context = RunContext(configuration(*given, "teacher.max_new_tokens=16", "serving.cache_gb=0.1"))
     turn = Turn("Broken.", "student", FIX, action_format("bash_block").parse(FIX), (1 << 30,))
     state = State((0, 0, "toy-1", 0, 1, "teacher"), TASK, "the student's", (turn,), "(no output)")
-    [reply] = parts.teacher.act([state])
-    assert parts.teacher.name == f"hf:{smollm2}"
+    [reply] = context.teacher.act([state])
+    assert context.teacher.name == f"hf:{smollm2}"
     assert reply.action or reply.error.startswith("format: ")
 
     words = AutoTokenizer.from_pretrained(smollm2)
@@ -58,7 +58,7 @@ def test_another_model_teaches_with_its_own_tokenizer_template_and_form(
     wanted = plain.generate(**ids, do_sample=False, max_new_tokens=16)[0, ids.input_ids.shape[1] :]
     assert list(reply.token_ids) == wanted.tolist()
     with pytest.raises(SetupError, match="another tokenizer than the student"):
-        parts.scorer(None)
+        context.scorer(None)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_another_model_teaches_with_its_own_tokenizer_template_and_form(
 )
 def test_a_teacher_is_offered_the_tools_of_the_student(student: str, written: str, tools) -> None:  # type: ignore[no-untyped-def]
     cfg = configuration("teacher=server", f"actions={student}", f"teacher.actions={written}")
-    form = teachers.form(Parts(cfg))
+    form = teachers.form(RunContext(cfg))
     assert form.name == (student if written == "null" else written)
     assert [tool.name for tool in form.tools] == tools
 
@@ -94,7 +94,7 @@ def test_a_teacher_that_is_not_there_is_named_at_the_start(
 
 def test_no_log_probs_from_a_teacher_of_words() -> None:
     with pytest.raises(SetupError, match="teacher=trained"):
-        Parts(configuration("algorithm=opd")).check_scores()
+        RunContext(configuration("algorithm=opd")).check_scores()
 
 
 def test_a_trained_teacher_is_shared_by_runs_that_differ_elsewhere() -> None:
@@ -120,15 +120,15 @@ def test_an_unlimited_budget_changes_no_folder() -> None:
 def test_an_account_goes_on_from_what_lies_on_disk(tmp_path: Path) -> None:
     folders = [RoundFolder(tmp_path / f"round_{n}") for n in range(2)]
     cfg = configuration("teacher.budget.money=1", "teacher.prices.scored=10")
-    Parts(cfg).account(folders[:1]).add(Spent(calls=1, scored_tokens=60_000))
+    RunContext(cfg).account(folders[:1]).add(Spent(calls=1, scored_tokens=60_000))
     folders[0].add_spent("another annotator", Spent(calls=100, scored_tokens=10**9))
-    account = Parts(cfg).account(folders)
+    account = RunContext(cfg).account(folders)
     assert account.spent == Spent(calls=1, scored_tokens=60_000) and not account.over()
     account.add(Spent(scored_tokens=40_000))
     with (folders[1].path / "teacher.jsonl").open("ab") as file:
         file.write(b'{"teacher": "expert", "calls": 1')  # torn by a kill
-    assert Parts(cfg).account(folders).over()
-    assert Parts(cfg).account(folders).metrics["teacher_cost"] == 1.0
+    assert RunContext(cfg).account(folders).over()
+    assert RunContext(cfg).account(folders).metrics["teacher_cost"] == 1.0
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,10 @@ def test_scoring_ends_with_the_budget_and_the_rest_stays_unscored(
     if served:
         teacher = ("teacher=server", "teacher.scores=true", f"teacher.base_url={server.url}")
     given = (f"model.path={model}", "model.dtype=float32", *teacher)
-    Parts(configuration(*given, "algorithm=opd")).check_scores()
+    RunContext(configuration(*given, "algorithm=opd")).check_scores()
     cfg = configuration(*given, "teacher.budget.scored_tokens=9", "teacher.prices.scored=1e6")
     for _ in range(2):  # the second time, nothing is left to do
-        score(Parts(cfg), Distils(), folders, Display())
+        score(RunContext(cfg), Distils(), folders, Display())
         scores = folders[1].scores()
         assert [one.episode_id for one in scores] == ["a", "a", "b", "b"]
         counted = sum(len(one.logprobs) for one in scores)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from swe_gym_env import prompts
 from swe_gym_env.actions import action_format
 from swe_gym_env.rollout.store import RoundFolder
@@ -93,14 +93,14 @@ def test_a_teacher_is_trained_by_one_command_then_samples_and_scores(job: Job) -
     maker.run(module="experiments.teacher")
     assert (checkpoint / "model.safetensors").stat().st_mtime_ns == made, "it is there already"
 
-    parts = Parts(configuration(*job.overrides, "teacher=trained", *MADE, "seed=3"))
+    context = RunContext(configuration(*job.overrides, "teacher=trained", *MADE, "seed=3"))
     shares = [
         {episode.teacher_share for episode in RoundFolder(folder / name).episodes()}
         for name in ("rounds/round_000", "rounds/round_001")
     ]
     assert shares == [{1.0}, {0.0}], "the expert shows it, then watches"
     episodes = RoundFolder(folder / "rounds/round_000").episodes()
-    scores = [one for found in parts.scorer(None).score(episodes, 2) for one in found]
+    scores = [one for found in context.scorer(None).score(episodes, 2) for one in found]
     assert len(scores) == sum(len(episode.turns) for episode in episodes)
     assert all(one.scorer == "trained" and max(one.logprobs) <= 0 for one in scores)
     job.run("teacher=trained", *MADE)

@@ -69,8 +69,8 @@ def records(data: bytes) -> Iterator[bytes]:
 
 
 def test_both_show_what_the_folder_holds_once(job: Job) -> None:
-    said = job.run("tracking=tensorboard", "evaluation.tasks=1", "sampling.max_new_tokens=4")
-    assert re.search(r"phase \d of 8 done, \d+ s so far", said)
+    output = job.run("tracking=tensorboard", "evaluation.tasks=1", "sampling.max_new_tokens=4")
+    assert re.search(r"phase \d of 8 done, \d+ s so far", output)
     folder = RunFolder(job.folder())
     first, second = (folder.round(index).metrics for index in range(2))
     seen = scalars(folder)
@@ -137,7 +137,7 @@ def test_wandb_without_a_key_says_what_to_do(
         tracker(cfg, RunFolder(tmp_path / "run"))
 
 
-def test_what_is_left_is_told_where_it_is_known() -> None:
+def test_what_is_left_is_shown_where_it_is_known() -> None:
     from algorithms.sft import SFT
 
     names = phases(configuration("rounds=2"), SFT(), SFT())

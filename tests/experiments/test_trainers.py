@@ -16,7 +16,7 @@ from algorithms.sft import SFT
 from algorithms.trainer import Trainer, TrainingJob
 from experiments.config.algorithms import build_trainer
 from experiments.console.progress import Display
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from experiments.pipeline.round import train
 from experiments.runs.folders import run_folder
 from swe_gym_env.errors import SetupError
@@ -68,10 +68,10 @@ def test_methods_that_trl_cannot_train_are_refused_before_the_first_episode(
     given = (f"model.path={smollm2}", TRL)
     for method in ("grpo", "gkd"):
         with pytest.raises(SetupError, match=f"algorithm={method}: .* cross-entropy alone"):
-            Parts(configuration(f"algorithm={method}", *given)).check()
+            RunContext(configuration(f"algorithm={method}", *given)).check()
     with pytest.raises(SetupError, match="no adapters"):
-        Parts(configuration("training=lora", *given)).check()
-    Parts(configuration(*given)).check()
+        RunContext(configuration("training=lora", *given)).check()
+    RunContext(configuration(*given)).check()
 
 
 def test_trainer_is_part_of_the_run_name_unless_it_is_ours() -> None:
@@ -98,9 +98,9 @@ def test_trainer_that_leaves_no_checkpoint_is_named(tmp_path: Path, tokenizer) -
     folder = RoundFolder(tmp_path / "round_000")
     folder.append(make_episode([Turn("see", "teacher", "do")]), [])
     given = (f"model.path={model}", "model.dtype=float32")
-    parts = Parts(configuration(*given, f"trainer._target_={__name__}.Forgetful"))
+    context = RunContext(configuration(*given, f"trainer._target_={__name__}.Forgetful"))
     with pytest.raises(SetupError, match="Forgetful left no Hugging Face folder"):
-        train(parts, SFT(), [folder], None, 1, 1e-3, Display())
+        train(context, SFT(), [folder], None, 1, 1e-3, Display())
     assert not folder.is_done("train")
 
 
@@ -113,4 +113,4 @@ def test_trainer_that_leaves_no_checkpoint_is_named(tmp_path: Path, tokenizer) -
 )
 def test_trainer_that_cannot_be_built_is_refused(wrong: str, message: str) -> None:
     with pytest.raises(SetupError, match=message):
-        _ = Parts(configuration(wrong)).trainer
+        _ = RunContext(configuration(wrong)).trainer

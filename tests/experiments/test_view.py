@@ -223,14 +223,14 @@ def test_folders_of_many_kinds(run_folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_first_divergence_is_of_actions(tmp_path: Path) -> None:
-    def said(thought: str, command: str) -> tuple[str, ToolCall]:
+    def output(thought: str, command: str) -> tuple[str, ToolCall]:
         return f"{thought}\n```bash\n{command}\n```", ToolCall(
             "bash", {"command": command}, thought
         )
 
-    turns = [Turn("", "student", *said("I look.", "ls")) for _ in range(3)]
+    turns = [Turn("", "student", *output("I look.", "ls")) for _ in range(3)]
     e = Episode("x/0", "django__django-11099", 0, 0, 0, "", tuple(turns), Outcome("resolved"), "")
-    words, other = said("Now I look.", "ls"), said("I look.", "cat a")
+    words, other = output("Now I look.", "ls"), output("I look.", "cat a")
     labels = {
         ("x/0", 0): [Annotation("x/0", 0, "expert", *words)],
         ("x/0", 1): [Annotation("x/0", 1, "expert", None, error="timeout")],

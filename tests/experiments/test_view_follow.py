@@ -56,12 +56,12 @@ def test_a_run_half_done(tmp_path: Path) -> None:
     assert len(watch.look()) == 60 + 60 + 24 + 24 + 10
     (now,) = watch.under_way()
     assert now.title == "round 2: collect" and not watch.finished
-    told = text_of(watch)
-    assert f"running, process {os.getpid()}" in told
-    assert "10 of 24" in told and "evaluate after round 2" in told
+    reported = text_of(watch)
+    assert f"running, process {os.getpid()}" in reported
+    assert "10 of 24" in reported and "evaluate after round 2" in reported
     rows = [json.loads(line) for line in lines[:10]]
     good = sum(row["outcome"]["status"] == "resolved" for row in rows)
-    assert f"{good} of 10" in told and rows[-1]["instance_id"] in told
+    assert f"{good} of 10" in reported and rows[-1]["instance_id"] in reported
     with last.open("a") as file:
         file.write("".join(lines[10:14]) + lines[14][:50])  # the fifth is torn
     time.sleep(0.05)
@@ -87,7 +87,7 @@ def test_a_folder_that_is_not_there_yet_and_one_that_is_no_run(tmp_path: Path) -
     assert len(watch.look()) == 15 and "evaluations/untrained" in text_of(watch)
 
 
-def test_an_evaluation_of_its_own(tmp_path: Path) -> None:
+def test_a_single_evaluation(tmp_path: Path) -> None:
     folder = tmp_path / "evaluation-student-0123456789"
     shutil.copytree(sample_run(tmp_path / "run", tasks=5) / "evaluations" / "untrained", folder)
     (folder / "config.yaml").write_text(CONFIG.replace("tasks: 60", "tasks: 4, samples: 2"))

@@ -70,7 +70,7 @@ def _play(folder: RoundFolder, tokenizer, index: int, number: int, teacher_too: 
         labels.append(Annotation(name, n, "expert", label, call, executed=not own))
     outcome = Outcome("resolved" if number % 2 else "unresolved", float(number % 2))
     episode = Episode(
-        name, f"calc-{number // 2}", 0, index, number % 2, "Mend it.", tuple(turns), outcome,
+        name, f"calc-{number // 2}", 0, index, number % 2, "Fix it.", tuple(turns), outcome,
         "finished",
     )  # fmt: skip
     folder.append(episode, labels)
@@ -97,8 +97,8 @@ def test_weights_are_those_of_the_trees(tmp_path: Path, tokenizer, algorithm: st
                     each = tuple(track.get(s, [0.0] * 999)[place] for s in STREAMS)
                     if any(each):
                         shown[number, token, each] += 1
-            said = "".join(turn["tokens"]["text"])
-            assert said.startswith(turn["text"])
+            output = "".join(turn["tokens"]["text"])
+            assert output.startswith(turn["text"])
             if turn["who"] == "student":
                 assert len(turn["tokens"]["logprobs"]) == len(turn["tokens"]["ids"])
 

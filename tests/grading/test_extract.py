@@ -13,7 +13,7 @@ import pytest
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import SandboxError
 from swe_gym_env.grading.extract import MAX_PATCH, MOST_LISTED, Extracted, extract, moment
-from swe_gym_env.rollout.running import Live, Request
+from swe_gym_env.rollout.running import Request, RunningEpisode
 from swe_gym_env.sandbox import SandboxProvider
 from swe_gym_env.sandbox.start import base_commit, start
 from swe_gym_env.types import TaskInstance
@@ -191,7 +191,7 @@ def test_ignored_files_are_reported(task: TaskInstance) -> None:
 
 def test_it_stands_in_the_stored_episode(task: TaskInstance) -> None:
     env = SWEEnv([task], sandbox=real_provider("local"))
-    live = Live(Request(task), env)
+    live = RunningEpisode(Request(task), env)
     live.env.reset(seed=0)
     live.env.step("```bash\necho > a.log\n```")
     *_, live.info = live.env.step(FINISH)

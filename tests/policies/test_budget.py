@@ -35,9 +35,9 @@ def test_a_server_says_what_it_billed_and_the_money_runs_out(model, policy) -> N
     )
     paid, kept = account(money=3.0, prices={"prompt": 2.0, "generated": 8.0})  # 1.2 a call
     teacher = Budgeted(policy(), paid, words)
-    said = [teacher.act([state(repeat=n)])[0] for n in range(5)]
-    assert [reply.text for reply in said] == ["ok"] * 3 + [None] * 2
-    assert [reply.error for reply in said] == [""] * 3 + [SPENT] * 2
+    replies = [teacher.act([state(repeat=n)])[0] for n in range(5)]
+    assert [reply.text for reply in replies] == ["ok"] * 3 + [None] * 2
+    assert [reply.error for reply in replies] == [""] * 3 + [SPENT] * 2
     assert len(model.requests) == len(kept) == 3 and sum(kept, Spent()) == paid.spent
     assert paid.metrics == {
         "teacher_calls": 3,
@@ -51,14 +51,14 @@ def test_a_server_says_what_it_billed_and_the_money_runs_out(model, policy) -> N
 
 @pytest.mark.parametrize("usage", [None, [], {"prompt_tokens": "many", "completion_tokens": -1}])
 def test_a_server_that_does_not_count_is_counted_here(model, policy, usage) -> None:
-    said = {"choices": [{"message": {"content": "one two three"}}], "usage": usage}
-    model.answer = lambda body, n: (200, json.dumps(said).encode())
+    answer = {"choices": [{"message": {"content": "one two three"}}], "usage": usage}
+    model.answer = lambda body, n: (200, json.dumps(answer).encode())
     paid, _ = account()
     Budgeted(policy(), paid, words).act([state(observation="x" * 400)])
     assert paid.spent.generated_tokens == 3 and 100 <= paid.spent.prompt_tokens < 110
 
 
-def test_calls_are_cut_off_exactly_within_a_batch_and_it_is_said_once(caplog) -> None:
+def test_calls_are_cut_off_exactly_within_a_batch_and_logged_once(caplog) -> None:
     paid, _ = account(Spent(calls=4), calls=6)
     call = ToolCall("bash", {"command": "ls -l"}, "I look around.")
     teacher = Budgeted(

@@ -1,4 +1,4 @@
-"""A teacher with a form of its own, asked over real HTTP, teaches a student with another."""
+"""A teacher with another action format than the student, asked over real HTTP."""
 
 from __future__ import annotations
 

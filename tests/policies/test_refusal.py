@@ -1,4 +1,4 @@
-"""A history that is too long for the server is told from every other refusal, on real servers that
+"""A history that is too long is distinguished from every other refusal, on real servers that
 answer as the known ones do; and what the model generated is its turn, whatever form it has."""
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tests.support.toy_tasks import real_provider, toy_task
 __all__ = ["model", "policy"]  # fixtures
 
 
-def flat(said: str, **more: Any) -> dict[str, Any]:
-    return {"object": "error", "message": said, "type": "BadRequestError", "code": 400} | more
+def flat(message: str, **more: Any) -> dict[str, Any]:
+    return {"object": "error", "message": message, "type": "BadRequestError", "code": 400} | more
 
 
-def nested(said: str, **more: Any) -> dict[str, Any]:
-    return {"error": {"message": said, "type": "invalid_request_error", "code": None} | more}
+def nested(message: str, **more: Any) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error", "code": None} | more}
 
 
 # What servers answer to a history that is too long, and to what says nothing about the history
@@ -34,15 +34,15 @@ KNOWN = json.loads((Path(__file__).parent / "refusals.json").read_text())
 TOO_LONG, OTHER = KNOWN["too_long"], KNOWN["other"]
 
 
-def body(said: Any) -> bytes:
+def body(message: Any) -> bytes:
     """Text is sent as it is: not every refusal is JSON."""
-    return (said if isinstance(said, str) else json.dumps(said)).encode()
+    return (message if isinstance(message, str) else json.dumps(message)).encode()
 
 
 @pytest.mark.parametrize("name", TOO_LONG)
 def test_a_history_that_is_too_long_is_the_agents_limit(model, policy, name: str) -> None:
-    status, said = TOO_LONG[name].values()
-    model.answer = lambda sent, n: (status, body(said))
+    status, message = TOO_LONG[name].values()
+    model.answer = lambda sent, n: (status, body(message))
     [reply] = policy(max_tokens=1000).act([state()])
     assert reply.error.startswith(CONTEXT_FULL), reply.error
     assert len(model.requests) <= 2  # with fewer tokens, where the numbers leave room for some
@@ -50,8 +50,8 @@ def test_a_history_that_is_too_long_is_the_agents_limit(model, policy, name: str
 
 @pytest.mark.parametrize("name", OTHER)
 def test_any_other_refusal_is_not(model, policy, name: str) -> None:
-    status, said = OTHER[name].values()
-    model.answer = lambda sent, n: (status, body(said))
+    status, message = OTHER[name].values()
+    model.answer = lambda sent, n: (status, body(message))
     [reply] = policy(max_tokens=1000).act([state()])
     assert reply.error.startswith(f"HTTP {status}"), reply.error
     assert len(model.requests) == 1
@@ -117,13 +117,13 @@ def test_a_stated_limit_and_the_servers_own_count_decide(model, policy) -> None:
 
 
 def test_fewer_tokens_are_asked_for_where_some_fit(model, policy) -> None:
-    said = (
+    message = (
         "This model's maximum context length is 2048 tokens. However, you requested 2500 tokens "
         "(1500 in the messages, 1000 in the completion)."
     )
 
     def answer(sent: dict[str, Any], number: int) -> tuple[int, bytes]:
-        return (400, body(flat(said))) if sent["max_tokens"] > 548 else chat("short")
+        return (400, body(flat(message))) if sent["max_tokens"] > 548 else chat("short")
 
     model.answer = answer
     [reply] = policy(max_tokens=1000).act([state()])

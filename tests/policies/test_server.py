@@ -217,7 +217,7 @@ def test_an_answer_without_text_is_an_error(model, policy) -> None:
     assert "no text" in policy(retries=0).act([state()])[0].error
 
 
-def test_text_that_utf8_cannot_say_is_sent_all_the_same(model, policy) -> None:
+def test_text_that_utf8_cannot_express_is_still_sent(model, policy) -> None:
     assert policy().act([state(observation="a\ud800b")])[0].text == "ok"
     assert model.requests[0]["messages"][-1]["content"] == "a\ud800b"
 

@@ -142,9 +142,9 @@ def test_a_wrapped_teacher_is_shown_what_it_declares(task, wrap: str) -> None:
     play(task, ScriptedPolicy([LOOK, FINISH]), wrapped(nosy), TeacherOnly())
     assert len(nosy.states) == 2 and nosy.found == []
     if wrap != "late":
-        told = Nosy(needs_answer=True)
-        play(task, ScriptedPolicy([LOOK, FINISH]), wrapped(told), TeacherOnly())
-        assert all(state.task is task for state in told.states) and len(told.states) == 2
+        informed = Nosy(needs_answer=True)
+        play(task, ScriptedPolicy([LOOK, FINISH]), wrapped(informed), TeacherOnly())
+        assert all(state.task is task for state in informed.states) and len(informed.states) == 2
 
 
 def test_the_expert_declares_it_and_the_student_beside_it_learns_nothing(task) -> None:
@@ -161,12 +161,12 @@ def test_a_declaration_that_is_no_bool_is_refused(task) -> None:
         play(task, Nosy(needs_answer="no"))
 
 
-def test_what_the_environment_tells_an_agent_holds_no_answer(task) -> None:
+def test_what_the_environment_shows_an_agent_holds_no_answer(task) -> None:
     env = SWEEnv([task], sandbox=real_provider("process"), grade="never")
     observation, info = env.reset(seed=0)
     assert not leaks_in(observation, info)
-    for said in (LOOK, "no call", "```bash\nexport -p; set\n```", FINISH):
-        observation, _, _, _, info = env.step(said)
+    for action in (LOOK, "no call", "```bash\nexport -p; set\n```", FINISH):
+        observation, _, _, _, info = env.step(action)
         assert not leaks_in(observation, info)
     env.close()
 

@@ -72,7 +72,7 @@ def test_one_that_does_not_come_back_ends_the_roll_out_with_the_reason(tasks) ->
         play(tasks, engine, mixer=StudentOnly(), student=STUDENT, max_faults=4)  # type: ignore[arg-type]
 
 
-def test_boxes_that_all_die_end_it_too_and_a_few_do_not(tasks) -> None:  # type: ignore[no-untyped-def]
+def test_all_sandboxes_dying_ends_it_and_a_few_do_not(tasks) -> None:  # type: ignore[no-untyped-def]
     provider = real_provider("process")
     with pytest.raises(SetupError, match="5 faults of the kind 'sandbox' in a row"):
         play(

@@ -255,7 +255,7 @@ def test_a_teacher_may_speak_text_in_the_students_format(tasks, provider) -> Non
     assert episode.turns[0].text == FIX and episode.outcome.resolved
 
 
-def test_a_lost_box_is_replaced_and_the_episode_played_again(tasks, provider) -> None:
+def test_lost_sandbox_is_replaced_and_the_episode_played_again(tasks, provider) -> None:
     student = ScriptedPolicy([LOOK, FIX, FINISH], "student")
     flaky = Flaky(provider, {0: 1, 1: 0})
     [(episode, _)] = play(
@@ -340,7 +340,7 @@ def test_a_slow_command_does_not_hold_up_the_others(tasks, provider, monkeypatch
     assert order == ["toy-2", "toy-1"]
 
 
-def test_an_interrupt_delivers_what_is_done_and_leaves_no_box(tasks, provider) -> None:
+def test_interrupt_delivers_what_is_done_and_leaves_no_sandbox(tasks, provider) -> None:
     flaky = Flaky(provider, {})
     played: list[str] = []
     before = threading.active_count()
@@ -365,18 +365,18 @@ def test_an_interrupt_delivers_what_is_done_and_leaves_no_box(tasks, provider) -
     assert threading.active_count() == before
 
 
-def test_progress_is_told_and_ids_are_unique(tasks, provider) -> None:
-    told: list[Progress] = []
+def test_progress_is_reported_and_ids_are_unique(tasks, provider) -> None:
+    reports: list[Progress] = []
     student = ScriptedPolicy([FIX, FINISH], "student")
-    play(tasks, provider, mixer=StudentOnly(), student=student, progress=told.append)
-    assert told[-1] == Progress(total=4, done=4, resolved=4, running=0, turns=8)
-    assert max(report.running for report in told) == 4
+    play(tasks, provider, mixer=StudentOnly(), student=student, progress=reports.append)
+    assert reports[-1] == Progress(total=4, done=4, resolved=4, running=0, turns=8)
+    assert max(report.running for report in reports) == 4
     with pytest.raises(ValueError, match="episode id"):
         play([tasks[0], tasks[0]], provider, mixer=StudentOnly())
 
 
 @pytest.mark.parametrize("name", ["process", "local"])
-def test_an_interrupt_does_not_wait_for_what_runs_in_the_boxes(tasks, name) -> None:
+def test_interrupt_does_not_wait_for_running_commands(tasks, name) -> None:
     def interrupt(report: Progress) -> None:
         time.sleep(0.5)  # the commands have begun
         raise KeyboardInterrupt

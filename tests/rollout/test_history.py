@@ -59,8 +59,10 @@ def test_old_observations_are_left_out_of_what_is_seen_and_kept_in_the_episode(t
         "0" * 300,
         "0" * 400,
     ]
-    said = [message["content"] for message in states[-1].messages if message["role"] == "assistant"]
-    assert said == [turn.text for turn in episode.turns[:4]]
+    texts = [
+        message["content"] for message in states[-1].messages if message["role"] == "assistant"
+    ]
+    assert texts == [turn.text for turn in episode.turns[:4]]
     assert [len(turn.observation) for turn in episode.turns[1:]] == [100, 200, 300, 400]
     assert episode.metadata["history"] == 2
 

@@ -28,6 +28,7 @@ from swe_gym_env.policies.expert import ExpertPolicy
 from swe_gym_env.policies.lazy import LazyPolicy
 from swe_gym_env.policies.scripted import ScriptedPolicy
 from swe_gym_env.rollout.driver import Progress, Request, rollout
+from swe_gym_env.rollout.facade import Rollout
 from swe_gym_env.rollout.mixers import PerTurnBeta, StudentOnly
 from swe_gym_env.rollout.ray import driver
 from swe_gym_env.rollout.ray.actors import _InferenceActor
@@ -212,9 +213,9 @@ def test_machines_go_and_come_and_no_episode_is_lost_or_doubled(
     assert sorted(ids) == [f"toy-{n}/2/0/7" for n in range(1, 9)], "all, and none twice"
     begun = noted(tmp_path)
     assert sum(begun.values()) > 8 and set(begun) == {f"toy-{n}" for n in range(1, 9)}
-    said = [record.getMessage() for record in caplog.records]
-    assert sum("is gone: its episodes are played again" in line for line in said) == 1
-    assert sum("has joined" in line for line in said) == 1
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("is gone: its episodes are played again" in line for line in messages) == 1
+    assert sum("has joined" in line for line in messages) == 1
 
 
 def test_all_machines_together_keep_the_budget(machines: Machines) -> None:
@@ -281,8 +282,22 @@ def test_a_fault_around_the_agent_is_tried_again_and_then_masked(
     assert "no answer" in episode.outcome.reason and noted(tmp_path)["asked"] == 3 + 4
 
 
+def test_rollout_plays_on_the_cluster_and_goes_on(machines: Machines, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"teacher": ExpertPolicy(), "label": True, "sandbox": "process"}
+    options |= {"max_turns": 6, "backend": "ray", "cluster": machines.settings()}
+    for count in (2, 3):
+        run = Rollout(ScriptedPolicy([FIX, FINISH]), store=tmp_path, **options)
+        episodes = list(run(machines.tasks[:count]))
+        assert [episode.outcome.status for episode in episodes] == ["resolved"] * count
+        assert all(len(run.labels(episode)) == 2 for episode in episodes)
+    assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 3
+    ungraded = Rollout(ScriptedPolicy([FINISH]), grade="never", **options)
+    (episode,) = ungraded(machines.tasks[:1])
+    assert episode.outcome.reason == "not graded" and episode.metadata["attempts"] == 1
+
+
 def breaks(_: State) -> str:
-    raise SetupError("the licence ran out: renew it")
+    raise SetupError("the license ran out: renew it")
 
 
 def no_model() -> Policy:
@@ -294,11 +309,11 @@ def no_model() -> Policy:
     [
         ({"cpus": 7}, {}, r"one episode: cluster.cpus=7, and the most is 1\b"),
         ({"memory_gb": 1e5}, {}, r"cluster.memory_gb=100000, and the most is \d"),
-        ({}, {"student": ScriptedPolicy(breaks)}, r"^the licence ran out: renew it$"),
+        ({}, {"student": ScriptedPolicy(breaks)}, r"^the license ran out: renew it$"),
         ({}, {"student": LazyPolicy(no_model)}, r"^there is no model: fetch it$"),
     ],
 )
-def test_what_the_user_must_mend_is_said_at_once(
+def test_what_the_user_must_fix_is_named_at_once(
     machines: Machines, settings: dict[str, Any], options: dict[str, Any], says: str
 ) -> None:
     how = partial(driver.rollout, cluster=machines.settings(**settings))
@@ -307,7 +322,7 @@ def test_what_the_user_must_mend_is_said_at_once(
         machines.play(1, how=how, **given)
 
 
-def test_a_machine_that_cannot_make_a_box_is_named(
+def test_machine_that_cannot_make_a_sandbox_is_named(
     machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "_tried", set())

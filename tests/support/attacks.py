@@ -1,7 +1,7 @@
 """Ways to get a reward without the work, as data: what is done to the tree, or a patch's text.
 
 The task is a real repository with a bug; its eval script is written as swebench writes them, which
-guards less than ours do. No attack mends the bug, but for patches that are so written that they do
+guards less than ours do. No attack fixes the bug, but for patches that are so written that they do
 not apply.
 """
 

@@ -2,7 +2,7 @@
 
 A new interpreter imports torch, transformers and Hydra for three to six seconds of CPU before the
 command does anything. ``interpreter()`` pays that once for a whole test process; each command after
-it is a fork. Tests that are about the import itself start a process of their own.
+it is a fork. Tests that are about the import itself start a new process.
 """
 
 from __future__ import annotations
@@ -18,20 +18,33 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.support import costs, tiers
 from tests.support.warm_server import ROOT
 
+# torch reads these once, when it is imported: other values need another interpreter
+AT_START = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "OMP_NUM_THREADS",
+)
+
 
 class WarmInterpreter:
-    """The client of ``warm_server.py``."""
+    """The client of ``warm_server.py``.
 
-    def __init__(self) -> None:
+    Args:
+        env: environment variables that count at the start of Python, beside those of this process.
+    """
+
+    def __init__(self, env: Mapping[str, str] = MappingProxyType({})) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.warm_server"],
             cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -84,10 +97,15 @@ class WarmInterpreter:
         return json.loads(self._process.stdout.readline())
 
 
+def interpreter(env: Mapping[str, str] = os.environ) -> WarmInterpreter:
+    """The one of this test process for commands with this environment. It ends with the process,
+    because its stdin is closed then."""
+    return _interpreter(tuple((name, env[name]) for name in AT_START if name in env))
+
+
 @functools.cache
-def interpreter() -> WarmInterpreter:
-    """The one of this process, which ends with it: its stdin is closed then."""
-    return WarmInterpreter()
+def _interpreter(at_start: tuple[tuple[str, str], ...]) -> WarmInterpreter:
+    return WarmInterpreter(dict(at_start))
 
 
 class Run:

@@ -1,6 +1,6 @@
 """A process that has imported everything heavy and forks a command for each request.
 
-Each fork is the real command line in a process of its own, and ends as one would, but it starts in
+Each fork is the real command line in a separate process, and ends as one would, but it starts in
 milliseconds, where a new interpreter imports torch, transformers and Hydra for seconds.
 
 Started by ``tests.support.warm`` as ``python -m tests.support.warm_server``: one JSON request per
@@ -79,6 +79,9 @@ def _become_a_command(request: dict[str, Any]) -> NoReturn:
     sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(request["env"])
+    added = request["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [path for path in added if path and path not in sys.path]
+    importlib.invalidate_caches()
     tempfile.tempdir = None  # it is chosen again, by this environment
     os.chdir(ROOT)
     if request.get("events") or request.get("kill"):

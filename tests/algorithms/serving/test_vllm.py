@@ -26,7 +26,7 @@ from algorithms.serving.scorer import ServedScorer
 from algorithms.serving.vllm_policy import VLLMPolicy
 from algorithms.serving.weights import Version
 from experiments.pipeline import serving
-from experiments.pipeline.build import Parts
+from experiments.pipeline.build import RunContext
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.policies.base import Reply, State
 from swe_gym_env.rollout.driver import Request, rollout
@@ -88,7 +88,7 @@ def served(
     cfg.serving.server.python, cfg.model.dtype = vllm_python, "float32"
     cfg.serving.max_context = 2048
     cfg.serving.server.arguments, cfg.serving.server.environment = ARGUMENTS, ENVIRONMENT
-    fleet = serving.fleet(Parts(cfg))
+    fleet = serving.fleet(RunContext(cfg))
     places = {"base": smollm2, "one": folder / "one", "two": folder / "two"}
     versions = {name: Version.of(place) for name, place in places.items()}
     fleet.publish(versions["base"])

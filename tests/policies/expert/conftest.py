@@ -1,4 +1,4 @@
-"""A local store of its own for each test, and the sandbox that students may do anything in."""
+"""A separate local store for each test, and the sandbox that students may do anything in."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_odd_files(tmp_path: Path, old: str, new: str) -> None:
     assert (tmp_path / "a.py").read_bytes() == new.encode("utf-8", "surrogateescape")
 
 
-def test_a_half_done_change_is_told_from_a_wrong_one() -> None:
+def test_half_done_change_differs_from_a_wrong_one() -> None:
     base = ["a\n", "b\n", "c\n", "d\n"]
     blocks = [Block(1, ("b\n",), ("B\n", "B2\n")), Block(3, ("d\n",), ())]
     assert missing_blocks(base, blocks, ["a\n", "B\n", "B2\n", "c\n", "d\n"]) == [

@@ -389,8 +389,8 @@ def test_an_edit_shows_what_it_did(local: SandboxProvider) -> None:
     assert again.play() and again.at_gold()
 
 
-def test_a_wrong_edit_of_the_right_line_is_mended_as_it_stands(local: SandboxProvider) -> None:
-    mended = 0
+def test_wrong_edit_of_the_right_line_is_repaired_in_place(local: SandboxProvider) -> None:
+    repaired = 0
     for number in range(500, 512):
         game = new_game(local, number)
         lines = re.findall(r"(?m)^[-+](?![-+]).*", game.task.gold_patch)
@@ -403,11 +403,11 @@ def test_a_wrong_edit_of_the_right_line_is_mended_as_it_stands(local: SandboxPro
         call = game.ask()
         assert call.arguments["command"].startswith("sed -i"), call
         assert game.play() and game.at_gold() and len(game.expert_turns) <= 4
-        mended += 1
-    assert mended >= 2
+        repaired += 1
+    assert repaired >= 2
 
 
-def test_without_a_box_it_says_so(local: SandboxProvider) -> None:
+def test_without_a_sandbox_it_says_so(local: SandboxProvider) -> None:
     state = new_game(local, 6).state()
     (reply,) = ExpertPolicy().act([replace(state, sandbox=None)])
     assert reply.action is None and "sandbox" in reply.error

@@ -1,7 +1,7 @@
 """Runs to break: a whole job in seconds, what must survive of it, and what must not be left over.
 
 The repository has a bug of one line, the student is a tiny random model, the expert teaches;
-sandboxes, grading, training and files are those of the main job. Nothing an agent sees tells the
+sandboxes, grading, training and files are those of the main job. Nothing an agent sees reveals the
 time, so the same requests give the same episodes.
 """
 
@@ -27,7 +27,7 @@ from tests.support.toy_tasks import toy_task
 from tests.support.warm import Run, WarmInterpreter
 from tests.support.warm_server import ROOT
 
-# pytest says how long it took, unless it is told twice to be quiet
+# pytest says how long it took, unless quiet is asked for twice
 FILES = {"pytest.ini": "[pytest]\naddopts = -q\n"}
 QUIET = EVAL_SCRIPT.replace("pytest -rA", "pytest -rA -o addopts=")
 SMALL = (
@@ -46,12 +46,12 @@ SMALL = (
     "workers.threads=1",
     "logging.seconds_between_lines=0",
 )
-# What no two runs have in common: times, and the tag that tells the attempts of an episode apart
+# What no two runs have in common: times, and the tag that distinguishes the attempts of an episode
 TIMES = {"seconds", "act_seconds", "step_seconds", "costs", "attempts", "attempt"}
 
 
 class Job:
-    """A configuration in a folder of its own, which is run, broken and run again."""
+    """A configuration in a separate folder, which is run, broken and run again."""
 
     def __init__(
         self, interpreter: WarmInterpreter, stage: Stage, folder: Path, *overrides: str
@@ -89,7 +89,7 @@ class Job:
         return run
 
     def keep(self) -> None:
-        """Move what it wrote to where it would have been without a disk of its own."""
+        """Move what it wrote to where it would have been without a separate disk."""
         there, self.runs = self.runs, self.folder / "runs"
         shutil.copytree(there, self.runs, symlinks=True)
         for path in self.runs.rglob("*.jsonl"):  # who played says from which checkpoint
@@ -230,7 +230,7 @@ class Stage:
 
 
 def _student(folder: Path) -> Path:
-    """Saved by a process of its own: this one need not load torch."""
+    """Saved by a separate process: this one need not load torch."""
     code = (
         "import sys; from tests.algorithms.conftest import tiny_model, tiny_tokenizer as t;"
         "k = t(); k.save_pretrained(sys.argv[1]);"

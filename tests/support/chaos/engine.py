@@ -21,7 +21,7 @@ git rev-parse HEAD
 
 
 class Engine:
-    """``dockerd`` with folders, a socket and a process number of its own, and no network."""
+    """``dockerd`` with folders, a socket and its own process number, and no network."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.address = folder, f"unix://{folder}/engine.sock"
@@ -53,7 +53,7 @@ class Engine:
             )
         end = time.monotonic() + 120
         while DockerProvider(self.address).unavailable():
-            assert self.process.poll() is None and time.monotonic() < end, self.said
+            assert self.process.poll() is None and time.monotonic() < end, self.output
             time.sleep(0.2)
 
     def kill(self) -> None:
@@ -69,7 +69,7 @@ class Engine:
             self.kill()
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return (self.folder / "log.txt").read_text()[-2000:]
 
     @property
@@ -84,7 +84,7 @@ class Engine:
     def toy_image(self, tag: str) -> str:
         """Makes the image ``tag``: the toy repository in /testbed. Returns its commit."""
         api, shared = self.api, DockerProvider()
-        if not shared.unavailable():  # made once for all tests, and carried over
+        if not shared.unavailable():  # made once for the tests, and carried over
             api.load_image(shared.api.get_image(image.base(shared.api)))
         made = api.create_container(image.base(api), ["bash", "-c", REPOSITORY], user="0:0")["Id"]
         api.start(made)

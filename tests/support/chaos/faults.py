@@ -208,9 +208,9 @@ def full_disk(arena: Arena, job: Job, disk: Path) -> list[Run]:
         with until(runs[-1], moment):
             fill(disk, left)
         assert runs[-1].wait() == 2, runs[-1].output
-        said = runs[-1].output
-        assert "the disk is full: " in said and "Traceback" not in said, said
-        assert named in said.split("the disk is full: ")[1].split(" cannot")[0], said
+        message = runs[-1].output
+        assert "the disk is full: " in message and "Traceback" not in message, message
+        assert named in message.split("the disk is full: ")[1].split(" cannot")[0], message
         (disk / "filler").unlink()
     return [*runs, job.finish()]
 

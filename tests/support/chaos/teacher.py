@@ -38,10 +38,10 @@ class FaultyTeacher:
 
     @staticmethod
     def words(messages: list[dict[str, str]]) -> str:
-        said = [m["content"] for m in messages if m["role"] == "assistant"]
-        if any("a + b" in one for one in said):
+        output = [m["content"] for m in messages if m["role"] == "assistant"]
+        if any("a + b" in one for one in output):
             return FINISH
-        return FIX if any("cat calc.py" in one for one in said) else LOOK
+        return FIX if any("cat calc.py" in one for one in output) else LOOK
 
 
 @contextmanager
@@ -69,8 +69,8 @@ def served(teacher: FaultyTeacher) -> Iterator[FaultyTeacher]:
                 )
                 self._send(200, {"choices": [{"message": {"content": text}}]})
 
-        def _send(self, status: int, said: object, header: tuple[str, str] = ("X", "-")) -> None:
-            content = (said if isinstance(said, str) else json.dumps(said)).encode()
+        def _send(self, status: int, output: object, header: tuple[str, str] = ("X", "-")) -> None:
+            content = (output if isinstance(output, str) else json.dumps(output)).encode()
             try:
                 self.send_response(status)
                 self.send_header(*header)
