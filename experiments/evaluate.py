@@ -56,7 +56,7 @@ def _alone(cfg: DictConfig, display: Display) -> None:
         context = RunContext(measured)
         with folder.lock(), contextlib.closing(context):
             if measured.evaluation.who == "student" or measured.teacher.name in teachers.IN_PROCESS:
-                precision.settle(context, folder.path, precision.of_checkpoint(cfg.model.path))
+                context.settle(folder.path, precision.of_checkpoint(cfg.model.path))
                 with open_dict(cfg):
                     cfg.decided = measured.decided
             folder.start(cfg)

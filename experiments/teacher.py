@@ -19,7 +19,7 @@ from experiments.config.keys import defaults
 from experiments.config.schema import Evaluation
 from experiments.console.cli import HYDRA, explain_unknown, guarded
 from experiments.console.progress import Display
-from experiments.pipeline import precision, preflight
+from experiments.pipeline import preflight
 from experiments.runs.folders import trained_folder
 from swe_gym_env.errors import SetupError
 
@@ -48,7 +48,7 @@ def make(cfg: DictConfig, display: Display) -> Path:
     display.console.print(f"teacher folder: {folder.path}")
     with folder.lock():
         context, alone = RunContext(cfg), DAgger(Schedule("constant", start=0.0))
-        precision.settle(context, folder.path)
+        context.settle(folder.path)
         folder.start(cfg)
         saved = folder.tasks
         tasks = select(cfg, saved and {"train": saved["train"]}, display)

@@ -18,6 +18,7 @@ from experiments.config.algorithms import build_algorithm, build_trainer
 from experiments.config.schema import HFServing
 from experiments.config.stored import complete
 from experiments.pipeline import precision, serving, teachers
+from experiments.pipeline.precision import Kept
 from experiments.runs.inputs import refuse_changed
 from experiments.runs.reader import load_config
 from swe_gym_env import actions
@@ -64,7 +65,7 @@ class RunContext:
 
     @cached_property
     def teacher(self) -> Policy:
-        return teachers.teacher(self)
+        return teachers.teacher(self.cfg, self.student_form(), self.model)
 
     def account(self, folders: Sequence[RoundFolder]) -> Account:
         """The teacher's, in a run whose rounds so far are ``folders``; new costs go to the last."""
@@ -110,10 +111,14 @@ class RunContext:
         except ValueError as error:
             raise SetupError(str(error)) from None
 
+    def settle(self, folder: Path | None = None, like: Kept | None = None) -> None:
+        """Decides what ``auto`` means: see :func:`experiments.pipeline.precision.settle`."""
+        precision.settle(self.cfg, lambda: self.start, folder, like)
+
     @property
     def precision(self) -> str:
         """The name of :attr:`dtype`; decided now where nobody has yet."""
-        precision.settle(self)
+        self.settle()
         return self.cfg.decided.dtype
 
     @cached_property
@@ -173,7 +178,8 @@ class RunContext:
             return
         name = self.cfg.teacher.name
         if teachers.scores_served(self.cfg):
-            teachers.served_scorer(self).check(self.algorithm.objective.temperature)
+            scorer = teachers.served_scorer(self.cfg, self.renderer)
+            scorer.check(self.algorithm.objective.temperature)
             return
         if name not in teachers.IN_PROCESS:
             raise SetupError(
@@ -189,9 +195,10 @@ class RunContext:
         from algorithms.engine.scorer import HFScorer
 
         if folder is None and teachers.scores_served(self.cfg):
-            return teachers.served_scorer(self)
+            return teachers.served_scorer(self.cfg, self.renderer)
         if folder is None:
-            model, dtype, name = teachers.folder(self.cfg), teachers.dtype(self), self.teacher.name
+            model, name = teachers.folder(self.cfg), self.teacher.name
+            dtype = teachers.dtype(self.cfg) or self.dtype
         else:
             model, dtype, name = folder, self.dtype, "start"
         tokenizer, thinking = self.renderer.tokenizer, self.cfg.model.thinking
@@ -230,7 +237,12 @@ class RunContext:
             "max_new_tokens": sampling.max_new_tokens,
         }
         if self.cfg.serving.name == "vllm":
-            return LazyPolicy(lambda: serving.student(self, checkpoint or self.start, **how))
+            most = self.cfg.serving.max_context
+            return LazyPolicy(
+                lambda: serving.student(
+                    self.fleet, self.renderer, checkpoint or self.start, most, **how
+                )
+            )
         return LazyPolicy(
             lambda: self.model(checkpoint or self.start, self.dtype, thinking=thinking, **how)
         )
@@ -238,7 +250,9 @@ class RunContext:
     @cached_property
     def fleet(self) -> Fleet:
         """The servers of the student; they live until :meth:`close`."""
-        return serving.fleet(self)
+        return serving.fleet(
+            self.cfg, lambda: serving.arguments(self.cfg, self.precision, self.start)
+        )
 
     def free_memory(self) -> None:
         """Before a model is trained or scores here: servers that share its GPU are stopped."""
@@ -250,14 +264,14 @@ class RunContext:
         if "fleet" in self.__dict__:
             self.fleet.close()
 
-    def model(self, folder: Path, dtype: torch.dtype, **options: Any) -> Policy:
-        """A policy in this process."""
+    def model(self, folder: Path, dtype: torch.dtype | None, **options: Any) -> Policy:
+        """A policy in this process. ``dtype`` None is the student's."""
         from algorithms.engine.hf_policy import HFPolicy
 
         cfg = self.cfg.serving
         return HFPolicy.from_folder(
             folder,
-            dtype,
+            dtype or self.dtype,
             max_context=cfg.max_context,
             batch_size=cfg.get("batch_size", HFServing.batch_size),
             cache_bytes=int(cfg.get("cache_gb", HFServing.cache_gb) * 2**30),

@@ -52,7 +52,7 @@ def run(cfg: DictConfig, display: Display) -> tuple[RunFolder, list[TaskInstance
         display.console.print(f"run folder: {folder.path}")
         with folder.lock(), contextlib.closing(context):
             with sweeps.siblings() as runs:
-                precision.settle(context, folder.path, precision.of_sweep(runs, cfg))
+                context.settle(folder.path, precision.of_sweep(runs, cfg))
                 folder.start(cfg)
             with contextlib.closing(tracker(cfg, folder)) as tracked:
                 tasks = _phases(context, folder, display, tracked)

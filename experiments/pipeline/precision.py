@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from experiments.runs.layout import is_configured
 from experiments.runs.reader import load_config
 from swe_gym_env.errors import SetupError
-
-if TYPE_CHECKING:
-    from experiments.pipeline.build import RunContext
 
 log = logging.getLogger(__name__)
 
@@ -101,16 +98,24 @@ def _stored(folder: Path) -> DictConfig | None:
     return load_config(folder) if is_configured(folder) else None
 
 
-def settle(context: RunContext, folder: Path | None = None, like: Kept | None = None) -> None:
-    """Puts the decision into ``parts.cfg.decided``, and says it in one line. Nothing is done where
-    it stands there already and holds on this machine.
+def settle(
+    cfg: DictConfig,
+    start: Callable[[], Path],
+    folder: Path | None = None,
+    like: Kept | None = None,
+) -> None:
+    """Puts the decision into ``cfg.decided``, and logs it in one line. Nothing is done where it
+    stands there already and holds on this machine. Only what is not known is measured.
 
-    The run in ``folder`` keeps what it began with, a new one takes the precision of ``like``. Only
-    what is not known then is measured.
+    Args:
+        cfg: The configuration, which is changed.
+        start: Fetches the model's folder; called only if something must be measured.
+        folder: The run, which keeps what it began with.
+        like: Whose precision a new run takes.
     """
     from algorithms.engine import precision
 
-    cfg, here = context.cfg, precision.machine()
+    here = precision.machine()
     check(cfg)
     there = cfg.get("decided")
     before = Kept(**there, by="") if there else Kept.of(folder) if folder else None
@@ -123,7 +128,7 @@ def settle(context: RunContext, folder: Path | None = None, like: Kept | None = 
     why = ""
     if dtype is None or missing:
         choice = precision.choose(
-            context.start, dtype, None if missing else threads or precision.ALL_THREADS
+            start(), dtype, None if missing else threads or precision.ALL_THREADS
         )
         dtype, threads, why = choice.dtype, choice.threads if missing else threads, choice.why
     elif there:

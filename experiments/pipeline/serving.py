@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,10 @@ from algorithms.engine.adapters import CONFIG, is_adapter
 from swe_gym_env.errors import SetupError
 
 if TYPE_CHECKING:
+    from algorithms.engine.rendering import Renderer
     from algorithms.serving.fleet import Fleet
     from algorithms.serving.server import Server
     from algorithms.serving.vllm_policy import VLLMPolicy
-    from experiments.pipeline.build import RunContext
 
 # Ranks that vLLM has memory laid out for
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -31,29 +32,31 @@ ENVIRONMENT = {
 }
 
 
-def fleet(context: RunContext) -> Fleet:
-    """The servers of the student; none is started yet."""
+def fleet(cfg: DictConfig, options: Callable[[], list[str]]) -> Fleet:
+    """The servers of the student; none is started yet. ``options`` gives vLLM's, where the run
+    starts its own (:func:`arguments`)."""
     from algorithms.serving.fleet import Fleet
     from algorithms.serving.server import Server
 
-    cfg = context.cfg.serving
-    servers = [Server(url=url.rstrip("/").removesuffix("/v1")) for url in cfg.urls or ()]
-    servers = servers or [_own(context, index) for index in range(cfg.server.replicas)]
-    return Fleet(servers, timeout=cfg.timeout, concurrency=cfg.concurrency)
+    serving = cfg.serving
+    servers = [Server(url=url.rstrip("/").removesuffix("/v1")) for url in serving.urls or ()]
+    if not servers:
+        given = options()
+        servers = [_launched(cfg, given, index) for index in range(serving.server.replicas)]
+    return Fleet(servers, timeout=serving.timeout, concurrency=serving.concurrency)
 
 
-def student(context: RunContext, folder: Path, **sampling: Any) -> VLLMPolicy:
+def student(
+    fleet: Fleet, renderer: Renderer, folder: Path, max_context: int, **sampling: Any
+) -> VLLMPolicy:
     """Asks for the checkpoint in ``folder``, which is published now."""
     from algorithms.serving.vllm_policy import VLLMPolicy
     from algorithms.serving.weights import Version
 
     version = Version.of(folder)
-    context.fleet.publish(version)
-    ends = _stop_ids(version.base) | {context.renderer.end_id}
-    most = context.cfg.serving.max_context
-    return VLLMPolicy(
-        context.fleet, version, context.renderer, sorted(ends), max_context=most, **sampling
-    )
+    fleet.publish(version)
+    ends = _stop_ids(version.base) | {renderer.end_id}
+    return VLLMPolicy(fleet, version, renderer, sorted(ends), max_context=max_context, **sampling)
 
 
 def missing(cfg: DictConfig) -> str | None:
@@ -121,17 +124,17 @@ def _imports_vllm(python: str) -> bool:
         return False
 
 
-def _own(context: RunContext, index: int) -> Server:
+def _launched(cfg: DictConfig, options: list[str], index: int) -> Server:
     from algorithms.serving.server import Launch, Server
 
-    cfg, server = context.cfg, context.cfg.serving.server
+    server = cfg.serving.server
     gpus = ",".join(
         _gpus(server)[index * server.tensor_parallel : (index + 1) * server.tensor_parallel]
     )
     return Server(
         launch=Launch(
             command=[str(server.python), "-m", "vllm.entrypoints.openai.api_server"],
-            arguments=arguments(context),
+            arguments=options,
             environment={
                 **ENVIRONMENT,
                 "CUDA_VISIBLE_DEVICES": gpus,
@@ -144,14 +147,14 @@ def _own(context: RunContext, index: int) -> Server:
     )
 
 
-def arguments(context: RunContext) -> list[str]:
-    """All of vLLM's options but the model and the place."""
+def arguments(cfg: DictConfig, precision: str, start: Path) -> list[str]:
+    """All of vLLM's options but the model and the place. ``start`` is the untrained student."""
     from algorithms.serving.weights import BASE
 
-    cfg, server = context.cfg, context.cfg.serving.server
+    server = cfg.serving.server
     options: dict[str, Any] = {
         "served_model_name": BASE,
-        "dtype": context.precision,
+        "dtype": precision,
         "max_model_len": cfg.serving.max_context,
         "tensor_parallel_size": server.tensor_parallel,
         "gpu_memory_utilization": server.memory_share,
@@ -160,7 +163,7 @@ def arguments(context: RunContext) -> list[str]:
         "generation_config": "vllm",  # no sampling settings but those of each request
         "disable_uvicorn_access_log": True,
     }
-    if rank := _rank(context):
+    if rank := _rank(cfg, start):
         room = next((one for one in RANKS if one >= rank), rank)
         options |= {"enable_lora": True, "max_lora_rank": room}
         options |= {"max_loras": 2, "max_cpu_loras": 2}  # the old one's last turns, and the new one
@@ -172,11 +175,11 @@ def arguments(context: RunContext) -> list[str]:
     return flags
 
 
-def _rank(context: RunContext) -> int:
+def _rank(cfg: DictConfig, start: Path) -> int:
     """Of the adapters that will be served; 0: whole weights."""
-    if is_adapter(context.start):
-        return int(json.loads((context.start / CONFIG).read_text())["r"])
-    return int(context.cfg.training.lora_rank)
+    if is_adapter(start):
+        return int(json.loads((start / CONFIG).read_text())["r"])
+    return int(cfg.training.lora_rank)
 
 
 def _gpus(server: DictConfig) -> list[str]:

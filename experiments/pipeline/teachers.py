@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,43 +21,52 @@ from swe_gym_env.policies.lazy import LazyPolicy
 if TYPE_CHECKING:
     import torch
 
+    from algorithms.engine.rendering import Renderer
     from algorithms.serving.scorer import ServedScorer
-    from experiments.pipeline.build import RunContext
 
 IN_PROCESS = ("hf", "trained")  # their weights are here, so that they can give log-probs
 
 
-def teacher(context: RunContext) -> Policy:
-    cfg = context.cfg.teacher
-    if cfg.name == "expert":
+def teacher(cfg: DictConfig, student_format: ActionFormat, load: Callable[..., Policy]) -> Policy:
+    """The teacher, unpaid.
+
+    Args:
+        cfg: The whole configuration.
+        student_format: How the student writes turns.
+        load: Makes a policy of a model in this process: the folder, its precision (None: the
+            student's), and options of ``HFPolicy``. It is called when the teacher is first asked.
+
+    Raises:
+        SetupError: There is no such teacher.
+    """
+    section = cfg.teacher
+    if section.name == "expert":
         from swe_gym_env.policies.expert import ExpertPolicy
 
-        return ExpertPolicy(cfg.tests, cfg.verdict)
-    if cfg.name == "server":
+        return ExpertPolicy(section.tests, section.verdict)
+    if section.name == "server":
         from swe_gym_env.policies.server import ServerPolicy
 
         policy: Policy = ServerPolicy(
-            cfg.base_url,
-            cfg.model,
-            name=cfg.model,
-            api_key_env=cfg.api_key_env,
-            temperature=cfg.temperature,
-            max_tokens=cfg.max_tokens,
-            timeout=cfg.timeout,
-            concurrency=cfg.concurrency,
-            extra={"top_p": cfg.top_p},
+            section.base_url,
+            section.model,
+            name=section.model,
+            api_key_env=section.api_key_env,
+            temperature=section.temperature,
+            max_tokens=section.max_tokens,
+            timeout=section.timeout,
+            concurrency=section.concurrency,
+            extra={"top_p": section.top_p},
         )
-        return FormatAdapter(policy, form(context)) if cfg.actions else policy
-    if cfg.name == "trained":  # reads the very ids of the student
-        return LazyPolicy(lambda: _load(context), "trained")
-    if cfg.name == "hf":
-        return FormatAdapter(
-            LazyPolicy(lambda: _load(context), f"hf:{cfg.path}"),
-            form(context),
-        )
-    if cfg.name == "policy":
-        return build_policy(cfg)
-    raise SetupError(f"teacher.name={cfg.name}: it is expert, server, hf, trained or policy")
+        return FormatAdapter(policy, written(cfg, student_format)) if section.actions else policy
+    if section.name == "trained":  # reads the very ids of the student
+        return LazyPolicy(lambda: _load(cfg, load), "trained")
+    if section.name == "hf":
+        model = LazyPolicy(lambda: _load(cfg, load), f"hf:{section.path}")
+        return FormatAdapter(model, written(cfg, student_format))
+    if section.name == "policy":
+        return build_policy(section)
+    raise SetupError(f"teacher.name={section.name}: it is expert, server, hf, trained or policy")
 
 
 def scores_served(cfg: DictConfig) -> bool:
@@ -64,25 +74,25 @@ def scores_served(cfg: DictConfig) -> bool:
     return cfg.teacher.name == "server" and cfg.teacher.scores
 
 
-def served_scorer(context: RunContext) -> ServedScorer:
+def served_scorer(cfg: DictConfig, renderer: Renderer) -> ServedScorer:
     """teacher=server, where it also gives log-probs."""
     from algorithms.serving.scorer import ServedScorer
 
-    cfg = context.cfg.teacher
+    section = cfg.teacher
     return ServedScorer(
-        cfg.base_url,
-        cfg.model,
-        context.renderer,
-        name=cfg.model,
-        api_key_env=cfg.api_key_env,
-        timeout=cfg.timeout,
-        concurrency=cfg.concurrency,
+        section.base_url,
+        section.model,
+        renderer,
+        name=section.model,
+        api_key_env=section.api_key_env,
+        timeout=section.timeout,
+        concurrency=section.concurrency,
     )
 
 
-def form(context: RunContext) -> ActionFormat:
-    """``teacher.actions``, with those of the student's tools that it can say."""
-    name, student = context.cfg.teacher.get("actions"), context.student_form()
+def written(cfg: DictConfig, student: ActionFormat) -> ActionFormat:
+    """The format of ``teacher.actions``, with those of the student's tools that it can write."""
+    name = cfg.teacher.get("actions")
     if name in (None, student.name):
         return student
     offered = {tool.name for tool in student.tools}
@@ -103,22 +113,23 @@ def folder(cfg: DictConfig) -> Path:
     return Path(path)
 
 
-def dtype(context: RunContext) -> torch.dtype:
+def dtype(cfg: DictConfig) -> torch.dtype | None:
+    """Precision of a teacher in this process; None: the student's."""
     import torch
 
-    name = context.cfg.teacher.get("dtype")
-    return getattr(torch, name) if name else context.dtype
+    name = cfg.teacher.get("dtype")
+    return getattr(torch, name) if name else None
 
 
-def _load(context: RunContext) -> Policy:
-    cfg = context.cfg.teacher
-    return context.model(
-        folder(context.cfg),
-        dtype(context),
-        temperature=cfg.temperature,
-        top_p=cfg.top_p,
-        max_new_tokens=cfg.max_new_tokens,
-        thinking=context.cfg.model.thinking if cfg.name == "trained" else "kept",
+def _load(cfg: DictConfig, load: Callable[..., Policy]) -> Policy:
+    section = cfg.teacher
+    return load(
+        folder(cfg),
+        dtype(cfg),
+        temperature=section.temperature,
+        top_p=section.top_p,
+        max_new_tokens=section.max_new_tokens,
+        thinking=cfg.model.thinking if section.name == "trained" else "kept",
     )
 
 

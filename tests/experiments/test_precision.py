@@ -53,7 +53,7 @@ def context(*overrides: str) -> RunContext:
 def begun(folder: Path, *overrides: str) -> RunContext:
     """A run that has settled in ``folder``."""
     made = context(*overrides)
-    precision.settle(made, folder)
+    made.settle(folder)
     RunFolder(folder).start(made.cfg)
     return made
 
@@ -175,7 +175,7 @@ def test_runs_of_an_older_version_are_found_and_stay_in_bfloat16(
         assert find(configuration(*asked)).path == folder.path != new
         here = Machine(monkeypatch, "without units", "float32", 2)
         made = context(*asked)
-        precision.settle(made, folder.path)
+        made.settle(folder.path)
         assert made.precision == "bfloat16" and here.asked == [("bfloat16", None)]
         folder.start(made.cfg)
         (folder.path / "config.yaml").unlink()
@@ -193,7 +193,7 @@ def test_the_runs_of_a_sweep_compute_alike(
     cells = [tmp_path / name for name in ("waiting", "asked otherwise", "first", "mine")]
     made = context(*AUTO)
     caplog.set_level(logging.INFO, "experiments")  # a command of another test may have set it
-    precision.settle(made, cells[-1], precision.of_sweep(cells, made.cfg))
+    made.settle(cells[-1], precision.of_sweep(cells, made.cfg))
     assert made.precision == "float32" and here.asked == [("float32", None)]
     assert "is float32, with which first began on another machine (aaaa)" in caplog.text
     other = configuration("model.path=/another/model")

@@ -28,6 +28,11 @@ def own(*overrides: str) -> RunContext:
     return context
 
 
+def options(*overrides: str) -> list[str]:
+    context = own(*overrides)
+    return serving.arguments(context.cfg, context.precision, context.start)
+
+
 def test_servers_stay_while_rounds_are_collected_ahead() -> None:
     both = ("serving=vllm", "training=lora", "overlap=1", "training.launch=[python]")
     with pytest.raises(SetupError, match=r"serving\.stop_for_training=false"):
@@ -35,12 +40,12 @@ def test_servers_stay_while_rounds_are_collected_ahead() -> None:
 
 
 def test_the_command_line_follows_from_the_configuration() -> None:
-    plain = serving.arguments(own("model.dtype=float32", "serving.max_context=512"))
+    plain = options("model.dtype=float32", "serving.max_context=512")
     pairs = dict(itertools.pairwise(plain))
     assert (pairs["--dtype"], pairs["--max-model-len"]) == ("float32", "512")
     assert pairs["--logprobs-mode"] == "processed_logprobs" and "--enable-lora" not in plain
     given = ("serving.server.arguments={block_size: 32, enforce_eager: true}",)
-    lora = serving.arguments(own("training=lora", "training.lora_rank=20", *given))
+    lora = options("training=lora", "training.lora_rank=20", *given)
     pairs = dict(itertools.pairwise(lora))
     assert "--enable-lora" in lora and pairs["--max-lora-rank"] == "32"
     assert pairs["--block-size"] == "32" and "--enforce-eager" in lora
@@ -50,7 +55,7 @@ def test_replicas_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     two = ("serving.server.replicas=2", "serving.server.tensor_parallel=2")
 
     def seen(*overrides: str) -> list[str]:
-        servers = serving.fleet(own(*two, *overrides)).servers
+        servers = own(*two, *overrides).fleet.servers
         return [s.launch.environment["CUDA_VISIBLE_DEVICES"] for s in servers if s.launch]
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -59,12 +64,12 @@ def test_replicas_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4,5")
     with pytest.raises(SetupError, match="need 4, and there are 3"):
         seen()
-    urls = serving.fleet(own("serving.urls=[http://a:1/v1, http://b:2]")).servers
+    urls = own("serving.urls=[http://a:1/v1, http://b:2]").fleet.servers
     assert [server.url for server in urls] == ["http://a:1", "http://b:2"]
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "output"),
     [
         ((), "names none"),
         (("serving.server.python=/nowhere/python",), "/nowhere/python cannot import it"),

@@ -72,7 +72,7 @@ def test_another_model_teaches_with_its_own_tokenizer_template_and_form(
 )
 def test_a_teacher_is_offered_the_tools_of_the_student(student: str, written: str, tools) -> None:  # type: ignore[no-untyped-def]
     cfg = configuration("teacher=server", f"actions={student}", f"teacher.actions={written}")
-    form = teachers.form(RunContext(cfg))
+    form = teachers.written(cfg, RunContext(cfg).student_form())
     assert form.name == (student if written == "null" else written)
     assert [tool.name for tool in form.tools] == tools
 

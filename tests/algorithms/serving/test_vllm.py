@@ -25,7 +25,6 @@ from algorithms.serving.fleet import Fleet
 from algorithms.serving.scorer import ServedScorer
 from algorithms.serving.vllm_policy import VLLMPolicy
 from algorithms.serving.weights import Version
-from experiments.pipeline import serving
 from experiments.pipeline.build import RunContext
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.policies.base import Reply, State
@@ -88,7 +87,7 @@ def served(
     cfg.serving.server.python, cfg.model.dtype = vllm_python, "float32"
     cfg.serving.max_context = 2048
     cfg.serving.server.arguments, cfg.serving.server.environment = ARGUMENTS, ENVIRONMENT
-    fleet = serving.fleet(RunContext(cfg))
+    fleet = RunContext(cfg).fleet
     places = {"base": smollm2, "one": folder / "one", "two": folder / "two"}
     versions = {name: Version.of(place) for name, place in places.items()}
     fleet.publish(versions["base"])
