@@ -45,6 +45,8 @@ class Key:
         absent: At this value the key is left out of folder names. It is the behavior of runs from
             before the key existed, so that they keep their names. For a section, None means that
             all its values are null.
+        formerly: The name that the key had. Folder names still use it, and stored configurations
+            may hold it.
         needs: Another key of the section, ``budget.money``: without it this one is left out too.
         whole: A section whose keys all affect what the section affects, whatever they say.
         variants: Of a section whose ``name`` chooses its keys: the dataclass for each name.
@@ -59,6 +61,7 @@ class Key:
     allowed: str = ""
     affects: tuple[Effect, ...] | None = None
     absent: Any = UNSET
+    formerly: str = ""
     needs: str = ""
     whole: bool = False
     variants: Mapping[str, type] = field(default_factory=dict)

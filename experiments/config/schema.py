@@ -141,7 +141,7 @@ class HFServing:
     """The student answers in this process, many episodes in one batch."""
 
     name: Literal["hf"] = required("How the student answers")
-    batch_size: int = key(64, "Episodes per forward pass", least=1)
+    batch_size: int = key(64, "Episodes per forward pass", least=1, formerly="wave")
     max_context: int = key(4096, "Tokens of history and answer", least=1)
     cache_gb: float = key(2, "Keys and values kept between the turns of an episode, GB", least=0)
 

@@ -31,7 +31,9 @@ def complete(cfg: DictConfig) -> None:
 
 def _complete(node: DictConfig, kind: type) -> None:
     for name, known in declared(kind).items():
-        if name not in node:
+        if known.key.formerly and known.key.formerly in node:
+            node[name] = node.pop(known.key.formerly)
+        elif name not in node:
             default = known.default if known.key.absent is UNSET else known.key.absent
             if dataclasses.is_dataclass(known.default):
                 default = values_of(known.default)

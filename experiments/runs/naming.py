@@ -64,9 +64,10 @@ def _affecting(
         if kind is not None and isinstance(value, Mapping):
             kept = _affecting(value, declared(kind), effect, affects, whole or key.whole)
             if kept or affects:
-                found[str(name)] = kept
+                found[key.formerly or str(name)] = kept
         elif affects:
-            found[str(name)] = _with_former_options(value) if key.options else value
+            settings = _with_former_options(value) if key.options else value
+            found[key.formerly or str(name)] = settings
     return found
 
 

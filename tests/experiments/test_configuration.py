@@ -169,27 +169,27 @@ def test_beta_has_the_defaults_of_the_schedule() -> None:
             assert beta[key] == declared(Schedule)[key].default, (shape, key)
 
 
-# Names that runs had before keys said what they affect (commit 0fe6b94)
+# Names that runs had before keys said what they affect (commit 07cc371)
 NAMES = {
-    (): ("dagger-727d48784a", "iteration0-e458b2db86"),
-    ("algorithm=grpo",): ("grpo-57cc187b83", "iteration0-e458b2db86"),
-    ("algorithm=aggrevate",): ("aggrevate-00d32a0cf3", "iteration0-e458b2db86"),
-    ("algorithm=oec",): ("oec-3f8dafd5b5", "iteration0-e458b2db86"),
-    ("beta=cosine",): ("dagger-314da6c18a", "iteration0-e458b2db86"),
-    ("training=lora",): ("dagger-53fded588f", "iteration0-088930ed01"),
-    ("teacher=server",): ("dagger-b5f0ac497a", "iteration0-e27bd8d4ca"),
-    ("teacher=trained",): ("dagger-a6d873a0df", "iteration0-41f2411205"),
-    ("teacher=trained", "teacher.rounds=2"): ("dagger-e6cb68e4d5", "iteration0-7b152c1319"),
+    (): ("dagger-7bb83d5b9e", "iteration0-a78d657905"),
+    ("algorithm=grpo",): ("grpo-4066b6e97f", "iteration0-a78d657905"),
+    ("algorithm=aggrevate",): ("aggrevate-ae5104ee68", "iteration0-a78d657905"),
+    ("algorithm=oec",): ("oec-32b790925d", "iteration0-a78d657905"),
+    ("beta=cosine",): ("dagger-d5143bcd02", "iteration0-a78d657905"),
+    ("training=lora",): ("dagger-126d99d4c6", "iteration0-e61994feca"),
+    ("teacher=server",): ("dagger-31a5ead53c", "iteration0-a9b36b42b2"),
+    ("teacher=trained",): ("dagger-3b0654ed16", "iteration0-7ee602bf18"),
+    ("teacher=trained", "teacher.rounds=2"): ("dagger-b014c32e6c", "iteration0-806b48aee8"),
     ("serving=vllm",): ("dagger-23a52ba467", "iteration0-02805d6fa1"),
-    ("sandbox=docker",): ("dagger-46d79311e6", "iteration0-b5fccf5704"),
-    ("tasks=swebench",): ("dagger-0e9fe93641", "iteration0-1f5dca60e7"),
-    ("teacher.budget.calls=5",): ("dagger-34e506a026", "iteration0-e7afbc0120"),
-    ("teacher.budget.money=5",): ("dagger-cc053e2b9b", "iteration0-bf3eb040c9"),
-    ("overlap=1",): ("dagger-88d011a17f", "iteration0-e458b2db86"),
-    ("history=3",): ("dagger-6e9305dbd5", "iteration0-052d301af2"),
-    ("evaluation.untrained=8",): ("dagger-871584f016", "iteration0-e458b2db86"),
+    ("sandbox=docker",): ("dagger-e333cf1bc6", "iteration0-468500b8f3"),
+    ("tasks=swebench",): ("dagger-546d286546", "iteration0-7edbb90440"),
+    ("teacher.budget.calls=5",): ("dagger-2d52fd3c1f", "iteration0-d7cd110918"),
+    ("teacher.budget.money=5",): ("dagger-0032f7de70", "iteration0-bad8061692"),
+    ("overlap=1",): ("dagger-761d779aa0", "iteration0-a78d657905"),
+    ("history=3",): ("dagger-4a79f40251", "iteration0-06771e3a2a"),
+    ("evaluation.untrained=8",): ("dagger-4d1178348e", "iteration0-a78d657905"),
     ("experiment=paper/dagger_8b",): ("dagger-5a6997d3ce", "iteration0-ced523c989"),
-    ("experiment=protocol",): ("dagger-21e66bfcea", "iteration0-cc00d6752b"),
+    ("experiment=protocol",): ("dagger-4115125ce1", "iteration0-1a03dbc88e"),
 }
 
 
@@ -203,9 +203,9 @@ def test_runs_keep_their_names(given: tuple[str, ...]) -> None:
 def test_evaluations_and_trained_teachers_keep_their_names() -> None:
     trained = trained_folder(configuration("teacher=trained", "teacher.rounds=2"))
     assert trained.path.name == "teacher-ca34eabfca"
-    assert evaluation_folder(configuration()).path.name == "evaluation-smollm2-4277b48773"
+    assert evaluation_folder(configuration()).path.name == "evaluation-smollm2-df8667166f"
     server = configuration("evaluation.who=teacher", "teacher=server")
-    assert evaluation_folder(server).path.name == "evaluation-server-c309379eee"
+    assert evaluation_folder(server).path.name == "evaluation-server-da1d30cd30"
 
 
 def test_every_key_of_every_choice_is_declared() -> None:
@@ -247,6 +247,7 @@ def test_an_older_configuration_is_completed() -> None:
         above, _, name = path.rpartition(".")
         del (OmegaConf.select(older, above) if above else older)[name]
     older.algorithm.kl_kind = "k3"
+    older.serving.wave = older.serving.pop("batch_size")
     older.plan = {"name": "embedded"}
     complete(older)
     values.check(older, stored=True)
