@@ -34,6 +34,8 @@ folder), `iteration0` (the warm start that runs share), `teacher` (the model tha
 `nothing`: how and where the work is done.
 """
 
+NEXT = "Next: [commands](commands.md), [methods](methods.md), [run folder](run-folder.md)."
+
 
 def page() -> str:
     """The whole page."""
@@ -60,7 +62,7 @@ def page() -> str:
         lines += [f"\n### algorithm={method.name}\n", *_options(method, "algorithm.")]
     lines += ["\n## beta\n", "For algorithms that hold the schedule.\n"]
     lines += _options(Schedule, "beta.")
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, NEXT]).rstrip() + "\n"
 
 
 def _choices(section: str, names: list[str]) -> str:
@@ -144,4 +146,7 @@ def attributes(kind: type) -> dict[str, str]:
             found[name] += f" {line.strip()}"
         elif line.strip():
             break
-    return {name: text.rstrip(".").replace("``", "`") for name, text in found.items()}
+    return {
+        name: re.sub(r"\bNone\b", "null", text.rstrip(".").replace("``", "`"))
+        for name, text in found.items()
+    }
