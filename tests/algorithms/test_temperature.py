@@ -216,6 +216,7 @@ def test_served_teacher_refuses_other_temperature() -> None:
         list(scorer.score([], temperature=0.7))
 
 
+@pytest.mark.model
 def test_served_teacher_is_refused_before_run(monkeypatch) -> None:
     given = ("algorithm=opd", "teacher=server", "teacher.scores=true")
     context = RunContext(configuration(*given, "algorithm.temperature=0.7"))

@@ -94,11 +94,14 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.when == "teardown" and report.passed and (lacks := missing(item)):
-        report.outcome = "failed"
-        report.longrepr = (
+        problem = (
             f"{item.nodeid} uses what its markers do not say: add pytest.mark.{', '.join(lacks)} "
             "(tests/support/tiers.py)"
         )
+        if "docker" in item.config.option.markexpr:  # a tier was chosen, which this test breaks
+            report.outcome, report.longrepr = "failed", problem
+        else:
+            item.warn(pytest.PytestWarning(problem))
     return report
 
 
