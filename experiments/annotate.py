@@ -44,17 +44,17 @@ def annotate(cfg: DictConfig, display: Display) -> None:
 
     run = RunFolder(Path(cfg.relabel.run))
     folders = [run.round(i) for i in range(cfg.relabel.round + 1)]
-    own = folders[-1].path.resolve()  # iteration 0 is a link into the folder that runs share
+    stored = folders[-1].path.resolve()  # iteration 0 is a link into the folder that runs share
     if not folders[-1].is_done("collect"):
-        raise SetupError(f"round={cfg.relabel.round}: {own} holds no collected round")
+        raise SetupError(f"round={cfg.relabel.round}: {stored} holds no collected round")
     refuse_changed(run.path, cfg, "tasks", "model")
     preflight.check_teacher(cfg)
     context = RunContext(cfg)
     tasks = select(cfg, None, display).train if context.teacher.needs_sandbox else []
-    with RunFolder(own.parents[1]).lock():
+    with RunFolder(stored.parents[1]).lock():
         given, failed = relabel(context, folders, {t.instance_id: t for t in tasks}, display)
     display.console.print(
-        f"{given} labels by {context.teacher.name}, {failed} states without: {own}"
+        f"{given} labels by {context.teacher.name}, {failed} states without: {stored}"
     )
 
 

@@ -38,7 +38,7 @@ from swe_gym_env.rollout.store import RoundFolder
 
 log = logging.getLogger(__name__)
 
-SWEBENCH_TOKENS = 16_384  # below this number a bug report often leaves no room for turns
+SWEBENCH_TOKENS = 16_384  # with fewer a bug report leaves no room for turns
 
 
 def folder_of(cfg: DictConfig) -> RunFolder:
@@ -47,21 +47,21 @@ def folder_of(cfg: DictConfig) -> RunFolder:
 
 def _alone(cfg: DictConfig, display: Display) -> None:
     values.check_some(cfg, "evaluation.tasks")
-    own, folder = alone(cfg), folder_of(cfg)
+    measured, folder = alone(cfg), folder_of(cfg)
     played = RoundFolder(folder.path)
     if "pass_at" not in played.metrics:  # never measured, or by an older version
         played.reopen("evaluate")
     if not played.is_done("evaluate"):
-        preflight.check(own, trains=False)
-        context = RunContext(own)
+        preflight.check(measured, trains=False)
+        context = RunContext(measured)
         with folder.lock(), contextlib.closing(context):
-            if own.evaluation.who == "student" or own.teacher.name in teachers.IN_PROCESS:
+            if measured.evaluation.who == "student" or measured.teacher.name in teachers.IN_PROCESS:
                 precision.settle(context, folder.path, precision.of_checkpoint(cfg.model.path))
                 with open_dict(cfg):
-                    cfg.decided = own.decided
+                    cfg.decided = measured.decided
             folder.start(cfg)
             saved = folder.tasks
-            tasks = select(own, saved and {"heldout": saved["heldout"]}, display)
+            tasks = select(measured, saved and {"heldout": saved["heldout"]}, display)
             folder.save_tasks(tasks.ids)
             if cfg.tasks.name.startswith("swebench") and cfg.limits.max_tokens < SWEBENCH_TOKENS:
                 log.warning(

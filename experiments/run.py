@@ -29,5 +29,5 @@ def _run(cfg: DictConfig, display: Display) -> None:
 
 
 if __name__ == "__main__":
-    with explain_unknown(), sweeps.summarized():
+    with explain_unknown(), sweeps.reported():
         main()

@@ -42,7 +42,7 @@ def make(cfg: DictConfig, display: Display) -> Path:
 
     folder = trained_folder(cfg)
     folders = [folder.round(index) for index in range(1 + cfg.teacher.rounds)]
-    own = folders[-1]
+    newest = folders[-1]
     cfg = _taught_by_the_expert(cfg)
     preflight.check(cfg)
     display.console.print(f"teacher folder: {folder.path}")
@@ -66,27 +66,27 @@ def make(cfg: DictConfig, display: Display) -> Path:
                 context,
                 folder.evaluation(f"val-{cfg.evaluation.tasks}"),
                 tasks.evaluation(),
-                own.checkpoint,
+                newest.checkpoint,
                 display,
                 "evaluate the teacher",
             )
             display.console.print(f"val: resolved {measured['resolved']} of {measured['n']}")
-    display.console.print(f"teacher=trained: {own.checkpoint}")
-    return own.checkpoint
+    display.console.print(f"teacher=trained: {newest.checkpoint}")
+    return newest.checkpoint
 
 
 def _taught_by_the_expert(cfg: DictConfig) -> DictConfig:
     """The configuration of iteration 0, with what the section ``teacher`` says in its place."""
-    own = cfg.teacher
+    teacher = cfg.teacher
     unlimited = {name: dict.fromkeys(cfg.teacher[name]) for name in ("budget", "prices")}
     made = {str(name): value for name, value in OmegaConf.to_container(cfg, resolve=True).items()}  # type: ignore[union-attr]
     made |= {
-        "teacher": {"name": "expert", "tests": own.tests, "verdict": True, **unlimited},
-        "seed": own.seed,
-        "training": own.training,
-        "iteration0": {**cfg.iteration0, "episodes": own.episodes},
-        "episodes_per_round": own.episodes_per_round,
-        "evaluation": {**defaults(Evaluation), "split": "val", "tasks": own.val_tasks},
+        "teacher": {"name": "expert", "tests": teacher.tests, "verdict": True, **unlimited},
+        "seed": teacher.seed,
+        "training": teacher.training,
+        "iteration0": {**cfg.iteration0, "episodes": teacher.episodes},
+        "episodes_per_round": teacher.episodes_per_round,
+        "evaluation": {**defaults(Evaluation), "split": "val", "tasks": teacher.val_tasks},
     }
     return OmegaConf.create(made)
 

@@ -14,6 +14,8 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.tasks import jsonl
 from tests.support.toy_tasks import FINISH, FIX, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 TASKS = """
 from swe_gym_env.tasks import jsonl
 from swe_gym_env.types import TaskInstance

@@ -16,6 +16,8 @@ import pytest
 from swe_gym_env.tasks import jsonl
 from tests.support.toy_tasks import FINISH, FIX, GOLD, real_provider, toy_task
 
+pytestmark = [pytest.mark.sandbox, pytest.mark.e2e]
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = f"""
 import sys

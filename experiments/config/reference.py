@@ -50,7 +50,7 @@ def page() -> str:
         if kinds:
             lines.append(f"\n## {name}\n\n{known.key.doc}.\n")
         for kind in kinds:
-            names = [each for each, own in known.key.variants.items() if own is kind]
+            names = [each for each, each_kind in known.key.variants.items() if each_kind is kind]
             if len(kinds) > 1:
                 lines.append(f"\n### {_choices(name, names)}\n")
             lines.append(f"{' '.join(inspect.getdoc(kind).split())}\n")  # type: ignore[union-attr]
@@ -87,7 +87,7 @@ def _rows(
 ) -> Iterator[str]:
     for name, known in keys.items():
         key = known.key
-        own = affects if whole or key.affects is None else key.affects
+        effects = affects if whole or key.affects is None else key.affects
         if is_dataclass(known.type):
             below = declared(known.type)  # type: ignore[arg-type]
             values = known.default
@@ -95,9 +95,9 @@ def _rows(
                 each: Declared(each, one.type, getattr(values, each, one.default), one.key)
                 for each, one in below.items()
             }
-            yield from _rows(filled, f"{above}{name}.", own, whole or key.whole)
+            yield from _rows(filled, f"{above}{name}.", effects, whole or key.whole)
             continue
-        shown = [each for each in own if each in SHOWN]
+        shown = [each for each in effects if each in SHOWN]
         yield _row(
             f"{above}{name}",
             known.default,

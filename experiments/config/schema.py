@@ -29,8 +29,8 @@ from experiments.config.training import Training
 
 @dataclass(kw_only=True)
 class Iteration0:
-    """The warm start: the student that every algorithm starts from, made once for the runs that
-    agree on it."""
+    """The warm start: the student that every algorithm starts from, which runs that agree on
+    it share."""
 
     algorithm: dict[str, Any] = key(
         {"_target_": "algorithms.sft.SFT"},

@@ -23,10 +23,10 @@ def complete(cfg: DictConfig) -> None:
     with read_write(cfg), open_dict(cfg):
         _complete(cfg, RunConfig)
         for holder in (cfg, cfg.get("iteration0")):
-            own = holder.get("algorithm") if isinstance(holder, DictConfig) else None
-            if isinstance(own, DictConfig):
-                for name in FORMER_OPTIONS.get(str(own.get("_target_")), ()):
-                    own.pop(name, None)
+            options = holder.get("algorithm") if isinstance(holder, DictConfig) else None
+            if isinstance(options, DictConfig):
+                for name in FORMER_OPTIONS.get(str(options.get("_target_")), ()):
+                    options.pop(name, None)
 
 
 def _complete(node: DictConfig, kind: type) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from experiments.config.keys import EVERYTHING, Effect, key, required, section
 from experiments.config.training import Training
 
-# How a teacher is reached does not change what it answers. (A run is nevertheless named after it,
-# so that stored runs keep their names.)
+# How a teacher is reached does not change what it answers. A run is nevertheless named after it, so
+# that stored runs keep their names; an evaluation of the teacher is not.
 REACHED: tuple[Effect, ...] = ("result", "iteration0", "evaluation")
 
 

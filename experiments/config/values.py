@@ -149,10 +149,10 @@ def allowed(hint: Any, key: Key) -> str:
     """In words: ``a whole number, 1 or more, or null``."""
     if key.allowed:
         return key.allowed
-    message = [_words(each, key) for each in alternatives(hint) if each is not types.NoneType]
-    if len(message) < len(alternatives(hint)):
-        return f"{' or '.join(message)}, or null"
-    return " or ".join(message)
+    words = [_words(each, key) for each in alternatives(hint) if each is not types.NoneType]
+    if len(words) < len(alternatives(hint)):
+        return f"{' or '.join(words)}, or null"
+    return " or ".join(words)
 
 
 def _words(hint: Any, key: Key) -> str:

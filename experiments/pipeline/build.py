@@ -118,8 +118,7 @@ class RunContext:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """The precision in which the student computes. Reading it also sets the number of
-        threads."""
+        """In which the student computes. Reading it also sets the number of threads."""
         import torch
 
         name = self.precision
@@ -140,7 +139,7 @@ class RunContext:
         return partial(_count_tokens, self.renderer.tokenizer.backend_tokenizer)
 
     def check(self) -> None:
-        """Builds what would otherwise fail hours later. Raises SetupError for a mistake."""
+        """Builds what a mistake in the configuration would break hours later. Raises SetupError."""
         _ = self.account([])
         for algorithm in (self.iteration0, self.algorithm):
             try:
@@ -224,11 +223,11 @@ class RunContext:
         top_p: float | None = None,
     ) -> Policy:
         """``checkpoint`` None is the untrained model; the rest defaults to ``sampling``."""
-        own, thinking = self.cfg.sampling, self.cfg.model.thinking
+        sampling, thinking = self.cfg.sampling, self.cfg.model.thinking
         how = {
-            "temperature": own.temperature if temperature is None else temperature,
-            "top_p": own.top_p if top_p is None else top_p,
-            "max_new_tokens": own.max_new_tokens,
+            "temperature": sampling.temperature if temperature is None else temperature,
+            "top_p": sampling.top_p if top_p is None else top_p,
+            "max_new_tokens": sampling.max_new_tokens,
         }
         if self.cfg.serving.name == "vllm":
             return LazyPolicy(lambda: serving.student(self, checkpoint or self.start, **how))

@@ -1,4 +1,4 @@
-"""One evaluation for every method, model and endpoint: the measured policy acts alone.
+"""One evaluation for every method, model and endpoint. The measured policy acts alone.
 
 A run calls :func:`evaluate` for its student; ``python -m experiments.evaluate`` for any checkpoint,
 the expert or an endpoint. Killed, it goes on with the episodes that are missing. What it leaves
@@ -77,29 +77,31 @@ def evaluate(
 def alone(cfg: DictConfig) -> DictConfig:
     """``cfg`` with what an evaluation has no use for taken out. Raises SetupError."""
     values.check_some(cfg, "evaluation.samples")
-    own, who = cfg.copy(), cfg.evaluation.who
+    alone_cfg, who = cfg.copy(), cfg.evaluation.who
     samples = cfg.evaluation.samples
     if who == "teacher" and cfg.teacher.name == "trained":
-        with open_dict(own):  # it is found by what it was made of, which the next lines change
-            own.teacher.path = str(teachers.folder(cfg))
-    own.tasks.train = 0
+        with open_dict(
+            alone_cfg
+        ):  # it is found by what it was made of, which the next lines change
+            alone_cfg.teacher.path = str(teachers.folder(cfg))
+    alone_cfg.tasks.train = 0
     if who == "student":
         expert = {"name": "expert", **defaults(ExpertTeacher)}  # needs no server and no weights,
-        own.teacher = expert  # and is never asked
+        alone_cfg.teacher = expert  # and is never asked
     elif who == "teacher":
         _check_teacher(cfg)
-        own.teacher.budget = dict.fromkeys(cfg.teacher.budget)  # it limits a run
-        own.model.requires = {"gpus": 0, "gpu_gb": 0}  # only its tokenizer counts tokens
-        if samples is None and "temperature" in own.teacher:
-            own.teacher.temperature, own.teacher.top_p = 0.0, 1.0
+        alone_cfg.teacher.budget = dict.fromkeys(cfg.teacher.budget)  # it limits a run
+        alone_cfg.model.requires = {"gpus": 0, "gpu_gb": 0}  # only its tokenizer counts tokens
+        if samples is None and "temperature" in alone_cfg.teacher:
+            alone_cfg.teacher.temperature, alone_cfg.teacher.top_p = 0.0, 1.0
     else:
         raise SetupError(f"evaluation.who={who}: it is student or teacher")
-    return own
+    return alone_cfg
 
 
 def refuse_in_a_run(cfg: DictConfig) -> None:
-    """SetupError where a training run is given a setting that only a separate evaluation has, or
-    what no evaluation can."""
+    """SetupError where a training run is given a setting that only ``experiments.evaluate`` can
+    follow, or that no evaluation can."""
     untrained = cfg.evaluation.get("untrained", True)
     if not isinstance(untrained, bool) and not (isinstance(untrained, int) and untrained >= 0):
         raise SetupError(
@@ -127,7 +129,7 @@ def _check_teacher(cfg: DictConfig) -> None:
     if cfg.teacher.get("actions"):
         raise SetupError(
             f"teacher.actions={cfg.teacher.actions}: who is measured writes turns in the form that "
-            f"is stated in the prompt; give actions={cfg.teacher.actions} instead"
+            f"the prompt describes; give actions={cfg.teacher.actions} instead"
         )
 
 

@@ -149,15 +149,15 @@ def _many() -> bool:
 
 
 def _say(cfg: DictConfig, why: str, known: Kept | None, went_on: bool) -> None:
-    message = []
+    messages = []
     if cfg.model.dtype == AUTO:
         here = known is not None and known.machine in ("", cfg.decided.machine)
         on = "" if here or known is None else f" on another machine ({known.machine})"
         whose = "this run" if went_on else known.by if known else ""
         as_before = f", with which {whose} began{on}" if known else ""
         verb = "stays" if went_on else "is"
-        message.append(f"model.dtype=auto {verb} {cfg.decided.dtype}{as_before}")
+        messages.append(f"model.dtype=auto {verb} {cfg.decided.dtype}{as_before}")
     if cfg.workers.threads == AUTO:
-        message.append(f"workers.threads=auto is {threads(cfg)}")
-    if message and (why or known):
-        log.info("%s%s", ", ".join(message), f" ({why})" if why else "")
+        messages.append(f"workers.threads=auto is {threads(cfg)}")
+    if messages and (why or known):
+        log.info("%s%s", ", ".join(messages), f" ({why})" if why else "")

@@ -36,7 +36,7 @@ EMBEDDED = "smollm2"  # as in algorithms/engine/models.py, which imports torch
 
 def check(cfg: DictConfig, trains: bool = True) -> None:
     """Raises SetupError with everything that is missing. ``trains``: the student is not only
-    measured, so its model must be one that can be trained here, wherever it is served."""
+    measured, so its model must be one that can be trained here, with any serving."""
     _check_values(cfg)
     student = partial(_model, trained=trains)
     asked = (_folders, _gpus, _tasks, _sandbox, _teacher, student, serving.missing)
@@ -64,10 +64,10 @@ def check_teacher(cfg: DictConfig) -> None:
 
 def _folders(cfg: DictConfig) -> str | None:
     """Where the run is kept, and where what can be made again is."""
-    if message := unwritable(runs(cfg)):
-        return f"paths.runs={cfg.paths.runs}: {message}; give another folder"
-    if not home().is_dir() and (message := unwritable(home())):
-        return f"SWE_GYM_HOME={home()}: {message}; give another folder"
+    if problem := unwritable(runs(cfg)):
+        return f"paths.runs={cfg.paths.runs}: {problem}; give another folder"
+    if not home().is_dir() and (problem := unwritable(home())):
+        return f"SWE_GYM_HOME={home()}: {problem}; give another folder"
     return None
 
 

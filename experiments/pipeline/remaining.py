@@ -1,6 +1,6 @@
 """How far the whole run is: which phase of how many, the time spent, and what is left of it.
 
-The time left is shown where it is known: each later phase is estimated to take as long as the
+The remaining time is shown where it is known. Each phase to come is assumed to take as long as the
 newest of its kind. Iteration 0 has another size than the rounds, so that a first round must have
 ended before; and a kind of phase that has not ended yet makes it unknown.
 """
@@ -22,21 +22,21 @@ def phases(cfg: DictConfig, iteration0: Algorithm, algorithm: Algorithm) -> list
     if cfg.evaluation.get("untrained", True):
         names.append(f"evaluate {UNTRAINED}")
     for index in range(rounds + 1):
-        own = round_name(index)
+        name = round_name(index)
         scored = (algorithm if index else iteration0).scoring
-        names += [f"collect {own}", *([f"score {own}"] if scored else []), f"train {own}"]
+        names += [f"collect {name}", *([f"score {name}"] if scored else []), f"train {name}"]
         if index == 0:
             names.append(f"evaluate {ITERATION0}")
         elif cfg.evaluation.every_round or index == rounds:
-            names.append(f"evaluate {own}")
+            names.append(f"evaluate {name}")
     return names
 
 
 def line(names: Sequence[str], ended: Sequence[str], seconds: Mapping[str, float]) -> str:
     """``ended``: those of ``names`` that have, the newest last. ``seconds`` as in phases.json."""
-    reported = f"phase {len(ended)} of {len(names)} done, {time_of(sum(seconds.values()))} so far"
+    text = f"phase {len(ended)} of {len(names)} done, {time_of(sum(seconds.values()))} so far"
     left = seconds_left(names, ended, seconds)
-    return f"{reported}, about {time_of(left)} left" if left else reported
+    return f"{text}, about {time_of(left)} left" if left else text
 
 
 def seconds_left(

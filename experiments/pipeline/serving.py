@@ -1,4 +1,4 @@
-"""The servers of the student: from the section ``serving`` of the configuration to servers."""
+"""Who serves the student: from the section ``serving`` of the configuration to servers."""
 
 from __future__ import annotations
 
@@ -124,19 +124,21 @@ def _imports_vllm(python: str) -> bool:
 def _own(context: RunContext, index: int) -> Server:
     from algorithms.serving.server import Launch, Server
 
-    cfg, own = context.cfg, context.cfg.serving.server
-    gpus = ",".join(_gpus(own)[index * own.tensor_parallel : (index + 1) * own.tensor_parallel])
+    cfg, server = context.cfg, context.cfg.serving.server
+    gpus = ",".join(
+        _gpus(server)[index * server.tensor_parallel : (index + 1) * server.tensor_parallel]
+    )
     return Server(
         launch=Launch(
-            command=[str(own.python), "-m", "vllm.entrypoints.openai.api_server"],
+            command=[str(server.python), "-m", "vllm.entrypoints.openai.api_server"],
             arguments=arguments(context),
             environment={
                 **ENVIRONMENT,
                 "CUDA_VISIBLE_DEVICES": gpus,
-                **{str(name): str(value) for name, value in (own.environment or {}).items()},
+                **{str(name): str(value) for name, value in (server.environment or {}).items()},
             },
             log=Path(cfg.paths.runs).absolute() / "serving" / f"{os.getpid()}-{index}.log",
-            restarts=own.restarts,
+            restarts=server.restarts,
             start_timeout=START_TIMEOUT,
         )
     )
@@ -146,13 +148,13 @@ def arguments(context: RunContext) -> list[str]:
     """All of vLLM's options but the model and the place."""
     from algorithms.serving.weights import BASE
 
-    cfg, own = context.cfg, context.cfg.serving.server
+    cfg, server = context.cfg, context.cfg.serving.server
     options: dict[str, Any] = {
         "served_model_name": BASE,
         "dtype": context.precision,
         "max_model_len": cfg.serving.max_context,
-        "tensor_parallel_size": own.tensor_parallel,
-        "gpu_memory_utilization": own.memory_share,
+        "tensor_parallel_size": server.tensor_parallel,
+        "gpu_memory_utilization": server.memory_share,
         "enable_prefix_caching": True,
         "logprobs_mode": PROCESSED,  # of the distribution that tokens are drawn from
         "generation_config": "vllm",  # no sampling settings but those of each request
@@ -162,7 +164,7 @@ def arguments(context: RunContext) -> list[str]:
         room = next((one for one in RANKS if one >= rank), rank)
         options |= {"enable_lora": True, "max_lora_rank": room}
         options |= {"max_loras": 2, "max_cpu_loras": 2}  # the old one's last turns, and the new one
-    options |= {str(name): value for name, value in (own.arguments or {}).items()}
+    options |= {str(name): value for name, value in (server.arguments or {}).items()}
     flags: list[str] = []
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
@@ -177,17 +179,17 @@ def _rank(context: RunContext) -> int:
     return int(context.cfg.training.lora_rank)
 
 
-def _gpus(own: DictConfig) -> list[str]:
-    needed = own.replicas * own.tensor_parallel
-    if own.gpus is not None:
-        given = [str(gpu) for gpu in own.gpus]
+def _gpus(server: DictConfig) -> list[str]:
+    needed = server.replicas * server.tensor_parallel
+    if server.gpus is not None:
+        given = [str(gpu) for gpu in server.gpus]
     else:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         given = [gpu for gpu in seen.split(",") if gpu] or [str(gpu) for gpu in range(needed)]
     if len(given) < needed:
         raise SetupError(
-            f"serving.server: {own.replicas} replicas of {own.tensor_parallel} GPUs each need "
-            f"{needed}, and there are {len(given)} ({', '.join(given) or 'none'})"
+            f"serving.server: {server.replicas} replicas of {server.tensor_parallel} GPUs each "
+            f"need {needed}, and there are {len(given)} ({', '.join(given) or 'none'})"
         )
     return given
 
@@ -195,7 +197,7 @@ def _gpus(own: DictConfig) -> list[str]:
 def _stop_ids(folder: Path) -> set[int]:
     """What the model's own generation settings end a turn with."""
     try:
-        reported = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
+        ids = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
     except FileNotFoundError:
         return set()
-    return set(reported if isinstance(reported, list) else [] if reported is None else [reported])
+    return set(ids if isinstance(ids, list) else [] if ids is None else [ids])

@@ -9,18 +9,19 @@ fails is recorded and reported, and the sweep goes on.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException, HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -49,7 +50,7 @@ class Sweep(Callback):
         try:
             cells = _cells(config)
         except (HydraException, OmegaConfBaseException):
-            return  # Hydra reports the error, or another sweeper understands the values
+            return  # Hydra reports it before the first run, or another sweeper understands it
         where = Path(cells[0].pop("runs"))
         folder = where / f"sweep-{digest(sorted(cell['run'] for cell in cells))}"
         with sweep.changing(folder) as data:
@@ -64,8 +65,8 @@ class Sweep(Callback):
 def _place(config: DictConfig) -> None:
     """Where Hydra writes, of any command: it would end in a traceback where it cannot."""
     where = runs(config)
-    if problems := unwritable(where):
-        print(f"\npaths.runs={config.paths.runs}: {problems}; give another folder", file=sys.stderr)
+    if problem := unwritable(where):
+        print(f"\npaths.runs={config.paths.runs}: {problem}; give another folder", file=sys.stderr)
         raise SystemExit(2)
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(where / ".multirun")
@@ -77,18 +78,32 @@ def _cells(config: DictConfig) -> list[dict[str, Any]]:
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(
         list(config.hydra.overrides.task)
     )
-    (every,) = BasicSweeper.split_arguments(overrides, None)
     found: dict[str, dict[str, Any]] = {}
-    for given in every:
+    for given in _combinations(overrides):
         cfg = loader.load_sweep_config(config, given)
-        own = list(cfg.hydra.overrides.task)
+        overrides_of_run = list(cfg.hydra.overrides.task)
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
         run = run_folder(cfg)
         key = (run.inputs or {}).get("key", run.path.name)  # equal files in two places are one
         place = {"run": run.path.name, "runs": str(run.path.parent)}
-        found.setdefault(key, {"overrides": own, **place})
+        found.setdefault(key, {"overrides": overrides_of_run, **place})
     return list(found.values())
+
+
+def _combinations(overrides: Iterable[Override]) -> Iterator[list[str]]:
+    """The overrides of each run, in the order of Hydra's basic sweeper: all combinations of the
+    listed values, of which the last is the fastest to change."""
+    choices: dict[str, list[str]] = {}  # by key: the last override of a key counts
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise HydraException(f"{key}: only another sweeper than the basic one knows intervals")
+    yield from map(list, itertools.product(*choices.values()))
 
 
 def _standing(runs: Path, cell: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +166,7 @@ def cell(cfg: DictConfig) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def summarized() -> Iterator[None]:
+def reported() -> Iterator[None]:
     """Around a command: if it was a sweep, ends with a line for each cell, and with exit code 1 if
     one has failed."""
     try:

@@ -1,4 +1,4 @@
-"""The teacher: from the section ``teacher`` of the configuration to a policy."""
+"""Who teaches: from the section ``teacher`` of the configuration to a policy."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ def served_scorer(context: RunContext) -> ServedScorer:
 
 def form(context: RunContext) -> ActionFormat:
     """``teacher.actions``, with those of the student's tools that it can say."""
-    own, student = context.cfg.teacher.get("actions"), context.student_form()
-    if own in (None, student.name):
+    name, student = context.cfg.teacher.get("actions"), context.student_form()
+    if name in (None, student.name):
         return student
     offered = {tool.name for tool in student.tools}
-    can = [tool.name for tool in actions.action_format(own).tools if tool.name in offered]
-    return actions.action_format(own, can)
+    can = [tool.name for tool in actions.action_format(name).tools if tool.name in offered]
+    return actions.action_format(name, can)
 
 
 def folder(cfg: DictConfig) -> Path:
@@ -106,8 +106,8 @@ def folder(cfg: DictConfig) -> Path:
 def dtype(context: RunContext) -> torch.dtype:
     import torch
 
-    own = context.cfg.teacher.get("dtype")
-    return getattr(torch, own) if own else context.dtype
+    name = context.cfg.teacher.get("dtype")
+    return getattr(torch, name) if name else context.dtype
 
 
 def _load(context: RunContext) -> Policy:
@@ -128,12 +128,12 @@ def _trained(cfg: DictConfig) -> Path:
 
     if given := cfg.teacher.get("path"):
         return Path(given)
-    own = trained_folder(cfg)
-    checkpoint = own.round(cfg.teacher.rounds).checkpoint
+    run = trained_folder(cfg)
+    checkpoint = run.round(cfg.teacher.rounds).checkpoint
     if (checkpoint / "config.json").is_file():
         return checkpoint
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else ["..."]
     raise SetupError(
-        f"teacher=trained: there is no trained teacher in {own.path} yet. Make it with\n"
+        f"teacher=trained: there is no trained teacher in {run.path} yet. Make it with\n"
         f"  {shlex.join(['python', '-m', 'experiments.teacher', *given])}"
     )

@@ -82,18 +82,18 @@ def parts(folder: RunFolder) -> Iterator[tuple[str, list[Point]]]:
     """All that the folder holds of phases that have ended, in the order of the rounds."""
     samples, index = 0, 0
     yield from _evaluation(folder, UNTRAINED, 0, 0)
-    while (own := folder.round(index)).path.exists():
-        found = own.metrics
-        if own.is_done("collect"):
+    while (stored := folder.round(index)).path.exists():
+        found = stored.metrics
+        if stored.is_done("collect"):
             values = _numbers({name: found.get(name) for name in COLLECTED})
-            yield f"{own.path.name}-collect", [Point("collect", index, samples, values)]
-        if not own.is_done("train"):
+            yield f"{stored.path.name}-collect", [Point("collect", index, samples, values)]
+        if not stored.is_done("train"):
             return
         seen = found.get("trained_samples", found.get("trees", 0))
-        yield f"{own.path.name}-train", _losses(found, index, samples, seen)
+        yield f"{stored.path.name}-train", _losses(found, index, samples, seen)
         samples += seen
         yield from _seconds(folder, index, samples)
-        yield from _evaluation(folder, own.path.name if index else ITERATION0, index, samples)
+        yield from _evaluation(folder, stored.path.name if index else ITERATION0, index, samples)
         index += 1
 
 
@@ -118,9 +118,9 @@ def _seconds(folder: RunFolder, index: int, samples: int) -> Iterator[tuple[str,
 def _evaluation(
     folder: RunFolder, name: str, index: int, samples: int
 ) -> Iterator[tuple[str, list[Point]]]:
-    own = folder.evaluation(name)
-    if own.is_done("evaluate"):
-        values = {key: own.metrics.get(key) for key in EPISODES}
+    stored = folder.evaluation(name)
+    if stored.is_done("evaluate"):
+        values = {key: stored.metrics.get(key) for key in EPISODES}
         values["seconds"] = phases_so_far(folder.path).get(f"evaluate {name}")
         yield f"{name}-evaluate", [Point("evaluate", index, samples, _numbers(values))]
 
@@ -186,20 +186,20 @@ class WandB:
             import wandb
         except ImportError:
             raise _missing("wandb") from None
-        own, name = cfg.tracking, folder.path.name
-        if own.mode not in ("online", "offline"):
-            raise SetupError(f"tracking.mode={own.mode}: it is online or offline")
-        self._ledger = folder.path / "wandb" / f"written-{own.mode}.json"
+        section, name = cfg.tracking, folder.path.name
+        if section.mode not in ("online", "offline"):
+            raise SetupError(f"tracking.mode={section.mode}: it is online or offline")
+        self._ledger = folder.path / "wandb" / f"written-{section.mode}.json"
         self._ledger.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._run = wandb.init(
-                project=own.project,
-                entity=own.entity,
-                mode=own.mode,
+                project=section.project,
+                entity=section.entity,
+                mode=section.mode,
                 id=name,
                 name=name,
                 group=cfg.algorithm.name,
-                resume="allow" if own.mode == "online" else None,
+                resume="allow" if section.mode == "online" else None,
                 dir=folder.path,
                 config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
                 settings=wandb.Settings(console="off", silent=True),

@@ -193,7 +193,7 @@ def _sandboxes(context: RunContext, display: Display) -> dict[str, Any]:
     parallel = max(1.0, min(os.cpu_count() or 1, alone / together))
     shares = _shares(episodes)
     whole = sum(seconds * count for seconds, count in shares.values())
-    # what one item takes of a busy machine, so that all of them take as long as they did
+    # what one item takes of a busy machine, scaled so that the sum is the measured time
     scale = together * max(1, round(parallel)) / whole
     return {
         "parallel": parallel,

@@ -32,7 +32,7 @@ from experiments.runs.naming import untrained_tasks
 from swe_gym_env.rollout.mixers import Mixer, StudentOnly
 
 AT_ONCE = 256  # answers of one vLLM replica: its default for max_num_seqs
-ELSEWHERE = "Qwen/Qwen3-Coder-30B-A3B-Instruct"  # what a server of unknown size is assumed to be
+ELSEWHERE = "Qwen/Qwen3-Coder-30B-A3B-Instruct"  # what a server of unknown size is planned as
 SAMPLE = 3  # of a long phase so many times the episodes in flight are simulated, the rest follows
 
 
@@ -227,7 +227,9 @@ class Planner:
         tokens = serving.get("cache_gb", 2) * 2**30 / model.kv_bytes
         rows = serving.get("batch_size") or AT_ONCE
         if self.gpus:
-            return replicas(1, self._roofline(model, 1, own=True), rows, tokens, continuous=False)
+            return replicas(
+                1, self._roofline(model, 1, in_process=True), rows, tokens, continuous=False
+            )
         speed = OnCPU(self.cpu)
 
         def make(env: simpy.Environment, processor: simpy.Resource | None) -> Sequence[Engine]:
@@ -249,9 +251,9 @@ class Planner:
         speed = self._roofline(model, tp)
         return replicas(count, speed, rows, memory.cache_tokens(use, model, tp))
 
-    def _roofline(self, model: Shape, tp: int, own: bool = False) -> Roofline:
+    def _roofline(self, model: Shape, tp: int, in_process: bool = False) -> Roofline:
         shares = self.cfg.plan.gpu
-        overhead = STEP_OVERHEAD_HF if own else shares.step_overhead
+        overhead = STEP_OVERHEAD_HF if in_process else shares.step_overhead
         return Roofline(model, gpu(self.cfg.cluster.gpu), tp, shares, overhead)
 
     # -- scoring and training ----------------------------------------------------------------
@@ -262,7 +264,7 @@ class Planner:
         wanted = [s for s in played.scripts if everyone or not all(s.led)]
         if self.gpus:
             model = memory.teacher_shape(self.cfg) if scoring.scorer == "teacher" else None
-            speed = self._roofline(model or self.model, 1, own=True)
+            speed = self._roofline(model or self.model, 1, in_process=True)
             seconds = share * sum(speed.prefill(script.tokens, 0) for script in wanted)
         else:  # a pass of the trainer, forward alone
             seconds = share * sum(script.tokens for script in wanted) / (3 * self.cpu.train)

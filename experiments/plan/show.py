@@ -83,7 +83,7 @@ def placed(console: Console, planner: Planner) -> None:
         how = f"{place.teachers} server(s) of tensor parallel {place.teacher_tp}"
         rows.append(["teacher", str(place.teachers * place.teacher_tp), how])
     else:
-        rows.append(["teacher", "0", f"teacher={cfg.teacher.name}: not on separate GPUs"])
+        rows.append(["teacher", "0", f"teacher={cfg.teacher.name}: uses no separate GPUs"])
     nodes = math.ceil(place.gpus / cfg.plan.node.gpus)
     _table(console, f"GPU placement, {nodes} node(s)", ["who", "GPUs", "how"], rows)
 
@@ -198,18 +198,18 @@ def scaling(cfg: DictConfig, gpus: int, facts: Facts, phases: Sequence[Phase]) -
         if missing := memory.too_large(cfg, count):
             found.append(Scaled(count, missing=missing[0]))
             continue
-        own = phases if count == gpus else Planner(cfg, count, facts).run(quick=True)
-        hours = sum(phase.seconds for phase in own) / 3600
+        planned = phases if count == gpus else Planner(cfg, count, facts).run(quick=True)
+        hours = sum(phase.seconds for phase in planned) / 3600
         many = cfg.workers.concurrency * max(1, count // cfg.plan.node.gpus)
         wider = hours
         if many > cfg.workers.concurrency:
-            reported = [f"workers.concurrency={many}"]
+            changes = [f"workers.concurrency={many}"]
             if cfg.teacher.get("concurrency"):
-                reported.append(f"teacher.concurrency={cfg.teacher.concurrency * many}")
-            more = Planner(memory.changed(cfg, reported), count, facts).run(quick=True)
+                changes.append(f"teacher.concurrency={cfg.teacher.concurrency * many}")
+            more = Planner(memory.changed(cfg, changes), count, facts).run(quick=True)
             wider = sum(phase.seconds for phase in more) / 3600
         parts: dict[str, float] = {}
-        for phase in own:
+        for phase in planned:
             for name, seconds in phase.bounds.items():
                 parts[name] = parts.get(name, 0.0) + seconds
         bound = max(parts, key=lambda name: parts[name])

@@ -28,7 +28,7 @@ class Script:
     observed: tuple[int, ...]
     taken: tuple[int, ...]
     led: tuple[bool, ...]
-    message: tuple[int, ...]
+    labels: tuple[int, ...]
     steps: tuple[float, ...]
     graded: bool = True
 
@@ -187,7 +187,7 @@ class _Loop:
             yield from busy(self.env, self.processor, seconds)
 
     def _batch(self, ready: Sequence[_Live]) -> Process:
-        """Student and teacher side by side; the loop goes on when both have answered."""
+        """Student and teacher side by side; the loop goes on when both have said all."""
         env, began = self.env, self.env.now
         asked: list[tuple[str, simpy.Event]] = []
         before = {engine: (engine.used.prefill, engine.used.decode) for engine in self._engines}
@@ -198,7 +198,7 @@ class _Loop:
                 engine = self.student[live.number % len(self.student)]
                 asked.append(("student", engine.ask(live.number, prompt, script.taken[turn])))
             if led or self.annotate:
-                asked.append(("teacher", self._ask_teacher(live, prompt, script.message[turn])))
+                asked.append(("teacher", self._ask_teacher(live, prompt, script.labels[turn])))
         who_is_asked = dict.fromkeys(who for who, _ in asked)
         ends = {who: [event for w, event in asked if w == who] for who in who_is_asked}
         last: dict[str, float] = {}

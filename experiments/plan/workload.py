@@ -134,10 +134,10 @@ def _script(
     drawn = draw(rng, mean, spread, limits.max_turns, 1)[0]
     turns = max(1, int(drawn) + int(rng.random() < drawn % 1))
     led += [mixer.actor((*key, turn, "mixer")) == "teacher" for turn in range(likely, turns)]
-    own = _tokens(rng, student.generated, given, cfg.sampling.max_new_tokens, turns)
+    sampled = _tokens(rng, student.generated, given, cfg.sampling.max_new_tokens, turns)
     most = cfg.teacher.get("max_tokens") or cfg.teacher.get("max_new_tokens") or 10**9
-    message = _tokens(rng, teacher.generated, given, most, turns)
-    taken = [s if by else o for o, s, by in zip(own, message, led, strict=False)]
+    labels = _tokens(rng, teacher.generated, given, most, turns)
+    taken = [s if by else o for o, s, by in zip(sampled, labels, led, strict=False)]
     observed = [given.opening] + [given.observed] * (turns - 1)
     total = np.cumsum(np.add(observed, taken))
     turns = max(1, min(turns, int((total <= limits.max_tokens).sum()) + 1))
@@ -148,7 +148,7 @@ def _script(
         tuple(observed[:turns]),
         tuple(taken[:turns]),
         tuple(led[:turns]),
-        tuple(message[:turns]),
+        tuple(labels[:turns]),
         tuple(float(s) for s in steps * runs),
         bool(runs.any()),
     )
@@ -156,12 +156,12 @@ def _script(
 
 def _as_seen(script: Script, turns: Sequence[SeenTurn], given: Assumed, seconds: float) -> Script:
     """With other turns; each command takes the mean ``seconds``."""
-    message = [script.message[turn % len(script.message)] for turn in range(len(turns))]
+    labels = [script.labels[turn % len(script.labels)] for turn in range(len(turns))]
     return Script(
         (given.opening, *[given.observed] * (len(turns) - 1)),
-        tuple(turn.tokens or label for turn, label in zip(turns, message, strict=True)),
+        tuple(turn.tokens or label for turn, label in zip(turns, labels, strict=True)),
         tuple(turn.led for turn in turns),
-        tuple(message),
+        tuple(labels),
         tuple(seconds if turn.acts else 0.0 for turn in turns),
         any(turn.acts for turn in turns),
     )
@@ -199,7 +199,7 @@ def learned(algorithm: Algorithm, collect: Collect, rounds: Sequence[Played]) ->
             continue
         script = scripts[example.episode.episode_id]
         end = 1 + max(target.turn for target in targets)
-        branches = sum(script.message[t.turn] for t in targets if t.text == LABEL)
+        branches = sum(script.labels[t.turn] for t in targets if t.text == LABEL)
         size = sum(script.observed[:end]) + sum(script.taken[:end]) + branches
         if example.group and example.group == last:
             trees[-1] += size - script.observed[0]

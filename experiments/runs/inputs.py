@@ -102,8 +102,8 @@ def of_model(folder: str | Path) -> str | None:
     place = Path(folder)
     if not (place / "config.json").is_file():
         return None
-    own = sorted(p for p in place.iterdir() if p.suffix in OF_MODEL and p.name[0] != ".")
-    content = _digest(own, place)
+    files = sorted(p for p in place.iterdir() if p.suffix in OF_MODEL and p.name[0] != ".")
+    content = _digest(files, place)
     base = (read_json(place / "adapter_config.json") or {}).get("base_model_name_or_path")
     below = of_model(base) if base and Path(base).resolve() != place.resolve() else None
     return hashlib.sha256(f"{content} {below}".encode()).hexdigest() if below else content
@@ -111,13 +111,13 @@ def of_model(folder: str | Path) -> str | None:
 
 def changed(before: Inputs, now: Inputs) -> list[str]:
     """One sentence for each input that has another content."""
-    message = []
+    changes = []
     for name in sorted(before.keys() & now.keys()):
         old, new = before[name], now[name]
         if old["content"] != new["content"]:
             where = "" if old["path"] == new["path"] else f" (it was {old['path']})"
-            message.append(f"{name}: {new['path']} has another content{where}")
-    return message
+            changes.append(f"{name}: {new['path']} has another content{where}")
+    return changes
 
 
 def refuse_changed(run: Path, cfg: DictConfig, *names: str) -> None:
@@ -126,13 +126,13 @@ def refuse_changed(run: Path, cfg: DictConfig, *names: str) -> None:
     stored = (read_json(run / FILE) or {}).get("inputs", {})
     if not stored:  # of an older version, or of what cannot change
         return
-    own = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(own, dict)
-    sections = {name: own.get(name) for name in names if name in stored}
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(settings, dict)
+    sections = {name: settings.get(name) for name in names if name in stored}
     if differs := changed(stored, found(sections, Path)):
         raise SetupError(
             f"{run} was made with other files: {'; '.join(differs)}. Put back what it was made "
-            "with, or start a separate run with what is there now"
+            "with, or start a new run with what is there now"
         )
 
 

@@ -107,11 +107,11 @@ def test_what_the_format_cannot_say_is_refused(call: ToolCall) -> None:
 
 
 def test_a_huge_text_is_read_in_no_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     for text in ("```" + " " * 200_000 + "`", "```" + "a" * 200_000 + "`", "```\n" * 50_000):
         with pytest.raises(FormatError):
             FORM.parse(text)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_an_unknown_format_names_what_exists() -> None:

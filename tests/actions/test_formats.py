@@ -147,14 +147,14 @@ def test_a_huge_text_is_read_in_no_time(name: str) -> None:
     for seed in seeds:
         for start in starts:
             text = start + seed * (200_000 // len(seed))
-            began = time.perf_counter()
+            began = time.process_time()
             with pytest.raises(FormatError):
                 form.parse(text)
-            assert time.perf_counter() - began < 0.5, (start, seed)
-    began = time.perf_counter()
+            assert time.process_time() - began < 0.5, (start, seed)
+    began = time.process_time()
     call = ToolCall("bash", {"command": "<\\/parameter></tool_call>\n" * 8000})
     assert form.parse(form.render(call)).arguments == call.arguments
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def turn(name: str, arguments: Any, **more: Any) -> str:

@@ -20,7 +20,15 @@ from tests.algorithms.conftest import tiny_model, tiny_tokenizer
 from tests.algorithms.test_identities import eight
 from tests.algorithms.test_parallel import all_trees
 
-CONFIG = TrainingConfig(lr=1e-3, epochs=2, micro_batch_tokens=100, warmup_steps=1, save_every=2)
+CONFIG = TrainingConfig(
+    lr=1e-3,
+    lr_end=1.0,
+    batch_size=8,
+    epochs=2,
+    micro_batch_tokens=100,
+    warmup_steps=1,
+    save_every=2,
+)
 KILLED_IN_STEP = 5  # of 6 steps; the last snapshot is of step 4
 RTOL = 2e-4  # of losses; weights may differ by a hundredth of the learning rate
 SNAPSHOT = "snapshot"

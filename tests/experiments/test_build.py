@@ -127,6 +127,7 @@ def test_a_teacher_of_words_alone_cannot_score(method: str) -> None:
     RunContext(configuration("algorithm=dagger")).check_scores()
 
 
+@pytest.mark.model
 def test_the_student_is_loaded_only_when_it_is_asked() -> None:
     student = RunContext(configuration()).student(Path("/nowhere"), temperature=0.0)
     assert isinstance(student, LazyPolicy)

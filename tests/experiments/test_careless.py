@@ -33,7 +33,7 @@ pytestmark = pytest.mark.xdist_group("configuration")
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("seed=null", "seed=null: it is a whole number, 0 or more"),
         ("seed=-1", "seed=-1: it is a whole number"),
@@ -65,10 +65,10 @@ pytestmark = pytest.mark.xdist_group("configuration")
         ("logging.level=loud", "logging.level=loud: it is one of DEBUG"),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_name(given: str, output: str) -> None:
+def test_a_value_out_of_range_is_refused_by_name(given: str, message: str) -> None:
     with pytest.raises(SetupError) as caught:
         values.check(configuration(given))
-    assert output in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_all_wrong_values_are_named_at_once() -> None:
@@ -139,8 +139,8 @@ def test_text_of_others_does_not_steer_the_terminal() -> None:
     out = io.StringIO()
     table = Table("t", f"Title {name}", (name, "n"), [(name, 1)])
     terminal.show(Console(file=out, width=200), table)
-    output = out.getvalue()
-    assert "[/red]" in output and not set("\x1b\x07\r\u202e\ud83d") & set(output)
+    message = out.getvalue()
+    assert "[/red]" in message and not set("\x1b\x07\r\u202e\ud83d") & set(message)
     assert plain("one\n\ttwo") == "one\n\ttwo"
 
 

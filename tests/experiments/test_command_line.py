@@ -55,7 +55,7 @@ def test_an_unknown_choice_says_what_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("beta=0.3", "beta=0.3: beta is one of constant, cosine"),
         ("beta=0.3,0.5", "beta=0.3,0.5: beta is one of"),

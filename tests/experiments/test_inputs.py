@@ -207,8 +207,8 @@ def test_an_evaluation_of_an_edited_file_is_made_anew(job: Job) -> None:
     path = job.runs.parent / "tasks.jsonl"
     before = path.read_text()
     path.write_text(before.replace("python -m pytest -rA", "python -m pytest_typo -rA"))
-    output = job.run(*command, module="experiments.evaluate")
-    assert "a new folder" in output and "tasks.jsonl has another content" in output
+    message = job.run(*command, module="experiments.evaluate")
+    assert "a new folder" in message and "tasks.jsonl has another content" in message
     (second,) = set(job.runs.glob("evaluation-*")) - {first}
 
     def resolved(folder: Path) -> int:
@@ -216,4 +216,4 @@ def test_an_evaluation_of_an_edited_file_is_made_anew(job: Job) -> None:
 
     assert (resolved(first), resolved(second)) == (1, 0)
     groups = [Group(name, [read_evaluation(path)]) for name, path in (("a", first), ("b", second))]
-    assert any("the digest of the file of tasks" in output for output in warnings(groups))
+    assert any("the digest of the file of tasks" in message for message in warnings(groups))

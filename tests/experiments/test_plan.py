@@ -175,10 +175,10 @@ def test_one_processor_does_all_the_work_one_after_another() -> None:
 def test_a_long_phase_goes_on_as_its_beginning_did() -> None:
     scripts = [script(3) for _ in range(200)]
     whole = play(scripts, machine(8), annotate=False)
-    reported = play_many(scripts[:64], machine(8), annotate=False, count=200)
-    assert reported.seconds == pytest.approx(whole.seconds, rel=0.05)
-    assert sum(reported.waited.values()) == pytest.approx(reported.seconds)
-    assert reported.turns == whole.turns
+    sample = play_many(scripts[:64], machine(8), annotate=False, count=200)
+    assert sample.seconds == pytest.approx(whole.seconds, rel=0.05)
+    assert sum(sample.waited.values()) == pytest.approx(sample.seconds)
+    assert sample.turns == whole.turns
 
 
 # -- whole plans ------------------------------------------------------------------------------
@@ -192,8 +192,10 @@ def test_more_gpus_never_take_longer() -> None:
     cfg = paper(
         "rounds=1", "iteration0.episodes=32", "episodes_per_round=32", "limits.max_turns=20"
     )
-    reported = [hours(cfg, gpus) for gpus in (8, 16, 32)]
-    assert all(later <= sooner * 1.01 for sooner, later in itertools.pairwise(reported)), reported
+    planned_hours = [hours(cfg, gpus) for gpus in (8, 16, 32)]
+    assert all(later <= sooner * 1.01 for sooner, later in itertools.pairwise(planned_hours)), (
+        planned_hours
+    )
 
 
 def test_a_phase_for_each_of_the_run_and_the_teacher_where_it_is_asked() -> None:

@@ -46,7 +46,8 @@ def own_tasks(job: Job) -> Job:
 @pytest.mark.timeout(900)
 def test_run_with_parts_of_another_package(job: Job, installed: Path) -> None:
     job = own_tasks(job)
-    job.run(*PLUGINS, "evaluation.tasks=1", "evaluation.untrained=false")
+    few = ("evaluation.tasks=1", "evaluation.untrained=false")
+    job.run(*PLUGINS, *few, new_interpreter=True)  # which reads PYTHONPATH
     folder = job.folder("outcome_weighted-*")
     path = folder / "rounds/round_001"
     episodes = [json.loads(line) for line in (path / "episodes.jsonl").read_text().splitlines()]
@@ -64,6 +65,7 @@ def test_run_with_parts_of_another_package(job: Job, installed: Path) -> None:
     assert "outcome_weighted" in (folder / "report.html").read_text()
     # what it was trained on, for other trainers
     rows = folder / "rows.jsonl"
-    job.by_hand("experiments.export", str(folder), "1", "--out", str(rows))
+    words, by_hand = (str(folder), "1", "--out", str(rows)), Job(job.home, job.runs, ())
+    by_hand.run(*words, module="experiments.export", new_interpreter=True)
     weights = {w for line in rows.read_text().splitlines() for w in json.loads(line)["weights"]}
     assert weights - {0.0, 0.25, 1.0} == set() and weights & {0.25, 1.0}

@@ -84,8 +84,8 @@ def test_a_teachers_precision_is_checked_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["run", "evaluate", "plan", "teacher"])
 def test_every_command_refuses_before_anything_is_built(job: Job, module: str) -> None:
-    output = job.run("model.dtype=bf16", module=f"experiments.{module}", code=2)
-    assert "model.dtype=bf16: it is auto" in output and "Traceback" not in output
+    printed = job.run("model.dtype=bf16", module=f"experiments.{module}", code=2)
+    assert "model.dtype=bf16: it is auto" in printed and "Traceback" not in printed
     assert not list(job.runs.glob("*/config.yaml"))
 
 
@@ -222,8 +222,8 @@ def test_a_run_is_killed_and_goes_on_as_on_another_machine(
     job.interrupted(until, 1, signal.SIGKILL, *AUTO, within=400)
     for name in AVX2:
         monkeypatch.delenv(name)
-    output = job.run(*AUTO, "training.launch=[python]")
-    assert output.count("stays float32, with which this run began on another machine") == 1
+    printed = job.run(*AUTO, "training.launch=[python]")
+    assert printed.count("stays float32, with which this run began on another machine") == 1
     config = OmegaConf.load(job.folder() / "config.yaml")
     assert (config.model.dtype, config.decided.dtype) == ("auto", "float32")
     for index in (0, 1):

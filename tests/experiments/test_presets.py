@@ -19,7 +19,7 @@ from tests.algorithms.families import family
 from tests.experiments.conftest import ROOT, Job
 from tests.experiments.test_configuration import CONF, configuration, planned
 
-# arXiv 2605.12913, as its authors and readers describe it
+# arXiv 2605.12913, as its authors and readers report it
 ALL = {
     "teacher.model": "Qwen/Qwen3-Coder-30B-A3B-Instruct",
     "tasks.name": "swe_gym",

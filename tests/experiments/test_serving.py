@@ -64,7 +64,7 @@ def test_replicas_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "output"),
     [
         ((), "names none"),
         (("serving.server.python=/nowhere/python",), "/nowhere/python cannot import it"),

@@ -62,7 +62,7 @@ def test_another_model_teaches_with_its_own_tokenizer_template_and_form(
 
 
 @pytest.mark.parametrize(
-    ("student", "own", "tools"),
+    ("student", "written", "tools"),
     [
         ("bash_block", "xml", ["bash", "finish"]),
         ("xml", "bash_block", ["bash", "finish"]),
@@ -70,15 +70,15 @@ def test_another_model_teaches_with_its_own_tokenizer_template_and_form(
         ("xml", "null", ["bash", "str_replace_editor", "finish"]),
     ],
 )
-def test_a_teacher_is_offered_the_tools_of_the_student(student: str, own: str, tools) -> None:  # type: ignore[no-untyped-def]
-    cfg = configuration("teacher=server", f"actions={student}", f"teacher.actions={own}")
+def test_a_teacher_is_offered_the_tools_of_the_student(student: str, written: str, tools) -> None:  # type: ignore[no-untyped-def]
+    cfg = configuration("teacher=server", f"actions={student}", f"teacher.actions={written}")
     form = teachers.form(RunContext(cfg))
-    assert form.name == (student if own == "null" else own)
+    assert form.name == (student if written == "null" else written)
     assert [tool.name for tool in form.tools] == tools
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "printed"),
     [
         (("teacher=trained",), r"python -m experiments\.teacher"),
         (("teacher=hf",), r"teacher\.path=FOLDER"),
@@ -86,9 +86,9 @@ def test_a_teacher_is_offered_the_tools_of_the_student(student: str, own: str, t
     ],
 )
 def test_a_teacher_that_is_not_there_is_named_at_the_start(
-    given: tuple[str, ...], message: str, tmp_path: Path
+    given: tuple[str, ...], printed: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(SetupError, match=message):
+    with pytest.raises(SetupError, match=printed):
         preflight.check(configuration(*given, f"paths.runs={tmp_path}", "sandbox=process"))
 
 
@@ -159,10 +159,10 @@ def test_scoring_ends_with_the_budget_and_the_rest_stays_unscored(
     for name in "abc":
         turns = [Turn("see", "student", "done", None, (1, 2, 3), (-1.0, -1.0, -1.0))] * 2
         folders[1].append(make_episode(turns, name))
-    own, server = ("teacher=hf", f"teacher.path={model}"), Server(tokenizer)
+    teacher, server = ("teacher=hf", f"teacher.path={model}"), Server(tokenizer)
     if served:
-        own = ("teacher=server", "teacher.scores=true", f"teacher.base_url={server.url}")
-    given = (f"model.path={model}", "model.dtype=float32", *own)
+        teacher = ("teacher=server", "teacher.scores=true", f"teacher.base_url={server.url}")
+    given = (f"model.path={model}", "model.dtype=float32", *teacher)
     RunContext(configuration(*given, "algorithm=opd")).check_scores()
     cfg = configuration(*given, "teacher.budget.scored_tokens=9", "teacher.prices.scored=1e6")
     for _ in range(2):  # the second time, nothing is left to do

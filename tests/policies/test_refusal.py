@@ -221,6 +221,7 @@ def played(url: str, monkeypatch, tmp_path, form: str = "bash_block") -> tuple[E
     return ended[0], list(ended[0].turns)
 
 
+@pytest.mark.sandbox
 def test_an_episode_ends_scored_where_its_history_is_full(model, monkeypatch, tmp_path) -> None:
     model.answer = lambda sent, n: (400, body(flat("max_tokens must be at least 1, got -3.")))
     episode, _ = played(model.url, monkeypatch, tmp_path)
@@ -228,6 +229,7 @@ def test_an_episode_ends_scored_where_its_history_is_full(model, monkeypatch, tm
     assert episode.outcome.status == "empty_patch" and not episode.outcome.mask
 
 
+@pytest.mark.sandbox
 def test_thoughts_that_use_up_all_tokens_are_malformed_turns(model, monkeypatch, tmp_path) -> None:
     message = {"content": None, "reasoning_content": "```bash\nls\n```"}
     model.answer = lambda sent, n: completion(message, "length")
@@ -236,6 +238,7 @@ def test_thoughts_that_use_up_all_tokens_are_malformed_turns(model, monkeypatch,
     assert len(model.requests) == len(turns) == 3 and {turn.text for turn in turns} == {""}
 
 
+@pytest.mark.sandbox
 @pytest.mark.parametrize("form", ["bash_block", "hermes_json", "openai_tools", "xml"])
 def test_a_call_of_the_server_is_stored_in_the_format(model, monkeypatch, tmp_path, form) -> None:
     function = {"name": "bash", "arguments": json.dumps({"command": "ls"})}
@@ -249,6 +252,7 @@ def test_a_call_of_the_server_is_stored_in_the_format(model, monkeypatch, tmp_pa
     assert not episode.outcome.mask and (form == "bash_block") == (turns[0].action is None)
 
 
+@pytest.mark.sandbox
 def test_half_an_emoji_of_a_student_is_repaired(model, monkeypatch, tmp_path) -> None:
     model.answer = lambda sent, n: (
         200,

@@ -39,6 +39,8 @@ from swe_gym_env.rollout.terminal import Line
 from swe_gym_env.tasks import jsonl
 from tests.support.toy_tasks import FINISH, FIX, GOLD, Flaky, copies, real_provider, toy_task
 
+pytestmark = pytest.mark.sandbox
+
 ROOT = Path(__file__).parents[2]
 POLICY = ScriptedPolicy([FIX, FINISH], "student")
 

@@ -28,6 +28,7 @@ from swe_gym_env.policies.expert import ExpertPolicy
 from swe_gym_env.policies.lazy import LazyPolicy
 from swe_gym_env.policies.scripted import ScriptedPolicy
 from swe_gym_env.rollout.driver import Progress, Request, rollout
+from swe_gym_env.rollout.facade import Rollout
 from swe_gym_env.rollout.mixers import PerTurnBeta, StudentOnly
 from swe_gym_env.rollout.ray import driver
 from swe_gym_env.rollout.ray.actors import _InferenceActor
@@ -279,6 +280,20 @@ def test_a_fault_around_the_agent_is_tried_again_and_then_masked(
     ((episode, _),) = machines.play(1, student=Failing(tmp_path, 1000))
     assert (episode.outcome.status, episode.outcome.mask) == ("infra_error", True)
     assert "no answer" in episode.outcome.reason and noted(tmp_path)["asked"] == 3 + 4
+
+
+def test_rollout_plays_on_the_cluster_and_goes_on(machines: Machines, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"teacher": ExpertPolicy(), "label": True, "sandbox": "process"}
+    options |= {"max_turns": 6, "backend": "ray", "cluster": machines.settings()}
+    for count in (2, 3):
+        run = Rollout(ScriptedPolicy([FIX, FINISH]), store=tmp_path, **options)
+        episodes = list(run(machines.tasks[:count]))
+        assert [episode.outcome.status for episode in episodes] == ["resolved"] * count
+        assert all(len(run.labels(episode)) == 2 for episode in episodes)
+    assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 3
+    ungraded = Rollout(ScriptedPolicy([FINISH]), grade="never", **options)
+    (episode,) = ungraded(machines.tasks[:1])
+    assert episode.outcome.reason == "not graded" and episode.metadata["attempts"] == 1
 
 
 def breaks(_: State) -> str:
