@@ -16,6 +16,8 @@ from swe_gym_env.policies.lazy import LazyPolicy
 from swe_gym_env.types import TaskInstance
 from tests.experiments.test_configuration import OPTIONS, configuration
 
+pytestmark = pytest.mark.xdist_group("configuration")
+
 TASK = TaskInstance("one", "r", "c", "image", "p", "", "", (), (), "true")
 
 

@@ -29,6 +29,8 @@ from tests.experiments.sample_run import HOSTILE, episode, write_lines
 from tests.experiments.test_command_line import run
 from tests.experiments.test_configuration import configuration
 
+pytestmark = pytest.mark.xdist_group("configuration")
+
 
 @pytest.mark.parametrize(
     ("given", "message"),

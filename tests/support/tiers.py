@@ -63,7 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("docker")
         # What shares an engine runs in one worker; else a file does, for its fixtures
         group = "docker" if any(item.iter_markers("docker")) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+        if not any(item.iter_markers("xdist_group")):
+            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_order)  # stable: a file stays together, except for its marked tests
 
 
