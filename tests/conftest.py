@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recorded data in {folder}; SWE_GYM_SHARED_DATA says where it lies")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """Each test begins with the levels of a new process: a command sets those of our packages."""
+    ours = [logging.getLogger(name) for name in ("experiments", "algorithms", "swe_gym_env")]
+    before = [logger.level for logger in ours]
+    yield
+    for logger, level in zip(ours, before, strict=True):
+        logger.setLevel(level)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config.keys import Declared, Key, alternatives, declared
@@ -40,6 +40,29 @@ def check(cfg: DictConfig, kind: type = RunConfig, stored: bool = False) -> None
     """
     if mistakes := list(_section(cfg, declared(kind), "", stored)):
         raise SetupError("\n".join(mistakes))
+
+
+def leave_out(cfg: DictConfig, given: Iterable[str], kind: type = RunConfig) -> None:
+    """Removes what a file of ``conf/`` says for another variant of a section than the chosen one.
+
+    ``experiment=demo`` sets ``teacher.tests`` of the expert, and ``teacher=server`` has no such key.
+
+    Args:
+        cfg: The composed configuration, which is changed.
+        given: The keys on the command line, which stay, so that :func:`check` refuses them.
+        kind: The dataclass that declares its keys.
+    """
+    given = set(given)
+    for name, known in declared(kind).items():
+        node = OmegaConf.select(cfg, name)
+        chosen = known.section(node) if known.key.variants and node else None
+        if chosen is None:
+            continue
+        others = set().union(*map(declared, known.key.variants.values())) - set(declared(chosen))
+        for key in others.intersection(map(str, node)):
+            if not any(each.startswith(f"{name}.{key}") for each in given):
+                with open_dict(node):
+                    del node[key]
 
 
 def check_some(cfg: DictConfig, *keys: str) -> None:

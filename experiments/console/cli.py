@@ -57,6 +57,7 @@ def guarded(
     _composed = True
     command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     try:
+        values.leave_out(cfg, _given(), kind)
         values.check(cfg, kind, stored)
         display = Display(cfg.logging.level, cfg.logging.seconds_between_lines)
         if module != "experiments.train":
@@ -70,6 +71,12 @@ def guarded(
         if problems is None:
             raise
         _end(problems)
+
+
+def _given() -> list[str]:
+    """The keys on the command line."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
+    return [word.lstrip("+~").partition("=")[0] for word in words]
 
 
 def _refuse_many() -> None:

@@ -38,7 +38,13 @@ def trained(folder: Path, samples, tokenizer) -> None:
     reports = {}
     for name, (objective, options) in CASES.items():
         config = TrainingConfig(
-            lr=1e-3, epochs=2, micro_batch_tokens=100, warmup_steps=1, seed=3, **options
+            lr=1e-3,
+            batch_size=8,
+            epochs=2,
+            micro_batch_tokens=100,
+            warmup_steps=1,
+            seed=3,
+            **options,
         )
         torch.manual_seed(os.getpid())  # whatever is drawn must not come from here
         model = tiny_model(len(tokenizer))

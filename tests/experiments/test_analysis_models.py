@@ -126,7 +126,7 @@ def test_divergence_is_measured_once_and_by_whose_states(
     assert [one.reverse for one in turns[:3]] == pytest.approx(reverse, abs=1e-4)
 
     RoundFolder(run.folder / "evaluations" / "round_001").append(item)
-    shown = replace(run, given=[replace(item, episode_id="expert's")])
+    shown = replace(run, demonstrated=[replace(item, episode_id="expert's")])
     more = divergence.measure(shown, teacher, "float32", 2, display)
     assert more[: len(turns)] == turns
     (row,) = map(tuple, divergence.shift(more))

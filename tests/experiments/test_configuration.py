@@ -18,6 +18,7 @@ from experiments.config import reference, values
 from experiments.config.keys import declared
 from experiments.config.store import METHODS
 from experiments.config.stored import complete
+from experiments.config.teachers import TEACHERS
 from experiments.runs.folders import (
     evaluation_folder,
     iteration0_folder,
@@ -243,6 +244,27 @@ def test_a_wrong_key_or_value_is_refused_by_name(given: str, message: str) -> No
     with pytest.raises(SetupError) as caught:
         values.check(configuration(given))
     assert message in str(caught.value)
+
+
+EXPERIMENTS = ("demo", "fast", "protocol", "paper/opd_8b", "paper/dagger_8b")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("teacher", ["expert", "hf", "policy", "server", "trained"])
+def test_an_experiment_takes_any_teacher(experiment: str, teacher: str) -> None:
+    """Its values for another teacher are left out; what the user gives for another is refused."""
+    cfg = configuration(f"experiment={experiment}", f"teacher={teacher}")
+    known = declared(TEACHERS[teacher])
+    values.leave_out(cfg, ["teacher"])
+    values.check(cfg)
+    assert set(cfg.teacher) <= {*known, "_target_"} and len(cfg.teacher) > 3
+    cfg = configuration(f"experiment={experiment}", f"teacher={teacher}", "++teacher.rounds=1")
+    values.leave_out(cfg, ["teacher", "teacher.rounds"])
+    if teacher == "trained":
+        values.check(cfg)
+    else:
+        with pytest.raises(SetupError, match=r"^teacher.rounds: there is no 'rounds'"):
+            values.check(cfg)
 
 
 def test_several_wrong_keys_are_named_at_once() -> None:

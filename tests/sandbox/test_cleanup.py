@@ -47,18 +47,18 @@ def test_killed_parent_leaves_nothing(kind: str, how: int, tree: Path, tmp_path:
     )
     assert parent.stdout is not None
     supervisors = [int(pid) for pid in parent.stdout.readline().split()]
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while len(marked(f"sleep\0{mark}")) < 5 and time.monotonic() < end:
         time.sleep(0.02)
     assert len(marked(f"sleep\0{mark}")) == 5
     parent.send_signal(how)
     parent.wait()
-    assert gone_soon(mark)
-    end = time.monotonic() + 10
+    assert gone_soon(mark, 60)
+    end = time.monotonic() + 60
     while any(os.path.exists(f"/proc/{pid}/exe") for pid in supervisors):
         assert time.monotonic() < end, "a supervisor lives on"
         time.sleep(0.02)
-    while mounts() - before and time.monotonic() < end:  # an engine tidies up after the fact
+    while mounts() - before and time.monotonic() < end:  # an engine tidies up later
         time.sleep(0.02)
     assert not mounts() - before
     assert list(tmp_path.iterdir()) == []

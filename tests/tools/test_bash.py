@@ -50,8 +50,6 @@ def test_folder_and_exports_carry_over(bash) -> None:
         ("\nnosuchcmd", "bash: line 2: nosuchcmd: command not found\n(exit code 127)"),
         ("for i in 1 2; do", "bash: line 2: syntax error: unexpected end of file\n(exit code 2)"),
         ("exec echo gone", "gone"),
-        ("exec >file.txt; echo hidden", "(no output)"),
-        ("cat file.txt; rm file.txt", "hidden"),
         ("trap 'echo bye' EXIT", "bye"),
         ("kill -9 $$", "(exit code 137)"),
         ('read x; echo "read $?"', "read 1"),
@@ -63,6 +61,12 @@ def test_folder_and_exports_carry_over(bash) -> None:
 )
 def test_observation_shows_what_a_command_did(bash, command: str, observation: str) -> None:
     assert bash().run(command) == observation
+
+
+def test_output_that_is_sent_to_a_file_is_in_the_file(bash) -> None:
+    tool = bash()
+    assert tool.run("exec >file.txt; echo hidden") == "(no output)"
+    assert tool.run("cat file.txt; rm file.txt") == "hidden"
 
 
 def test_commands_in_a_row_survive_each_other(bash) -> None:
