@@ -45,7 +45,7 @@ def check(cfg: DictConfig, kind: type = RunConfig, stored: bool = False) -> None
 def leave_out(cfg: DictConfig, given: Iterable[str], kind: type = RunConfig) -> None:
     """Removes what a file of ``conf/`` says for another variant of a section than the chosen one.
 
-    ``experiment=demo`` sets ``teacher.tests`` of the expert, and ``teacher=server`` has no such key.
+    ``experiment=demo`` sets the expert's ``teacher.tests``, a key that ``teacher=server`` lacks.
 
     Args:
         cfg: The composed configuration, which is changed.
