@@ -1,8 +1,8 @@
 """Who can act. A policy sees states and answers with whole turns, many at a time.
 
-The roll-out asks for all waiting states in one call, so that a model in process can batch them and
-a server client can send them side by side. Answers may not depend on the other states of the batch:
-randomness comes from each state's key alone.
+``act`` takes many states in one call, so that a model in this process can batch them. A policy that
+can work on many requests at the same time also has ``submit`` (``policies/submit.py``). Answers may
+not depend on the other states: randomness comes from each state's key alone.
 """
 
 from __future__ import annotations
@@ -101,6 +101,10 @@ class Policy(Protocol):
         needs_sandbox: Whether it looks into the sandbox (``State.sandbox``).
         needs_answer: Optional. True if it must see the gold patch, as the expert does.
         version: Optional. Identifies the weights, so that a store holds episodes of one version.
+        submit: Optional. A method from one state to a ``Future[Reply]``, safe to call from many
+            threads. Without it, states are collected for the next call of ``act``.
+        ended: Optional. A method that is called with a key of an episode when that has ended, in
+            whatever way, so that what is kept for it can be let go.
     """
 
     name: str

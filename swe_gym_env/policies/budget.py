@@ -4,19 +4,24 @@ A teacher is the dearest part of a run, so methods are compared at the same budg
 spent, nothing stops: further states stay unlabeled, a turn that was the teacher's falls to the
 student, and what is left to score stays unscored.
 
-Spending is recorded as it happens, batch by batch, so that a killed run neither forgets it nor
+Spending is recorded as it happens, answer by answer, so that a killed run neither forgets it nor
 counts it twice. Calls are cut off exactly; tokens and money are known only when the answers are
-there, so they may be exceeded by one batch (scores: by one episode).
+there, so they may be exceeded by the requests that are under way (scores: by one episode).
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
 
 from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.base import Policy, Reply, State, needs_answer
+from swe_gym_env.policies.submit import Submitting, submitting, then
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +114,7 @@ class Account:
         return bool(reached)
 
     def affordable(self, wanted: int) -> int:
-        """How many of ``wanted`` calls may still be made."""
+        """How many of ``wanted`` calls, those under way included, may be made beyond ``spent``."""
         if self.over():
             return 0
         left = self.budget.calls
@@ -133,14 +138,52 @@ class Budgeted:
         self.policy, self.account, self._count = policy, account, count
         self.name, self.needs_sandbox = policy.name, policy.needs_sandbox
         self.needs_answer = needs_answer(policy)
+        self._lock = threading.Lock()  # guards the account and the number of calls under way
+        self._under_way = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Budgeted, (self.policy, self.account, self._count)
+
+    def around(self, policy: Policy, account: Any = None) -> Budgeted:
+        """The same for another policy, by another account if one is given."""
+        return Budgeted(policy, account or self.account, self._count)
 
     def act(self, states: Sequence[State]) -> list[Reply]:
-        asked = states[: self.account.affordable(len(states))]
-        replies = self.policy.act(asked) if asked else []
-        if replies:
-            self.account.add(self._spent(asked, replies))
-            self.account.over()
-        return replies + [Reply(error=SPENT)] * (len(states) - len(asked))
+        asked = states[: self._reserve(len(states))]
+        replies: Sequence[Reply] = []
+        try:
+            replies = self.policy.act(asked) if asked else []
+        finally:
+            self._pay(asked, replies)
+        return [*replies, *[Reply(error=SPENT)] * (len(states) - len(asked))]
+
+    def submit(self, state: State) -> Future[Reply]:
+        if not self._reserve(1):
+            refused: Future[Reply] = Future()
+            refused.set_result(Reply(error=SPENT))
+            return refused
+        asked = self._submitting.submit(state)
+        asked.add_done_callback(lambda there: self._pay([state], _replies_of(there)))
+        return then(asked, lambda reply: reply)
+
+    @cached_property
+    def _submitting(self) -> Submitting:
+        return submitting(self.policy)
+
+    def _reserve(self, wanted: int) -> int:
+        with self._lock:
+            granted = self.account.affordable(self._under_way + wanted) - self._under_way
+            granted = max(0, granted)
+            self._under_way += granted
+        return granted
+
+    def _pay(self, asked: Sequence[State], replies: Sequence[Reply]) -> None:
+        """For calls that have ended. One that raised an error is not charged."""
+        with self._lock:
+            self._under_way -= len(asked)
+            if replies:
+                self.account.add(self._spent(asked, replies))
+                self.account.over()
 
     def _spent(self, states: Sequence[State], replies: Sequence[Reply]) -> Spent:
         return Spent(
@@ -166,6 +209,10 @@ class Budgeted:
             texts = [reply.action.reasoning, *reply.action.arguments.values()]
             return self._count("\n".join(texts))
         return self._count(reply.text) if reply.text else 0
+
+
+def _replies_of(asked: Future[Reply]) -> list[Reply]:
+    return [] if asked.cancelled() or asked.exception() else [asked.result()]
 
 
 def _rough(state: State) -> int:

@@ -9,11 +9,14 @@ the roll-out renders for the student.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import cached_property
 
 from swe_gym_env import prompts
 from swe_gym_env.actions import ActionFormat, FormatError, read
 from swe_gym_env.policies.base import Policy, Reply, State, needs_answer
+from swe_gym_env.policies.submit import Submitting, submitting, then
 from swe_gym_env.types import Turn
 
 
@@ -28,6 +31,17 @@ class FormatAdapter:
     def act(self, states: Sequence[State]) -> list[Reply]:
         replies = self.policy.act([in_form(state, self.action_format) for state in states])
         return [self._read(reply) for reply in replies]
+
+    def submit(self, state: State) -> Future[Reply]:
+        return then(self._submitting.submit(in_form(state, self.action_format)), self._read)
+
+    def around(self, policy: Policy) -> FormatAdapter:
+        """The same for another policy."""
+        return FormatAdapter(policy, self.action_format)
+
+    @cached_property
+    def _submitting(self) -> Submitting:
+        return submitting(self.policy)
 
     def _read(self, reply: Reply) -> Reply:
         if reply.error or reply.text is None:

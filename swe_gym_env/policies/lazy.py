@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
-from swe_gym_env.policies.base import Policy, Reply, State
+from swe_gym_env.policies.base import Key, Policy, Reply, State
+from swe_gym_env.policies.submit import Submitting, submitting
 
 _loading = threading.Lock()  # student and teacher are asked side by side; loading sets globals
 
@@ -19,10 +21,23 @@ class LazyPolicy:
     def __init__(self, load: Callable[[], Policy], name: str = "student") -> None:
         self.name = name
         self._load = load
-        self._policy: Policy | None = None
+        self._loaded: tuple[Policy, Submitting] | None = None
 
     def act(self, states: Sequence[State]) -> list[Reply]:
-        if self._policy is None:
+        return self._get()[0].act(states)
+
+    def submit(self, state: State) -> Future[Reply]:
+        """The first call waits for the model to be loaded."""
+        return self._get()[1].submit(state)
+
+    def ended(self, key: Key) -> None:
+        if self._loaded is not None and (ended := getattr(self._loaded[0], "ended", None)):
+            ended(key)
+
+    def _get(self) -> tuple[Policy, Submitting]:
+        if self._loaded is None:
             with _loading:
-                self._policy = self._load()
-        return self._policy.act(states)
+                if self._loaded is None:
+                    policy = self._load()
+                    self._loaded = policy, submitting(policy)
+        return self._loaded

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from swe_gym_env.policies.retry import RetryPolicy, connect
 log = logging.getLogger(__name__)
 
 _MOST = ("max_tokens", "max_completion_tokens")  # what servers call the limit of a turn
+_checking = threading.Lock()  # many episodes begin at the same time, and one check is enough
 PROBED = 4  # a refused history is sent again with this part of it
 
 
@@ -75,10 +77,12 @@ class ServerPolicy:
 
     def _connect(self) -> None:
         self._client = connect(self._key, self._timeout, self._concurrency)
+        self._requests = ThreadPoolExecutor(self._concurrency, "request")  # no thread yet
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to this process."""
-        return {name: value for name, value in vars(self).items() if name != "_client"}
+        ours = ("_client", "_requests")
+        return {name: value for name, value in vars(self).items() if name not in ours}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -108,19 +112,26 @@ class ServerPolicy:
 
     def act(self, states: Sequence[State]) -> list[Reply]:
         """SetupError if the server cannot be used from the start; later only Reply.error."""
-        if not self._checked:
-            self.check()
-        if not states:
-            return []
-        pool = ThreadPoolExecutor(min(self._concurrency, len(states)), "request")
+        asked = [self.submit(state) for state in states]
         try:
-            return list(pool.map(self._reply, states))
+            return [reply.result() for reply in asked]
         finally:  # after Ctrl-C nobody waits for an answer
-            pool.shutdown(wait=False, cancel_futures=True)
+            for reply in asked:
+                reply.cancel()
+
+    def submit(self, state: State) -> Future[Reply]:
+        """At most ``concurrency`` requests are under way; others wait for their turn. SetupError
+        if the server cannot be used from the start."""
+        if not self._checked:
+            with _checking:
+                if not self._checked:
+                    self.check()
+        return self._requests.submit(self._reply, state)
 
     def close(self) -> None:
         self._retry.close()
         self._client.close()
+        self._requests.shutdown(wait=False, cancel_futures=True)
 
     def _reply(self, state: State) -> Reply:
         began = time.monotonic()

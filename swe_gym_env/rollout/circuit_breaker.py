@@ -8,6 +8,7 @@ a finished episode in between, the next start waits longer. If failures continue
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 from swe_gym_env.errors import SetupError
@@ -31,6 +32,7 @@ class CircuitBreaker:
     def __init__(self, limit: int) -> None:
         """``limit`` consecutive failures end the roll-out; 10 take about two minutes."""
         self._limit = limit
+        self._lock = threading.RLock()  # episodes that are graded add failures in their threads
         self._forget()
 
     def _forget(self, cause: str = "") -> None:
@@ -38,13 +40,18 @@ class CircuitBreaker:
 
     def success(self) -> None:
         """An episode was played and scored."""
-        if self.count > 1:
-            log.info("the %s faults are over: going on", self._cause)
-        self._forget()
+        with self._lock:
+            if self.count > 1:
+                log.info("the %s faults are over: going on", self._cause)
+            self._forget()
 
     def add(self, cause: str, message: str, began: float) -> None:
         """An attempt that began at ``began`` (time.monotonic) failed. Raises SetupError at the
         limit."""
+        with self._lock:
+            self._add(cause, message, began)
+
+    def _add(self, cause: str, message: str, began: float) -> None:
         if cause != self._cause:
             self._forget(cause)
         elif began < self._last:

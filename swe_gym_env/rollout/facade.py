@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, get_args
 
 from swe_gym_env import sandbox as sandboxes
 from swe_gym_env.env import SWEEnv
@@ -37,6 +37,7 @@ from swe_gym_env.rollout.resume import BACKENDS, backend, finished, resume
 from swe_gym_env.rollout.running import Request
 from swe_gym_env.rollout.store import Round, RoundFolder
 from swe_gym_env.rollout.terminal import Line
+from swe_gym_env.rollout.turns import LabelAt
 from swe_gym_env.sandbox.base import SandboxProvider
 from swe_gym_env.types import Annotation, Episode, TaskInstance
 
@@ -51,10 +52,11 @@ _ENV = {
 class Rollout:
     """Plays tasks with a policy, many at a time.
 
-    The roll-out runs in a separate thread while the caller works on the episodes that have ended,
-    so ``policy`` is called in that thread. Closing the iterator, leaving its loop or Ctrl-C stops
-    the roll-out: no sandbox stays behind, what was stored is kept, and episodes that have ended but
-    are not scored get ten seconds for it. A policy that is answering is waited for.
+    The roll-out runs in separate threads while the caller works on the episodes that have ended.
+    ``policy.act`` is called by one of them at a time; ``policy.submit``, if there is one, by many.
+    Closing the iterator, leaving its loop or Ctrl-C stops the roll-out: no sandbox stays behind,
+    what was stored is kept, and episodes that have ended but are not scored get ten seconds for it.
+    A policy that is answering is waited for, ten seconds at most.
 
     Args:
         policy: Plays: an object with ``act(states)`` (see :class:`~swe_gym_env.Policy`), or a
@@ -64,6 +66,8 @@ class Rollout:
         mixer: Decides turn by turn whether ``policy`` or ``teacher`` acts
             (``swe_gym_env/rollout/mixers.py``). None: ``policy`` takes all turns.
         label: Whether ``teacher`` says in every state what it would have done (:meth:`labels`).
+            ``"end"`` asks it when the episode has ended, for one state after the other, so that a
+            server's cache has each prompt's beginning; True or ``"turn"`` asks it in the turn.
         sandbox: ``auto``, another name, or a provider.
         store: A folder that keeps episodes and labels; None keeps those of the last call in memory.
             One folder holds the episodes of one configuration and one policy, any number of tasks.
@@ -72,6 +76,8 @@ class Rollout:
             ``cluster`` says it.
         max_faults: Consecutive infrastructure errors of one kind that end the roll-out.
         history: How many observations a policy sees, the newest; None: all.
+        fixed_batches: Ask for the turns of all episodes at once, when all are ready, so that a
+            model computes the same batches in every run. Slower.
         backend: ``local`` (this process) or ``ray`` (the machines of ``cluster``).
         cluster: Which Ray cluster; None starts one on this machine.
         progress: Called with a :class:`Progress` about every second. None shows a line on a
@@ -90,13 +96,14 @@ class Rollout:
         *,
         teacher: Any = None,
         mixer: Mixer | None = None,
-        label: bool = False,
+        label: bool | LabelAt = False,
         sandbox: str | SandboxProvider = "auto",
         store: str | Path | None = None,
         concurrency: int = 8,
         retries: int = 2,
         max_faults: int = 10,
         history: int | None = None,
+        fixed_batches: bool = False,
         backend: str = "local",
         cluster: Cluster | None = None,
         progress: Callable[[Progress], None] | None = None,
@@ -105,7 +112,9 @@ class Rollout:
         self.policy = as_policy(policy, "policy")
         self.teacher = None if teacher is None else as_policy(teacher, "teacher")
         self.mixer = StudentOnly() if mixer is None else mixer
-        self.label = label
+        if label not in (True, False, *get_args(LabelAt)):
+            raise SetupError(f"label={label!r}: it is True, False, 'turn' or 'end'")
+        self.label = bool(label)
         if not callable(getattr(self.mixer, "actor", None)):
             raise SetupError(f"mixer={mixer!r} is no mixer: it has no method `actor`")
         if self.teacher is None and (label or not isinstance(self.mixer, StudentOnly)):
@@ -130,6 +139,8 @@ class Rollout:
             "concurrency": concurrency,
             "max_faults": max_faults,
             "history": history,
+            "label_at": "end" if label == "end" else "turn",
+            "fixed_batches": fixed_batches,
         }
         if backend == "local":
             self._options["retries"] = retries

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swe_gym_env.env import Step, SWEEnv
-from swe_gym_env.policies.base import Key, Policy, State, shown
+from swe_gym_env.policies.base import Key, Policy, Reply, State, shown
 from swe_gym_env.rollout.history import windowed
 from swe_gym_env.rollout.working_diff import UNKNOWN, changes
 from swe_gym_env.types import Annotation, Episode, Outcome, TaskInstance, Turn
@@ -48,14 +48,13 @@ class RunningEpisode:
         env: Its environment, with the sandbox.
         attempt: Which attempt this is, from 1.
         window: How many observations a policy sees (``history.py``); None: all.
-        job: What runs in the sandbox now: a reset, a step or a stop. None between two of them.
-        job_began: When ``job`` or the scoring began (``time.monotonic``).
-        pending_turn: The turn that ``job`` executes; None for a reset or a stop.
+        order: Place of the request among all that are played.
         patch: The newest known diff of the sandbox; None before the first one.
         system_prompt: Empty until the reset is done.
         observation: The newest one, not yet answered.
         turns: Executed turns.
-        annotations: Labels of the turns so far.
+        labels: One for each executed turn: the label, the future of the teacher's reply, or None
+            where the teacher was not asked.
         teacher_fallbacks: Turns that the student took because the teacher failed.
         info: The newest ``info`` of the environment.
         began: When this attempt began (``time.monotonic``).
@@ -65,14 +64,12 @@ class RunningEpisode:
     env: SWEEnv
     attempt: int = 1
     window: int | None = None
-    job: Future[Any] | None = None
-    job_began: float = 0.0
-    pending_turn: Turn | None = None
+    order: int = 0
     patch: str | None = None
     system_prompt: str = ""
     observation: str = ""
     turns: list[Turn] = field(default_factory=list)
-    annotations: list[Annotation] = field(default_factory=list)
+    labels: list[Annotation | Future[Reply] | None] = field(default_factory=list)
     teacher_fallbacks: int = 0
     info: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
@@ -80,14 +77,15 @@ class RunningEpisode:
     def key(self, role: str) -> Key:
         return self.request.key(len(self.turns), role)
 
-    def state(self, role: str, policy: Policy) -> State:
-        """What ``policy`` is shown of the episode as it stands."""
+    def state(self, role: str, policy: Policy, turn: int | None = None) -> State:
+        """What ``policy`` is shown of the episode as it stands, or as it stood before ``turn``."""
+        number = len(self.turns) if turn is None else turn
         return State(
-            key=self.key(role),
+            key=self.request.key(number, role),
             task=shown(self.request.task, policy),
             system_prompt=self.system_prompt,
-            turns=windowed(self.turns, self.window),
-            observation=self.observation,
+            turns=windowed(self.turns[:number], self.window),
+            observation=self.observation if turn is None else self.turns[turn].observation,
             sandbox=self.env.sandbox if policy.needs_sandbox else None,
         )
 

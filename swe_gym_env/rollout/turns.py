@@ -1,130 +1,155 @@
-"""One turn of many episodes: who takes it, the turn itself, and the teacher's label.
+"""One turn of one episode: who takes it, the turn itself, and the teacher's label.
 
-Student and teacher are each asked one time for all their states, at the same time. When the teacher
-executes a turn its label is that turn. A teacher that fails never costs an episode: the label
-carries the error, and a turn that was the teacher's falls to the student, and is counted.
+When the teacher executes a turn, its label is that turn. Otherwise the label is needed only for
+training, so the episode goes on without waiting for it, unless the teacher looks into the sandbox,
+which must not change meanwhile. With ``label_at="end"`` the teacher is asked after the episode, for
+one state after the other, so that a server's cache has each prompt's beginning, and not at all for
+an episode that nobody will learn from.
+
+A teacher that fails never costs an episode: the label carries the error, and a turn that was the
+teacher's falls to the student, and is counted.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from swe_gym_env.actions import ActionFormat, FormatError, read
 from swe_gym_env.errors import SetupError
-from swe_gym_env.policies.base import Policy, Reply, State
+from swe_gym_env.policies.base import Policy, Reply
+from swe_gym_env.rollout.asking import Asking, Question
 from swe_gym_env.rollout.mixers import Mixer
 from swe_gym_env.rollout.running import RunningEpisode
 from swe_gym_env.text import joined, unusable, whole
-from swe_gym_env.types import Annotation, ToolCall, Turn
+from swe_gym_env.types import Annotation, Episode, ToolCall, Turn
 
 log = logging.getLogger(__name__)
 
+LabelAt = Literal["turn", "end"]
 
-class TurnCollector:
-    """``annotate``: ask the teacher in every state, not only where it acts."""
 
-    def __init__(
-        self, student: Policy, teacher: Policy | None, mixer: Mixer, annotate: bool
-    ) -> None:
-        self.student, self.teacher = student, teacher
-        self.mixer, self.annotate = mixer, annotate
-        self._aside = ThreadPoolExecutor(1, "teacher")
-        self._asked: Future[dict[RunningEpisode, Reply]] | None = None
+@dataclass(frozen=True)
+class TurnTaker:
+    """Asks for the turns of any number of episodes, each in its own thread.
 
-    def take(self, ready: Sequence[RunningEpisode]) -> list[Turn | str]:
-        """For each episode the turn to execute, or the error of the student that had to act.
+    Attributes:
+        asking: Takes the questions.
+        student: Acts.
+        teacher: Acts where the mixer says so, and labels.
+        mixer: Decides who acts.
+        annotate: Whether the teacher is asked in every state, not only where it acts.
+        label_at: When it is asked: in its ``turn``, or at the ``end`` of the episode. One that
+            needs the sandbox is always asked in the turn.
+        learned: Whether an episode that has ended will be learned from. Labels at the end are asked
+            only for one that is.
+    """
 
-        The labels of the turns are added to the episodes.
-        """
-        if not ready:
-            return []
-        teacher_turns = [live for live in ready if self.mixer.actor(live.key("mixer")) == "teacher"]
-        student_turns = [live for live in ready if live not in teacher_turns]
-        labeled = ready if self.annotate else teacher_turns
-        teacher_replies, student_replies = self._ask(labeled, student_turns)
-        labels = {
-            live: label(
-                reply,
-                live.env.form,
-                (
-                    live.request.episode_id,
-                    len(live.turns),
-                    self.teacher.name if self.teacher else "",
-                ),
-            )
-            for live, reply in teacher_replies.items()
-        }
-        failed = [live for live in teacher_turns if labels[live].text is None]
-        for live in failed:
+    asking: Asking
+    student: Policy
+    teacher: Policy | None
+    mixer: Mixer
+    annotate: bool
+    label_at: LabelAt
+    learned: Callable[[Episode], bool]
+
+    def take(self, live: RunningEpisode) -> Turn | str:
+        """The turn to execute, or the error of the student that had to act. The label of the turn,
+        or what it will come from, is added to ``live.labels``."""
+        teacher = self.teacher
+        taught = self.mixer.actor(live.key("mixer")) == "teacher"
+        if not taught and (not self.annotate or self._later):
+            return self._labeled(live, None, self._student(live))
+        if teacher is None:
+            raise SetupError("a teacher is needed to act or to label, and none was given")
+        if taught:
+            (asked,) = self.asking.ask(live.order, [self._question(live, teacher, "teacher")])
+            reply = self._reply(asked)
+            label = self._label(live, reply)
+            if label.text is not None:
+                return self._labeled(live, label, _teacher_turn(live, label, reply))
             live.teacher_fallbacks += 1
-        student_replies |= self._ask_student(failed)
-        turns: list[Turn | str] = []
-        for live in ready:
-            turn = (
-                _student_turn(live, student_replies[live])
-                if live in student_replies
-                else _teacher_turn(live, labels[live], teacher_replies[live])
-            )
-            if self.annotate and isinstance(turn, Turn):
-                live.annotations.append(replace(labels[live], executed=live not in student_replies))
-            turns.append(turn)
-        return turns
+            return self._labeled(live, label, self._student(live))
+        if teacher.needs_sandbox and self.student.needs_sandbox:  # one after the other
+            (asked,) = self.asking.ask(live.order, [self._question(live, teacher, "teacher")])
+            label = self._label(live, self._reply(asked))
+            return self._labeled(live, label, self._student(live))
+        questions = [(self.student, "student"), (teacher, "teacher")]
+        answered, asked = self.asking.ask(
+            live.order, [self._question(live, policy, role) for policy, role in questions]
+        )
+        pending = self._label(live, self._reply(asked)) if teacher.needs_sandbox else asked
+        return self._labeled(live, pending, _student_turn(live, answered.result()))
+
+    def labels(self, live: RunningEpisode, episode: Episode) -> list[Annotation]:
+        """Those of all executed turns, when the episode has ended. Waits for what is missing."""
+        if not self.annotate:
+            return []
+        found = []
+        asks = self._later and self.learned(episode)
+        for turn, label in enumerate(live.labels[: len(episode.turns)]):
+            if isinstance(label, Annotation):
+                found.append(label)
+            elif isinstance(label, Future):
+                found.append(self._label(live, self._reply(label), turn))
+            elif asks:
+                assert self.teacher is not None
+                state = live.state("teacher", self.teacher, turn)
+                (asked,) = self.asking.ask(live.order, [(self.teacher, state)])
+                found.append(self._label(live, self._reply(asked), turn))
+        return found
+
+    def ended(self, live: RunningEpisode) -> None:
+        """However it ended: what was asked and is not there yet is not needed any more, and
+        policies that keep something for the episode may let go of it."""
+        for label in live.labels:
+            if isinstance(label, Future):
+                label.cancel()
+        for policy, role in ((self.student, "student"), (self.teacher, "teacher")):
+            if ended := getattr(policy, "ended", None):
+                ended(live.key(role))
 
     @property
-    def busy(self) -> bool:
-        """Is the teacher still being asked?"""
-        return self._asked is not None and not self._asked.done()
-
-    def close(self, wait: bool) -> None:
-        self._aside.shutdown(wait=wait, cancel_futures=True)
-
-    def _ask(
-        self, labeled: Sequence[RunningEpisode], student_turns: Sequence[RunningEpisode]
-    ) -> tuple[dict[RunningEpisode, Reply], dict[RunningEpisode, Reply]]:
-        """Both at the same time, unless both work in the sandboxes."""
-        if not labeled:
-            return {}, self._ask_student(student_turns)
-        if self.teacher is None:
-            raise SetupError("a teacher is needed to act or to label, and none was given")
-        asked = self._asked = self._aside.submit(self._ask_teacher, self.teacher, labeled)
-        if self.teacher.needs_sandbox and self.student.needs_sandbox:
-            wait([asked])
-        replies = self._ask_student(student_turns)
-        return asked.result(), replies
-
-    def _ask_student(self, episodes: Sequence[RunningEpisode]) -> dict[RunningEpisode, Reply]:
-        if not episodes:
-            return {}
-        states = [live.state("student", self.student) for live in episodes]
-        return dict(zip(episodes, _replies(self.student, states), strict=True))
+    def _later(self) -> bool:
+        needs_sandbox = self.teacher is not None and self.teacher.needs_sandbox
+        return self.annotate and self.label_at == "end" and not needs_sandbox
 
     @staticmethod
-    def _ask_teacher(
-        teacher: Policy, episodes: Sequence[RunningEpisode]
-    ) -> dict[RunningEpisode, Reply]:
-        states = [live.state("teacher", teacher) for live in episodes]
+    def _question(live: RunningEpisode, policy: Policy, role: str) -> Question:
+        return policy, live.state(role, policy)
+
+    def _student(self, live: RunningEpisode) -> Turn | str:
+        (asked,) = self.asking.ask(live.order, [self._question(live, self.student, "student")])
+        return _student_turn(live, asked.result())
+
+    @staticmethod
+    def _reply(asked: Future[Reply]) -> Reply:
+        """The teacher's; what it raises becomes an error of the reply."""
         try:
-            return dict(zip(episodes, _replies(teacher, states), strict=True))
-        except SetupError:
+            return asked.result()
+        except (SetupError, CancelledError):
             raise
         except Exception as error:
-            log.exception("the teacher failed in %d states", len(states))
-            return {live: Reply(error=f"{type(error).__name__}: {error}") for live in episodes}
+            log.error("the teacher failed", exc_info=error)
+            return Reply(error=f"{type(error).__name__}: {error}")
 
+    def _label(self, live: RunningEpisode, reply: Reply, turn: int | None = None) -> Annotation:
+        number = len(live.turns) if turn is None else turn
+        name = self.teacher.name if self.teacher else ""
+        return label(reply, live.env.form, (live.request.episode_id, number, name))
 
-def _replies(policy: Policy, states: Sequence[State]) -> Sequence[Reply]:
-    """SetupError if ``policy`` does not do what a policy promises."""
-    replies = policy.act(states)
-    if len(replies) != len(states) or not all(isinstance(reply, Reply) for reply in replies):
-        raise SetupError(
-            f"policy {policy.name!r} must return one Reply for each state, not "
-            f"{str(replies)[:200]} for {len(states)} states"
-        )
-    return replies
+    def _labeled(
+        self, live: RunningEpisode, label: Annotation | Future[Reply] | None, turn: Turn | str
+    ) -> Turn | str:
+        if isinstance(turn, Turn):
+            if isinstance(label, Annotation):
+                label = replace(label, executed=turn.actor == "teacher")
+            live.labels.append(label)
+        return turn
 
 
 def label(reply: Reply, action_format: ActionFormat, key: tuple[str, int, str]) -> Annotation:

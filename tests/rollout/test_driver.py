@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import SandboxError, SetupError
 from swe_gym_env.policies.base import CONTEXT_FULL, Reply, State, keyed_rng
 from swe_gym_env.policies.scripted import ScriptedPolicy
-from swe_gym_env.rollout import driver
+from swe_gym_env.rollout import asking
 from swe_gym_env.rollout.driver import Progress, Request, rollout
 from swe_gym_env.rollout.mixers import (
     Mixer,
@@ -300,9 +301,9 @@ def test_a_student_that_cannot_answer_is_a_fault_unless_its_context_is_full(
     assert len(episode.turns) == len(labels) == 1
 
 
-def test_student_and_teacher_are_asked_in_batches_at_the_same_time(tasks, provider) -> None:
-    both = threading.Barrier(2, timeout=10)
-    sizes: list[int] = []
+def test_in_fixed_batches_all_are_asked_at_the_same_time(tasks, provider) -> None:
+    both = threading.Barrier(2, timeout=30)
+    asked: list[list[str]] = []
 
     class Meets:
         needs_sandbox = False
@@ -312,22 +313,140 @@ def test_student_and_teacher_are_asked_in_batches_at_the_same_time(tasks, provid
 
         def act(self, states: Sequence[State]) -> list[Reply]:
             both.wait()
-            sizes.append(len(states))
-            return [Reply(text=FINISH) for _ in states]
+            asked.append([state.task.instance_id for state in states])
+            return [Reply(text=LOOK if not state.turns else FINISH) for state in states]
 
-    play(
-        tasks, provider, mixer=StudentOnly(), student=Meets("s"), teacher=Meets("t"), concurrency=4
+    student, teacher = Meets("s"), Meets("t")
+    how = {"mixer": StudentOnly(), "student": student, "teacher": teacher, "concurrency": 3}
+    play(tasks, provider, fixed_batches=True, **how)
+    first, last = [f"toy-{n}" for n in (1, 2, 3)], ["toy-4"]
+    assert asked == [first, first, first, first, last, last, last, last]
+
+
+def test_an_episode_waits_for_no_other(tasks, provider) -> None:
+    """Three episodes are answered only when the fourth has ended."""
+    ended, order = threading.Event(), []
+
+    class Submits:
+        name, needs_sandbox = "submits", False
+
+        def submit(self, state: State) -> Future[Reply]:
+            return pool.submit(self.answer, state)
+
+        def answer(self, state: State) -> Reply:
+            if state.task.instance_id != "toy-4":
+                assert ended.wait(60)
+            return Reply(text=FIX if len(state.turns) < 3 else FINISH)
+
+    def on_episode(episode: Episode, _: list[Annotation]) -> None:
+        order.append(episode.instance_id)
+        ended.set()
+
+    with ThreadPoolExecutor() as pool:
+        rollout(
+            [Request(task) for task in tasks],
+            make_env=lambda task: SWEEnv([task], sandbox=provider, grade="never"),
+            student=Submits(),  # type: ignore[arg-type]
+            mixer=StudentOnly(),
+            annotate=False,
+            on_episode=on_episode,
+        )
+    assert order[0] == "toy-4" and len(order) == 4
+
+
+def test_a_student_does_not_wait_for_labels(tasks, provider) -> None:
+    """The teacher answers only once the episode has ended; each label is still of its state."""
+    graded, calls = threading.Event(), []
+
+    class Late:
+        name, needs_sandbox = "late", False
+
+        def submit(self, state: State) -> Future[Reply]:
+            return pool.submit(self.answer, state)
+
+        def answer(self, state: State) -> Reply:
+            assert graded.wait(60)
+            calls.append(len(state.turns))
+            return Reply(text=f"{len(state.turns)}\n{FINISH}")
+
+    def act(state: State) -> str:
+        if len(state.turns) == 2:
+            graded.set()
+        return [LOOK, FIX, FINISH][len(state.turns)]
+
+    with ThreadPoolExecutor() as pool:
+        ((episode, labels),) = play(
+            tasks[:1],
+            provider,
+            mixer=StudentOnly(),
+            student=ScriptedPolicy(act, "student"),
+            teacher=Late(),
+        )
+    assert episode.outcome.resolved and sorted(calls) == [0, 1, 2]
+    assert [(label.turn, label.text) for label in labels] == [
+        (n, f"{n}\n{FINISH}") for n in range(3)
+    ]
+
+
+@pytest.mark.parametrize("mixer", [StudentOnly(), PerTurnBeta(0.4)], ids=repr)
+def test_labels_at_the_end_are_those_of_the_turn(tasks, provider, mixer) -> None:
+    def speak(state: State) -> Reply:
+        rng = keyed_rng(state.key)
+        return Reply(text=f"{state.observation[:20]!r} {rng.random():.6f}\n{FIX}")
+
+    teacher = ScriptedPolicy(speak, "speaks")
+    how = {"mixer": mixer, "teacher": teacher, "repeats": 2, "history": 2}
+    in_turn = play(tasks, provider, **how)
+    asked: list[tuple[str, int]] = []
+
+    def noted(state: State) -> Reply:
+        asked.append((state.task.instance_id, len(state.turns)))
+        return speak(state)
+
+    at_end = play(
+        tasks,
+        provider,
+        **{**how, "teacher": ScriptedPolicy(noted, "speaks")},
+        label_at="end",
+        learned=lambda episode: episode.instance_id != "toy-2",
     )
-    assert sizes == [4, 4]
+    assert [e for e, _ in timeless(at_end)] == [e for e, _ in timeless(in_turn)]
+    kept = [pair for pair in timeless(in_turn) if pair[0].instance_id != "toy-2"]
+    assert [pair for pair in timeless(at_end) if pair[0].instance_id != "toy-2"] == kept
+    dropped = [label for e, labels in at_end if e.instance_id == "toy-2" for label in labels]
+    assert all(label.executed for label in dropped), "it is not learned from"
+    if isinstance(mixer, StudentOnly):
+        assert not any(name == "toy-2" for name, _ in asked) and not dropped
+        for name in {name for name, _ in asked}:
+            turns = [turn for of, turn in asked if of == name]
+            assert len(turns) == sum(len(e.turns) for e, _ in at_end if e.instance_id == name)
 
 
-def test_a_slow_command_does_not_hold_up_the_others(tasks, provider, monkeypatch) -> None:
-    monkeypatch.setattr(driver, "BATCH_WAIT_SECONDS", 0.2)
+def test_policies_let_go_of_every_episode_however_it_ends(tasks, provider) -> None:
+    begun, ended = [], []
+
+    class Keeps(ScriptedPolicy):
+        def ended(self, key: Any) -> None:
+            ended.append(key[2])
+
+    def act(state: State) -> Reply:
+        begun.append(state.task.instance_id)
+        broken = state.task.instance_id == "toy-2"
+        return Reply(error="HTTP 503") if broken else Reply(text=FINISH)
+
+    played = play(tasks, provider, mixer=StudentOnly(), student=Keeps(act, "s"), retries=1)
+    assert sorted(begun) == ["toy-1", "toy-2", "toy-2", "toy-3", "toy-4"] == sorted(ended)
+    assert [e.outcome.status == "infra_error" for e, _ in played] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_slow_command_does_not_hold_up_the_others(tasks, provider, monkeypatch, fixed) -> None:
+    monkeypatch.setattr(asking, "BATCH_WAIT_SECONDS", 0.2)
     order: list[str] = []
 
     def act(state: State) -> str:
         slow = state.task.instance_id == "toy-1" and not state.turns
-        return "```bash\nsleep 2\n```" if slow else FIX if len(state.turns) < 2 else FINISH
+        return "```bash\nsleep 4\n```" if slow else FIX if len(state.turns) < 2 else FINISH
 
     rollout(
         [Request(task) for task in tasks[:2]],
@@ -335,6 +454,7 @@ def test_a_slow_command_does_not_hold_up_the_others(tasks, provider, monkeypatch
         student=ScriptedPolicy(act),
         mixer=StudentOnly(),
         annotate=False,
+        fixed_batches=fixed,
         on_episode=lambda episode, _: order.append(episode.instance_id),
     )
     assert order == ["toy-2", "toy-1"]
@@ -347,6 +467,8 @@ def test_interrupt_delivers_what_is_done_and_leaves_no_sandbox(tasks, provider) 
 
     def interrupted(state: State) -> str:
         if state.task.instance_id == "toy-3":
+            while len(flaky.made) < 3 or not all(sandbox.closed for sandbox in flaky.made[:2]):
+                time.sleep(0.01)  # (both have ended)
             raise KeyboardInterrupt
         return FINISH
 

@@ -34,7 +34,6 @@ from swe_gym_env import (
 )
 from swe_gym_env.policies.expert import ExpertPolicy
 from swe_gym_env.policies.scripted import ScriptedPolicy
-from swe_gym_env.rollout import driver
 from swe_gym_env.rollout.terminal import Line
 from swe_gym_env.tasks import jsonl
 from tests.support.toy_tasks import FINISH, FIX, GOLD, Flaky, copies, real_provider, toy_task
@@ -231,8 +230,7 @@ class Texts:
         return ["ls" for _ in states]
 
 
-def test_closing_leaves_no_sandbox_and_keeps_the_store(tasks, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(driver, "BATCH_WAIT_SECONDS", 1.0)
+def test_closing_leaves_no_sandbox_and_keeps_the_store(tasks, tmp_path) -> None:
     slow = ScriptedPolicy(
         lambda s: (
             FIX
@@ -258,8 +256,6 @@ def test_closing_leaves_no_sandbox_and_keeps_the_store(tasks, tmp_path, monkeypa
 SCRIPT = """
 import sys, time
 from swe_gym_env import Rollout, tasks
-from swe_gym_env.rollout import driver
-driver.BATCH_WAIT_SECONDS = 1.0
 rows, store, where = sys.argv[1:]
 def act(state):
     if state.task.instance_id == "toy-1":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -31,6 +31,7 @@ from swe_gym_env.policies.expert.evidence import History
 from swe_gym_env.policies.expert.search import WHOLE, Search
 from swe_gym_env.policies.expert.undo import repair
 from swe_gym_env.policies.expert.workspace import Probe, gives, probe, read, read_base
+from swe_gym_env.policies.submit import settle
 from swe_gym_env.sandbox.base import Sandbox
 from swe_gym_env.types import TaskInstance, ToolCall
 
@@ -73,6 +74,12 @@ class ExpertPolicy:
             return [self._reply(state) for state in states]
         with ThreadPoolExecutor(min(_THREADS, len(states))) as pool:
             return list(pool.map(self._reply, states))
+
+    def submit(self, state: State) -> Future[Reply]:
+        """Works in the calling thread: each state has a sandbox of its own."""
+        future: Future[Reply] = Future()
+        settle(future, lambda: self._reply(state))
+        return future
 
     def _reply(self, state: State) -> Reply:
         started = perf_counter()

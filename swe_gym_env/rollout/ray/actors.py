@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import ray
@@ -24,6 +25,7 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.base import Policy, Reply, State
 from swe_gym_env.policies.budget import Account, Budget, Budgeted, Spent
 from swe_gym_env.policies.lazy import LazyPolicy
+from swe_gym_env.policies.submit import submitting
 
 
 def _beside_the_driver(kind: type, name: str | None, *arguments: Any) -> Any:
@@ -56,25 +58,29 @@ class Models:
             model = uuid.uuid4().hex
             threading.Thread(target=self._answer, args=(model, policy), daemon=True).start()
             return RemotePolicy(policy.name, self._name, model)
-        inner = getattr(policy, "policy", None)
-        if inner is None:
-            return policy
-        outer: Any = copy.copy(policy)
-        outer.policy = self.shared(inner)
-        return outer
+        around = getattr(policy, "around", None)
+        return policy if around is None else around(self.shared(policy.policy))  # type: ignore[attr-defined]
 
     def _answer(self, model: str, policy: Policy) -> None:
-        """All states that wait, in one batch; then those that came meanwhile."""
+        """Each state is given to the model when it comes, and its answer back when it is there."""
+        submit = submitting(policy).submit
         while True:
             try:
                 numbers, states = ray.get(self._actor.waiting.remote(model))
             except RayError:  # the actor is gone
                 return
-            try:
-                answers: Sequence[Reply | Exception] = policy.act(states)
-            except Exception as error:
-                answers = [error] * len(states)
-            self._actor.answer.remote(dict(zip(numbers, answers, strict=True)))
+            for number, state in zip(numbers, states, strict=True):
+                try:
+                    asked = submit(state)
+                except Exception as error:
+                    asked = Future()
+                    asked.set_exception(error)
+                asked.add_done_callback(partial(self._answered, number))
+
+    def _answered(self, number: int, asked: Future[Reply]) -> None:
+        error = asked.exception()
+        answer = asked.result() if error is None else error
+        self._actor.answer.remote({number: answer})
 
 
 class _InferenceActor:
@@ -107,12 +113,12 @@ class _InferenceActor:
         asked = self._waiting.pop(model)
         return [number for number, _ in asked], [state for _, state in asked]
 
-    async def answer(self, answers: dict[int, Reply | Exception]) -> None:
+    async def answer(self, answers: dict[int, Reply | BaseException]) -> None:
         for number, answer in answers.items():
             future = self._answers.get(number)
             if future is None:  # nobody waits any more
                 continue
-            if isinstance(answer, Exception):
+            if isinstance(answer, BaseException):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
@@ -161,7 +167,9 @@ class BudgetServer:
             budget_server._close()
 
     def settle(self) -> None:
-        """Record what ``bill``, which is ready, says was paid; then there is a next one."""
+        """Record what ``bill`` says was paid, if it is ready; then there is a next one."""
+        if not ray.wait([self.bill], timeout=0)[0]:
+            return
         self._record(ray.get(self.bill))
         self.bill = self._actor.bill.remote()
 
@@ -206,6 +214,7 @@ class _BudgetActor:
         self._news = asyncio.Event()
 
     async def affordable(self, episode: str, wanted: int) -> int:
+        """``wanted`` counts all calls of the episode that are not paid yet."""
         self._reserved.pop(episode, None)
         if self._budget.reached(self._spent):
             return 0
@@ -216,7 +225,8 @@ class _BudgetActor:
         return wanted
 
     async def add(self, episode: str, spent: Spent) -> None:
-        self._reserved.pop(episode, None)
+        if episode in self._reserved:
+            self._reserved[episode] = max(0, self._reserved[episode] - spent.calls)
         self._spent += spent
         self._bills.append(spent)
         self._news.set()

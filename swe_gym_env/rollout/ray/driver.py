@@ -1,9 +1,9 @@
-"""Episodes on the machines of a Ray cluster: the same roll-out, one Ray task for each episode.
+"""Episodes on the machines of a Ray cluster: one Ray task for each, played as here.
 
-Ray places the tasks, and runs one again whose machine, process or sandbox was lost. Each plays its
-one request as a process alone would, so where it runs changes nothing. Only this process, the
-driver, writes: an episode is recorded when its task's answer is here, so none can be recorded
-twice.
+This is a back end of the same driver (``rollout/driver.py``): it fills slots, plays what was lost
+again and writes, so that no episode can be recorded twice. Ray places the tasks. Each plays its one
+episode as a thread of this process would (``rollout/playing.py``), and asks a served student or
+teacher from where it is, so where it runs changes nothing.
 """
 
 from __future__ import annotations
@@ -11,50 +11,40 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import InfraError, SetupError
 from swe_gym_env.policies.base import Policy
 from swe_gym_env.rollout import failures
+from swe_gym_env.rollout.backend import Ended, Post
 from swe_gym_env.rollout.circuit_breaker import CircuitBreaker
-from swe_gym_env.rollout.driver import OnEpisode, Progress, Request
-from swe_gym_env.rollout.driver import rollout as in_this_process
+from swe_gym_env.rollout.driver import Driver, OnEpisode, Progress, Request
+from swe_gym_env.rollout.local import LocalBackend
 from swe_gym_env.rollout.mixers import Mixer
+from swe_gym_env.rollout.playing import LostEpisodeError, Played
 from swe_gym_env.rollout.ray import Cluster
 from swe_gym_env.rollout.ray.actors import BudgetClient, BudgetServer, Models
 from swe_gym_env.rollout.ray.nodes import Nodes, connect, name
-from swe_gym_env.types import Annotation, Episode, TaskInstance
+from swe_gym_env.rollout.turns import LabelAt
+from swe_gym_env.types import Episode, TaskInstance
 
 log = logging.getLogger(__name__)
 
-WAKE_SECONDS = 1.0
 STOP_SECONDS = 2.0  # for episodes under way when the run is stopped; sandboxes outlive no worker
 # What a worker on another machine must see as this process does
 PASSED_ON = ("SWE_GYM_HOME", "HF_HUB_OFFLINE", "HF_HOME", "DOCKER_HOST")
 
-
-Played = tuple[Episode, list[Annotation]]
-Work = tuple[dict[str, str], bytes]  # environment variables, and the roll-out's pickled options
+Work = tuple[dict[str, str], bytes]  # environment variables, and the back end's pickled arguments
 
 _tried: set[str] = set()  # machines on which a sandbox has been made by this process
-
-
-class MaskedEpisodeError(InfraError):
-    """An infrastructure error ended the episode. ``args``: the reason, and the masked episode with
-    its labels, which is delivered after the last retry."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def rollout(
@@ -66,10 +56,13 @@ def rollout(
     teacher: Policy | None = None,
     mixer: Mixer,
     annotate: bool,
+    label_at: LabelAt = "turn",
+    learned: Callable[[Episode], bool] = lambda _: True,
     on_episode: OnEpisode,
     concurrency: int = 8,
     max_faults: int = 10,
     history: int | None = None,
+    fixed_batches: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
     """The roll-out of ``swe_gym_env/rollout/driver.py`` on the machines of ``cluster``.
@@ -78,9 +71,11 @@ def rollout(
     and answers the states of all machines.
 
     Raises:
-        SetupError: The cluster cannot be reached, no machine has room for one episode, or a
-            machine cannot make a sandbox.
+        SetupError: The cluster cannot be reached, no machine has room for one episode, a machine
+            cannot make a sandbox, or ``fixed_batches`` is asked for.
     """
+    if fixed_batches:
+        raise SetupError("fixed batches exist in one process only, not on a Ray cluster")
     if not requests:
         return Progress(total=0)
     connect(cluster.address)
@@ -92,129 +87,129 @@ def rollout(
             "teacher": models.shared(teacher) if teacher else None,
             "mixer": mixer,
             "annotate": annotate,
+            "label_at": label_at,
+            "learned": learned,
             "history": history,
-            "max_faults": max_faults,  # of an engine that is down, which costs no attempt
         }
-        if budget_server:
-            options["teacher"].account = None  # each episode gets a budget client instead
+        if budget_server:  # each episode gets a budget client instead
+            options["teacher"] = options["teacher"].around(options["teacher"].policy, _NoAccount())
         passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-        work = ray.put((passed_on, cloudpickle.dumps(options)))
+        work = ray.put((passed_on, cloudpickle.dumps((options, max_faults))))
         _try_machines(nodes, work, requests[0].task)
-        breaker = CircuitBreaker(max_faults)
-        driver = _Driver(cluster, work, budget_server, nodes, breaker, on_episode, progress)
+        backend = RayBackend(cluster, work, budget_server, nodes)
+        driver = Driver(backend, CircuitBreaker(max_faults), on_episode, cluster.retries, progress)
         return driver.run(requests, concurrency)
 
 
-class _Driver:
+class _NoAccount:
+    """Stands where an episode puts its own end of the account."""
+
+
+class RayBackend:
+    """Starts one Ray task for each attempt."""
+
     def __init__(
         self,
         cluster: Cluster,
         work: ray.ObjectRef,
         budget_server: BudgetServer | None,
         nodes: Nodes,
-        breaker: CircuitBreaker,
-        on_episode: OnEpisode,
-        progress: Callable[[Progress], None],
     ) -> None:
-        self.work, self.budget_server, self.nodes, self.breaker = (
-            work,
-            budget_server,
-            nodes,
-            breaker,
-        )
-        self.on_episode, self.progress = on_episode, progress
-        self.options = {
+        self._work, self._budget_server, self._nodes = work, budget_server, nodes
+        self._options = {
             "num_cpus": cluster.cpus,
             "memory": int(cluster.memory_gb * 2**30),
-            "max_retries": cluster.retries,
-            "retry_exceptions": [MaskedEpisodeError],
+            "max_retries": 0,  # the driver's own retries know why an attempt was lost
             "scheduling_strategy": "SPREAD",
         }
-        self.under_way: dict[ray.ObjectRef, tuple[Request, float]] = {}  # and since when
+        self._under_way: set[ray.ObjectRef] = set()
 
-    def run(self, requests: Sequence[Request], concurrency: int) -> Progress:
-        waiting = deque(requests)
-        self.now = Progress(total=len(requests))
-        budget_client = self.budget_server.budget_client if self.budget_server else None
-        try:
-            while waiting or self.under_way:
-                while waiting and len(self.under_way) < concurrency and not self.breaker.pause():
-                    request = waiting.popleft()
-                    # (the name stands in what Ray says of a task)
-                    play = ray.remote(_play).options(name=request.episode_id, **self.options)
-                    began = time.monotonic()
-                    self.under_way[play.remote(self.work, budget_client, request)] = request, began
-                for ref in self._ended():
-                    self._deliver(ref, *self.under_way.pop(ref))
-                self.nodes.look()
-                self.progress(replace(self.now, running=len(self.under_way)))
-        finally:
-            self._stop()
-        return self.now
+    def start(self, request: Request, attempt: int, post: Post) -> None:
+        budget_client = self._budget_server.budget_client if self._budget_server else None
+        # (the name stands in what Ray says of a task)
+        play = ray.remote(_play).options(name=request.episode_id, **self._options)
+        began = time.monotonic()
+        ref = play.remote(self._work, budget_client, request, attempt)
+        self._under_way.add(ref)
 
-    def _ended(self) -> list[ray.ObjectRef]:
-        """Wakes also for what the teacher was paid, to record it."""
-        bill = [self.budget_server.bill] if self.budget_server else []
-        if not self.under_way:  # a pause after faults
-            time.sleep(WAKE_SECONDS)
-            return []
-        done, _ = ray.wait([*self.under_way, *bill], timeout=WAKE_SECONDS)
-        if self.budget_server and self.budget_server.bill in done:
-            self.budget_server.settle()
-        return [ref for ref in done if ref in self.under_way]
+        def ended(_: object) -> None:
+            self._under_way.discard(ref)
+            result = _result(ref, request, began)
+            turns = len(result[0].turns) if isinstance(result, tuple) else 0
+            post(Ended(request, attempt, result, began, slot=True, turns=turns))
 
-    def _deliver(self, ref: ray.ObjectRef, request: Request, began: float) -> None:
-        try:
-            episode, labels = ray.get(ref)
-        except RayTaskError as error:
-            if not isinstance(error.cause, MaskedEpisodeError):
-                raise _here(error) from None
-            _, episode, labels = error.cause.args
-        except RayError as error:
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-            episode, labels = failures.unplayed(request, "ray", reason), []
-        if episode.outcome.status == failures.INFRA:
-            log.warning("%s: given up: %s", request.episode_id, episode.outcome.reason)
-        self.now = self.now.with_episode(episode.outcome, turns=len(episode.turns))
-        self.on_episode(episode, labels)
-        cause, message = failures.cause_of(episode.outcome)
-        if cause:
-            self.breaker.add(cause, message, began)
-        else:
-            self.breaker.success()
+        ref.future().add_done_callback(ended)
 
-    def _stop(self) -> None:
+    def upcoming(self, requests: Sequence[Request]) -> None: ...
+
+    def left(self) -> None: ...
+
+    def look(self) -> None:
+        self._nodes.look()
+        if self._budget_server:
+            self._budget_server.settle()
+
+    def hurry(self) -> None: ...
+
+    def close(self) -> None:
         """Leave nothing of ours going on in the cluster, whatever was."""
+        going = list(self._under_way)
         for force in (False, True):
-            for ref in self.under_way:
+            for ref in going:
                 ray.cancel(ref, force=force)
-            if refs := list(self.under_way):
-                _, going = ray.wait(refs, num_returns=len(refs), timeout=STOP_SECONDS)
-                self.under_way = {ref: self.under_way[ref] for ref in going}
+            if going:
+                _, going = ray.wait(going, num_returns=len(going), timeout=STOP_SECONDS)
 
 
-def _play(work: Work, budget_client: BudgetClient | None, request: Request) -> Played:
-    """In a worker of the cluster: one episode. MaskedEpisodeError where it says nothing of the
-    agent."""
-    options = _unpacked(work)
+def _result(
+    ref: ray.ObjectRef, request: Request, began: float
+) -> Played | LostEpisodeError | BaseException:
+    """What came back from the task, as it would have ended in this process."""
+    try:
+        played, lost = ray.get(ref)
+    except RayTaskError as error:
+        return _here(error)
+    except TaskCancelledError as error:
+        return error
+    except RayError as error:
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return LostEpisodeError(
+            "ray", reason, began, (failures.unplayed(request, "ray", reason), [])
+        )
+    if lost is None:
+        return played
+    cause, message = lost
+    return LostEpisodeError(cause, message, began, played)
+
+
+def _play(
+    work: Work, budget_client: BudgetClient | None, request: Request, attempt: int
+) -> tuple[Played, tuple[str, str] | None]:
+    """In a worker of the cluster: one episode, and cause and message if the attempt was lost."""
+    options, max_faults = _unpacked(work)
     if budget_client:
-        options["teacher"].account = budget_client.of(request.episode_id)
-    played: list[Played] = []
-    in_this_process([request], on_episode=lambda *one: played.append(one), retries=0, **options)
-    ((episode, labels),) = played
-    if episode.outcome.status == failures.INFRA:
-        raise MaskedEpisodeError(episode.outcome.reason, episode, labels)
-    return episode, labels
+        account = budget_client.of(request.episode_id)
+        teacher = options["teacher"]
+        options = {**options, "teacher": teacher.around(teacher.policy, account)}
+    backend = LocalBackend(
+        **options, concurrency=1, breaker=CircuitBreaker(max_faults), fixed_batches=False
+    )
+    try:
+        return backend.play(request, attempt), None
+    except LostEpisodeError as error:
+        return error.played, (error.cause, error.message)
+    finally:
+        backend.close()
 
 
-def _unpacked(work: Work) -> dict[str, Any]:
+def _unpacked(work: Work) -> tuple[dict[str, Any], int]:
     passed_on, options = work
     os.environ.update(passed_on)
     return _options(options)
 
 
 @lru_cache(1)
-def _options(pickled: bytes) -> dict[str, Any]:
+def _options(pickled: bytes) -> tuple[dict[str, Any], int]:
     """Once for each worker process and phase: connections and caches last from one episode to the
     next."""
     return cloudpickle.loads(pickled)
@@ -245,7 +240,7 @@ def _try_machines(nodes: Nodes, work: ray.ObjectRef, task: TaskInstance) -> None
 
 
 def _try(work: Work, task: TaskInstance) -> None:
-    env = _unpacked(work)["make_env"](task)
+    env = _unpacked(work)[0]["make_env"](task)
     try:
         env.reset(options={"instance_id": task.instance_id})
     except InfraError as error:  # it may pass; episodes are tried again
