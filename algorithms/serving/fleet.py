@@ -7,27 +7,30 @@ notices; the others wait for it. A turn is lost only if the server cannot be sta
 The rule that everything here protects: a turn is never sampled from other weights than those of the
 version that was asked for. Each adapter has a name, so a request names its version. Full
 weights all have one name, so they are exchanged only while no request is under way, and their
-version is compared before and after every batch of turns.
+version is compared before and after every turn.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
 from algorithms.engine.adapters import is_adapter
+from algorithms.serving.placement import Admission, Placement
 from algorithms.serving.server import Server
 from algorithms.serving.weights import Routes, Version
 from swe_gym_env.errors import PolicyError, SetupError
 from swe_gym_env.policies import refusal
-from swe_gym_env.policies.base import Key, keyed_rng
+from swe_gym_env.policies.base import Key
 from swe_gym_env.policies.retry import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -68,6 +71,11 @@ class Fleet:
         self._condition = threading.Condition()  # guards version and _in_flight
         self._in_flight = 0
         self._closed = False
+        self._placement = Placement(self.servers)
+        self._admission = {
+            id(server): Admission(concurrency, partial(self._cache_usage, server))
+            for server in self.servers
+        }
 
     def publish(self, version: Version) -> None:
         """Serve ``version`` and nothing else from now on; servers that do not run are started.
@@ -99,7 +107,7 @@ class Fleet:
 
         Args:
             version: The version to ask.
-            key: Key of the state; it decides which server is asked.
+            key: Key of the state; all turns of its episode go to one server.
             body: The request, without ``model``.
             read: Reads the answer's JSON; None means that the answer is unusable.
 
@@ -109,7 +117,7 @@ class Fleet:
         """
         server = self._server(key)
         starts_before = server.starts
-        with self._request_for(version):
+        with self._admission[id(server)].request(), self._request_for(version):
 
             def send() -> httpx.Response:
                 nonlocal starts_before
@@ -135,8 +143,8 @@ class Fleet:
         except (httpx.HTTPError, ValueError):
             return 0
 
-    def check(self, version: Version) -> None:
-        """Check that all servers hold ``version``; to be called before and after a batch of turns.
+    def check(self, version: Version, key: Key) -> None:
+        """Check that the server of ``key`` holds ``version``; to be called before and after a turn.
 
         Somebody else may have restarted a server, which would then answer with other weights.
 
@@ -149,8 +157,7 @@ class Fleet:
             raise PolicyError(f"{version.folder} is no longer served")
         if is_adapter(version.folder):
             return  # requests name it
-        for server in self.servers:
-            self._confirm(server, version)
+        self._confirm(self._server(key), version)
 
     def stop(self) -> None:
         """Stop the servers that we started; the next :meth:`publish` starts them again."""
@@ -166,7 +173,20 @@ class Fleet:
 
     def _server(self, key: Key) -> Server:
         """The server of an episode: the same for all its turns."""
-        return self.servers[int(keyed_rng(key[:4]).integers(len(self.servers)))]
+        return self._placement.server(key[:4])
+
+    def ended(self, key: Key) -> None:
+        """The episode of ``key`` needs its server no longer."""
+        self._placement.release(key[:4])
+
+    def _cache_usage(self, server: Server) -> float | None:
+        """Share of the KV cache in use, as vLLM's metrics report it; None where they do not."""
+        try:
+            text = self._client.get(f"{server.url}/metrics", timeout=5.0).text
+        except httpx.HTTPError:
+            return None
+        found = re.search(r"^vllm:(?:kv|gpu)_cache_usage_perc\S*\s+(\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else None
 
     @contextmanager
     def _request_for(self, version: Version) -> Iterator[None]:
@@ -209,7 +229,8 @@ class Fleet:
         except httpx.HTTPError:
             return  # a server that does not answer gives no wrong turns
         with server.lock:
-            self._serve(server, version)
+            if not self._routes.serves(server, version):  # nobody has done it meanwhile
+                self._serve(server, version)
         raise PolicyError(f"{server.url} had other weights than those of {version.folder}")
 
     def _serve(self, server: Server, version: Version, dead: bool = False) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from algorithms.engine.rendering import Renderer
 from algorithms.serving.fleet import Fleet
 from algorithms.serving.weights import Version
 from swe_gym_env.errors import PolicyError
-from swe_gym_env.policies.base import CONTEXT_FULL, Reply, State, keyed_rng
+from swe_gym_env.policies.base import CONTEXT_FULL, Key, Reply, State, keyed_rng
 from swe_gym_env.policies.refusal import within
 
 
@@ -56,6 +56,7 @@ class VLLMPolicy:
         self.fleet, self.version, self.renderer, self.name = fleet, version, renderer, name
         self.stop_ids = set(stop_ids)
         self.max_new_tokens, self.max_context = max_new_tokens, max_context
+        self._requests = ThreadPoolExecutor(fleet.concurrency, "request")  # no thread yet
         self._request = {
             "temperature": temperature,
             "top_p": top_p if temperature else 1.0,
@@ -65,31 +66,34 @@ class VLLMPolicy:
         }
 
     def act(self, states: Sequence[State]) -> list[Reply]:
-        """One reply per state, in order.
+        """One reply per state, in order; see :meth:`submit`."""
+        asked = [self.submit(state) for state in states]
+        try:
+            return [reply.result() for reply in asked]
+        finally:  # after Ctrl-C nobody waits for an answer
+            for reply in asked:
+                reply.cancel()
 
-        A reply that could not be had is a reply with an error. If the version changed on the way,
-        the whole batch is, because its turns may be of other weights.
+    def submit(self, state: State) -> Future[Reply]:
+        """Ask for one state. At most ``fleet.concurrency`` requests are under way.
 
-        Raises:
-            SetupError: A server cannot be kept running.
+        A reply that could not be had is a reply with an error; so is one during which the server's
+        weights were exchanged. SetupError if a server cannot be kept running.
         """
-        if not states:
-            return []
-        try:
-            self.fleet.check(self.version)
-            replies = self._ask_all(states)
-            self.fleet.check(self.version)
-        except PolicyError as error:
-            return [self._failed(str(error))] * len(states)
-        return replies
+        return self._requests.submit(self._checked_reply, state)
 
-    def _ask_all(self, states: Sequence[State]) -> list[Reply]:
-        """Ask for all states concurrently. An interrupt does not wait for open requests."""
-        pool = ThreadPoolExecutor(min(self.fleet.concurrency, len(states)), "request")
+    def ended(self, key: Key) -> None:
+        """The next episode at its server may take its place."""
+        self.fleet.ended(key)
+
+    def _checked_reply(self, state: State) -> Reply:
         try:
-            return list(pool.map(self._reply, states))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            self.fleet.check(self.version, state.key)
+            reply = self._reply(state)
+            self.fleet.check(self.version, state.key)
+        except PolicyError as error:
+            return self._failed(str(error))
+        return reply
 
     def _reply(self, state: State) -> Reply:
         started = time.monotonic()

@@ -1,22 +1,23 @@
-"""The loop of swe_gym_env/rollout/driver.py, simulated event by event.
+"""The roll-out of swe_gym_env/rollout/, simulated event by event.
 
-In turn: wait for what runs in the sandboxes (though not long for the slow), fill up with new
-episodes, ask student and teacher for one turn of all that wait, execute it. Grading goes on beside.
-The time that the loop spends waiting is put down to what it waited for, so the parts add up to the
-whole.
+Each slot plays one episode after the other: reset, then for each turn the answer of who acts and
+the command. Grading, and labels of turns that the teacher did not execute, go on beside it. The
+time of the slots is divided by what their episodes waited for, and so are the seconds of the whole.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import simpy
 
 from experiments.plan.engine import Engine, Process, Used, busy
 from experiments.plan.hardware import Speed
-from swe_gym_env.rollout.driver import BATCH_WAIT_SECONDS, COMMANDS_PER_CPU
+from swe_gym_env.rollout.playing import COMMANDS_PER_CPU
+
+NO_EPISODE = "the last episodes"  # what a slot waits for that has none left
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Machine:
 
 @dataclass
 class Played:
-    """``waited``: seconds of the loop by what it waited for; they add up to ``seconds``."""
+    """``waited``: seconds by what the episodes waited for; they add up to ``seconds``."""
 
     seconds: float = 0.0
     waited: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -96,14 +97,12 @@ def _scaled(used: Used, factor: float) -> Used:
     )
 
 
-@dataclass(eq=False)
-class _Live:
-    number: int
-    script: Script
-    turn: int = 0
-    history: int = 0
-    pending: simpy.Event | None = None
-    since: float = 0.0
+@dataclass
+class _Ended:
+    """What had happened when an episode ended."""
+
+    now: float
+    spent: dict[str, float]
 
 
 class _Loop:
@@ -112,131 +111,111 @@ class _Loop:
         self.machine, self.annotate = machine, annotate
         self.processor = simpy.Resource(env, machine.shared) if machine.shared else None
         sandboxes, many = machine.sandboxes, machine.concurrency
-        self.steppers = simpy.Resource(env, max(1, min(many, COMMANDS_PER_CPU * sandboxes.cpus)))
+        self.commands = simpy.Resource(env, max(1, min(many, COMMANDS_PER_CPU * sandboxes.cpus)))
         self.graders = simpy.Resource(env, max(1, min(many, sandboxes.cpus)))
         self.student = list(machine.student(env, self.processor))
         self.teacher = list(machine.teacher(env, self.processor)) if machine.teacher else []
-        self.waiting = deque(_Live(number, script) for number, script in enumerate(scripts))
-        self.live: list[_Live] = []
-        self.grading: list[simpy.Event] = []
-        self.ended: list[dict[str, float]] = []  # what was waited for, at each episode's end
+        self.waiting = deque(enumerate(scripts))
+        self.slots = min(many, len(scripts))
+        self.beside: list[simpy.Event] = []  # grading and labels
+        self.spent: dict[str, float] = defaultdict(float)  # time of the slots
+        self.ended: list[_Ended] = []
         self.played = Played(episodes=len(scripts))
 
     def run(self) -> Played:
-        self.env.run(self.env.process(self._drive()))
-        self.played.seconds = self.env.now
-        for engines, used in ((self.student, "student"), (self.teacher, "teacher")):
-            parts = [engine.used for engine in engines]
-            total = Used(
-                sum(p.prefill for p in parts),
-                sum(p.decode for p in parts),
-                sum(p.prompt for p in parts),
-                sum(p.computed for p in parts),
-                sum(p.generated for p in parts),
-            )
-            setattr(self.played, used, total)
+        env = self.env
+        slots = [env.process(self._slot()) for _ in range(self.slots)]
+        env.run(simpy.AllOf(env, slots))
+        played = env.now
+        env.run(simpy.AllOf(env, self.beside))
+        for engines, name in ((self.student, "student"), (self.teacher, "teacher")):
+            setattr(self.played, name, _together(engines))
+        self.played.seconds = env.now
+        self.played.waited = self.parts(played, self.spent)
+        if env.now > played:
+            self.played.waited["grading"] = env.now - played
         return self.played
 
-    def _drive(self) -> Process:
-        while self.waiting or self.live or self.grading:
-            yield from self._settle()
-            while self.waiting and len(self.live) < self.machine.concurrency:
-                live = self.waiting.popleft()
-                self._start(live, self.machine.sandboxes.reset)
-                self.live.append(live)
-            yield from self._settle()
-            ready = [live for live in self.live if live.pending is None]
-            if ready:
-                yield from self._batch(ready)
-            self.grading = [event for event in self.grading if not event.processed]
-            if self.grading and not self.live and not self.waiting:
-                yield from self._wait("grading", simpy.AnyOf(self.env, self.grading))
+    def parts(self, seconds: float, spent: Mapping[str, float]) -> dict[str, float]:
+        """``seconds`` of all slots by what their episodes waited for. Time that went to a model is
+        divided as its engines divided theirs."""
+        found: dict[str, float] = {}
+        for name, slot_seconds in spent.items():
+            share = slot_seconds / self.slots
+            engines = {"student": self.student, "teacher": self.teacher}.get(name)
+            if engines is None:
+                found[name] = share
+                continue
+            used = _together(engines)
+            prefill = used.prefill / ((used.prefill + used.decode) or 1.0)
+            found[f"prefill ({name})"] = share * prefill
+            found[f"decode ({name})"] = share * (1 - prefill)
+        if (idle := seconds - sum(found.values())) > 1e-6 * seconds:
+            found[NO_EPISODE] = idle
+        return found
 
-    def _wait(self, why: str, event: simpy.Event) -> Process:
+    def _slot(self) -> Process:
+        while self.waiting:
+            number, script = self.waiting.popleft()
+            yield from self._episode(number, script)
+            self.ended.append(_Ended(self.env.now, dict(self.spent)))
+            grade = self.machine.sandboxes.grade if script.graded else 0.0
+            self.beside.append(self.env.process(self._work(self.graders, grade)))
+
+    def _episode(self, number: int, script: Script) -> Process:
+        sandboxes, history = self.machine.sandboxes, 0
+        yield from self._timed("sandboxes", self._work(self.commands, sandboxes.reset))
+        for turn, generated in enumerate(script.taken):
+            prompt, led = history + script.observed[turn], script.led[turn]
+            if led or (self.annotate and not self.teacher):
+                yield from self._label(number, prompt, script.labels[turn])
+            elif self.annotate:
+                self.beside.append(self._ask(self.teacher, number, prompt, script.labels[turn]))
+            if not led:
+                asked = self._ask(self.student, number, prompt, generated)
+                yield from self._timed("student", _until(asked))
+            history = prompt + generated
+            finish = sandboxes.finish if turn + 1 == len(script.taken) else 0.0
+            work = self._work(self.commands, script.steps[turn] + finish)
+            yield from self._timed("sandboxes", work)
+            self.played.turns += 1
+
+    def _label(self, number: int, prompt: int, generate: int) -> Process:
+        if self.teacher:
+            asked = self._ask(self.teacher, number, prompt, generate)
+            yield from self._timed("teacher", _until(asked))
+        else:
+            expert = self.machine.sandboxes.expert or 0.0
+            yield from self._timed("labels", self._work(self.commands, expert))
+
+    def _timed(self, name: str, process: Process) -> Process:
         began = self.env.now
-        yield event
-        self.played.waited[why] += self.env.now - began
-
-    def _settle(self) -> Process:
-        env = self.env
-        running = [live for live in self.live if live.pending is not None]
-        fresh = [e for e in running if env.now - e.since < BATCH_WAIT_SECONDS]
-        if fresh:
-            late = simpy.AllOf(env, [e.pending for e in fresh if e.pending]) | env.timeout(
-                BATCH_WAIT_SECONDS
-            )
-            yield from self._wait("sandboxes", late)
-        elif running and len(running) == len(self.live):
-            any_of = simpy.AnyOf(env, [*(e.pending for e in running if e.pending), *self.grading])
-            yield from self._wait("sandboxes", any_of)
-        for live in [e for e in self.live if e.pending is not None and e.pending.processed]:
-            live.pending = None
-            if live.turn == len(live.script.taken):
-                self.live.remove(live)
-                self.ended.append(dict(self.played.waited))
-                seconds = self.machine.sandboxes.grade if live.script.graded else 0.0
-                self.grading.append(env.process(self._work(self.graders, seconds)))
-
-    def _start(self, live: _Live, seconds: float) -> None:
-        live.since = self.env.now
-        live.pending = self.env.process(self._work(self.steppers, seconds))
+        yield from process
+        self.spent[name] += self.env.now - began
 
     def _work(self, pool: simpy.Resource, seconds: float) -> Process:
         with pool.request() as thread:
             yield thread
             yield from busy(self.env, self.processor, seconds)
 
-    def _batch(self, ready: Sequence[_Live]) -> Process:
-        """Student and teacher side by side; the loop goes on when both have said all."""
-        env, began = self.env, self.env.now
-        asked: list[tuple[str, simpy.Event]] = []
-        before = {engine: (engine.used.prefill, engine.used.decode) for engine in self._engines}
-        for live in ready:
-            script, turn = live.script, live.turn
-            prompt, led = live.history + script.observed[turn], script.led[turn]
-            if not led:
-                engine = self.student[live.number % len(self.student)]
-                asked.append(("student", engine.ask(live.number, prompt, script.taken[turn])))
-            if led or self.annotate:
-                asked.append(("teacher", self._ask_teacher(live, prompt, script.labels[turn])))
-        who_is_asked = dict.fromkeys(who for who, _ in asked)
-        ends = {who: [event for w, event in asked if w == who] for who in who_is_asked}
-        last: dict[str, float] = {}
-        for who, events in ends.items():
-            yield simpy.AllOf(env, events)
-            last[who] = max(env.now, last.get(who, 0.0))
-        self._put_down(max(last, key=lambda who: last[who]), env.now - began, before)
-        for live in ready:
-            script, turn = live.script, live.turn
-            live.history += script.observed[turn] + script.taken[turn]
-            live.turn += 1
-            ends_now = live.turn == len(script.taken)
-            seconds = script.steps[turn] + (self.machine.sandboxes.finish if ends_now else 0.0)
-            self._start(live, seconds)
-        self.played.turns += len(ready)
+    @staticmethod
+    def _ask(engines: Sequence[Engine], number: int, prompt: int, generate: int) -> simpy.Event:
+        return engines[number % len(engines)].ask(number, prompt, generate)
 
-    @property
-    def _engines(self) -> list[Engine]:
-        return [*self.student, *self.teacher]
 
-    def _ask_teacher(self, live: _Live, prompt: int, generate: int) -> simpy.Event:
-        if self.machine.sandboxes.expert is not None:
-            return self.env.process(self._work(self.steppers, self.machine.sandboxes.expert))
-        return self.teacher[live.number % len(self.teacher)].ask(live.number, prompt, generate)
+def _until(event: simpy.Event) -> Process:
+    yield event
 
-    def _put_down(
-        self, who: str, seconds: float, before: dict[Engine, tuple[float, float]]
-    ) -> None:
-        """To prefill and decoding, as the engines that were waited for divided their time."""
-        engines = self.student if who == "student" else self.teacher
-        if who == "teacher" and not engines:
-            self.played.waited["labels"] += seconds
-            return
-        prefill = sum(engine.used.prefill - before[engine][0] for engine in engines)
-        decode = sum(engine.used.decode - before[engine][1] for engine in engines)
-        share = prefill / (prefill + decode) if prefill + decode else 0.0
-        self.played.waited[f"prefill ({who})"] += seconds * share
-        self.played.waited[f"decode ({who})"] += seconds * (1 - share)
+
+def _together(engines: Sequence[Engine]) -> Used:
+    parts = [engine.used for engine in engines]
+    return Used(
+        sum(p.prefill for p in parts),
+        sum(p.decode for p in parts),
+        sum(p.prompt for p in parts),
+        sum(p.computed for p in parts),
+        sum(p.generated for p in parts),
+    )
 
 
 def play(scripts: Sequence[Script], machine: Machine, annotate: bool) -> Played:
@@ -255,11 +234,13 @@ def play_many(scripts: Sequence[Script], machine: Machine, annotate: bool, count
     first, last = loop.ended[len(scripts) // 4], loop.ended[3 * len(scripts) // 4]
     more = (count - len(scripts)) / (3 * len(scripts) // 4 - len(scripts) // 4)
     size = count / len(scripts)
+    between = {name: seconds - first.spent.get(name, 0.0) for name, seconds in last.spent.items()}
+    added = loop.parts(last.now - first.now, between)
     return Played(
-        whole.seconds + more * (sum(last.values()) - sum(first.values())),
+        whole.seconds + more * (last.now - first.now),
         {
-            name: seconds + more * (last.get(name, 0.0) - first.get(name, 0.0))
-            for name, seconds in whole.waited.items()
+            name: whole.waited.get(name, 0.0) + more * added.get(name, 0.0)
+            for name in {**whole.waited, **added}
         },
         _scaled(whole.student, size),
         _scaled(whole.teacher, size),

@@ -44,8 +44,9 @@ class NamedPolicy:
         self.version = getattr(policy, "version", "")
         self.needs_sandbox = bool(getattr(policy, "needs_sandbox", False))
         self.needs_answer = getattr(policy, "needs_answer", False)
-        if callable(getattr(policy, "submit", None)):
-            self.submit = policy.submit
+        for name in ("submit", "ended"):  # optional ones
+            if callable(method := getattr(policy, name, None)):
+                setattr(self, name, method)
 
     def act(self, states: Sequence[State]) -> list[Reply]:
         return self.policy.act(states)

@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.policies.base import Policy, Reply, State, needs_answer
+from swe_gym_env.policies.base import Key, Policy, Reply, State, needs_answer
 from swe_gym_env.policies.submit import Submitting, submitting, then
 
 log = logging.getLogger(__name__)
@@ -166,6 +166,10 @@ class Budgeted:
         asked.add_done_callback(lambda there: self._pay([state], _replies_of(there)))
         return then(asked, lambda reply: reply)
 
+    def ended(self, key: Key) -> None:
+        if ended := getattr(self.policy, "ended", None):
+            ended(key)
+
     @cached_property
     def _submitting(self) -> Submitting:
         return submitting(self.policy)
@@ -212,7 +216,10 @@ class Budgeted:
 
 
 def _replies_of(asked: Future[Reply]) -> list[Reply]:
-    return [] if asked.cancelled() or asked.exception() else [asked.result()]
+    try:
+        return [asked.result()]
+    except BaseException:  # it is raised where the reply is waited for
+        return []
 
 
 def _rough(state: State) -> int:

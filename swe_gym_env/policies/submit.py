@@ -33,7 +33,7 @@ def submitting(policy: Policy) -> Submitting:
 
 
 def then(reply: Future[Reply], change: Callable[[Reply], Reply]) -> Future[Reply]:
-    """``change(reply)`` when it is there. Cancelling it cancels ``reply``."""
+    """``change(reply)`` when it is there. Cancel it, and ``reply`` is canceled too."""
     changed: Future[Reply] = Future()
 
     def done(there: Future[Reply]) -> None:
@@ -41,7 +41,7 @@ def then(reply: Future[Reply], change: Callable[[Reply], Reply]) -> Future[Reply
             settle(changed, lambda: change(there.result()))
 
     reply.add_done_callback(done)
-    changed.add_done_callback(lambda there: there.cancelled() and reply.cancel())
+    changed.add_done_callback(lambda _: reply.cancel())  # no effect where it is done
     return changed
 
 
@@ -68,7 +68,7 @@ def replies(policy: Policy, states: Sequence[State]) -> Sequence[Reply]:
 
 class Batcher:
     """Asks ``policy`` for all states that wait, in order of arrival, whenever it is free. A state
-    whose future was cancelled is left out. Its thread exists while there is something to ask."""
+    whose future was canceled is left out. Its thread exists while there is something to ask."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy

@@ -97,6 +97,7 @@ def rollout(
     max_faults: int = 10,
     history: int | None = None,
     fixed_batches: bool = False,
+    commands: int | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
     """Play every request; ``on_episode`` is called, in the calling thread, as each one ends.
@@ -125,6 +126,8 @@ def rollout(
         history: How many observations student and teacher see, the newest; None: all.
         fixed_batches: Ask for the turns of all episodes at once, when all are ready. This is
             slower, and repeats the batches of a model exactly (``asking.py``).
+        commands: Commands that run in sandboxes at the same time; None: two for each CPU. Give
+            more where sandboxes are on other machines.
         progress: Called about every second.
 
     Raises:
@@ -144,6 +147,7 @@ def rollout(
         breaker=breaker,
         history=history,
         fixed_batches=fixed_batches,
+        commands=commands,
     )
     return Driver(backend, breaker, on_episode, retries, progress).run(requests, concurrency)
 

@@ -78,6 +78,7 @@ class Rollout:
         history: How many observations a policy sees, the newest; None: all.
         fixed_batches: Ask for the turns of all episodes at once, when all are ready, so that a
             model computes the same batches in every run. Slower.
+        commands: Commands that run in sandboxes at the same time; None: two for each CPU.
         backend: ``local`` (this process) or ``ray`` (the machines of ``cluster``).
         cluster: Which Ray cluster; None starts one on this machine.
         progress: Called with a :class:`Progress` about every second. None shows a line on a
@@ -104,6 +105,7 @@ class Rollout:
         max_faults: int = 10,
         history: int | None = None,
         fixed_batches: bool = False,
+        commands: int | None = None,
         backend: str = "local",
         cluster: Cluster | None = None,
         progress: Callable[[Progress], None] | None = None,
@@ -143,7 +145,7 @@ class Rollout:
             "fixed_batches": fixed_batches,
         }
         if backend == "local":
-            self._options["retries"] = retries
+            self._options |= {"retries": retries, "commands": commands}
         self._backend, self._cluster = backend, cluster
         self._progress = progress
         self._episodes: list[Episode] = []  # of the last call, without a store

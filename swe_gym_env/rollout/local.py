@@ -14,7 +14,7 @@ from swe_gym_env.rollout.circuit_breaker import CircuitBreaker
 from swe_gym_env.rollout.mixers import Mixer
 from swe_gym_env.rollout.playing import LostEpisodeError, Played, Player, limits
 from swe_gym_env.rollout.running import Request, RunningEpisode
-from swe_gym_env.rollout.turns import LabelAt, TurnTaker
+from swe_gym_env.rollout.turns import LabelAt, TurnCollector
 from swe_gym_env.sandbox.base import SandboxSpec
 from swe_gym_env.types import Episode, TaskInstance
 
@@ -38,16 +38,17 @@ class LocalBackend:
         breaker: CircuitBreaker,
         history: int | None,
         fixed_batches: bool,
+        commands: int | None,
     ) -> None:
         self._make_env, self._history = make_env, history
-        commands, graders = limits(concurrency)
+        in_sandboxes, graders = limits(concurrency, commands)
         policies = [student] if teacher is None else [student, teacher]
-        self._asking: Asking = Freely(policies, commands)
+        self._asking: Asking = Freely(policies, in_sandboxes)
         if fixed_batches:
             self._asking = FixedBatches(not all(policy.needs_sandbox for policy in policies))
         self._stopping, self._hurry = threading.Event(), False
-        turns = TurnTaker(self._asking, student, teacher, mixer, annotate, label_at, learned)
-        self._player = Player(turns, breaker, commands, graders, self._stopping)
+        turns = TurnCollector(self._asking, student, teacher, mixer, annotate, label_at, learned)
+        self._player = Player(turns, breaker, in_sandboxes, graders, self._stopping)
         self._live: dict[threading.Thread, RunningEpisode] = {}
         self._started = 0
 

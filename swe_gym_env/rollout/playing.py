@@ -2,7 +2,7 @@
 
     reset -> (draw who acts -> ask -> step) ... -> free the slot -> grade -> wait for labels
 
-It is plain code in a thread of its own, so that no episode waits for another one except where a
+It is plain code in a separate thread, so that no episode waits for another one except where a
 limit says so: how many commands run at once, and how many gradings.
 """
 
@@ -22,7 +22,7 @@ from swe_gym_env.policies.base import CONTEXT_FULL
 from swe_gym_env.rollout import failures
 from swe_gym_env.rollout.circuit_breaker import CircuitBreaker
 from swe_gym_env.rollout.running import RunningEpisode
-from swe_gym_env.rollout.turns import TurnTaker
+from swe_gym_env.rollout.turns import TurnCollector
 from swe_gym_env.types import Annotation, Episode, Outcome, Turn
 
 log = logging.getLogger(__name__)
@@ -50,11 +50,14 @@ class LostEpisodeError(SWEGymError):
         return f"{self.cause}: {self.message}"
 
 
-def limits(concurrency: int) -> tuple[threading.Semaphore, threading.Semaphore]:
-    """How many commands and how many gradings run at the same time in this process."""
+def limits(
+    concurrency: int, commands: int | None
+) -> tuple[threading.Semaphore, threading.Semaphore]:
+    """How many commands (None: two for each CPU) and how many gradings run at the same time."""
     cpus = os.cpu_count() or 1
-    commands = min(concurrency, COMMANDS_PER_CPU * cpus)
-    return threading.Semaphore(commands), threading.Semaphore(min(concurrency, cpus))
+    most = COMMANDS_PER_CPU * cpus if commands is None else commands
+    graders = min(concurrency, max(cpus, most // COMMANDS_PER_CPU))
+    return threading.Semaphore(min(concurrency, most)), threading.Semaphore(graders)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Player:
         stopping: Set when the roll-out ends early: nothing new is begun.
     """
 
-    turns: TurnTaker
+    turns: TurnCollector
     breaker: CircuitBreaker
     commands: threading.Semaphore
     graders: threading.Semaphore

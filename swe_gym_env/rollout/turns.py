@@ -21,7 +21,7 @@ from typing import Literal
 
 from swe_gym_env.actions import ActionFormat, FormatError, read
 from swe_gym_env.errors import SetupError
-from swe_gym_env.policies.base import Policy, Reply
+from swe_gym_env.policies.base import Key, Policy, Reply
 from swe_gym_env.rollout.asking import Asking, Question
 from swe_gym_env.rollout.mixers import Mixer
 from swe_gym_env.rollout.running import RunningEpisode
@@ -34,7 +34,7 @@ LabelAt = Literal["turn", "end"]
 
 
 @dataclass(frozen=True)
-class TurnTaker:
+class TurnCollector:
     """Asks for the turns of any number of episodes, each in its own thread.
 
     Attributes:
@@ -109,9 +109,8 @@ class TurnTaker:
         for label in live.labels:
             if isinstance(label, Future):
                 label.cancel()
-        for policy, role in ((self.student, "student"), (self.teacher, "teacher")):
-            if ended := getattr(policy, "ended", None):
-                ended(live.key(role))
+        release(self.student, live.key("student"))
+        release(self.teacher, live.key("teacher"))
 
     @property
     def _later(self) -> bool:
@@ -150,6 +149,12 @@ class TurnTaker:
                 label = replace(label, executed=turn.actor == "teacher")
             live.labels.append(label)
         return turn
+
+
+def release(policy: Policy | None, key: Key) -> None:
+    """Say to ``policy``, if it has ``ended``, that the episode of ``key`` has ended."""
+    if ended := getattr(policy, "ended", None):
+        ended(key)
 
 
 def label(reply: Reply, action_format: ActionFormat, key: tuple[str, int, str]) -> Annotation:

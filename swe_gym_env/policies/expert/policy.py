@@ -76,7 +76,7 @@ class ExpertPolicy:
             return list(pool.map(self._reply, states))
 
     def submit(self, state: State) -> Future[Reply]:
-        """Works in the calling thread: each state has a sandbox of its own."""
+        """Works in the calling thread: each state has its own sandbox."""
         future: Future[Reply] = Future()
         settle(future, lambda: self._reply(state))
         return future

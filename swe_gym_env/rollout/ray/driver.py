@@ -33,7 +33,7 @@ from swe_gym_env.rollout.playing import LostEpisodeError, Played
 from swe_gym_env.rollout.ray import Cluster
 from swe_gym_env.rollout.ray.actors import BudgetClient, BudgetServer, Models
 from swe_gym_env.rollout.ray.nodes import Nodes, connect, name
-from swe_gym_env.rollout.turns import LabelAt
+from swe_gym_env.rollout.turns import LabelAt, release
 from swe_gym_env.types import Episode, TaskInstance
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def rollout(
         passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         work = ray.put((passed_on, cloudpickle.dumps((options, max_faults))))
         _try_machines(nodes, work, requests[0].task)
-        backend = RayBackend(cluster, work, budget_server, nodes)
+        backend = RayBackend(cluster, work, budget_server, nodes, (student, teacher))
         driver = Driver(backend, CircuitBreaker(max_faults), on_episode, cluster.retries, progress)
         return driver.run(requests, concurrency)
 
@@ -114,8 +114,10 @@ class RayBackend:
         work: ray.ObjectRef,
         budget_server: BudgetServer | None,
         nodes: Nodes,
+        policies: tuple[Policy, Policy | None],
     ) -> None:
         self._work, self._budget_server, self._nodes = work, budget_server, nodes
+        self._policies = policies
         self._options = {
             "num_cpus": cluster.cpus,
             "memory": int(cluster.memory_gb * 2**30),
@@ -134,6 +136,8 @@ class RayBackend:
 
         def ended(_: object) -> None:
             self._under_way.discard(ref)
+            for policy, role in zip(self._policies, ("student", "teacher"), strict=True):
+                release(policy, request.key(0, role))  # also if its machine is lost
             result = _result(ref, request, began)
             turns = len(result[0].turns) if isinstance(result, tuple) else 0
             post(Ended(request, attempt, result, began, slot=True, turns=turns))
@@ -192,7 +196,11 @@ def _play(
         teacher = options["teacher"]
         options = {**options, "teacher": teacher.around(teacher.policy, account)}
     backend = LocalBackend(
-        **options, concurrency=1, breaker=CircuitBreaker(max_faults), fixed_batches=False
+        **options,
+        concurrency=1,
+        breaker=CircuitBreaker(max_faults),
+        fixed_batches=False,
+        commands=1,
     )
     try:
         return backend.play(request, attempt), None
