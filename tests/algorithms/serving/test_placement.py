@@ -1,0 +1,90 @@
+"""Where episodes go, and how many requests a server is sent."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+
+from algorithms.serving import placement
+from algorithms.serving.placement import LEAST, Admission, Placement
+
+
+def test_an_episode_goes_to_the_least_loaded_server_and_stays() -> None:
+    where = Placement(["a", "b", "c"])
+    assert [where.server((n,)) for n in range(6)] == ["a", "b", "c", "a", "b", "c"]
+    for episode in (1, 4):
+        where.release((episode,))
+    assert where.load == [2, 0, 2]
+    assert [where.server((n,)) for n in (6, 7)] == ["b", "b"], "what has become free"
+    assert where.server((0,)) == "a", "its keys and values are there"
+
+
+def test_the_load_does_not_drift_however_episodes_end() -> None:
+    where, rng = Placement(list("abcd")), random.Random(0)
+
+    def play(first: int) -> None:
+        for number in range(first, first + 200):
+            for _ in range(rng.randrange(1, 4)):
+                where.server((number,))
+            for _ in range(rng.randrange(1, 3)):  # once by the episode, once by who cleans up
+                where.release((number,))
+            where.release(("never there", number))
+
+    threads = [threading.Thread(target=play, args=(1000 * n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert where.load == [0, 0, 0, 0]
+
+
+def test_requests_follow_the_room_in_the_cache() -> None:
+    admission = Admission(64, lambda: None)
+    held = [admission.request() for _ in range(40)]
+    for one in held:
+        one.__enter__()
+    admission.adjust(0.8)
+    assert admission.limit == 64, "neither room nor full"
+    admission.adjust(0.95)
+    assert admission.limit == 30, "three quarters of the 40 that are under way"
+    for _ in range(99):
+        admission.adjust(0.99)
+    assert admission.limit == LEAST
+    admission.adjust(None)
+    assert admission.limit == LEAST, "no news changes nothing"
+    for _ in range(99):
+        admission.adjust(0.1)
+    assert admission.limit == 64
+    for one in held:
+        one.__exit__(None, None, None)
+
+
+def test_more_than_the_limit_wait_and_none_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "LOOK_SECONDS", 0.0)
+    looks: list[int] = []
+    admission = Admission(3, lambda: looks.append(1) or 0.8)  # type: ignore[func-returns-value]
+    lock, now, most, done = threading.Lock(), 0, 0, 0
+    full = threading.Barrier(3)
+
+    def request(number: int) -> None:
+        nonlocal now, most, done
+        try:
+            with admission.request():
+                with lock:
+                    now, most = now + 1, max(most, now + 1)
+                full.wait(timeout=30)  # three are under way together, always
+                with lock:
+                    now, done = now - 1, done + 1
+                if number % 2:
+                    raise OSError("the server broke the connection")
+        except OSError:
+            pass
+
+    threads = [threading.Thread(target=request, args=(n,)) for n in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, done) == (3, 30) and looks
