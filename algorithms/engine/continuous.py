@@ -25,7 +25,7 @@ class ContinuousEngine:
     """The thread starts with the first row and ends when there are none for some seconds.
 
     Args:
-        decoder: Computes the steps. Whoever else uses it does so inside :meth:`paused`.
+        decoder: Computes the steps. Another thread uses it only inside :meth:`paused`.
         finish: Called in the thread with a row that is done; it sets the result of its future.
     """
 
@@ -37,7 +37,7 @@ class ContinuousEngine:
         self._closing = False
         self._others = 0  # callers that want to use the decoder themselves
         self._broken: SetupError | None = None
-        self._computing = threading.Lock()  # held by whoever uses the decoder
+        self._computing = threading.Lock()  # held while the decoder is used
         _engines.add(self)
 
     def add(self, row: Row) -> None:
