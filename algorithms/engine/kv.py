@@ -1,8 +1,8 @@
 """Keys and values of many episodes, so that a turn computes only what is new in it.
 
-``RowCache`` is what the model sees during one batch: buffers of fixed size, with one row for each
-episode. Rows are filled from the left and each has its own length, so there is no padding on the
-left and no growth by copying. A finished row is removed by moving the last row into its place.
+``RowCache`` is what the model sees of a batch: buffers with one row for each episode. Rows are
+filled from the left and each has its own length, so there is no padding on the left and no copy for
+a new token. A finished row is removed by moving the last row into its place.
 
 ``PrefixStore`` keeps the states of each episode between turns, and evicts the least recently used.
 
@@ -47,11 +47,28 @@ class RowCache:
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         # One slot beyond the capacity takes the padding of short rows that would not fit.
-        self._spill = capacity
         shape = (config.num_hidden_layers, rows, heads, capacity + 1, dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that there is room for."""
+        return self.keys.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        """Number of tokens that each row has room for."""
+        return self.keys.shape[3] - 1
+
+    def grow(self, rows: int, capacity: int) -> None:
+        """Make room for more rows and more tokens; what is there is copied."""
+        self.keys = _padded(self.keys, rows, capacity)
+        self.values = _padded(self.values, rows, capacity)
+        lengths = torch.zeros(rows, dtype=torch.long, device=self.lengths.device)
+        lengths[: len(self.lengths)] = self.lengths
+        self.lengths = lengths
 
     def window(self, low: int, high: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Select the rows ``low:high`` for the next pass, with ``width`` new slots in each.
@@ -67,7 +84,7 @@ class RowCache:
         positions = lengths[:, None] + torch.arange(width, device=lengths.device)
         self._rows = slice(low, high)
         # Padding of a row that is almost full would lie beyond the buffer; the spill slot takes it.
-        self._slots = positions.clamp(max=self._spill)
+        self._slots = positions.clamp(max=self.capacity)
         self._end = int(self._slots.max()) + 1
         self._index = torch.arange(high - low, device=lengths.device)[:, None]
         slots = torch.arange(self._end, device=lengths.device)
@@ -106,6 +123,12 @@ class RowCache:
         self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
         self.values[:, target, :, :length] = self.values[:, source, :, :length]
         self.lengths[target] = length
+
+
+def _padded(old: torch.Tensor, rows: int, capacity: int) -> torch.Tensor:
+    new = old.new_zeros((old.shape[0], rows, old.shape[2], capacity + 1, old.shape[4]))
+    new[:, : old.shape[1], :, : old.shape[3]] = old
+    return new
 
 
 def layer_masks(

@@ -200,7 +200,7 @@ def _sizes(folder: str | Path) -> tuple[int, int, int, int]:
     return hidden, max(MIN_SIZE, inner), int(text.vocab_size), int(text.num_hidden_layers)
 
 
-def _has_units() -> bool:
+def has_units() -> bool:
     """Whether this CPU has instructions for bfloat16 products, according to oneDNN.
 
     A torch without oneDNN, or for another kind of processor, lacks the function.
@@ -226,7 +226,7 @@ def _precision(folder: str | Path) -> tuple[str, str]:
         if missing not in best:
             return possible, f"this machine cannot compute in {missing}"
     float32, bfloat16 = (works[name].cost(best[name]) for name in works)
-    units = _has_units()
+    units = has_units()
     factor = CLEAR_SPEEDUP if units else 1 / CLEAR_SPEEDUP
     name = "bfloat16" if bfloat16 < float32 * factor else "float32"
     pairs = zip(best["float32"].kinds().items(), best["bfloat16"].kinds().values(), strict=True)

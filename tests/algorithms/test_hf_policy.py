@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from algorithms.engine.hf_policy import HFPolicy, pick
+from algorithms.engine.hf_policy import HFPolicy
+from algorithms.engine.sampling import pick
 from algorithms.engine.tree import common_prefix_length
 from swe_gym_env.policies.base import CONTEXT_FULL
 from swe_gym_env.types import Turn

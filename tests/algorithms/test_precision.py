@@ -61,7 +61,7 @@ def test_cpu_without_bfloat16_units_takes_float32(smollm2: Path, threads: str) -
 def test_choice_matches_instruction_set(smollm2: Path) -> None:
     before, state = torch.get_num_threads(), torch.get_rng_state()
     found = choose(smollm2)
-    assert found.dtype == ("bfloat16" if precision._has_units() else "float32")
+    assert found.dtype == ("bfloat16" if precision.has_units() else "float32")
     assert found.why.count("training ") == found.why.count("prefill ") == 1
     assert torch.get_num_threads() == before and torch.equal(torch.get_rng_state(), state)
 
@@ -110,7 +110,7 @@ def test_speed_decides_and_hardware_near_tie(
     wanted: str,
 ) -> None:
     fake(monkeypatch, float32, bfloat16)
-    monkeypatch.setattr(precision, "_has_units", lambda: units)
+    monkeypatch.setattr(precision, "has_units", lambda: units)
     found = choose(folder, threads=1)
     assert found.dtype == wanted
     assert ("cannot compute" in found.why) == (None in (float32, bfloat16))
@@ -119,7 +119,7 @@ def test_speed_decides_and_hardware_near_tie(
 def test_torch_without_onednn_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, 1.0, 2.0)
     monkeypatch.setattr(torch.ops, "mkldnn", object())
-    assert not precision._has_units() and choose(folder, threads=1).dtype == "float32"
+    assert not precision.has_units() and choose(folder, threads=1).dtype == "float32"
 
 
 @pytest.mark.parametrize("able", [True, False])

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from algorithms.engine.examples import example_trees
-from algorithms.engine.hf_policy import HFPolicy, pick, sampled_logprobs
+from algorithms.engine.hf_policy import HFPolicy
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.losses import Predicted, weighted_sums
+from algorithms.engine.sampling import pick, sampled_logprobs
 from algorithms.engine.scorer import HFScorer
 from algorithms.gkd import GKD
 from algorithms.grpo import GRPO
