@@ -5,23 +5,22 @@ Collection and evaluation differ only in their mixer, so both use this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
 from experiments.console.progress import Display
-from swe_gym_env.env import SWEEnv
+from experiments.pipeline.environments import EnvFactory
 from swe_gym_env.policies.base import Policy
 from swe_gym_env.rollout.driver import Progress, Request
 from swe_gym_env.rollout.mixers import Mixer
 from swe_gym_env.rollout.ray import Cluster
 from swe_gym_env.rollout.resume import RollOut, backend, finished, resume
 from swe_gym_env.rollout.store import RoundFolder
-from swe_gym_env.types import TaskInstance
 
 
 class Player:
-    """How all episodes of a run are played, whoever acts in them.
+    """How the episodes of a run are played, those of the student as those of the teacher.
 
     Args:
         make_env: Makes the environment of an episode; it is copied to the machines of a cluster.
@@ -33,7 +32,7 @@ class Player:
 
     def __init__(
         self,
-        make_env: Callable[[TaskInstance], SWEEnv],
+        make_env: EnvFactory,
         *,
         cluster: DictConfig,
         concurrency: int,

@@ -8,11 +8,12 @@ that fails), the rest of the episode has failed labels that give the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from experiments.console.progress import Display
+from experiments.pipeline.environments import EnvFactory
 from experiments.pipeline.teachers import Teacher
 from swe_gym_env.actions import ActionFormat
 from swe_gym_env.env import SWEEnv
@@ -79,7 +80,7 @@ def relabel(
     *,
     teacher: Teacher,
     form: ActionFormat,
-    make_env: Callable[[TaskInstance], SWEEnv],
+    make_env: EnvFactory,
     concurrency: int,
     display: Display,
 ) -> tuple[int, int]:

@@ -22,11 +22,11 @@ from omegaconf import DictConfig
 
 from experiments.console.progress import Display
 from experiments.pipeline.build import RunContext
+from experiments.pipeline.environments import EnvFactory
 from experiments.pipeline.student import Student
 from experiments.pipeline.tasks import select
 from experiments.plan.hardware import calibration_file
 from swe_gym_env.disk import write_json
-from swe_gym_env.env import SWEEnv
 from swe_gym_env.policies.base import State
 from swe_gym_env.policies.expert import ExpertPolicy
 from swe_gym_env.rollout.driver import Request, rollout
@@ -171,9 +171,7 @@ def _trees(renderer: Renderer, count: int, most: int) -> list[TokenTree]:
     return list(example_trees(examples, renderer, most))
 
 
-def _sandboxes(
-    cfg: DictConfig, make_env: Callable[[TaskInstance], SWEEnv], display: Display
-) -> dict[str, Any]:
+def _sandboxes(cfg: DictConfig, make_env: EnvFactory, display: Display) -> dict[str, Any]:
     """What the expert's episodes cost, one after another and side by side."""
     cfg = cfg.copy()
     cfg.evaluation.tasks = 0
