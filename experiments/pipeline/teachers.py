@@ -87,7 +87,7 @@ class Teacher:
             return
         if name not in IN_PROCESS:
             raise SetupError(
-                f"algorithm={self._cfg.algorithm.name} needs the teacher's log-probs, and "
+                f"algorithm={algorithm.name} needs the teacher's log-probs, and "
                 f"teacher={name} gives none: take a model with the student's tokenizer "
                 "(teacher=trained, teacher=hf teacher.path=FOLDER, or one that a vLLM server has: "
                 "teacher=server teacher.scores=true)"
