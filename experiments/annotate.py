@@ -50,12 +50,19 @@ def annotate(cfg: DictConfig, display: Display) -> None:
     refuse_changed(run.path, cfg, "tasks", "model")
     preflight.check_teacher(cfg)
     context = RunContext(cfg)
-    tasks = select(cfg, None, display).train if context.teacher.needs_sandbox else []
+    teacher = context.teacher
+    tasks = select(cfg, None, display).train if teacher.policy.needs_sandbox else []
     with RunFolder(stored.parents[1]).lock():
-        given, failed = relabel(context, folders, {t.instance_id: t for t in tasks}, display)
-    display.console.print(
-        f"{given} labels by {context.teacher.name}, {failed} states without: {stored}"
-    )
+        given, failed = relabel(
+            folders,
+            {task.instance_id: task for task in tasks},
+            teacher=teacher,
+            form=context.student.form,
+            make_env=context.make_env,
+            concurrency=cfg.workers.concurrency,
+            display=display,
+        )
+    display.console.print(f"{given} labels by {teacher.name}, {failed} states without: {stored}")
 
 
 def configuration(arguments: Sequence[str]) -> DictConfig:

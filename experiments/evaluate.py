@@ -19,6 +19,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import hydra
 from omegaconf import DictConfig, open_dict
@@ -29,7 +30,7 @@ from experiments.console.cli import HYDRA, explain_unknown, guarded
 from experiments.console.progress import Display
 from experiments.pipeline import precision, preflight, teachers
 from experiments.pipeline.build import RunContext
-from experiments.pipeline.evaluate import alone, evaluate
+from experiments.pipeline.evaluate import alone, evaluate, evaluate_teacher
 from experiments.pipeline.tasks import select
 from experiments.report import publish
 from experiments.results import evaluation
@@ -56,7 +57,7 @@ def _alone(cfg: DictConfig, display: Display) -> None:
         context = RunContext(measured)
         with folder.lock(), contextlib.closing(context):
             if measured.evaluation.who == "student" or measured.teacher.name in teachers.IN_PROCESS:
-                context.settle(folder.path, precision.of_checkpoint(cfg.model.path))
+                context.student.settle(folder.path, precision.of_checkpoint(cfg.model.path))
                 with open_dict(cfg):
                     cfg.decided = measured.decided
             folder.start(cfg)
@@ -70,7 +71,17 @@ def _alone(cfg: DictConfig, display: Display) -> None:
                     *(len(tasks.heldout), cfg.limits.max_turns, cfg.limits.max_tokens),
                 )
             requests = tasks.evaluation(cfg.evaluation.samples)
-            evaluate(context, played, requests, None, display, "evaluate")
+            measure = partial(evaluate, checkpoint=None, student=context.student)
+            if measured.evaluation.who == "teacher":
+                measure = partial(evaluate_teacher, teacher=context.teacher)
+            measure(
+                played,
+                requests,
+                player=context.player,
+                settings=measured.evaluation,
+                display=display,
+                title="evaluate",
+            )
             publish(folder.path, tasks.heldout)
     folder.remember()
     for table in evaluation.tables(played.metrics):

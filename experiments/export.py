@@ -30,7 +30,7 @@ from swe_gym_env.errors import SetupError
 if TYPE_CHECKING:
     from algorithms.base import TrainingExample
     from algorithms.engine.export import TokenSequence
-    from experiments.pipeline.build import RunContext
+    from algorithms.engine.rendering import Renderer
 
 FORMATS = ("tokens", "messages")
 SUFFIXES = (".jsonl", ".parquet")
@@ -43,15 +43,15 @@ def export(run: Path, index: int, kind: str, out: Path) -> int:
         SetupError: The round is not there, or plain sequences cannot carry its loss.
     """
     from algorithms.engine.export import check_exportable, conversations
-    from experiments.pipeline.build import parts_of
+    from experiments.pipeline.build import stored_context
     from experiments.pipeline.round import training_examples
     from experiments.runs.folders import RunFolder
 
     if out.suffix not in SUFFIXES:
         raise SetupError(f"--out {out}: the file's name ends in {' or '.join(SUFFIXES)}")
-    context, folder = parts_of(run), RunFolder(run)
+    context, folder = stored_context(run), RunFolder(run)
     folders = [folder.round(number) for number in range(index + 1)]
-    algorithm = context.algorithm if index else context.iteration0
+    algorithm = context.algorithm_of(index)
     scored = algorithm.scoring is None or folders[-1].is_done("score")
     if not folders[-1].is_done("collect") or not scored:
         raise SetupError(f"{folders[-1].path} holds no round that was collected to its end")
@@ -61,7 +61,8 @@ def export(run: Path, index: int, kind: str, out: Path) -> int:
     except ValueError as error:
         raise SetupError(f"algorithm={algorithm.name} cannot be exported: {error}") from None
     if kind == "tokens":
-        made = [vars(row) | {"labels": row.labels} for row in _sequences(examples, context)]
+        sequences = _sequences(examples, context.student.renderer)
+        made = [vars(row) | {"labels": row.labels} for row in sequences]
     else:
         made = [vars(row) for row in conversations(examples, context.cfg.model.thinking)]
     make_folder(out.absolute().parent)
@@ -70,12 +71,12 @@ def export(run: Path, index: int, kind: str, out: Path) -> int:
     return len(made)
 
 
-def _sequences(examples: list[TrainingExample], context: RunContext) -> Iterator[TokenSequence]:
+def _sequences(examples: list[TrainingExample], renderer: Renderer) -> Iterator[TokenSequence]:
     from algorithms.engine.examples import example_trees
     from algorithms.engine.export import token_sequences
 
     try:
-        yield from token_sequences(example_trees(examples, context.renderer))
+        yield from token_sequences(example_trees(examples, renderer))
     except ValueError as error:
         raise SetupError(str(error)) from None
 

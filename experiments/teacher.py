@@ -48,7 +48,8 @@ def make(cfg: DictConfig, display: Display) -> Path:
     display.console.print(f"teacher folder: {folder.path}")
     with folder.lock():
         context, alone = RunContext(cfg), DAgger(Schedule("constant", start=0.0))
-        context.settle(folder.path)
+        student, player = context.student, context.player
+        student.settle(folder.path)
         folder.start(cfg)
         saved = folder.tasks
         tasks = select(cfg, saved and {"train": saved["train"]}, display)
@@ -57,18 +58,36 @@ def make(cfg: DictConfig, display: Display) -> Path:
             algorithm: Algorithm = alone if index else SFT()
             so_far, before = folders[: index + 1], folders[index - 1].checkpoint if index else None
             with folder.timed("collect"):
-                collect(context, algorithm, so_far, tasks, before, display)
+                collect(
+                    algorithm,
+                    so_far,
+                    tasks,
+                    before,
+                    student=student,
+                    teacher=context.teacher,
+                    player=player,
+                    display=display,
+                )
             with folder.timed("train"):
-                how = cfg.training.epochs, cfg.training.lr
-                train(context, algorithm, so_far, before, *how, display)
+                train(
+                    algorithm,
+                    so_far,
+                    before,
+                    student=student,
+                    trainer=context.trainer,
+                    settings=context.training,
+                    display=display,
+                )
         if tasks.heldout:
             measured = evaluate(
-                context,
                 folder.evaluation(f"val-{cfg.evaluation.tasks}"),
                 tasks.evaluation(),
                 newest.checkpoint,
-                display,
-                "evaluate the teacher",
+                student=student,
+                player=player,
+                settings=cfg.evaluation,
+                display=display,
+                title="evaluate the teacher",
             )
             display.console.print(f"val: resolved {measured['resolved']} of {measured['n']}")
     display.console.print(f"teacher=trained: {newest.checkpoint}")

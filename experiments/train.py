@@ -50,9 +50,7 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
     folder, newest = folders[-1], folders[-2].checkpoint if index else None
     refuse_changed(run.path, cfg, "model")
     context = RunContext(cfg)
-    algorithm, settings = context.algorithm, cfg.training
-    if index == 0:
-        algorithm, settings = context.iteration0, cfg.iteration0
+    algorithm = context.algorithm_of(index)
     scored = algorithm.scoring is None or folder.is_done("score")
     if not folder.is_done("collect") or not scored:
         raise SetupError(f"{folder.path} holds no round that was collected to its end")
@@ -67,7 +65,15 @@ def train_stored(cfg: DictConfig, display: Display) -> None:
         if locks:
             folder.reopen("train")
         parallel.barrier()
-        train(context, algorithm, folders, newest, settings.epochs, settings.lr, display)
+        train(
+            algorithm,
+            folders,
+            newest,
+            student=context.student,
+            trainer=context.trainer,
+            settings=context.training_of(index),
+            display=display,
+        )
     parallel.shut_down()
     display.console.print(f"checkpoint: {folder.checkpoint}")
 

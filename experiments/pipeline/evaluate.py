@@ -1,8 +1,9 @@
 """One evaluation for every method, model and endpoint. The measured policy acts alone.
 
-A run calls :func:`evaluate` for its student; ``python -m experiments.evaluate`` for any checkpoint,
-the expert or an endpoint. Killed, it goes on with the episodes that are missing. What it leaves
-beside episodes.jsonl: metrics.json, a CSV file for each table, and predictions in SWE-bench's form.
+A run calls :func:`evaluate` for its student; ``python -m experiments.evaluate`` calls it for any
+checkpoint, and :func:`evaluate_teacher` for the expert or an endpoint. Killed, it goes on with the
+episodes that are missing. What it leaves beside episodes.jsonl: metrics.json, a CSV file for each
+table, and predictions in SWE-bench's form.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from experiments.config.keys import defaults
 from experiments.config.teachers import ExpertTeacher
 from experiments.console.progress import Display
 from experiments.pipeline import teachers
-from experiments.pipeline.build import RunContext
-from experiments.pipeline.play import play
+from experiments.pipeline.play import Player
+from experiments.pipeline.student import Student
+from experiments.pipeline.teachers import Teacher
 from experiments.results import evaluation
 from experiments.runs import inputs, predictions
 from swe_gym_env.errors import SetupError
-from swe_gym_env.policies.base import Policy
 from swe_gym_env.policies.budget import Prices, Spent
 from swe_gym_env.rollout.driver import Request
 from swe_gym_env.rollout.mixers import StudentOnly
@@ -31,47 +32,90 @@ from swe_gym_env.rollout.store import RoundFolder
 
 
 def evaluate(
-    context: RunContext,
     folder: RoundFolder,
     requests: Sequence[Request],
     checkpoint: Path | None,
+    *,
+    student: Student,
+    player: Player,
+    settings: DictConfig,
     display: Display,
     title: str,
 ) -> dict[str, Any]:
-    """Does nothing where ``folder`` has been measured. Returns what stands in its metrics.json."""
+    """Measures a checkpoint of the student. Does nothing where ``folder`` has been measured.
+
+    Args:
+        folder: Where the episodes and the results are kept.
+        requests: The episodes to play.
+        checkpoint: What is measured; None is the untrained student.
+        student: Acts.
+        player: Plays the episodes.
+        settings: The section ``evaluation``.
+        display: Shows the progress.
+        title: Names the evaluation there.
+
+    Returns:
+        What stands in the folder's metrics.json.
+    """
     if checkpoint is not None:
         inputs.check_student(folder.path, checkpoint, "measured")
     if folder.is_done("evaluate"):
         return folder.metrics
-    cfg, taught = context.cfg, _is_teacher(context.cfg)
-    play(
-        folder,
-        requests,
-        context,
-        display=display,
-        title=title,
-        student=_teacher(context, folder) if taught else _student(context, checkpoint),
-        mixer=StudentOnly(),
-    )
+    # as section sampling says, or greedily
+    how = {} if settings.get("samples") else {"temperature": 0.0, "top_p": 1.0}
+    policy = student.policy(checkpoint, **how)
+    player.play(folder, requests, display=display, title=title, student=policy, mixer=StudentOnly())
+    measured = str(checkpoint or student.start)
+    _keep_results(folder, requests, settings, Spent(), Prices(), student.name, measured)
+    return folder.metrics
+
+
+def evaluate_teacher(
+    folder: RoundFolder,
+    requests: Sequence[Request],
+    *,
+    teacher: Teacher,
+    player: Player,
+    settings: DictConfig,
+    display: Display,
+    title: str,
+) -> dict[str, Any]:
+    """As :func:`evaluate`, for the teacher. It acts in the student's place, so that what it writes
+    is parsed as anyone's; its calls and tokens are written down."""
+    if folder.is_done("evaluate"):
+        return folder.metrics
+    policy = teacher.paid(teacher.account([folder]))
+    player.play(folder, requests, display=display, title=title, student=policy, mixer=StudentOnly())
+    spent = folder.spent(teacher.name)
+    _keep_results(folder, requests, settings, spent, teacher.prices, teacher.name, None)
+    return folder.metrics
+
+
+def _keep_results(
+    folder: RoundFolder,
+    requests: Sequence[Request],
+    settings: DictConfig,
+    spent: Spent,
+    prices: Prices,
+    model: str,
+    checkpoint: str | None,
+) -> None:
+    """Computes the results from the episodes in ``folder``, which have all been played."""
     asked = {request.episode_id for request in requests}
     episodes = [episode for episode in folder.episodes() if episode.episode_id in asked]
-    spent, prices = Spent(), Prices()
-    if taught:
-        spent, prices = folder.spent(context.teacher.name), Prices(**cfg.teacher.prices)
     tasks = [request.task for request in requests]
     measured = evaluation.measure(episodes, tasks, spent, prices)
     folder.add_metrics(
-        split=cfg.evaluation.split,
-        model=context.teacher.name if taught else cfg.model.name,
-        checkpoint=None if taught else str(checkpoint or context.start),
-        samples=cfg.evaluation.get("samples"),
+        split=settings.split,
+        model=model,
+        checkpoint=checkpoint,
+        samples=settings.get("samples"),
         **measured,
     )
     for table in [*evaluation.tables(measured), evaluation.of_tasks(episodes, tasks)]:
         table.write_csv(folder.path)
     predictions.write(folder.path, episodes)
     folder.mark_done("evaluate")
-    return folder.metrics
 
 
 def alone(cfg: DictConfig) -> DictConfig:
@@ -131,15 +175,3 @@ def _check_teacher(cfg: DictConfig) -> None:
             f"teacher.actions={cfg.teacher.actions}: who is measured writes turns in the form that "
             f"the prompt describes; give actions={cfg.teacher.actions} instead"
         )
-
-
-def _student(context: RunContext, checkpoint: Path | None) -> Policy:
-    if context.cfg.evaluation.get("samples"):
-        return context.student(checkpoint)  # as section sampling says
-    return context.student(checkpoint, temperature=0.0, top_p=1.0)
-
-
-def _teacher(context: RunContext, folder: RoundFolder) -> Policy:
-    """In the student's place, so that what it writes is parsed as anyone's; its calls and tokens
-    are written down."""
-    return context.paid_teacher(context.account([folder]))

@@ -52,7 +52,7 @@ def run(cfg: DictConfig, display: Display) -> tuple[RunFolder, list[TaskInstance
         display.console.print(f"run folder: {folder.path}")
         with folder.lock(), contextlib.closing(context):
             with sweeps.siblings() as runs:
-                context.settle(folder.path, precision.of_sweep(runs, cfg))
+                context.student.settle(folder.path, precision.of_sweep(runs, cfg))
                 folder.start(cfg)
             with contextlib.closing(tracker(cfg, folder)) as tracked:
                 tasks = _phases(context, folder, display, tracked)
@@ -132,18 +132,29 @@ class _Job:
 
     def _rounds(self, index: int) -> tuple[list[RoundFolder], Algorithm]:
         folders = [self.folder.round(i) for i in range(index + 1)]
-        return folders, self.context.algorithm if index else self.context.iteration0
+        return folders, self.context.algorithm_of(index)
 
     def collect(self, index: int, timed: RunFolder | None = None) -> None:
         """Collects a round with the student that ``overlap`` assigns to it."""
         timed, (folders, algorithm) = timed or self.folder, self._rounds(index)
         name, staleness = folders[-1].path.name, min(self.cfg.overlap, max(0, index - 1))
-        student = folders[index - 1 - staleness].checkpoint if index else None
+        checkpoint = folders[index - 1 - staleness].checkpoint if index else None
+        student, teacher = self.context.student, self.context.teacher
         with self._phase(timed, f"collect {name}"):
-            collect(self.context, algorithm, folders, self.tasks, student, self.display, staleness)
+            collect(
+                algorithm,
+                folders,
+                self.tasks,
+                checkpoint,
+                student=student,
+                teacher=teacher,
+                player=self.context.player,
+                display=self.display,
+                staleness=staleness,
+            )
         if algorithm.scoring is not None:
             with self._phase(timed, f"score {name}"):
-                score(self.context, algorithm, folders, self.display)
+                score(algorithm, folders, student=student, teacher=teacher, display=self.display)
 
     @contextlib.contextmanager
     def training(self, index: int, timed: RunFolder | None = None) -> Iterator[None]:
@@ -151,10 +162,9 @@ class _Job:
         runs if ``training.launch`` says how to start it."""
         timed, (folders, algorithm) = timed or self.folder, self._rounds(index)
         launch, phase = self.cfg.training.get("launch"), f"train {folders[-1].path.name}"
-        settings = self.cfg.training if index else self.cfg.iteration0
         if launch:
             if not folders[-1].is_done("train"):
-                self.context.free_memory()
+                self.context.student.free_memory()
             clock = contextlib.ExitStack()  # measures what remains after the block
             with clock, training(launch, self.folder, index, self.display):
                 yield
@@ -164,7 +174,13 @@ class _Job:
         newest = folders[-2].checkpoint if index else None
         with self._phase(timed, phase):
             train(
-                self.context, algorithm, folders, newest, settings.epochs, settings.lr, self.display
+                algorithm,
+                folders,
+                newest,
+                student=self.context.student,
+                trainer=self.context.trainer,
+                settings=self.context.training_of(index),
+                display=self.display,
             )
 
     def evaluate(self, index: int) -> None:
@@ -185,7 +201,16 @@ class _Job:
         self.evaluations.append(name)
         title, requests = f"evaluate {evaluation_label(name)}", self.tasks.evaluation()[:count]
         with self._phase(timed, f"evaluate {name}"):
-            evaluate(self.context, where, requests, checkpoint, self.display, title)
+            evaluate(
+                where,
+                requests,
+                checkpoint,
+                student=self.context.student,
+                player=self.context.player,
+                settings=self.cfg.evaluation,
+                display=self.display,
+                title=title,
+            )
 
     def close(self) -> None:
         """Writes the summary of the run, computed from its folder."""

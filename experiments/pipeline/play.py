@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from experiments.console.progress import Display
-from experiments.pipeline.build import RunContext
+from experiments.pipeline.environments import EnvFactory
 from swe_gym_env.policies.base import Policy
 from swe_gym_env.rollout.driver import Progress, Request
 from swe_gym_env.rollout.mixers import Mixer
@@ -19,40 +19,63 @@ from swe_gym_env.rollout.resume import RollOut, backend, finished, resume
 from swe_gym_env.rollout.store import RoundFolder
 
 
-def play(
-    folder: RoundFolder,
-    requests: Sequence[Request],
-    context: RunContext,
-    *,
-    display: Display,
-    title: str,
-    student: Policy,
-    mixer: Mixer,
-    teacher: Policy | None = None,
-    annotate: bool = False,
-) -> None:
-    """Play the episodes of ``requests`` that ``folder`` lacks. Those that an infrastructure error
-    ended are played again at the next start."""
-    with display.phase(title, len(requests), len(finished(folder, requests))) as advance:
+class Player:
+    """How the episodes of a run are played, those of the student as those of the teacher.
 
-        def show(now: Progress) -> None:
-            advance.to(now.done, note=f"{now.resolved} resolved, {now.turns} turns")
+    Args:
+        make_env: Makes the environment of an episode; it is copied to the machines of a cluster.
+        cluster: The section of that name.
+        concurrency: Episodes in play at the same time.
+        max_faults: Consecutive infrastructure errors of one kind that end the roll-out.
+        history: How many observations student and teacher see, the newest; None: all.
+    """
 
-        resume(
-            folder,
-            requests,
-            _roll_out(context.cfg.cluster),
-            progress=show,
-            what=title,
-            make_env=context.make_env,
-            student=student,
-            teacher=teacher,
-            mixer=mixer,
-            annotate=annotate,
-            concurrency=context.cfg.workers.concurrency,
-            max_faults=context.cfg.workers.max_faults,
-            history=context.cfg.history,
-        )
+    def __init__(
+        self,
+        make_env: EnvFactory,
+        *,
+        cluster: DictConfig,
+        concurrency: int,
+        max_faults: int,
+        history: int | None,
+    ) -> None:
+        self._make_env, self._cluster = make_env, cluster
+        self._concurrency, self._max_faults, self._history = concurrency, max_faults, history
+
+    def play(
+        self,
+        folder: RoundFolder,
+        requests: Sequence[Request],
+        *,
+        display: Display,
+        title: str,
+        student: Policy,
+        mixer: Mixer,
+        teacher: Policy | None = None,
+        annotate: bool = False,
+    ) -> None:
+        """Play the episodes of ``requests`` that ``folder`` lacks. Those that an infrastructure
+        error ended are played again at the next start."""
+        with display.phase(title, len(requests), len(finished(folder, requests))) as advance:
+
+            def show(now: Progress) -> None:
+                advance.to(now.done, note=f"{now.resolved} resolved, {now.turns} turns")
+
+            resume(
+                folder,
+                requests,
+                _roll_out(self._cluster),
+                progress=show,
+                what=title,
+                make_env=self._make_env,
+                student=student,
+                teacher=teacher,
+                mixer=mixer,
+                annotate=annotate,
+                concurrency=self._concurrency,
+                max_faults=self._max_faults,
+                history=self._history,
+            )
 
 
 def _roll_out(cluster: DictConfig) -> RollOut:

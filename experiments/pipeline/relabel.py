@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from experiments.console.progress import Display
-from experiments.pipeline.build import RunContext
+from experiments.pipeline.environments import EnvFactory
+from experiments.pipeline.teachers import Teacher
 from swe_gym_env.actions import ActionFormat
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import InfraError, SetupError
@@ -74,23 +75,30 @@ class _Replay:
 
 
 def relabel(
-    context: RunContext,
     folders: Sequence[RoundFolder],
     tasks: Mapping[str, TaskInstance],
+    *,
+    teacher: Teacher,
+    form: ActionFormat,
+    make_env: EnvFactory,
+    concurrency: int,
     display: Display,
 ) -> tuple[int, int]:
-    """Adds labels of ``parts.teacher`` to the newest of ``folders``.
+    """Adds labels of ``teacher`` to the newest of ``folders``.
 
     Args:
-        parts: The components of the run, with the new teacher.
         folders: Rounds 0, 1, ... of one run.
         tasks: By id; a teacher that needs no sandbox needs no tasks.
+        teacher: The new teacher, which labels for as long as its budget lasts.
+        form: How the student writes turns, and so how labels are written.
+        make_env: Makes the environment in which an episode is replayed.
+        concurrency: Episodes that are labeled at the same time.
         display: Shows the progress.
 
     Returns:
         How many labels of this teacher the round has now, and in how many states it failed.
     """
-    folder, teacher = folders[-1], context.teacher
+    folder, needs_sandbox = folders[-1], teacher.policy.needs_sandbox
     there = {
         (a.episode_id, a.turn)
         for a in folder.annotations()
@@ -100,21 +108,20 @@ def relabel(
     replays = []
     for episode in episodes:
         wanted = {n for n in range(len(episode.turns)) if (episode.episode_id, n) not in there}
-        if teacher.needs_sandbox and episode.instance_id not in tasks:
+        if needs_sandbox and episode.instance_id not in tasks:
             raise SetupError(
                 f"{teacher.name} needs a sandbox, and the task {episode.instance_id} is not there"
             )
         task = tasks.get(episode.instance_id) or _words_of(episode)
-        env = context.make_env(task) if teacher.needs_sandbox else None
+        env = make_env(task) if needs_sandbox else None
         replays += [_Replay(episode, task, wanted, env)] if wanted else []
     total = sum(len(episode.turns) for episode in episodes)
     given, failed = total - sum(len(replay.wanted) for replay in replays), 0
-    paid = context.paid_teacher(context.account(folders))
-    concurrency = context.cfg.workers.concurrency
-    size = min(concurrency, IN_SANDBOXES) if teacher.needs_sandbox else concurrency
+    paid = teacher.paid(teacher.account(folders))
+    size = min(concurrency, IN_SANDBOXES) if needs_sandbox else concurrency
     with display.phase(f"labels by {teacher.name}", total, given) as advance:
         for low in range(0, len(replays), size):
-            for labels in _group(paid, replays[low : low + size], context.student_form()):
+            for labels in _group(paid, replays[low : low + size], form):
                 folder.add_annotations(labels)
                 good = sum(label.text is not None for label in labels)
                 given, failed = given + good, failed + len(labels) - good

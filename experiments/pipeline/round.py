@@ -11,13 +11,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from algorithms.base import Algorithm, TrainingExample
-from algorithms.trainer import TrainingJob
+from algorithms.trainer import Trainer, TrainingJob
 from experiments.console.progress import Advance, Display
-from experiments.pipeline.build import RunContext
-from experiments.pipeline.play import play
+from experiments.pipeline.play import Player
+from experiments.pipeline.student import Student
 from experiments.pipeline.tasks import Selection
+from experiments.pipeline.teachers import Teacher
 from experiments.results import metrics
 from experiments.runs import inputs
 from swe_gym_env.errors import SetupError
@@ -26,28 +28,36 @@ from swe_gym_env.rollout.driver import Request
 from swe_gym_env.rollout.mixers import Mixer, StudentOnly, TeacherOnly
 from swe_gym_env.rollout.store import RoundFolder
 
+if TYPE_CHECKING:
+    from algorithms.engine.training_config import TrainingConfig
+
 log = logging.getLogger(__name__)
 
 KEPT = "training"  # folder with the state of an unfinished training, in that of its round
 
 
 def collect(
-    context: RunContext,
     algorithm: Algorithm,
     folders: Sequence[RoundFolder],
     tasks: Selection,
     checkpoint: Path | None,
+    *,
+    student: Student,
+    teacher: Teacher,
+    player: Player,
     display: Display,
     staleness: int = 0,
 ) -> None:
     """Writes episodes.jsonl, annotations.jsonl and metrics.json of the newest round.
 
     Args:
-        parts: The components of the run.
-        algorithm: Who acts and who labels.
+        algorithm: Decides who acts and who labels.
         folders: Those of rounds 0, 1, ...; the last one is collected.
         tasks: The tasks of the run.
-        checkpoint: The student that acts; None is the untrained one.
+        checkpoint: The checkpoint of the student that acts; None is the untrained one.
+        student: Acts.
+        teacher: Acts and labels, for as long as its budget lasts.
+        player: Plays the episodes.
         display: Shows the progress.
         staleness: How many trained rounds ``checkpoint`` is behind the newest possible student.
     """
@@ -57,23 +67,22 @@ def collect(
     if folder.is_done("collect"):
         return
     plan = algorithm.collect(index)
-    student = context.student(checkpoint, plan.temperature, plan.top_p)
-    account = context.account(folders)
+    policy = student.policy(checkpoint, plan.temperature, plan.top_p)
+    account = teacher.account(folders)
     version = {"policy_version": index - 1 - staleness, "staleness": staleness} if index else {}
     if staleness:
         log.info("round %d is played by the student of round %d", index, index - 1 - staleness)
     extra = 0
     while True:
         requests = _repeated(tasks.requests(index, extra), plan.repeats)
-        play(
+        player.play(
             folder,
             requests,
-            context,
             display=display,
             title=f"round {index}: collect",
-            student=student,
+            student=policy,
             mixer=plan.mixer,
-            teacher=context.paid_teacher(account),
+            teacher=teacher.paid(account),
             annotate=plan.annotate == "label",
         )
         # A killed run may have stored episodes of extra tasks. They do not count here, so that the
@@ -114,9 +123,11 @@ def _repeated(requests: Sequence[Request], repeats: int) -> list[Request]:
 
 
 def score(
-    context: RunContext,
     algorithm: Algorithm,
     folders: Sequence[RoundFolder],
+    *,
+    student: Student,
+    teacher: Teacher,
     display: Display,
 ) -> None:
     """Writes scores.jsonl of the newest of ``folders`` if the algorithm needs scores. Once the
@@ -136,9 +147,10 @@ def score(
         if not episode.outcome.mask
     }
     missing = [e for e in folder.episodes() if _lack(wanted, e.episode_id, there)]
-    context.free_memory()
-    scorer = context.scorer(folders[0].checkpoint if scoring.scorer == "start" else None)
-    account = context.account(folders)
+    student.free_memory()
+    from_start = scoring.scorer == "start"
+    scorer = student.scorer(folders[0].checkpoint) if from_start else teacher.scorer()
+    account = teacher.account(folders)
     # computed only as far as the loop below takes them
     scores = scorer.score(missing, scoring.top_k, algorithm.objective.temperature)
     with (
@@ -181,17 +193,21 @@ def training_examples(
 
 
 def train(
-    context: RunContext,
     algorithm: Algorithm,
     folders: Sequence[RoundFolder],
     checkpoint: Path | None,
-    epochs: int,
-    lr: float,
+    *,
+    student: Student,
+    trainer: Trainer,
+    settings: TrainingConfig,
     display: Display,
 ) -> None:
-    """Has the trainer of the configuration train the newest of ``folders`` (rounds 0, 1, ...).
+    """Has ``trainer`` train the newest of ``folders`` (rounds 0, 1, ...), as ``settings`` say.
 
     It begins with ``checkpoint`` (None: the untrained student) and leaves ``checkpoint/`` there.
+
+    Raises:
+        SetupError: The trainer cannot train the round, or left no checkpoint.
     """
     folder, index = folders[-1], len(folders) - 1
     if folder.is_done("train"):
@@ -200,9 +216,9 @@ def train(
     from algorithms.engine.examples import labels_as_executed, prefix_breaks
     from algorithms.engine.trainer import EngineTrainer
 
-    context.free_memory()
+    student.free_memory()
     examples = training_examples(algorithm, folders)
-    renderer, trainer = context.renderer, context.trainer
+    renderer = student.renderer
     teaches = any(t.weight or t.pg_weight or t.kl_weight for e in examples for t in e.targets)
     if not teaches:
         log.warning("round %d teaches nothing: the student stays as it was", index)
@@ -212,12 +228,12 @@ def train(
         job = TrainingJob(
             examples,
             algorithm.objective,
-            checkpoint or context.start,
+            checkpoint or student.start,
             folder.checkpoint,
             folder.path / KEPT,
             renderer,
-            replace(context.training, epochs=epochs, lr=lr),
-            context.dtype,
+            settings,
+            student.dtype,
             shown,
         )
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.pipeline.build import parts_of
+from experiments.pipeline.build import stored_context
 from experiments.pipeline.round import training_examples
 from experiments.runs.folders import RunFolder
 
@@ -19,13 +19,13 @@ class StoredTraining:
 
     def __init__(self, run: Path) -> None:
         """Raises SetupError if the folder holds no run, or the run's model has changed."""
-        self._run, self._parts = RunFolder(run), parts_of(run)
+        self._run, self._context = RunFolder(run), stored_context(run)
 
     @property
     def renderer(self) -> Renderer:
-        return self._parts.renderer
+        return self._context.student.renderer
 
     def examples(self, index: int) -> list[TrainingExample]:
         """What round ``index`` was trained on. Raises SetupError."""
-        algorithm = self._parts.algorithm if index else self._parts.iteration0
-        return training_examples(algorithm, [self._run.round(n) for n in range(index + 1)])
+        folders = [self._run.round(n) for n in range(index + 1)]
+        return training_examples(self._context.algorithm_of(index), folders)

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from experiments.console.progress import Display
-from experiments.pipeline import precision
 from experiments.pipeline.build import RunContext
+from experiments.pipeline.environments import EnvFactory
+from experiments.pipeline.student import Student
 from experiments.pipeline.tasks import select
 from experiments.plan.hardware import calibration_file
 from swe_gym_env.disk import write_json
@@ -55,11 +56,19 @@ def calibrate(cfg: DictConfig, display: Display) -> Path:
     """Leaves the figures where later plans find them; the run's own settings (model, threads,
     training) are measured."""
     context = RunContext(cfg)
+    student = context.student
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "answers": lambda: _answers(student),
+        "learning": lambda: learning(
+            student.start, student.dtype, student.renderer, context.training
+        ),
+        "sandboxes": lambda: _sandboxes(cfg, context.make_env, display),
+    }
     found: dict[str, Any] = {}
-    with display.phase("calibrate", 3) as advance:
-        for measure in (_answers, _learning, _sandboxes):
-            found |= measure(context, display)
-            advance(1, measure.__name__.strip("_"))
+    with display.phase("calibrate", len(measures)) as advance:
+        for name, measure in measures.items():
+            found |= measure()
+            advance(1, name)
     write_json(calibration_file(cfg.plan), found)
     for name, value in found.items():
         display.console.print(f"  {name}: {_shown(value)}")
@@ -73,12 +82,12 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:.3g}"
 
 
-def _answers(context: RunContext, _: Display) -> dict[str, Any]:
+def _answers(student: Student) -> dict[str, Any]:
     """Libraries, and what :func:`answering` finds, in the precision and on the threads of a run."""
     start = timed(lambda: importlib.import_module("algorithms.engine.learner"))
-    dtype = context.dtype  # sets the number of threads
-    decided = {"dtype": context.precision, "threads": precision.threads(context.cfg)}
-    return {**decided, "start": start, **answering(context.start, dtype)}
+    dtype = student.dtype  # sets the number of threads
+    decided = {"dtype": student.precision, "threads": student.threads}
+    return {**decided, "start": start, **answering(student.start, dtype)}
 
 
 def answering(
@@ -116,10 +125,6 @@ def _state(words: str, number: int, salt: int) -> State:
     task = TaskInstance(f"calibration-{number}", "", "", "", words, "", "", (), (), "")
     key = (0, salt, task.instance_id, 0, 0, "student")
     return State(key, task, "You fix programs.", (), f"{number} {words}")
-
-
-def _learning(context: RunContext, _: Display) -> dict[str, Any]:
-    return learning(context.start, context.dtype, context.renderer, context.training)
 
 
 def learning(
@@ -166,9 +171,9 @@ def _trees(renderer: Renderer, count: int, most: int) -> list[TokenTree]:
     return list(example_trees(examples, renderer, most))
 
 
-def _sandboxes(context: RunContext, display: Display) -> dict[str, Any]:
+def _sandboxes(cfg: DictConfig, make_env: EnvFactory, display: Display) -> dict[str, Any]:
     """What the expert's episodes cost, one after another and side by side."""
-    cfg = context.cfg.copy()
+    cfg = cfg.copy()
     cfg.evaluation.tasks = 0
     tasks = select(cfg, None, display).train[:EPISODES]
     played: list[Episode] = []
@@ -176,7 +181,7 @@ def _sandboxes(context: RunContext, display: Display) -> dict[str, Any]:
     def play(repeat: int, concurrency: int) -> Callable[[], Any]:
         return lambda: rollout(
             [Request(task, 0, 0, repeat) for task in tasks],
-            make_env=context.make_env,
+            make_env=make_env,
             student=ExpertPolicy(),
             teacher=ExpertPolicy(),
             mixer=TeacherOnly(),

@@ -17,6 +17,8 @@ from typing import Any
 
 from experiments.analysis.measure import Measure, NotMeasured, Row
 from experiments.console.progress import Display
+from experiments.pipeline.build import RunContext
+from experiments.pipeline.student import Student
 from experiments.probes.stored import completed, drawn
 from experiments.results.statistics import difference, ratio
 from experiments.results.tables import Curve, Table
@@ -102,12 +104,10 @@ def measure(
 ) -> list[Measured]:
     """Kept episode by episode under analysis/divergence/: a killed one goes on. ``limit``: episodes
     of each set, drawn by the run's seed. Raises NotMeasured."""
-    from experiments.pipeline.build import RunContext  # imports torch when it is asked to
-
-    context = RunContext(completed(run.cfg))
-    models = _Models(teacher, dtype, context)
+    student = RunContext(completed(run.cfg)).student
+    models = _Models(teacher, dtype, student)
     found: list[Measured] = []
-    for one in work(run, context.start):
+    for one in work(run, student.start):
         found += _of_work(run, one, [str(teacher), dtype], limit, models, display)
     return found
 
@@ -115,8 +115,10 @@ def measure(
 class _Models:
     """The teacher, and one student after another; loaded when something is asked of them."""
 
-    def __init__(self, teacher: Path, dtype: str, context: Any) -> None:
-        self._teacher, self._dtype, self._parts = teacher, dtype, context
+    def __init__(self, teacher: Path, dtype: str, student: Student) -> None:
+        """``student`` has the tokenizer of all checkpoints, and says with how many threads to
+        compute."""
+        self._teacher, self._dtype, self._student = teacher, dtype, student
         self._loaded: dict[Path, Any] = {}
 
     def ask(self, student: Path, episode: Episode) -> list[Any]:
@@ -129,7 +131,7 @@ class _Models:
             if folder not in self._loaded:
                 self._loaded[folder] = self._load(folder)
         models = [self._loaded[folder] for folder in wanted]
-        return divergences(models[0], models[1], episode, self._parts.renderer)
+        return divergences(models[0], models[1], episode, self._student.renderer)
 
     def _load(self, folder: Path) -> Any:
         import torch
@@ -137,8 +139,8 @@ class _Models:
         from algorithms.engine.checkpoint import load_model
         from algorithms.engine.scorer import check_tokens
 
-        check_tokens(folder, self._parts.renderer.tokenizer)
-        _ = self._parts.dtype  # sets the threads
+        check_tokens(folder, self._student.renderer.tokenizer)
+        _ = self._student.dtype  # sets the threads
         return load_model(folder, getattr(torch, self._dtype)).eval()
 
 

@@ -11,11 +11,14 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.analysis.measure import Measure, NotMeasured, Row
 from experiments.console.progress import Display
 from experiments.pipeline.build import RunContext
-from experiments.pipeline.play import play
+from experiments.pipeline.play import Player
+from experiments.pipeline.student import Student
+from experiments.pipeline.teachers import Teacher
 from experiments.probes.injected import MISTAKES, HandOver, WithMistake, place
 from experiments.probes.stored import completed, drawn
 from experiments.results.statistics import mcnemar, mean, share
@@ -85,10 +88,20 @@ def measure(run: StoredRun, plan: Plan, display: Display) -> list[Pair]:
     pairs: list[Pair] = []
     with contextlib.closing(RunContext(cfg)) as context:
         for name in plan.checkpoints:
-            student = checkpoint(run, name)
-            own = run.folder if student is None else home_of(student, run.folder)
+            folder = checkpoint(run, name)
+            own = run.folder if folder is None else home_of(folder, run.folder)
             with RunFolder(own).lock():
-                pairs += _of_student(context, plan, tasks, student, own, display)
+                pairs += _of_student(
+                    plan,
+                    [Request(task, cfg.seed) for task in tasks],
+                    folder,
+                    own,
+                    student=context.student,
+                    lead=_lead(plan.lead, context.teacher),
+                    player=context.player,
+                    decided=(cfg.limits, cfg.actions.name, context.student.precision),
+                    display=display,
+                )
     return pairs
 
 
@@ -102,28 +115,30 @@ def held_out(run: StoredRun, limit: int | None) -> list[TaskInstance]:
 
 
 def _of_student(
-    context: RunContext,
     plan: Plan,
-    tasks: Sequence[TaskInstance],
-    student: Path | None,
+    requests: Sequence[Request],
+    checkpoint: Path | None,
     own: Path,
+    *,
+    student: Student,
+    lead: Policy | None,
+    player: Player,
+    decided: Sequence[Any],
     display: Display,
 ) -> list[Pair]:
-    name = UNTRAINED if student is None else f"{own.name} {student.parent.name}"
-    policy = context.student(student, temperature=0.0, top_p=1.0)
-    lead = _lead(context, plan.lead)
+    """The pairs of one checkpoint, whose run is in the folder ``own``. ``lead`` None: the student
+    plays the turns before the mistake, too. ``decided``: what else an episode depends on."""
+    name = UNTRAINED if checkpoint is None else f"{own.name} {checkpoint.parent.name}"
+    policy = student.policy(checkpoint, temperature=0.0, top_p=1.0)
     who: Actor = "student" if lead is None else "teacher"
-    requests = [Request(task, context.cfg.seed) for task in tasks]
-    limits = (context.cfg.limits, context.cfg.actions.name, context.precision)
-    key = digest([str(one) for one in (student and student.resolve(), *limits)])
+    key = digest([str(one) for one in (checkpoint and checkpoint.resolve(), *decided)])
 
     def played(what: str, mixer: HandOver, teacher: Policy | None) -> dict[str, Episode]:
         folder = RoundFolder(RunFolder(own).analysis / "recovery" / f"{key}-{plan.lead}-{what}")
         title = f"{name}: {what}"
-        play(
+        player.play(
             folder,
             requests,
-            context,
             display=display,
             title=title,
             student=policy,
@@ -148,11 +163,11 @@ def _of_student(
     return pairs
 
 
-def _lead(context: RunContext, name: str) -> Policy | None:
+def _lead(name: str, teacher: Teacher) -> Policy | None:
     if name == "student":
         return None
     if name == "teacher":
-        return context.teacher
+        return teacher.policy
     from swe_gym_env.policies.expert import ExpertPolicy
 
     return ExpertPolicy()

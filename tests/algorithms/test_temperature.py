@@ -222,7 +222,7 @@ def test_served_teacher_is_refused_before_run(monkeypatch) -> None:
     given = ("algorithm=opd", "teacher=server", "teacher.scores=true")
     context = RunContext(configuration(*given, "algorithm.temperature=0.7"))
     with pytest.raises(SetupError, match=r"algorithm\.temperature=1"):
-        context.check_scores()
+        context.teacher.check_scores(context.algorithm)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from algorithms.engine.divergence import divergences, kl_both_ways
 from algorithms.engine.rendering import Renderer
 from experiments.analysis.measure import NotMeasured
 from experiments.console.progress import Display
-from experiments.pipeline.build import RunContext
+from experiments.pipeline.environments import EnvFactory
+from experiments.pipeline.student import Student
 from experiments.probes import divergence, recovery
 from experiments.probes.injected import missed_edit, place, wrong_edit, wrong_look
 from experiments.runs.reader import StoredRun, read_runs
@@ -205,7 +206,7 @@ def test_recovery_is_of_a_student_that_goes_on_alone(
     run, display = made_run(job, tokenizer), Display("WARNING")
     tasks = load("jsonl", split="heldout", path=run.cfg.tasks.options.path)
     run = replace(run, tasks={task.instance_id: task for task in tasks})
-    monkeypatch.setattr(RunContext, "student", lambda *_, **__: ScriptedPolicy(policy))
+    monkeypatch.setattr(Student, "policy", lambda *_, **__: ScriptedPolicy(policy))
     plan = recovery.Plan([turn], "wrong_edit", lead, ["last"], limit=1)
     pairs = recovery.measure(run, plan, display)
     assert [(pair.injected, pair.control) for pair in pairs] == [(recovers, True)]
@@ -221,7 +222,7 @@ def test_recovery_is_of_a_student_that_goes_on_alone(
         assert who == [*([before] * turn), "teacher", *rest]
         assert "sed -i '2d' calc.py" in item.turns[turn].text
 
-    monkeypatch.setattr(RunContext, "make_env", None)  # nothing is played again
+    monkeypatch.setattr(EnvFactory, "__call__", None)  # nothing is played again
     assert recovery.measure(run, plan, display) == pairs
 
 

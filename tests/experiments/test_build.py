@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +19,9 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.base import Reply, State
 from swe_gym_env.policies.lazy import LazyPolicy
 from swe_gym_env.types import TaskInstance
+from tests.algorithms.conftest import tiny_model
+from tests.algorithms.conftest import tokenizer as tokenizer
+from tests.experiments.conftest import ROOT
 from tests.experiments.test_configuration import OPTIONS, configuration
 
 pytestmark = pytest.mark.xdist_group("configuration")
@@ -28,12 +36,17 @@ class Silent:
         return [Reply(error="silent") for _ in states]
 
 
+def no_tokenizer(context: RunContext) -> None:
+    """Of a model that is not here; it counts nothing."""
+    context.student.count_tokens.__dict__["_backend"] = None
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_becomes_objects(option: str) -> None:
     named = ["teacher._target_=tests.experiments.test_build.Silent"] * (option == "teacher=policy")
     cfg = configuration(option, *named, "tasks=pypi", "sandbox=process")
     context = RunContext(cfg)
-    context.__dict__["_count_tokens"] = len  # the tokenizer of a model that is not here
+    no_tokenizer(context)
     form = context.make_env(TASK).form
     assert form.name == cfg.actions.name
     offered = ["bash", "str_replace_editor", "finish"]
@@ -52,7 +65,7 @@ def test_the_editor_can_be_left_out() -> None:
     context = RunContext(
         configuration("actions=xml", "actions.tools=[bash,finish]", "sandbox=process")
     )
-    context.__dict__["_count_tokens"] = len
+    no_tokenizer(context)
     assert [tool.name for tool in context.make_env(TASK).form.tools] == ["bash", "finish"]
 
 
@@ -76,7 +89,7 @@ def test_what_is_not_there_is_named_with_the_nearest_thing_that_runs(
 def test_an_unknown_name_is_refused(wrong: str) -> None:
     context = RunContext(configuration(wrong))
     with pytest.raises(SetupError, match="nobody"):
-        getattr(context, wrong.split(".")[0])
+        _ = context.teacher.policy if wrong.startswith("teacher") else context.algorithm
 
 
 @pytest.mark.parametrize(
@@ -109,7 +122,7 @@ def test_policy_that_cannot_be_built_is_refused(wrong: str, message: str) -> Non
     silent = "teacher._target_=tests.experiments.test_build.Silent"
     cfg = configuration("teacher=policy", silent, wrong)
     with pytest.raises(SetupError, match=message):
-        _ = RunContext(cfg).teacher
+        _ = RunContext(cfg).teacher.policy
 
 
 def test_template_without_the_thinking_mode_is_refused_at_the_start(
@@ -120,16 +133,49 @@ def test_template_without_the_thinking_mode_is_refused_at_the_start(
         RunContext(cfg).make_env(TASK)
 
 
+def check_scores(override: str) -> None:
+    context = RunContext(configuration(override))
+    context.teacher.check_scores(context.algorithm)
+
+
 @pytest.mark.parametrize("method", ["opd", "gkd", "mixed"])
 def test_a_teacher_of_words_alone_cannot_score(method: str) -> None:
     with pytest.raises(SetupError, match=f"{method} needs the teacher's log-probs.*=trained"):
-        RunContext(configuration(f"algorithm={method}")).check_scores()
-    RunContext(configuration("algorithm=dagger")).check_scores()
+        check_scores(f"algorithm={method}")
+    check_scores("algorithm=dagger")
+
+
+ELSEWHERE = """
+import pickle, sys
+make_env, paid = pickle.load(sys.stdin.buffer)
+env = make_env(pickle.load(sys.stdin.buffer))
+print(env.form.name, env._count("two words"), paid._count("two words"), "torch" in sys.modules)
+"""
+
+
+def test_what_goes_to_another_machine_needs_neither_the_models_folder_nor_torch(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    tiny_model(len(tokenizer)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    context = RunContext(configuration(f"model.path={model}", "sandbox=process"))
+    context.make_env(TASK)  # what was made here stays here
+    paid = context.teacher.paid(context.teacher.account([]))
+    paid.account = None  # as the roll-out on a cluster takes it away
+    sent = pickle.dumps((context.make_env, paid)) + pickle.dumps(TASK)
+    shutil.rmtree(model)
+    command = [sys.executable, "-c", ELSEWHERE]
+    done = subprocess.run(command, input=sent, capture_output=True, cwd=ROOT)
+    count = len(tokenizer.encode("two words", add_special_tokens=False))
+    assert done.stdout.decode().split() == ["bash_block", f"{count}", f"{count}", "False"], (
+        done.stderr
+    )
 
 
 @pytest.mark.model
 def test_the_student_is_loaded_only_when_it_is_asked() -> None:
-    student = RunContext(configuration()).student(Path("/nowhere"), temperature=0.0)
-    assert isinstance(student, LazyPolicy)
+    policy = RunContext(configuration()).student.policy(Path("/nowhere"), temperature=0.0)
+    assert isinstance(policy, LazyPolicy)
     with pytest.raises(SetupError, match="/nowhere"):
-        student.act([])
+        policy.act([])

@@ -10,7 +10,7 @@ import pytest
 
 from algorithms.engine.examples import example_trees
 from experiments import export
-from experiments.pipeline.build import parts_of
+from experiments.pipeline.build import stored_context
 from experiments.pipeline.round import training_examples
 from experiments.runs.folders import RunFolder
 from tests.algorithms.conftest import tokenizer as tokenizer
@@ -40,8 +40,9 @@ def test_tokens_are_those_of_the_trees(
     command(monkeypatch, run.path, 1, "--out", out)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert f"{len(rows)} sequences: {out}" in capsys.readouterr().out
-    parts, folders = parts_of(run.path), [run.round(0), run.round(1)]
-    trees = list(example_trees(training_examples(parts.algorithm, folders), parts.renderer))
+    context, folders = stored_context(run.path), [run.round(0), run.round(1)]
+    examples = training_examples(context.algorithm, folders)
+    trees = list(example_trees(examples, context.student.renderer))
     assert {row["name"] for row in rows} == {tree.name for tree in trees}
     assert len(rows) > len(trees)
     learned = sum(float(tree.ce_weight.sum()) for tree in trees)
@@ -60,7 +61,8 @@ def test_messages_as_parquet_have_the_flags_of_verl(
     out = tmp_path / "rows.parquet"
     command(monkeypatch, run.path, 1, "--out", out, "--format", "messages")
     rows = parquet.read_table(out).to_pylist()
-    examples = training_examples(parts_of(run.path).algorithm, [run.round(0), run.round(1)])
+    algorithm = stored_context(run.path).algorithm
+    examples = training_examples(algorithm, [run.round(0), run.round(1)])
     trained = [m["content"] for row in rows for m in row["messages"] if m["trainable"]]
     expected = [
         example.episode.turns[target.turn].text if target.text is None else target.text

@@ -46,14 +46,14 @@ class Machine:
 
 def context(*overrides: str) -> RunContext:
     made = RunContext(configuration(*overrides))
-    made.__dict__["start"] = Path("/nowhere")
+    made.student.__dict__["start"] = Path("/nowhere")
     return made
 
 
 def begun(folder: Path, *overrides: str) -> RunContext:
     """A run that has settled in ``folder``."""
     made = context(*overrides)
-    made.settle(folder)
+    made.student.settle(folder)
     RunFolder(folder).start(made.cfg)
     return made
 
@@ -74,7 +74,7 @@ def test_what_is_mistyped_is_refused_with_what_can_be_given(wrong: str) -> None:
     assert str(refused.value).startswith(f"{key}={value}:".replace("=true", "=True"))
     assert "auto" in str(refused.value)
     with pytest.raises(SetupError, match=key):
-        _ = RunContext(configuration(wrong)).dtype
+        _ = RunContext(configuration(wrong)).student.dtype
 
 
 def test_a_teachers_precision_is_checked_too(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_new_run_measures_and_says_it_in_one_line(
     caplog.set_level(logging.INFO, "experiments")  # a command of another test may have set it
     here = Machine(monkeypatch, "new", "float32", 4)
     made = begun(tmp_path, *AUTO)
-    assert here.asked == [(None, None)] and made.precision == "float32"
+    assert here.asked == [(None, None)] and made.student.precision == "float32"
     (line,) = caplog.messages
     assert line == "model.dtype=auto is float32, workers.threads=auto is 4 (measured)"
     stored = OmegaConf.load(tmp_path / "config.yaml")
@@ -111,18 +111,20 @@ def test_it_goes_on_as_it_began(
     caplog.set_level(logging.INFO, "experiments")  # a command of another test may have set it
     again = Machine(monkeypatch, OLD, "bfloat16", 1)  # busy, or of another opinion today
     made = begun(tmp_path, *AUTO)
-    assert again.asked == [] and (made.precision, precision.threads(made.cfg)) == ("float32", 4)
+    assert again.asked == [] and (made.student.precision, made.student.threads) == (
+        "float32",
+        4,
+    )
     assert "stays float32, with which this run began, workers" in caplog.messages[-1]
     other = Machine(monkeypatch, "with units", "bfloat16", 2)
     made = begun(tmp_path, *AUTO)
     assert other.asked == [("float32", None)], "only the threads"
-    assert (made.precision, precision.threads(made.cfg)) == ("float32", 2)
+    assert (made.student.precision, made.student.threads) == ("float32", 2)
     assert f"stays float32, with which this run began on another machine ({OLD})" in caplog.text
     stored = OmegaConf.load(tmp_path / "config.yaml")
     assert isinstance(stored, DictConfig)
-    elsewhere = RunContext(
-        stored
-    )  # as training in another process, annotation and analysis read it
+    # as training in another process, annotation and analysis read it
+    elsewhere = RunContext(stored).student
     assert elsewhere.precision == "float32" and elsewhere.dtype == torch.float32
     assert torch.get_num_threads() == 2 and len(other.asked) == 1
     torch.set_num_threads(1)
@@ -131,7 +133,10 @@ def test_it_goes_on_as_it_began(
 def test_what_is_given_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = Machine(monkeypatch, OLD, "bfloat16", 4)
     made = begun(tmp_path, "model.dtype=float32", "workers.threads=3")
-    assert here.asked == [] and (made.precision, precision.threads(made.cfg)) == ("float32", 3)
+    assert here.asked == [] and (made.student.precision, made.student.threads) == (
+        "float32",
+        3,
+    )
     made = begun(tmp_path, "model.dtype=float32", "workers.threads=null")
     assert here.asked == [] and precision.threads(made.cfg) == 4
     made = begun(tmp_path, "model.dtype=float32", "workers.threads=auto")
@@ -175,8 +180,8 @@ def test_runs_of_an_older_version_are_found_and_stay_in_bfloat16(
         assert find(configuration(*asked)).path == folder.path != new
         here = Machine(monkeypatch, "without units", "float32", 2)
         made = context(*asked)
-        made.settle(folder.path)
-        assert made.precision == "bfloat16" and here.asked == [("bfloat16", None)]
+        made.student.settle(folder.path)
+        assert made.student.precision == "bfloat16" and here.asked == [("bfloat16", None)]
         folder.start(made.cfg)
         (folder.path / "config.yaml").unlink()
         folder.start(configuration(*asked, "model.dtype=bfloat16"))
@@ -193,8 +198,8 @@ def test_the_runs_of_a_sweep_compute_alike(
     cells = [tmp_path / name for name in ("waiting", "asked otherwise", "first", "mine")]
     made = context(*AUTO)
     caplog.set_level(logging.INFO, "experiments")  # a command of another test may have set it
-    made.settle(cells[-1], precision.of_sweep(cells, made.cfg))
-    assert made.precision == "float32" and here.asked == [("float32", None)]
+    made.student.settle(cells[-1], precision.of_sweep(cells, made.cfg))
+    assert made.student.precision == "float32" and here.asked == [("float32", None)]
     assert "is float32, with which first began on another machine (aaaa)" in caplog.text
     other = configuration("model.path=/another/model")
     assert precision.of_sweep(cells, other) is None, "of other shapes"

@@ -24,13 +24,13 @@ from tests.experiments.test_configuration import configuration
 
 def own(*overrides: str) -> RunContext:
     context = RunContext(configuration("serving=vllm", *overrides))
-    context.__dict__["start"] = Path("/models/nowhere")
+    context.student.__dict__["start"] = Path("/models/nowhere")
     return context
 
 
 def options(*overrides: str) -> list[str]:
     context = own(*overrides)
-    return serving.arguments(context.cfg, context.precision, context.start)
+    return serving.arguments(context.cfg, context.student.precision, context.student.start)
 
 
 def test_servers_stay_while_rounds_are_collected_ahead() -> None:
@@ -55,7 +55,7 @@ def test_replicas_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     two = ("serving.server.replicas=2", "serving.server.tensor_parallel=2")
 
     def seen(*overrides: str) -> list[str]:
-        servers = own(*two, *overrides).fleet.servers
+        servers = own(*two, *overrides).student.fleet.servers
         return [s.launch.environment["CUDA_VISIBLE_DEVICES"] for s in servers if s.launch]
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -64,7 +64,7 @@ def test_replicas_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4,5")
     with pytest.raises(SetupError, match="need 4, and there are 3"):
         seen()
-    urls = own("serving.urls=[http://a:1/v1, http://b:2]").fleet.servers
+    urls = own("serving.urls=[http://a:1/v1, http://b:2]").student.fleet.servers
     assert [server.url for server in urls] == ["http://a:1", "http://b:2"]
 
 

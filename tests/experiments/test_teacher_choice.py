@@ -45,7 +45,7 @@ def test_another_model_teaches_with_its_own_tokenizer_template_and_form(
     context = RunContext(configuration(*given, "teacher.max_new_tokens=16", "serving.cache_gb=0.1"))
     turn = Turn("Broken.", "student", FIX, action_format("bash_block").parse(FIX), (1 << 30,))
     state = State((0, 0, "toy-1", 0, 1, "teacher"), TASK, "the student's", (turn,), "(no output)")
-    [reply] = context.teacher.act([state])
+    [reply] = context.teacher.policy.act([state])
     assert context.teacher.name == f"hf:{smollm2}"
     assert reply.action or reply.error.startswith("format: ")
 
@@ -58,7 +58,7 @@ def test_another_model_teaches_with_its_own_tokenizer_template_and_form(
     wanted = plain.generate(**ids, do_sample=False, max_new_tokens=16)[0, ids.input_ids.shape[1] :]
     assert list(reply.token_ids) == wanted.tolist()
     with pytest.raises(SetupError, match="another tokenizer than the student"):
-        context.scorer(None)
+        context.teacher.scorer()
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_another_model_teaches_with_its_own_tokenizer_template_and_form(
 )
 def test_a_teacher_is_offered_the_tools_of_the_student(student: str, written: str, tools) -> None:  # type: ignore[no-untyped-def]
     cfg = configuration("teacher=server", f"actions={student}", f"teacher.actions={written}")
-    form = teachers.written(cfg, RunContext(cfg).student_form())
+    form = teachers.written(cfg, RunContext(cfg).student.form)
     assert form.name == (student if written == "null" else written)
     assert [tool.name for tool in form.tools] == tools
 
@@ -94,7 +94,8 @@ def test_a_teacher_that_is_not_there_is_named_at_the_start(
 
 def test_no_log_probs_from_a_teacher_of_words() -> None:
     with pytest.raises(SetupError, match="teacher=trained"):
-        RunContext(configuration("algorithm=opd")).check_scores()
+        context = RunContext(configuration("algorithm=opd"))
+        context.teacher.check_scores(context.algorithm)
 
 
 def test_a_trained_teacher_is_shared_by_runs_that_differ_elsewhere() -> None:
@@ -120,15 +121,15 @@ def test_an_unlimited_budget_changes_no_folder() -> None:
 def test_an_account_goes_on_from_what_lies_on_disk(tmp_path: Path) -> None:
     folders = [RoundFolder(tmp_path / f"round_{n}") for n in range(2)]
     cfg = configuration("teacher.budget.money=1", "teacher.prices.scored=10")
-    RunContext(cfg).account(folders[:1]).add(Spent(calls=1, scored_tokens=60_000))
+    RunContext(cfg).teacher.account(folders[:1]).add(Spent(calls=1, scored_tokens=60_000))
     folders[0].add_spent("another annotator", Spent(calls=100, scored_tokens=10**9))
-    account = RunContext(cfg).account(folders)
+    account = RunContext(cfg).teacher.account(folders)
     assert account.spent == Spent(calls=1, scored_tokens=60_000) and not account.over()
     account.add(Spent(scored_tokens=40_000))
     with (folders[1].path / "teacher.jsonl").open("ab") as file:
         file.write(b'{"teacher": "expert", "calls": 1')  # torn by a kill
-    assert RunContext(cfg).account(folders).over()
-    assert RunContext(cfg).account(folders).metrics["teacher_cost"] == 1.0
+    assert RunContext(cfg).teacher.account(folders).over()
+    assert RunContext(cfg).teacher.account(folders).metrics["teacher_cost"] == 1.0
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,18 @@ def test_scoring_ends_with_the_budget_and_the_rest_stays_unscored(
     if served:
         teacher = ("teacher=server", "teacher.scores=true", f"teacher.base_url={server.url}")
     given = (f"model.path={model}", "model.dtype=float32", *teacher)
-    RunContext(configuration(*given, "algorithm=opd")).check_scores()
+    context = RunContext(configuration(*given, "algorithm=opd"))
+    context.teacher.check_scores(context.algorithm)
     cfg = configuration(*given, "teacher.budget.scored_tokens=9", "teacher.prices.scored=1e6")
     for _ in range(2):  # the second time, nothing is left to do
-        score(RunContext(cfg), Distils(), folders, Display())
+        context = RunContext(cfg)
+        score(
+            Distils(),
+            folders,
+            student=context.student,
+            teacher=context.teacher,
+            display=Display(),
+        )
         scores = folders[1].scores()
         assert [one.episode_id for one in scores] == ["a", "a", "b", "b"]
         counted = sum(len(one.logprobs) for one in scores)

@@ -100,7 +100,7 @@ def test_a_teacher_is_trained_by_one_command_then_samples_and_scores(job: Job) -
     ]
     assert shares == [{1.0}, {0.0}], "the expert shows it, then watches"
     episodes = RoundFolder(folder / "rounds/round_000").episodes()
-    scores = [one for found in context.scorer(None).score(episodes, 2) for one in found]
+    scores = [one for found in context.teacher.scorer().score(episodes, 2) for one in found]
     assert len(scores) == sum(len(episode.turns) for episode in episodes)
     assert all(one.scorer == "trained" and max(one.logprobs) <= 0 for one in scores)
     job.run("teacher=trained", *MADE)

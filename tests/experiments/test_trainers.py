@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,15 @@ def test_trainer_that_leaves_no_checkpoint_is_named(tmp_path: Path, tokenizer) -
     given = (f"model.path={model}", "model.dtype=float32")
     context = RunContext(configuration(*given, f"trainer._target_={__name__}.Forgetful"))
     with pytest.raises(SetupError, match="Forgetful left no Hugging Face folder"):
-        train(context, SFT(), [folder], None, 1, 1e-3, Display())
+        train(
+            SFT(),
+            [folder],
+            None,
+            student=context.student,
+            trainer=context.trainer,
+            settings=replace(context.training, epochs=1, lr=1e-3),
+            display=Display(),
+        )
     assert not folder.is_done("train")
 
 

@@ -87,7 +87,7 @@ def served(
     cfg.serving.server.python, cfg.model.dtype = vllm_python, "float32"
     cfg.serving.max_context = 2048
     cfg.serving.server.arguments, cfg.serving.server.environment = ARGUMENTS, ENVIRONMENT
-    fleet = RunContext(cfg).fleet
+    fleet = RunContext(cfg).student.fleet
     places = {"base": smollm2, "one": folder / "one", "two": folder / "two"}
     versions = {name: Version.of(place) for name, place in places.items()}
     fleet.publish(versions["base"])
