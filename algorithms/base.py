@@ -8,14 +8,18 @@ package.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from algorithms.objective import Objective
 from swe_gym_env.rollout.mixers import Mixer
 from swe_gym_env.rollout.store import Round
 from swe_gym_env.types import Episode, Scores
+
+
+def _any_episode(_: Episode) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Collect:
         mixer: Who acts, turn by turn: the student or the teacher.
         repeats: Episodes of each task.
         annotate: ``label`` asks the teacher for its turn in each state that the actors reach.
+        learned: Whether an episode will be learned from, as far as that is known when it has ended.
+            With ``workers.label_at=end`` only such an episode is labeled.
         temperature: The student's sampling temperature; None leaves the configuration's.
         top_p: The student's nucleus sampling; None leaves the configuration's.
     """
@@ -33,6 +39,7 @@ class Collect:
     mixer: Mixer
     repeats: int = 1
     annotate: Literal["nothing", "label"] = "label"
+    learned: Callable[[Episode], bool] = field(default=_any_episode, compare=False)
     temperature: float | None = None
     top_p: float | None = None
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from algorithms.base import Algorithm, Collect, Round, Target, TrainingExample
-from algorithms.filters import Aggregation, Keep, check, chosen, one_of
+from algorithms.filters import Aggregation, Keep, check, chosen, kept, one_of
 from algorithms.schedules import Schedule
 from swe_gym_env.rollout.mixers import PerTurnBeta
 from swe_gym_env.types import Annotation, Episode
@@ -53,7 +54,8 @@ class DAgger(Algorithm):
         """In round 0 (iteration 0) the teacher acts; the schedule begins with round 1."""
         mixer = PerTurnBeta(self.beta(round - 1) if round else 1.0)
         needs_labels = self.labels != "executed_by_teacher"
-        return Collect(mixer, annotate="label" if needs_labels else "nothing")
+        learned = partial(kept, keep=self.keep)
+        return Collect(mixer, annotate="label" if needs_labels else "nothing", learned=learned)
 
     def examples(self, rounds: Sequence[Round]) -> Iterable[TrainingExample]:
         labels = {id(r): self._by_turn(r.annotations) for r in rounds}

@@ -255,6 +255,15 @@ class Workers:
     """How much is done at once."""
 
     concurrency: int = key(64, "Episodes in flight", least=1)
+    commands: int | None = key(
+        None, "Commands at the same time in sandboxes; null: two for each CPU", least=1
+    )
+    label_at: Literal["turn", "end"] = key(
+        "turn", "When a teacher that needs no sandbox labels a state: then, or after the episode"
+    )
+    fixed_batches: bool = key(
+        False, "Ask for the turns of all episodes together, so that a model's batches repeat"
+    )
     threads: Any = key(
         "auto",
         "CPU threads of the model; auto: one or all, as measured; null: all",

@@ -62,8 +62,7 @@ class RunContext:
         return Player(
             self.make_env,
             cluster=cfg.cluster,
-            concurrency=cfg.workers.concurrency,
-            max_faults=cfg.workers.max_faults,
+            workers=cfg.workers,
             history=cfg.history,
         )
 

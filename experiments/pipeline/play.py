@@ -5,7 +5,7 @@ Collection and evaluation differ only in their mixer, so both use this.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from omegaconf import DictConfig
 
@@ -17,6 +17,7 @@ from swe_gym_env.rollout.mixers import Mixer
 from swe_gym_env.rollout.ray import Cluster
 from swe_gym_env.rollout.resume import RollOut, backend, finished, resume
 from swe_gym_env.rollout.store import RoundFolder
+from swe_gym_env.types import Episode
 
 
 class Player:
@@ -25,8 +26,7 @@ class Player:
     Args:
         make_env: Makes the environment of an episode; it is copied to the machines of a cluster.
         cluster: The section of that name.
-        concurrency: Episodes in play at the same time.
-        max_faults: Consecutive infrastructure errors of one kind that end the roll-out.
+        workers: The section of that name.
         history: How many observations student and teacher see, the newest; None: all.
     """
 
@@ -35,12 +35,11 @@ class Player:
         make_env: EnvFactory,
         *,
         cluster: DictConfig,
-        concurrency: int,
-        max_faults: int,
+        workers: DictConfig,
         history: int | None,
     ) -> None:
         self._make_env, self._cluster = make_env, cluster
-        self._concurrency, self._max_faults, self._history = concurrency, max_faults, history
+        self._workers, self._history = workers, history
 
     def play(
         self,
@@ -53,9 +52,13 @@ class Player:
         mixer: Mixer,
         teacher: Policy | None = None,
         annotate: bool = False,
+        learned: Callable[[Episode], bool] = lambda _: True,
     ) -> None:
         """Play the episodes of ``requests`` that ``folder`` lacks. Those that an infrastructure
         error ended are played again at the next start."""
+        workers, options = self._workers, {}
+        if self._cluster.name == "local":
+            options["commands"] = workers.commands
         with display.phase(title, len(requests), len(finished(folder, requests))) as advance:
 
             def show(now: Progress) -> None:
@@ -72,9 +75,13 @@ class Player:
                 teacher=teacher,
                 mixer=mixer,
                 annotate=annotate,
-                concurrency=self._concurrency,
-                max_faults=self._max_faults,
+                label_at=workers.label_at,
+                learned=learned,
+                concurrency=workers.concurrency,
+                max_faults=workers.max_faults,
+                fixed_batches=workers.fixed_batches,
                 history=self._history,
+                **options,
             )
 
 

@@ -84,6 +84,7 @@ def collect(
             mixer=plan.mixer,
             teacher=teacher.paid(account),
             annotate=plan.annotate == "label",
+            learned=plan.learned,
         )
         # A killed run may have stored episodes of extra tasks. They do not count here, so that the
         # same number of extra tasks is decided again.
