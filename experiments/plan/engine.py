@@ -87,6 +87,7 @@ class Engine:
         self.cache = PrefixCache(cache_tokens)
         self.queue: deque[_Row] = deque()
         self.active: list[_Row] = []
+        self.present: dict[int, int] = {}  # longest prompt of an episode's active rows
         self.context = 0.0  # tokens of the active rows' contexts
         self.steps = 0.0
         self.used = Used()
@@ -123,7 +124,11 @@ class Engine:
             if self.active and self.context + size > self.cache.capacity:
                 break
             self.queue.popleft()
-            known = self.cache.take(row.episode, row.prompt)
+            known = max(
+                self.cache.take(row.episode, row.prompt),
+                min(self.present.get(row.episode, 0), row.prompt - 1),
+            )
+            self.present[row.episode] = max(self.present.get(row.episode, 0), row.prompt)
             self.cache.free_memory(self.context + size)
             new = row.prompt - known
             seconds += self.speed.prefill(new, known)
@@ -156,7 +161,9 @@ class Engine:
             row = heapq.heappop(self.active)
             self.context -= row.prompt + row.generate
             self.used.generated += row.generate
-            self.cache.keep(row.episode, row.prompt + row.generate)
+            if row.prompt >= self.present.get(row.episode, 0):  # else a later turn is there
+                self.present.pop(row.episode, None)
+                self.cache.keep(row.episode, row.prompt + row.generate)
             row.done.succeed()
 
 
