@@ -57,16 +57,14 @@ class Freely:
         return [self._ask(policy, state) for policy, state in questions]
 
     def _ask(self, policy: Policy, state: State) -> Future[Reply]:
-        submit = self._submitting[id(policy)].submit
-        if not policy.needs_sandbox:
-            asked = submit(state)
-        else:
+        if policy.needs_sandbox:
             self._in_sandbox.acquire()
-            try:
-                asked = submit(state)
-            except BaseException:
-                self._in_sandbox.release()
-                raise
+        try:
+            asked = self._submitting[id(policy)].submit(state)
+        except Exception as error:
+            asked = Future()
+            asked.set_exception(error)
+        if policy.needs_sandbox:
             asked.add_done_callback(lambda _: self._in_sandbox.release())
         with self._lock:
             self._open.add(asked)

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 MOST_AHEAD = 64  # waiting episodes that are announced to a provider that starts sandboxes early
 REPORT_SECONDS = 1.0  # longest time between two calls of `progress`
+LEAST_SECONDS = 0.1  # shortest
 LAST_SECONDS = 10.0  # after an interrupt, for the scoring of what has ended
 
 
@@ -177,12 +178,15 @@ class Driver:
         self.waiting = deque((request, 1) for request in requests)
         self.now = Progress(total=len(requests))
         self.playing = self.grading = self.freed = 0
+        self.reported = 0.0
         try:
             while self.waiting or self.playing or self.grading:
                 self._fill(concurrency)
                 self._take(self._pause())
-                self.backend.look()
-                self._report()
+                if time.monotonic() - self.reported >= LEAST_SECONDS:
+                    self.backend.look()
+                    self._report()
+            self._report()
         except KeyboardInterrupt:
             self._finish_grading()
             raise
@@ -191,6 +195,7 @@ class Driver:
         return self.now
 
     def _report(self) -> None:
+        self.reported = time.monotonic()
         self.progress(replace(self.now, running=self.playing + self.grading))
 
     def _pause(self) -> float:
