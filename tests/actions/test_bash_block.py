@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 
@@ -106,12 +105,11 @@ def test_what_the_format_cannot_say_is_refused(call: ToolCall) -> None:
         FORM.render(call)
 
 
-def test_a_huge_text_is_read_in_no_time() -> None:
-    began = time.process_time()
+@pytest.mark.timeout(60)  # a search that looks at each place for each place takes hours
+def test_a_huge_text_is_read_in_one_pass() -> None:
     for text in ("```" + " " * 200_000 + "`", "```" + "a" * 200_000 + "`", "```\n" * 50_000):
         with pytest.raises(FormatError):
             FORM.parse(text)
-    assert time.process_time() - began < 2
 
 
 def test_an_unknown_format_names_what_exists() -> None:
