@@ -20,7 +20,9 @@ seed. Compared:
 
 ``act`` and ``submit`` sample the same replies, up to rounding; those of ``generate`` differ. Wall
 time counts; where other programs are running, compare tokens per second of CPU time. The second
-table has the speed of decoding alone, without prompts, by the number of rows.
+table has the speed of decoding alone, without prompts, by the number of rows. The number of forward
+passes depends on nothing but the replies: on a GPU, and wherever a pass takes as long for many rows
+as for few, it is what counts.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import inspect
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +51,7 @@ from swe_gym_env.types import TaskInstance, Turn
 SYSTEM = """You fix bugs in Python programs. In each turn you run one shell command and read its
 output. Answer with the command alone, in one short line: for example ls, cat FILE, grep -n WORD
 FILE, sed -n 1,40p FILE, python -m pytest -q, or submit when the tests pass. Explain nothing."""
-TURNS, OBSERVATION = (2, 12), (60, 150)  # turns of an episode; tokens of an observation
+OBSERVATION = 60, 150  # tokens
 DECODED = 32  # steps that are measured for the second table
 
 
@@ -79,15 +81,19 @@ class Script:
 
 
 class Run(NamedTuple):
-    """One measurement: sampled tokens, seconds, CPU seconds, the replies by episode and turn."""
+    """One measurement: sampled tokens, seconds, CPU seconds, forward passes of the model, and the
+    replies by episode and turn."""
 
     tokens: int
     wall: float
     cpu: float
+    passes: int
     replies: dict[tuple[int, int], tuple[int, ...]]
 
 
-def scripts(renderer: Any, count: int, seconds: float, seed: int = 0) -> list[Script]:
+def scripts(
+    renderer: Any, count: int, turns: Sequence[int], seconds: float, seed: int = 0
+) -> list[Script]:
     """Episodes whose commands take ``seconds`` on average."""
     rng, source = random.Random(seed), renderer.encode(inspect.getsource(argparse))
 
@@ -98,9 +104,9 @@ def scripts(renderer: Any, count: int, seconds: float, seed: int = 0) -> list[Sc
 
     made = []
     for number in range(count):
-        turns = range(rng.randint(*TURNS))
-        seen = tuple(observation() for _ in turns)
-        delays = tuple(rng.expovariate(1 / seconds) if seconds else 0.0 for _ in turns)
+        length = rng.randint(turns[0], turns[1])
+        seen = tuple(observation() for _ in range(length))
+        delays = tuple(rng.expovariate(1 / seconds) if seconds else 0.0 for _ in seen)
         made.append(Script(number, seen, delays))
     return made
 
@@ -188,31 +194,32 @@ def measure(
     *rest: int,
 ) -> Run:
     policy.store = PrefixStore(policy.store.max_bytes)
+    passes: list[int] = []
+    hook = policy.model.base_model.register_forward_pre_hook(lambda *_: passes.append(1))
     wall, cpu = time.monotonic(), time.process_time()
     replies = {(n, turn): reply.token_ids for n, turn, reply in how(policy, episodes, *rest)}
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-    return Run(sum(map(len, replies.values())), wall, cpu, replies)
+    hook.remove()
+    return Run(sum(map(len, replies.values())), wall, cpu, len(passes), replies)
 
 
 def compare(policy: HFPolicy, args: argparse.Namespace) -> None:
-    episodes = scripts(policy.renderer, args.episodes, args.command_seconds)
+    episodes = scripts(policy.renderer, args.episodes, args.turns, args.command_seconds)
     few = episodes[: args.alone]
     ways: dict[str, Callable[[], Run]] = {
         "act, all waiting episodes": lambda: measure(policy, by_act, episodes),
         "submit, a thread per episode": lambda: measure(policy, by_submit, episodes),
-        f"generate, 1 at a time ({len(few)} episodes)": lambda: measure(
-            policy, by_generate, few, 1
-        ),
-        f"generate, batches of {args.generate_rows}": lambda: measure(
-            policy, by_generate, episodes, args.generate_rows
-        ),
     }
-    measure(policy, by_submit, few)  # loads libraries
+    if not args.without_generate:
+        alone, many = f"generate, 1 at a time ({len(few)} episodes)", args.generate_rows
+        ways[alone] = lambda: measure(policy, by_generate, few, 1)
+        ways[f"generate, batches of {many}"] = lambda: measure(policy, by_generate, episodes, many)
+    policy.act([few[0].state(())])  # loads libraries
     runs: dict[str, list[Run]] = {name: [] for name in ways}
     for _ in range(args.repeats):  # they take turns, so that a disturbance affects all of them
         for name, way in ways.items():
             runs[name].append(way())
-            print(f"  {name}: {runs[name][-1][:3]}", flush=True)
+            print(f"  {name}: {runs[name][-1].wall:.1f} s", flush=True)
     first = next(iter(runs.values()))[0]
     lengths = sorted(map(len, first.replies.values()))
     stopped = sum(length < policy.max_new_tokens for length in lengths) / len(lengths)
@@ -222,19 +229,21 @@ def compare(policy: HFPolicy, args: argparse.Namespace) -> None:
         f", commands of {args.command_seconds:g} s on average, batch_size {policy.batch_size}, "
         f"median of {args.repeats}\n"
     )
-    print("| | tokens | seconds | tokens/s | CPU seconds | tokens/CPU s | submit is faster by |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    head = "tokens | passes | seconds | tokens/s | CPU seconds | tokens/CPU s | submit / this"
+    print(f"| | {head} |\n|---|{'---:|' * 7}")
 
     def speed(name: str) -> float:
         return statistics.median(run.tokens / run.wall for run in runs[name])
 
     best = speed("submit, a thread per episode")
     for name, measured in runs.items():
-        tokens, wall, cpu = (statistics.median(run[n] for run in measured) for n in range(3))
+        tokens, wall, cpu, passes = (
+            statistics.median(run[n] for run in measured) for n in range(4)
+        )
         of_cpu = statistics.median(run.tokens / run.cpu for run in measured)
         print(
-            f"| {name} | {tokens:.0f} | {wall:.1f} | {speed(name):.1f} | {cpu:.1f} | {of_cpu:.1f} "
-            f"| {best / speed(name):.2f} |"
+            f"| {name} | {tokens:.0f} | {passes:.0f} | {wall:.1f} | {speed(name):.1f} "
+            f"| {cpu:.1f} | {of_cpu:.1f} | {best / speed(name):.2f} |"
         )
     submitted = runs["submit, a thread per episode"][0].replies
     equal = sum(tokens == submitted[name] for name, tokens in first.replies.items())
@@ -247,7 +256,9 @@ def steps(policy: HFPolicy, args: argparse.Namespace) -> None:
     policy.stop_ids = set()
     print("\n| rows | ms per step | tokens/s | tokens/CPU s |\n|---:|---:|---:|---:|")
     for rows in args.rows:
-        states = [episode.state(()) for episode in scripts(policy.renderer, rows, 0, seed=1)]
+        states = [
+            episode.state(()) for episode in scripts(policy.renderer, rows, (1, 1), 0, seed=1)
+        ]
         found = []
         for repeat in range(1 + args.repeats):
             spent = []
@@ -271,6 +282,8 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=64, help="as serving.batch_size")
     parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--turns", type=int, nargs=2, default=(2, 12), help="fewest and most")
+    parser.add_argument("--without-generate", action="store_true")
     parser.add_argument("--command-seconds", type=float, default=0.1, help="mean; 0 for none")
     parser.add_argument("--alone", type=int, default=4, help="episodes for generate, 1 at a time")
     parser.add_argument("--generate-rows", type=int, default=16, help="episodes in its batches")
