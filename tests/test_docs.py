@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -153,24 +154,21 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskInstance:
 
 
 @pytest.mark.sandbox
-def test_the_readme_example_plays_an_episode(
-    task: TaskInstance, capsys: pytest.CaptureFixture[str]
-) -> None:
-    exec(blocks("README.md")[0], {})
-    printed = capsys.readouterr().out
-    assert task.problem_statement.strip() in printed
-    assert "max_repeats empty_patch" in printed
-
-
-@pytest.mark.sandbox
 @pytest.mark.usefixtures("task")
-def test_the_readme_example_rolls_out_four_attempts(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(blocks("README.md")[1], {})
+def test_the_readme_example_takes_a_step_and_plays_four_attempts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names: dict[str, Any] = {}
+    (block,) = blocks("README.md")
+    exec(block, names)
+    names["env"].close()
+    assert "calc.py" in names["observation"], "what ls prints"
     assert sorted(capsys.readouterr().out.splitlines()) == [
         f"toy-1/0/{repeat}/0 empty_patch" for repeat in range(4)
     ]
 
 
+@pytest.mark.sandbox
 @pytest.mark.usefixtures("task")
 def test_the_policies_of_the_guide_play_their_episodes(capsys: pytest.CaptureFixture[str]) -> None:
     function, batched = blocks("docs/guides/own-policy.md")

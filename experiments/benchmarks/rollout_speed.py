@@ -149,7 +149,8 @@ class Played:
     seconds: float
     episodes: int
     turns: int
-    busy: float  # mean share of slots in use while episodes wait for one, and in all
+    busy: float  # mean share of slots in use while there are enough episodes for all
+    busy_in_all: float
 
     @property
     def rate(self) -> float:
@@ -171,7 +172,7 @@ def play(
     began, seen = time.monotonic(), []
 
     def progress(now: Progress) -> None:
-        seen.append((time.monotonic() - began, now.running))
+        seen.append((time.monotonic() - began, now.running, now.total - now.done))
 
     turns = 0
 
@@ -192,10 +193,18 @@ def play(
         **options,
     )
     seconds = time.monotonic() - began
-    running = sum(
-        (later - sooner) * count for (sooner, count), (later, _) in itertools.pairwise(seen)
+    used = [
+        (later - sooner, count, left)
+        for (sooner, count, left), (later, *_) in itertools.pairwise(seen)
+    ]
+    enough = [(passed, count) for passed, count, left in used if left >= slots]
+    return Played(
+        seconds,
+        episodes,
+        turns,
+        sum(passed * count for passed, count in enough) / slots / sum(p for p, _ in enough),
+        sum(passed * count for passed, count, _ in used) / slots / seconds,
     )
-    return Played(seconds, episodes, turns, running / slots / seconds)
 
 
 def repeated(runs: int, *args: Any, **options: Any) -> Played:
@@ -208,7 +217,8 @@ def line(name: str, one: Played, beside: Played | None = None) -> None:
     ratio = f"{one.rate / beside.rate:5.2f} x" if beside else "       "
     print(
         f"{name:34} {one.episodes:5} episodes {one.turns:6} turns {one.seconds:7.1f} s "
-        f"{one.rate:7.1f} a minute {ratio}  {one.busy:5.0%} of slots busy",
+        f"{one.rate:7.1f} a minute {ratio}  slots busy {one.busy:4.0%}, with the end "
+        f"{one.busy_in_all:4.0%}",
         flush=True,
     )
 
