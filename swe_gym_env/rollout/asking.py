@@ -31,11 +31,11 @@ class Asking(Protocol):
     def ask(self, order: int, questions: Sequence[Question]) -> list[Future[Reply]]:
         """The futures of the replies. ``order`` is the number of the episode."""
 
-    def join(self) -> None:
+    def join(self, order: int) -> None:
         """An episode begins to play."""
 
-    def leave(self) -> None:
-        """An episode that has joined plays no longer."""
+    def leave(self, order: int) -> None:
+        """An episode that has joined plays no longer; it may still ask for labels."""
 
     def close(self) -> None:
         """Nobody waits any more: what is not being answered is canceled."""
@@ -78,9 +78,9 @@ class Freely:
         with self._lock:
             self._open.discard(asked)
 
-    def join(self) -> None: ...
+    def join(self, order: int) -> None: ...
 
-    def leave(self) -> None: ...
+    def leave(self, order: int) -> None: ...
 
     def close(self) -> None:
         with self._lock:
@@ -97,7 +97,7 @@ class FixedBatches:
         """``side_by_side``: two policies may work at the same time; not if both use sandboxes."""
         self._side_by_side = side_by_side
         self._news = threading.Condition()  # guards what follows
-        self._playing = 0
+        self._playing: set[int] = set()
         self._waiting: list[tuple[int, Policy, State, Future[Reply]]] = []
         self._closed = False
         self._since = time.monotonic()  # when the newest batch was answered
@@ -116,13 +116,13 @@ class FixedBatches:
             self._news.notify()
         return futures
 
-    def join(self) -> None:
+    def join(self, order: int) -> None:
         with self._news:
-            self._playing += 1
+            self._playing.add(order)
 
-    def leave(self) -> None:
+    def leave(self, order: int) -> None:
         with self._news:
-            self._playing -= 1
+            self._playing.discard(order)
             self._news.notify()
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class FixedBatches:
             return True
         waiting = {order for order, *_ in self._waiting}
         late = time.monotonic() - self._since > BATCH_WAIT_SECONDS
-        return bool(waiting) and (len(waiting) >= self._playing or late)
+        return bool(waiting) and (self._playing <= waiting or late)
 
     def _run(self) -> None:
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.policies.base import Policy
@@ -51,6 +52,7 @@ class LocalBackend:
         self._player = Player(turns, breaker, in_sandboxes, graders, self._stopping)
         self._live: dict[threading.Thread, RunningEpisode] = {}
         self._started = 0
+        self._gone: SimpleQueue[int] = SimpleQueue()  # numbers of episodes that play no longer
 
     def play(self, request: Request, attempt: int) -> Played:
         """One episode in the calling thread. Raises what :meth:`Player.play` raises."""
@@ -63,7 +65,7 @@ class LocalBackend:
 
     def start(self, request: Request, attempt: int, post: Post) -> None:
         live = self._episode(request, attempt)
-        self._asking.join()
+        self._asking.join(live.order)
         thread = threading.Thread(target=self._play, args=(live, post), name="episode", daemon=True)
         self._live[thread] = self._newest = live
         thread.start()
@@ -74,6 +76,7 @@ class LocalBackend:
         def on_end() -> None:
             nonlocal plays
             plays = False
+            self._gone.put(live.order)
             post(PlayEnded())
 
         result: Played | LostEpisodeError | BaseException
@@ -81,6 +84,8 @@ class LocalBackend:
             result = self._player.play(live, lambda: post(TurnDone()), on_end)
         except BaseException as error:
             result = error
+        if plays:
+            self._gone.put(live.order)
         post(Ended(live.request, live.attempt, result, live.began, slot=plays))
         self._live.pop(threading.current_thread(), None)
 
@@ -89,7 +94,7 @@ class LocalBackend:
             prefetch([SandboxSpec.of(request.task) for request in requests])
 
     def left(self) -> None:
-        self._asking.leave()
+        self._asking.leave(self._gone.get())
 
     def look(self) -> None: ...
 

@@ -411,6 +411,8 @@ def test_labels_at_the_end_are_those_of_the_turn(tasks, provider, mixer) -> None
         learned=lambda episode: episode.instance_id != "toy-2",
     )
     assert [e for e, _ in timeless(at_end)] == [e for e, _ in timeless(in_turn)]
+    fixed = play(tasks, provider, **how, label_at="end", fixed_batches=True, concurrency=3)
+    assert timeless(fixed) == timeless(in_turn)
     kept = [pair for pair in timeless(in_turn) if pair[0].instance_id != "toy-2"]
     assert [pair for pair in timeless(at_end) if pair[0].instance_id != "toy-2"] == kept
     dropped = [label for e, labels in at_end if e.instance_id == "toy-2" for label in labels]
