@@ -33,6 +33,9 @@ from swe_gym_env.policies.base import Key, Reply
 
 OPENING = ("opening",)  # key in the store of the beginning that episodes share
 PREFILL_TOKENS = 1024  # slots of one prefill pass, padding included: enough to use the hardware
+# A pass over few rows takes about as long as one over many, since all weights are read in each. So
+# rows that arrive one after another enter an open batch together, after at most this many steps.
+ENTER_ROWS, ENTER_STEPS = 8, 8
 
 
 @dataclass(eq=False)
@@ -80,12 +83,14 @@ class Batch:
         waiting: Rows without a place, oldest first.
         entering: Rows whose prompt is being computed.
         active: Rows that get one token in each step.
+        waited: Steps for which rows have waited although places were free.
     """
 
     cache: RowCache
     waiting: list[Row] = field(default_factory=list)
     entering: list[Row] = field(default_factory=list)
     active: list[Row] = field(default_factory=list)
+    waited: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.waiting or self.entering or self.active)
@@ -248,6 +253,12 @@ class Decoder:
         shared beginning, so that what the others have in common with it is computed once.
         """
         candidates = batch.waiting[: self.batch_size - len(batch.active)]
+        batch.waited = batch.waited + 1 if candidates else 0
+        # The fewer rows are active, the longer it would be until another one arrives.
+        patience = min(ENTER_STEPS, len(batch.active) // 4)
+        if len(candidates) < ENTER_ROWS and batch.waited <= patience:
+            return []
+        batch.waited = 0
         known = [row for row in candidates if self._match(row)]
         if not candidates or candidates[0] not in known:
             return candidates[:1]

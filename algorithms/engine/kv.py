@@ -84,12 +84,15 @@ class RowCache:
         positions = lengths[:, None] + torch.arange(width, device=lengths.device)
         self._rows = slice(low, high)
         # Padding of a row that is almost full would lie beyond the buffer; the spill slot takes it.
-        self._slots = positions.clamp(max=self.capacity)
-        self._end = int(self._slots.max()) + 1
-        self._index = torch.arange(high - low, device=lengths.device)[:, None]
+        new = positions.clamp(max=self.capacity)
+        self._end = int(new.max()) + 1
+        # Where the new states go in a layer's buffer, as rows of d numbers: [rows, heads, width].
+        heads, every = self.keys.shape[2], torch.arange(low, high, device=lengths.device)
+        lines = every[:, None] * heads + torch.arange(heads, device=lengths.device)
+        self._lines = (lines[:, :, None] * (self.capacity + 1) + new[:, None]).flatten()
         slots = torch.arange(self._end, device=lengths.device)
         # Causal, and by slot: what lies after a token in its row is newer, padding or stale.
-        hidden = slots > self._slots[:, :, None]
+        hidden = slots > new[:, :, None]
         mask = torch.zeros(hidden.shape, dtype=self.keys.dtype, device=lengths.device)
         return positions, mask.masked_fill_(hidden, float("-inf"))[:, None]
 
@@ -105,12 +108,13 @@ class RowCache:
         Returns:
             All keys and values that a row may look at, [rows, kv heads, slots, d].
         """
-        # An integer and a slice give views, so the assignments below write into the buffers.
-        all_keys, all_values = self.keys[layer, self._rows], self.values[layer, self._rows]
-        # Advanced indices around a slice put the indexed dimensions first: [rows, width, heads, d].
-        all_keys[self._index, :, self._slots] = keys.transpose(1, 2)
-        all_values[self._index, :, self._slots] = values.transpose(1, 2)
-        return all_keys[:, :, : self._end], all_values[:, :, : self._end]
+        dim = keys.shape[-1]
+        self.keys[layer].view(-1, dim).index_copy_(0, self._lines, keys.reshape(-1, dim))
+        self.values[layer].view(-1, dim).index_copy_(0, self._lines, values.reshape(-1, dim))
+        return (
+            self.keys[layer, self._rows, :, : self._end],
+            self.values[layer, self._rows, :, : self._end],
+        )
 
     def get_seq_length(self, *_: Any) -> int:
         """Length of the longest selected row; part of transformers' interface."""
@@ -192,7 +196,7 @@ class PrefixStore:
     def bytes(self) -> int:
         return sum(item.bytes for item in self._items.values())
 
-    def match(self, key: Hashable, ids: Sequence[int]) -> int:
+    def match(self, key: Hashable, ids: list[int]) -> int:
         """How many of the first ``ids`` have stored states; 0 if nothing is stored.
 
         At least one id is left over, because the model needs an input to compute logits from.
@@ -200,7 +204,10 @@ class PrefixStore:
         item = self._items.get(key)
         if item is None:
             return 0
-        return min(common_prefix_length(item.token_ids, ids), len(ids) - 1)
+        known = len(item.token_ids)
+        if ids[:known] != item.token_ids:  # as a rule they are equal, which is found out fast
+            known = common_prefix_length(item.token_ids, ids)
+        return min(known, len(ids) - 1)
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._items

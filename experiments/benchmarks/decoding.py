@@ -237,9 +237,8 @@ def compare(policy: HFPolicy, args: argparse.Namespace) -> None:
 
     best = speed("submit, a thread per episode")
     for name, measured in runs.items():
-        tokens, wall, cpu, passes = (
-            statistics.median(run[n] for run in measured) for n in range(4)
-        )
+        whole = [(run.tokens, run.wall, run.cpu, run.passes) for run in measured]
+        tokens, wall, cpu, passes = map(statistics.median, zip(*whole, strict=True))
         of_cpu = statistics.median(run.tokens / run.cpu for run in measured)
         print(
             f"| {name} | {tokens:.0f} | {passes:.0f} | {wall:.1f} | {speed(name):.1f} "
