@@ -261,8 +261,10 @@ class Workers:
     label_at: Literal["turn", "end"] = key(
         "turn", "When a teacher that needs no sandbox labels a state: then, or after the episode"
     )
-    fixed_batches: bool = key(
-        False, "Ask for the turns of all episodes together, so that a model's batches repeat"
+    fixed_batches: bool | None = key(
+        None,
+        "Ask for the turns of all episodes together, so that a model's batches repeat; null: where "
+        "student and teacher are in this process",
     )
     threads: Any = key(
         "auto",

@@ -63,8 +63,17 @@ class RunContext:
             self.make_env,
             cluster=cfg.cluster,
             workers=cfg.workers,
+            fixed_batches=self._fixed_batches,
             history=cfg.history,
         )
+
+    @property
+    def _fixed_batches(self) -> bool:
+        cfg = self.cfg
+        if cfg.workers.fixed_batches is not None:
+            return bool(cfg.workers.fixed_batches)
+        here = cfg.serving.name == "hf" and cfg.teacher.name not in ("server", "policy")
+        return here and cfg.cluster.name == "local"
 
     @cached_property
     def algorithm(self) -> Algorithm:

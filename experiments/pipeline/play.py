@@ -27,6 +27,7 @@ class Player:
         make_env: Makes the environment of an episode; it is copied to the machines of a cluster.
         cluster: The section of that name.
         workers: The section of that name.
+        fixed_batches: Whether the turns of all episodes are asked for together.
         history: How many observations student and teacher see, the newest; None: all.
     """
 
@@ -36,10 +37,12 @@ class Player:
         *,
         cluster: DictConfig,
         workers: DictConfig,
+        fixed_batches: bool,
         history: int | None,
     ) -> None:
         self._make_env, self._cluster = make_env, cluster
         self._workers, self._history = workers, history
+        self._fixed_batches = fixed_batches
 
     def play(
         self,
@@ -79,7 +82,7 @@ class Player:
                 learned=learned,
                 concurrency=workers.concurrency,
                 max_faults=workers.max_faults,
-                fixed_batches=workers.fixed_batches,
+                fixed_batches=self._fixed_batches,
                 history=self._history,
                 **options,
             )
