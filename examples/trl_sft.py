@@ -36,8 +36,8 @@ class SFT(Trainer):
             str(job.scratch), max_length=None, learning_rate=how.lr, num_train_epochs=how.epochs,
             per_device_train_batch_size=1, gradient_accumulation_steps=how.batch_size,
             warmup_steps=how.warmup_steps, seed=how.seed, bf16=job.dtype == torch.bfloat16,
+            use_cpu=not torch.cuda.is_available(), activation_checkpointing=how.checkpointing,
             save_strategy="no", logging_steps=1, disable_tqdm=True, report_to=[],
-            activation_checkpointing=how.checkpointing,
         )  # fmt: skip
         run = SFTTrainer(
             load_model(job.checkpoint, torch.float32), config,

@@ -10,7 +10,7 @@
 A model sees the stored states and needs no sandbox. The expert looks into a sandbox, so the
 executed turns are played again in a new one. The labels are added to the round's annotations.jsonl
 under the annotator's name, beside those that are there. python -m experiments.train trains it
-again. Killed or stopped, the same command goes on; states whose label failed are asked again.
+again. Killed or stopped, the same command resumes; states whose label failed are asked again.
 """
 
 from __future__ import annotations

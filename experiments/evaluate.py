@@ -8,7 +8,7 @@
     --task ID                               this one, may be repeated: evaluation.ids=[ID]
     -m model.path=A,B                       one after another; then experiments.compare
 
-The same command goes on where a killed one stopped, and prints a finished one again.
+The same command resumes a killed one, and prints a finished one again.
 """
 
 from __future__ import annotations

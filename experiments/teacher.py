@@ -4,7 +4,7 @@ The expert knows the answer and gives no log-probs. What a method such as on-pol
 asks is a model with the student's tokenizer that is better than the student; so the student's own
 base model is trained on more of the expert's episodes, for longer, than iteration 0 is. With
 ``teacher.rounds`` it then plays alone and learns what the expert would have done: an expert's own
-episodes never show how to go on from a mistake. Killed or stopped, the same command goes on.
+episodes never show how to go on from a mistake. Killed or stopped, the same command resumes.
 """
 
 from __future__ import annotations

@@ -169,6 +169,21 @@ def test_the_readme_example_takes_a_step_and_plays_four_attempts(
 
 
 @pytest.mark.sandbox
+def test_the_task_of_the_guide_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from swe_gym_env import tasks
+    from swe_gym_env.grading import grade
+
+    monkeypatch.setenv("SWE_GYM_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sandboxes = real_provider("local")
+    exec(code("docs/guides/add-tasks.md"), {})
+    (task,) = tasks.load("jsonl", path="tasks.jsonl")
+    assert grade(task, task.gold_patch, sandboxes, timeout=120).resolved
+    wrong = task.gold_patch.replace("min(max(low, x), high)", "min(max(low, x), 9)")
+    assert grade(task, wrong, sandboxes, timeout=120).status == "unresolved"
+
+
+@pytest.mark.sandbox
 @pytest.mark.usefixtures("task")
 def test_the_policies_of_the_guide_play_their_episodes(capsys: pytest.CaptureFixture[str]) -> None:
     function, batched = blocks("docs/guides/own-policy.md")

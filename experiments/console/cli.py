@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -133,11 +133,17 @@ def unknown(arguments: list[str], config: str = "config") -> list[str]:
     file of ``conf/`` that the command starts from."""
     given = [a.split("=", 1) for a in arguments if "=" in a and a[0] not in "-+~"]
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    chosen = [f"{key}={value}" for key, value in given if (CONF / key / f"{value}.yaml").is_file()]
+    # also options of another package, which hydra.searchpath makes known
+    chosen = [
+        f"{key}={value}" for key, value in given if key in groups or key == "hydra.searchpath"
+    ]
     keys = [key for key, _ in given]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(config, overrides=chosen)
+        try:
+            cfg = compose(config, overrides=chosen)
+        except HydraException:  # it has said which option there is not
+            return []
     return [
         _beside(cfg, key)
         for key in keys

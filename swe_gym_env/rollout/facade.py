@@ -197,9 +197,16 @@ class Rollout:
 
     def collected(self, index: int = 0) -> Round:
         """Everything that was played, as the round ``index`` that an algorithm learns from: of the
-        store, or of the last call if there is none."""
+        store, or of the last call if there is none. SetupError if the store holds several rounds.
+        """
         if self.store:
-            return self.store.read(index)
+            found = self.store.read(index)
+            if len(rounds := sorted({episode.round for episode in found.episodes})) > 1:
+                raise SetupError(
+                    f"{self.store.path} holds episodes of the rounds {rounds}: give each round its "
+                    "own store"
+                )
+            return found
         labels = [label for labels in self._labels.values() for label in labels]
         return Round(index, sorted(self._episodes, key=lambda e: e.episode_id), labels)
 

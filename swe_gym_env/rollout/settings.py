@@ -48,8 +48,8 @@ def check(folder: Path, settings: Mapping[str, Any], tasks: Sequence[TaskInstanc
     if differ:
         changes = "; ".join(f"{key}={was.get(key)!r}, not {now.get(key)!r}" for key in differ)
         raise SetupError(
-            f"the episodes in {folder} were played with {changes}. Give the same settings to go on "
-            "there, or another folder as store"
+            f"the episodes in {folder} were played with {changes}. Give the same settings to "
+            "resume there, or another folder as store"
         )
     digests = stored["tasks"]
     changed = [
