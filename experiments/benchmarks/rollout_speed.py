@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.rollout_speed                everything
     python -m experiments.benchmarks.rollout_speed --only slots   or labels, ray, cost
 
-A real HTTP server in a process of its own answers each turn after a lognormal time (median 0.4 s,
+A real HTTP server in a separate process answers each turn after a lognormal time (median 0.4 s,
 sigma 0.8), commands take a lognormal time too (median 50 ms, sigma 1.4), and an episode has a
 lognormal number of turns (median 20, sigma 0.5). Times and numbers depend on seed, episode and
 turn alone, so that all ways of playing have the same to do. Sandboxes are replaced by that sleep:
@@ -11,7 +11,7 @@ what is measured is who waits for whom; `live_episodes` measures real ones.
 
 Compared, in one run:
 
-- `independent`: each episode by itself, as roll-outs are now.
+- `independent`: no episode waits for another, as roll-outs are now.
 - `batches`: fixed batches, which wait for the slowest command, turn and label of all episodes, as
   all roll-outs of this project did before.
 - For labels, at beta 0.6: in the turn or at the end of the episode.

@@ -1,5 +1,5 @@
 """A model in this process plays real episodes: in float32 they are the same however many others are
-in play, in whatever order, in fixed batches or each by itself."""
+in play, in whatever order, in fixed batches or independently."""
 
 from __future__ import annotations
 

@@ -138,13 +138,14 @@ def test_every_wrapper_passes_submit_on() -> None:
 
 def test_a_canceled_reply_is_not_asked_and_not_paid() -> None:
     direct, account = Direct(), Account(Budget(calls=1), Spent())
-    reply = Budgeted(direct, account, len).submit(state(0))
-    assert reply.cancel() and direct.asked[0].cancelled()
+    budgeted = Budgeted(direct, account, len)
+    reply = budgeted.submit(state(0))
+    assert reply.cancel() and not direct.asked[0].set_running_or_notify_cancel()
     with pytest.raises(CancelledError):
         reply.result(0)
     assert account.spent == Spent()
-    again = Budgeted(direct, account, len).submit(state(0))
-    assert not again.done(), "the call of the canceled one is free again"
+    assert not budgeted.submit(state(0)).done(), "the call of the canceled one is free again"
+    assert budgeted.submit(state(0)).result(0).error == SPENT
 
 
 def test_many_threads_keep_the_budget_exactly() -> None:
@@ -168,7 +169,7 @@ def test_many_threads_keep_the_budget_exactly() -> None:
     assert sum(reply.error == SPENT for reply in replies) == 80
 
 
-def test_a_lazy_model_is_loaded_once_whoever_asks_first() -> None:
+def test_a_lazy_model_is_loaded_once_for_many_threads() -> None:
     loads: list[int] = []
 
     def load() -> ScriptedPolicy:
