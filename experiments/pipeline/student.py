@@ -95,9 +95,10 @@ class Student:
         """With how many threads torch computes, once :meth:`settle` was called."""
         return precision.threads(self._cfg)
 
-    @cached_property
+    @property
     def dtype(self) -> torch.dtype:
-        """In which the student computes. Reading it also sets the number of threads."""
+        """In which the student computes. Reading it also sets the number of threads, of which
+        PyTorch keeps one for each thread that computes: episodes are played in others."""
         import torch
 
         name = self.precision
