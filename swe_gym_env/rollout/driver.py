@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 MOST_AHEAD = 64  # waiting episodes that are announced to a provider that starts sandboxes early
 REPORT_SECONDS = 1.0  # longest time between two calls of `progress`
-LEAST_SECONDS = 0.1  # shortest
+LEAST_SECONDS = 0.1  # shortest, unless an episode has ended its play
 LAST_SECONDS = 10.0  # after an interrupt, for the scoring of what has ended
 
 
@@ -182,8 +182,8 @@ class Driver:
         try:
             while self.waiting or self.playing or self.grading:
                 self._fill(concurrency)
-                self._take(self._pause())
-                if time.monotonic() - self.reported >= LEAST_SECONDS:
+                ended = self._take(self._pause())
+                if ended or time.monotonic() - self.reported >= LEAST_SECONDS:
                     self.backend.look()
                     self._report()
             self._report()
@@ -215,15 +215,15 @@ class Driver:
             self.freed -= 1
             self.backend.left()
 
-    def _take(self, seconds: float) -> None:
+    def _take(self, seconds: float) -> bool:
         """Handle the next event, and all that are there already; wait for one at most so long. But
-        a free slot is filled before anything else is looked at."""
+        a free slot is filled before anything else is looked at. Whether a slot is free."""
         with suppress(Empty):
             event = self.events.get(timeout=seconds)
-            while True:
-                if self._handle(event):
-                    return
+            while not self._handle(event):
                 event = self.events.get_nowait()
+            return True
+        return False
 
     def _handle(self, event: Event) -> bool:
         """Whether a slot has become free."""
