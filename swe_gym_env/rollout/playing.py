@@ -150,15 +150,16 @@ class Player:
         if live.env.grade_mode != "deferred":
             return Outcome("unresolved", mask=True, reason="not graded")
         while True:
+            # before any waiting, so that all that fail in one outage count as one failure
+            began = time.monotonic()
+            self.stopping.wait(self.breaker.pause())
             with self.graders:
                 self._check()
-                began = time.monotonic()
                 outcome = live.env.grade()
             cause, message = failures.cause_of(outcome)
             if cause != EngineError.cause:
                 return outcome
             self.breaker.add(cause, message, began)
-            self.stopping.wait(self.breaker.pause())
 
     def _commands(self) -> threading.Semaphore:
         self._check()
