@@ -19,6 +19,7 @@ from algorithms.serving.weights import Version
 from swe_gym_env.errors import PolicyError
 from swe_gym_env.policies.base import CONTEXT_FULL, Key, Reply, State, keyed_rng
 from swe_gym_env.policies.refusal import within
+from swe_gym_env.policies.submit import act_by_submit
 
 
 class VLLMPolicy:
@@ -67,12 +68,7 @@ class VLLMPolicy:
 
     def act(self, states: Sequence[State]) -> list[Reply]:
         """One reply per state, in order; see :meth:`submit`."""
-        asked = [self.submit(state) for state in states]
-        try:
-            return [reply.result() for reply in asked]
-        finally:  # after Ctrl-C nobody waits for an answer
-            for reply in asked:
-                reply.cancel()
+        return act_by_submit(self, states)
 
     def submit(self, state: State) -> Future[Reply]:
         """Ask for one state. At most ``fleet.concurrency`` requests are under way.

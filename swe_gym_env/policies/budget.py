@@ -21,7 +21,7 @@ from typing import Any
 
 from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.base import Key, Policy, Reply, State, needs_answer
-from swe_gym_env.policies.submit import Submitting, submitting, then
+from swe_gym_env.policies.submit import Submitting, release, submitting, then
 
 log = logging.getLogger(__name__)
 
@@ -167,8 +167,7 @@ class Budgeted:
         return then(asked, lambda reply: reply)
 
     def ended(self, key: Key) -> None:
-        if ended := getattr(self.policy, "ended", None):
-            ended(key)
+        release(self.policy, key)
 
     @cached_property
     def _submitting(self) -> Submitting:

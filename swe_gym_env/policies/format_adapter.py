@@ -16,7 +16,7 @@ from functools import cached_property
 from swe_gym_env import prompts
 from swe_gym_env.actions import ActionFormat, FormatError, read
 from swe_gym_env.policies.base import Key, Policy, Reply, State, needs_answer
-from swe_gym_env.policies.submit import Submitting, submitting, then
+from swe_gym_env.policies.submit import Submitting, release, submitting, then
 from swe_gym_env.types import Turn
 
 
@@ -40,8 +40,7 @@ class FormatAdapter:
         return FormatAdapter(policy, self.action_format)
 
     def ended(self, key: Key) -> None:
-        if ended := getattr(self.policy, "ended", None):
-            ended(key)
+        release(self.policy, key)
 
     @cached_property
     def _submitting(self) -> Submitting:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from swe_gym_env.policies.base import Key, Policy, Reply, State
-from swe_gym_env.policies.submit import Submitting, submitting
+from swe_gym_env.policies.submit import Submitting, release, submitting
 
 _loading = threading.Lock()  # student and teacher are asked side by side; loading sets globals
 
@@ -31,8 +31,8 @@ class LazyPolicy:
         return self._get()[1].submit(state)
 
     def ended(self, key: Key) -> None:
-        if self._loaded is not None and (ended := getattr(self._loaded[0], "ended", None)):
-            ended(key)
+        if self._loaded is not None:
+            release(self._loaded[0], key)
 
     def _get(self) -> tuple[Policy, Submitting]:
         if self._loaded is None:

@@ -23,6 +23,7 @@ from swe_gym_env.policies.base import Reply, State, keyed_rng
 from swe_gym_env.policies.completion import Completion, completion, count
 from swe_gym_env.policies.refusal import limit, within
 from swe_gym_env.policies.retry import RetryPolicy, connect
+from swe_gym_env.policies.submit import act_by_submit
 
 log = logging.getLogger(__name__)
 
@@ -112,12 +113,7 @@ class ServerPolicy:
 
     def act(self, states: Sequence[State]) -> list[Reply]:
         """SetupError if the server cannot be used from the start; later only Reply.error."""
-        asked = [self.submit(state) for state in states]
-        try:
-            return [reply.result() for reply in asked]
-        finally:  # after Ctrl-C nobody waits for an answer
-            for reply in asked:
-                reply.cancel()
+        return act_by_submit(self, states)
 
     def submit(self, state: State) -> Future[Reply]:
         """At most ``concurrency`` requests are under way; others wait for their turn. SetupError

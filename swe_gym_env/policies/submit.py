@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from swe_gym_env.errors import SetupError
-from swe_gym_env.policies.base import Policy, Reply, State
+from swe_gym_env.policies.base import Key, Policy, Reply, State
 
 T = TypeVar("T")
 
@@ -30,6 +30,22 @@ def submitting(policy: Policy) -> Submitting:
     """``policy`` itself if it has ``submit``; else a :class:`Batcher` that asks it."""
     own: Any = policy
     return own if callable(getattr(policy, "submit", None)) else Batcher(policy)
+
+
+def release(policy: Policy | None, key: Key) -> None:
+    """Say to ``policy``, if it has ``ended``, that the episode of ``key`` has ended."""
+    if ended := getattr(policy, "ended", None):
+        ended(key)
+
+
+def act_by_submit(policy: Submitting, states: Sequence[State]) -> list[Reply]:
+    """``act`` of a policy that works on many requests at the same time."""
+    asked = [policy.submit(state) for state in states]
+    try:
+        return [reply.result() for reply in asked]
+    finally:  # after Ctrl-C nobody waits for an answer
+        for reply in asked:
+            reply.cancel()
 
 
 def then(reply: Future[Reply], change: Callable[[Reply], Reply]) -> Future[Reply]:

@@ -21,7 +21,8 @@ from typing import Literal
 
 from swe_gym_env.actions import ActionFormat, FormatError, read
 from swe_gym_env.errors import SetupError
-from swe_gym_env.policies.base import Key, Policy, Reply
+from swe_gym_env.policies.base import Policy, Reply
+from swe_gym_env.policies.submit import release
 from swe_gym_env.rollout.asking import Asking, Question
 from swe_gym_env.rollout.mixers import Mixer
 from swe_gym_env.rollout.running import RunningEpisode
@@ -149,12 +150,6 @@ class TurnCollector:
                 label = replace(label, executed=turn.actor == "teacher")
             live.labels.append(label)
         return turn
-
-
-def release(policy: Policy | None, key: Key) -> None:
-    """Say to ``policy``, if it has ``ended``, that the episode of ``key`` has ended."""
-    if ended := getattr(policy, "ended", None):
-        ended(key)
 
 
 def label(reply: Reply, action_format: ActionFormat, key: tuple[str, int, str]) -> Annotation:

@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from swe_gym_env.env import SWEEnv
 from swe_gym_env.errors import InfraError, SetupError
 from swe_gym_env.policies.base import Policy
+from swe_gym_env.policies.submit import release
 from swe_gym_env.rollout import failures
 from swe_gym_env.rollout.backend import Ended, Post
 from swe_gym_env.rollout.circuit_breaker import CircuitBreaker
@@ -33,7 +34,7 @@ from swe_gym_env.rollout.playing import LostEpisodeError, Played
 from swe_gym_env.rollout.ray import Cluster
 from swe_gym_env.rollout.ray.actors import BudgetClient, BudgetServer, Models
 from swe_gym_env.rollout.ray.nodes import Nodes, connect, name
-from swe_gym_env.rollout.turns import LabelAt, release
+from swe_gym_env.rollout.turns import LabelAt
 from swe_gym_env.types import Episode, TaskInstance
 
 log = logging.getLogger(__name__)
