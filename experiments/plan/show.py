@@ -249,7 +249,7 @@ def picture(file: Path, points: Sequence[Scaled], title: str) -> None:
         raise SetupError("this run fits on none of 1 to 64 GPUs")
 
     rows = [
-        (str(p.gpus), how, hours)
+        (p.gpus, how, hours)
         for p in fits
         for how, hours in (("as configured", p.hours), ("best number in flight", p.best))
     ]
