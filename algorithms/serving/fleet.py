@@ -13,7 +13,6 @@ version is compared before and after every turn.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from typing import Any, TypeVar
 import httpx
 
 from algorithms.engine.adapters import is_adapter
-from algorithms.serving.placement import Admission, Placement
+from algorithms.serving.placement import Admission, Placement, cache_usage
 from algorithms.serving.server import Server
 from algorithms.serving.weights import Routes, Version
 from swe_gym_env.errors import PolicyError, SetupError
@@ -182,11 +181,9 @@ class Fleet:
     def _cache_usage(self, server: Server) -> float | None:
         """Share of the KV cache in use, as vLLM's metrics report it; None where they do not."""
         try:
-            text = self._client.get(f"{server.url}/metrics", timeout=5.0).text
+            return cache_usage(self._client.get(f"{server.url}/metrics", timeout=5.0).text)
         except httpx.HTTPError:
             return None
-        found = re.search(r"^vllm:(?:kv|gpu)_cache_usage_perc\S*\s+(\S+)$", text, re.MULTILINE)
-        return float(found[1]) if found else None
 
     @contextmanager
     def _request_for(self, version: Version) -> Iterator[None]:

@@ -11,6 +11,7 @@ that the server reports: added to while there is room, and cut back when there i
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,17 @@ T = TypeVar("T")
 LEAST = 4  # requests that are always allowed
 ROOM, FULL = 0.7, 0.9  # use of the KV cache below which more are allowed, above which fewer
 LOOK_SECONDS = 2.0  # between two looks at the cache's use
+
+_USAGE = re.compile(r"^vllm:(?:kv|gpu)_cache_usage_perc(?:\{.*\})?[ \t]+(\S+)", re.MULTILINE)
+
+
+def cache_usage(metrics: str) -> float | None:
+    """Share of the KV cache in use, from the text of vLLM's ``/metrics``; None if it is not there.
+
+    Several engines may stand behind one address, each with its cache and its line. The fullest one
+    counts: it evicts histories, however much room the others have.
+    """
+    return max((float(found) for found in _USAGE.findall(metrics)), default=None)
 
 
 class Placement(Generic[T]):

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from algorithms.serving import placement
-from algorithms.serving.placement import LEAST, Admission, Placement
+from algorithms.serving.placement import LEAST, Admission, Placement, cache_usage
 
 
 def test_an_episode_goes_to_the_least_loaded_server_and_stays() -> None:
@@ -88,3 +88,30 @@ def test_more_than_the_limit_wait_and_none_is_forgotten(monkeypatch: pytest.Monk
     for thread in threads:
         thread.join()
     assert (most, done) == (3, 30) and looks
+
+
+# As vLLM writes it with --data-parallel-size 3; a name of a model may hold a blank
+METRICS = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="my student"} 3.0
+vllm:num_requests_running{engine="1",model_name="my student"} 9.0
+vllm:num_requests_running{engine="2",model_name="my student"} 1.0
+# HELP vllm:kv_cache_usage_perc KV-cache usage. 1 means 100 percent usage.
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{engine="0",model_name="my student"} 0.3125
+vllm:kv_cache_usage_perc{engine="1",model_name="my student"} 0.9374999999999999
+vllm:kv_cache_usage_perc{engine="2",model_name="my student"} 6.25e-05
+# HELP vllm:prefix_cache_queries_total Prefix cache queries, in terms of number of queried tokens.
+# TYPE vllm:prefix_cache_queries_total counter
+vllm:prefix_cache_queries_total{engine="0",model_name="my student"} 123456.0
+"""
+
+
+def test_of_several_engines_the_fullest_counts() -> None:
+    assert cache_usage(METRICS) == 0.9374999999999999
+    alone = [line for line in METRICS.splitlines() if 'engine="2"' in line or line[0] == "#"]
+    assert cache_usage("\n".join(alone)) == 6.25e-05
+    older = 'vllm:gpu_cache_usage_perc{model_name="student"} 0.5\n'
+    assert cache_usage(older) == 0.5 and cache_usage("vllm:gpu_cache_usage_perc 0.25\n") == 0.25
+    assert cache_usage("# HELP vllm:kv_cache_usage_perc KV-cache usage.\n") is None
