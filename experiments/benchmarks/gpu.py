@@ -16,7 +16,7 @@ and the next one starts. Results are printed as they come, and written to `--out
   and on trees (a label in each turn). The 4B model computes activations again.
 - `decode`: milliseconds of one step for all rows: as the policy in this process does it now; its
   forward pass alone; and a forward pass of fixed shape over the whole cache, first launched kernel
-  by kernel and then replayed as a CUDA graph. The graph must sample the same tokens.
+  by kernel and then replayed as a CUDA graph, which must choose the same tokens (100 %).
 - `run`: wall time of each phase of `experiment=fast`.
 """
 
@@ -26,6 +26,8 @@ import argparse
 import itertools
 import json
 import multiprocessing
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -33,9 +35,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -227,8 +231,8 @@ def decode(send: Send, size: str, rows: Sequence[int], prompt: int, steps: int) 
             expected = tokens_of(whole, whole.step, few)
             whole.restart()
             replay = recorded(whole)
-            if tokens_of(whole, replay, few) != expected:
-                raise RuntimeError(f"{many} rows: the graph samples other tokens than the step")
+            equal = np.mean(np.array(tokens_of(whole, replay, few)) == np.array(expected))
+            send(f"{many} rows, tokens of the graph that are those of the step", 100 * equal, "%")
             whole.restart()
             send(f"{many} rows, as a CUDA graph", timed_steps(replay, steps), "ms")
 
@@ -281,6 +285,8 @@ def cases(only: Literal["train", "decode", "run"] | None, toy: bool) -> list[Cas
 
 
 def child(measure: Callable[[Send], None], there: Connection) -> None:
+    os.setpgid(0, 0)  # what it starts is stopped with it
+
     def send(what: str, value: float | None, unit: str) -> None:
         there.send((what, value, unit))
 
@@ -312,8 +318,16 @@ def results(case: Case, seconds: float) -> Iterator[Result]:
         if process.exitcode:
             yield Result(case.name, f"failed: ended by {process.exitcode} (memory?)", None, "")
     finally:
-        process.kill()
-        process.join()
+        stop(process)
+
+
+def stop(process: BaseProcess) -> None:
+    """It and its group, which may hold a run that keeps the GPU."""
+    assert process.pid is not None
+    for number, seconds in ((signal.SIGTERM, 10.0), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        process.join(seconds)
 
 
 def table(found: Sequence[Result]) -> str:
