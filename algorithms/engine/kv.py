@@ -85,7 +85,7 @@ class RowCache:
         self._rows = slice(low, high)
         # Padding of a row that is almost full would lie beyond the buffer; the spill slot takes it.
         new = positions.clamp(max=self.capacity)
-        self._end = int(new.max()) + 1
+        self._end = self._slots(new)
         # Where the new states go in a layer's buffer, as rows of d numbers: [rows, heads, width].
         heads, every = self.keys.shape[2], torch.arange(low, high, device=lengths.device)
         lines = every[:, None] * heads + torch.arange(heads, device=lengths.device)
@@ -95,6 +95,10 @@ class RowCache:
         hidden = slots > new[:, :, None]
         mask = torch.zeros(hidden.shape, dtype=self.keys.dtype, device=lengths.device)
         return positions, mask.masked_fill_(hidden, float("-inf"))[:, None]
+
+    def _slots(self, new: torch.Tensor) -> int:
+        """How many slots a pass that writes the slots ``new`` looks at."""
+        return int(new.max()) + 1
 
     def advance(self, counts: torch.Tensor) -> None:
         """Lengthen the selected rows by ``counts`` real tokens each, shape [rows]."""

@@ -13,11 +13,11 @@ version is compared before and after every turn.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import httpx
 
 from algorithms.engine.adapters import is_adapter
-from algorithms.serving.placement import Admission, Placement
+from algorithms.serving.placement import Admission, Placement, cache_usage
 from algorithms.serving.server import Server
 from algorithms.serving.weights import Routes, Version
 from swe_gym_env.errors import PolicyError, SetupError
@@ -36,6 +36,15 @@ from swe_gym_env.policies.retry import RetryPolicy
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an episode on another machine asks: the address of its server, and how often that had
+    been started when the address was given."""
+
+    url: str
+    starts: int
 
 
 class Fleet:
@@ -49,6 +58,8 @@ class Fleet:
         pause: Seconds before the first retry; each further pause is twice as long.
 
     Attributes:
+        timeout: As given.
+        retry: Sends failed requests again.
         version: The version that is served; None before the first :meth:`publish`.
     """
 
@@ -62,10 +73,11 @@ class Fleet:
         pause: float = 1.0,
     ) -> None:
         self.servers, self.concurrency = list(servers), concurrency
+        self.timeout = timeout
         limits = httpx.Limits(max_connections=concurrency + len(self.servers))
         self._client = httpx.Client(timeout=timeout, limits=limits)
         self._routes = Routes(self._client)
-        self._retry = RetryPolicy(retries, pause)
+        self.retry = RetryPolicy(retries, pause)
         self.version: Version | None = None
         self._publishing = threading.Lock()
         self._condition = threading.Condition()  # guards version and _in_flight
@@ -133,7 +145,29 @@ class Fleet:
             def revive() -> None:
                 self._revive(server, starts_before)
 
-            return self._retry.ask(send, read, server.url, revive)
+            return self.retry.ask(send, read, server.url, revive)
+
+    def lease(self, version: Version, key: Key, lost: Place | None = None) -> Place:
+        """Where the episode of ``key``, which is played elsewhere, asks until it has ended.
+
+        Args:
+            version: The version to ask.
+            key: Key of a state of the episode.
+            lost: The place that it had and that failed; its server is started again if it has died.
+
+        Raises:
+            PolicyError: Another version is served by now, or the episode ended while it waited.
+            SetupError: The server died and cannot be started again.
+        """
+        server = self._server(key)
+        if lost is None:
+            self._admission[id(server)].hold(key[:4])
+        with self._condition:
+            if version != self.version:
+                raise PolicyError(f"{version.folder} is no longer served")
+        if lost is not None:
+            self._revive(server, lost.starts)
+        return Place(server.url, server.starts)
 
     def context_limit(self, version: Version, key: Key) -> int:
         """Most tokens of prompt and turn that the server of ``key`` takes; 0 if unknown."""
@@ -167,7 +201,9 @@ class Fleet:
     def close(self) -> None:
         """Stop permanently. Requests under way fail."""
         self._closed = True
-        self._retry.close()
+        for admission in self._admission.values():
+            admission.close()
+        self.retry.close()
         self.stop()
         self._client.close()
 
@@ -177,16 +213,16 @@ class Fleet:
 
     def ended(self, key: Key) -> None:
         """The episode of ``key`` needs its server no longer."""
+        for admission in self._admission.values():
+            admission.release(key[:4])
         self._placement.release(key[:4])
 
     def _cache_usage(self, server: Server) -> float | None:
         """Share of the KV cache in use, as vLLM's metrics report it; None where they do not."""
         try:
-            text = self._client.get(f"{server.url}/metrics", timeout=5.0).text
+            return cache_usage(self._client.get(f"{server.url}/metrics", timeout=5.0).text)
         except httpx.HTTPError:
             return None
-        found = re.search(r"^vllm:(?:kv|gpu)_cache_usage_perc\S*\s+(\S+)$", text, re.MULTILINE)
-        return float(found[1]) if found else None
 
     @contextmanager
     def _request_for(self, version: Version) -> Iterator[None]:

@@ -15,9 +15,13 @@ Compared, in one run:
 - `batches`: fixed batches, which wait for the slowest command, turn and label of all episodes, as
   all roll-outs of this project did before.
 - For labels, at beta 0.6: in the turn or at the end of the episode.
-- For Ray: tasks on four nodes, each of them a process on this machine, against this process.
+- For Ray: tasks on four nodes, each of them a process on this machine, against this process. A slot
+  is then a process too: `--ray-slots` times its memory (printed) must fit into the machine.
 - Cost: what the driver itself takes for a turn when policy and environment take no time, and the
   memory of 512 live episodes.
+
+The ways take turns, and each run is printed when it ends. A part makes at most `--runs` rounds, and
+no further one that would take it beyond five minutes; the median is shown.
 """
 
 from __future__ import annotations
@@ -31,9 +35,11 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,6 +53,10 @@ from swe_gym_env.types import Outcome, TaskInstance, ToolCall
 
 TURN, COMMAND, TURNS = (0.4, 0.8), (0.05, 1.4), (20, 0.5)  # median and sigma
 MOST_TURNS = 100
+PART_SECONDS = 300.0
+STORE: dict[str, Any] = {
+    "object_store_memory": 78_643_200
+}  # bytes, for each node of Ray; the least that it takes
 TEXT = "```bash\nls\n```"
 
 
@@ -151,6 +161,7 @@ class Played:
     turns: int
     busy: float  # mean share of slots in use while there are enough episodes for all
     busy_in_all: float
+    cpu: float  # seconds of this process
 
     @property
     def rate(self) -> float:
@@ -169,7 +180,7 @@ def play(
 ) -> Played:
     student = ServerPolicy(url, "student", name="student", concurrency=slots)
     lead = ServerPolicy(url, "teacher", name="teacher", concurrency=slots) if teacher else None
-    began, seen = time.monotonic(), []
+    began, seen, cpu = time.monotonic(), [], time.process_time()
 
     def progress(now: Progress) -> None:
         seen.append((time.monotonic() - began, now.running, now.total - now.done))
@@ -204,13 +215,26 @@ def play(
         turns,
         sum(passed * count for passed, count in enough) / slots / sum(p for p, _ in enough),
         sum(passed * count for passed, count, _ in used) / slots / seconds,
+        time.process_time() - cpu,
     )
 
 
-def repeated(runs: int, *args: Any, **options: Any) -> Played:
-    """The run with the median time."""
-    played = sorted((play(*args, **options) for _ in range(runs)), key=lambda one: one.seconds)
-    return played[(len(played) - 1) // 2]
+def compared(runs: int, ways: Mapping[str, Callable[[], Played]]) -> None:
+    """The run with the median time of each way, and its rate beside that of the first."""
+    played: dict[str, list[Played]] = {name: [] for name in ways}
+    began = time.monotonic()
+    for done in range(1, runs + 1):
+        for name, way in ways.items():
+            played[name].append(way())
+            print(f"  {name}: {played[name][-1].seconds:.1f} s", flush=True)
+        if (time.monotonic() - began) * (done + 1) / done > PART_SECONDS:
+            break
+    first: Played | None = None
+    for name, several in played.items():
+        several.sort(key=lambda one: one.seconds)
+        median = several[(len(several) - 1) // 2]
+        line(name, median, first)
+        first = first or median
 
 
 def line(name: str, one: Played, beside: Played | None = None) -> None:
@@ -218,55 +242,76 @@ def line(name: str, one: Played, beside: Played | None = None) -> None:
     print(
         f"{name:34} {one.episodes:5} episodes {one.turns:6} turns {one.seconds:7.1f} s "
         f"{one.rate:7.1f} a minute {ratio}  slots busy {one.busy:4.0%}, with the end "
-        f"{one.busy_in_all:4.0%}",
+        f"{one.busy_in_all:4.0%}, {1000 * one.cpu / one.turns:.1f} ms of CPU a turn here",
         flush=True,
     )
 
 
 def by_slots(url: str, args: argparse.Namespace) -> None:
     for slots in args.slots:
-        count = args.per_slot * slots
-        many = {"commands": slots}
-        batches = repeated(args.runs, url, count, slots, fixed_batches=True, **many)
-        line(f"{slots} slots, batches", batches)
-        line(f"{slots} slots, independent", repeated(args.runs, url, count, slots, **many), batches)
+        one = partial(play, url, args.per_slot * slots, slots, commands=slots)
+        ways = {
+            f"{slots} slots, batches": partial(one, fixed_batches=True),
+            f"{slots} slots, independent": one,
+        }
+        compared(args.runs, ways)
 
 
 def by_labels(url: str, args: argparse.Namespace) -> None:
     slots = args.slots[0]
-    given = {"mixer": PerTurnBeta(0.6), "teacher": True, "commands": slots}
-    count = args.per_slot * slots
-    batches = repeated(args.runs, url, count, slots, fixed_batches=True, **given)
-    line("beta 0.6, batches, labels in turn", batches)
+    given: dict[str, Any] = {"mixer": PerTurnBeta(0.6), "teacher": True, "commands": slots}
+    one = partial(play, url, args.per_slot * slots, slots, **given)
+    ways = {"beta 0.6, batches, labels in turn": partial(one, fixed_batches=True)}
     for label_at in ("turn", "end"):
-        one = repeated(args.runs, url, count, slots, label_at=label_at, **given)
-        line(f"beta 0.6, independent, labels {label_at}", one, batches)
+        ways[f"beta 0.6, independent, labels {label_at}"] = partial(one, label_at=label_at)
+    compared(args.runs, ways)
 
 
 def by_ray(url: str, args: argparse.Namespace) -> None:
     """Here a slot is a process of Ray, so that a small machine limits how many there are."""
-    from functools import partial
-
     import ray
     from ray.cluster_utils import Cluster as RayCluster
 
     from swe_gym_env.rollout.ray import Cluster, driver
+    from tests.support.ray_nodes import patiently
 
     slots, nodes = args.ray_slots, 4
-    there = RayCluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    head = {"num_cpus": 0, **STORE}
+    there = patiently(lambda: RayCluster(initialize_head=True, head_node_args=head))
     for _ in range(nodes):
-        there.add_node(num_cpus=slots // nodes)
-    count = args.per_slot * slots
-    here = repeated(args.runs, url, count, slots, commands=slots)
-    line(f"{slots} slots, this process", here)
+        patiently(lambda: there.add_node(num_cpus=slots // nodes, **STORE))
     cluster = Cluster(address=there.address, cpus=1, memory_gb=0.05)
     how = partial(driver.rollout, cluster=cluster)
+    one = partial(play, url, args.per_slot * slots, slots)
+    began = time.monotonic()
     play(url, slots, slots, how=how)  # starts the workers
-    line(
-        f"{slots} slots, Ray, {nodes} nodes", repeated(args.runs, url, count, slots, how=how), here
+    count, megabytes = workers()
+    print(
+        f"  {count} workers started, and an episode played in each, in "
+        f"{time.monotonic() - began:.0f} s; {megabytes:.0f} MB each",
+        flush=True,
     )
+    ways = {
+        f"{slots} slots, this process": partial(one, commands=slots),
+        f"{slots} slots, Ray, {nodes} nodes": partial(one, how=how),
+    }
+    compared(args.runs, ways)
     ray.shutdown()
     there.shutdown()
+
+
+def workers() -> tuple[int, float]:
+    """How many processes of Ray on this machine can play, and the mean of their memory in MB; what
+    several share is divided among them."""
+    sizes = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cmdline").read_text().startswith(("ray::IDLE", "ray::_play")):
+                rollup = (folder / "smaps_rollup").read_text()
+                sizes.append(int(rollup.split("\nPss:")[1].split()[0]) / 1000)
+        except (OSError, IndexError):  # it has ended, or belongs to somebody else
+            continue
+    return len(sizes), statistics.mean(sizes or [0.0])
 
 
 def cost(args: argparse.Namespace) -> None:
@@ -319,9 +364,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--slots", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--per-slot", type=int, default=4, help="episodes for each slot")
+    parser.add_argument("--per-slot", type=int, default=2, help="episodes for each slot")
     parser.add_argument("--ray-slots", type=int, default=16)
-    parser.add_argument("--runs", type=int, default=3, help="the median is shown")
+    parser.add_argument("--runs", type=int, default=3, help="at most, of each way")
     parser.add_argument("--only", choices=("slots", "labels", "ray", "cost"))
     args = parser.parse_args()
     parts = {"slots": by_slots, "labels": by_labels, "ray": by_ray}

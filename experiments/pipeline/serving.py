@@ -49,12 +49,11 @@ def fleet(cfg: DictConfig, options: Callable[[], list[str]]) -> Fleet:
 def student(
     fleet: Fleet, renderer: Renderer, folder: Path, max_context: int, **sampling: Any
 ) -> VLLMPolicy:
-    """Asks for the checkpoint in ``folder``, which is published now."""
+    """Asks for the checkpoint in ``folder``, once it is published."""
     from algorithms.serving.vllm_policy import VLLMPolicy
     from algorithms.serving.weights import Version
 
     version = Version.of(folder)
-    fleet.publish(version)
     ends = _stop_ids(version.base) | {renderer.end_id}
     return VLLMPolicy(fleet, version, renderer, sorted(ends), max_context=max_context, **sampling)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from algorithms.engine.rendering import Renderer
     from algorithms.engine.scorer import HFScorer
     from algorithms.serving.fleet import Fleet
+    from algorithms.serving.vllm_policy import VLLMPolicy
 
 
 class TokenCounter:
@@ -128,11 +129,17 @@ class Student:
         }
         if self._cfg.serving.name == "vllm":
             most = self._cfg.serving.max_context
-            return LazyPolicy(
-                lambda: serving.student(
-                    self.fleet, self.renderer, checkpoint or self.start, most, **how
-                )
-            )
+
+            def served() -> VLLMPolicy:
+                folder = checkpoint or self.start
+                return serving.student(self.fleet, self.renderer, folder, most, **how)
+
+            def published() -> VLLMPolicy:
+                policy = served()
+                self.fleet.publish(policy.version)
+                return policy
+
+            return LazyPolicy(published, client=lambda: served().client())
         return LazyPolicy(
             lambda: self.model(checkpoint or self.start, self.dtype, thinking=thinking, **how)
         )

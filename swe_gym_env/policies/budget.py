@@ -162,7 +162,11 @@ class Budgeted:
             refused: Future[Reply] = Future()
             refused.set_result(Reply(error=SPENT))
             return refused
-        asked = self._submitting.submit(state)
+        try:
+            asked = self._submitting.submit(state)
+        except BaseException:  # nobody was asked
+            self._pay([state], [])
+            raise
         asked.add_done_callback(lambda there: self._pay([state], _replies_of(there)))
         return then(asked, lambda reply: reply)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from swe_gym_env.policies.base import Key, Policy, Reply, State
 from swe_gym_env.policies.submit import Submitting, release, submitting
@@ -14,12 +15,22 @@ _loading = threading.Lock()  # student and teacher are asked side by side; loadi
 
 
 class LazyPolicy:
-    """``load`` gives a policy that needs no sandbox."""
+    """``load`` gives a policy that needs no sandbox.
+
+    One that is served by other processes can be asked from other machines directly. Then ``client``
+    gives what asks there, without loading anything; it pickles and has ``reply(state, lease)``, and
+    the policy has ``lease`` (``rollout/ray/actors.py``).
+    """
 
     needs_sandbox = False
 
-    def __init__(self, load: Callable[[], Policy], name: str = "student") -> None:
-        self.name = name
+    def __init__(
+        self,
+        load: Callable[[], Policy],
+        name: str = "student",
+        client: Callable[[], Any] | None = None,
+    ) -> None:
+        self.name, self.client = name, client
         self._load = load
         self._loaded: tuple[Policy, Submitting] | None = None
 
@@ -29,6 +40,12 @@ class LazyPolicy:
     def submit(self, state: State) -> Future[Reply]:
         """The first call waits for the model to be loaded."""
         return self._get()[1].submit(state)
+
+    def lease(self, key: Key, lost: Any = None) -> Future[Any]:
+        """Where the episode of ``key`` may ask until it has ended; ``lost`` is the place that it
+        had and that failed. The first call waits for the model to be loaded."""
+        served: Any = self._get()[0]
+        return served.lease(key, lost)
 
     def ended(self, key: Key) -> None:
         if self._loaded is not None:

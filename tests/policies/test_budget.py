@@ -79,6 +79,25 @@ def test_ids_that_a_model_sampled_are_its_tokens() -> None:
     assert [teacher.act([state()])[0].error for _ in range(3)] == ["", "", SPENT]
 
 
+def test_a_call_that_could_not_be_made_is_not_reserved_any_longer(model, policy) -> None:
+    model.answer = lambda body, n: (200, b'{"choices": [{"message": {"content": "ok"}}]}')
+    paid, kept = account(calls=2)
+    inner = policy()
+    teacher, good = Budgeted(inner, paid, words), inner.check
+
+    def broken() -> None:
+        raise SetupError("start it")
+
+    inner.check = broken
+    for _ in range(5):
+        with pytest.raises(SetupError, match="start it"):
+            teacher.submit(state())
+    assert not kept and paid.spent == Spent()
+    inner.check = good
+    replies = [teacher.submit(state()).result() for _ in range(3)]
+    assert [reply.error for reply in replies] == ["", "", SPENT]
+
+
 def test_failed_calls_count_and_cost_no_tokens() -> None:
     paid, _ = account(calls=1)
     Budgeted(ScriptedPolicy([Reply(error="HTTP 500")]), paid, words).act([state()])

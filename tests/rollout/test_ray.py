@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from swe_gym_env.rollout.ray import driver
 from swe_gym_env.rollout.ray.actors import _InferenceActor
 from swe_gym_env.types import Annotation, Episode, TaskInstance, Turn
 from tests.rollout.test_driver import wander
+from tests.support.ray_nodes import patiently
 from tests.support.toy_tasks import FINISH, FIX, GOLD, LOOK, copies, toy_task
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.e2e]
@@ -65,17 +66,6 @@ class Machines:
             [Request(task, seed=7, round=2) for task in self.tasks[:count]], **settings
         )
         return sorted(played, key=lambda pair: pair[0].episode_id)
-
-
-def patiently(start: Callable[[], Any]) -> Any:
-    """Ray gives a node 30 seconds to start, which a busy machine does not always keep."""
-    for _ in range(4):
-        try:
-            return start()
-        except Exception as error:
-            if "timed out during startup" not in str(error):
-                raise
-    return start()
 
 
 @pytest.fixture(scope="module")

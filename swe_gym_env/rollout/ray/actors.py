@@ -1,8 +1,10 @@
 """What the episodes of a Ray cluster share with the process that was started, the driver: models
 and the teacher's account. For each there is a small actor beside the driver.
 
-Models stay in the driver, where training has them too, and where servers that a run starts are
-watched: episodes elsewhere send their states to an inference actor and wait for the answer.
+Models in process stay in the driver, where training has them too: episodes elsewhere send their
+states to an inference actor and wait for the answer. A served model is asked from where the episode
+is. The driver watches its servers, so an episode asks the driver once where it may ask, and again
+only if a server fails: no text of a turn passes through the driver.
 """
 
 from __future__ import annotations
@@ -12,20 +14,21 @@ import contextlib
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util import get_node_ip_address as node_ip
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from swe_gym_env.errors import SetupError
-from swe_gym_env.policies.base import Policy, Reply, State
+from swe_gym_env.errors import PolicyError, SetupError
+from swe_gym_env.policies.base import Key, Policy, Reply, State
 from swe_gym_env.policies.budget import Account, Budget, Budgeted, Spent
 from swe_gym_env.policies.lazy import LazyPolicy
-from swe_gym_env.policies.submit import submitting
+from swe_gym_env.policies.submit import release
 
 
 def _beside_the_driver(kind: type, name: str | None, *arguments: Any) -> Any:
@@ -42,6 +45,7 @@ class Models:
     def __init__(self) -> None:
         self._name = f"inference {uuid.uuid4()}"
         self._actor: Any = None
+        self._leased: list[tuple[Policy, Key]] = []
 
     def __enter__(self) -> Models:
         return self
@@ -49,55 +53,71 @@ class Models:
     def __exit__(self, *_: object) -> None:
         if self._actor is not None:
             ray.kill(self._actor)
+        for (
+            policy,
+            key,
+        ) in self._leased:  # also where an episode was lost before its lease was there
+            release(policy, key)
 
     def shared(self, policy: Policy) -> Policy:
         """``policy`` as an episode elsewhere can have it: what it loads late stays here."""
         if isinstance(policy, LazyPolicy):
             if self._actor is None:
                 self._actor = _beside_the_driver(_InferenceActor, self._name)
-            model = uuid.uuid4().hex
-            threading.Thread(target=self._answer, args=(model, policy), daemon=True).start()
-            return RemotePolicy(policy.name, self._name, model)
+            through = RemotePolicy(policy.name, self._name, self._answered_by(policy.submit))
+            if policy.client is None:
+                return through
+            leases = self._answered_by(partial(self._lease, policy))
+            return LeasedPolicy(through, leases, policy.client(), node_ip())
         around = getattr(policy, "around", None)
         return policy if around is None else around(self.shared(policy.policy))  # type: ignore[attr-defined]
 
-    def _answer(self, model: str, policy: Policy) -> None:
-        """Each state is given to the model when it comes, and its answer back when it is there."""
-        submit = submitting(policy).submit
+    def _lease(self, policy: LazyPolicy, question: tuple[Key, Any]) -> Future[Any]:
+        self._leased.append((policy, question[0]))
+        return policy.lease(*question)
+
+    def _answered_by(self, answer: Callable[[Any], Future[Any]]) -> str:
+        """A name for ``answer``, under which the actor takes questions to it."""
+        model = uuid.uuid4().hex
+        threading.Thread(target=self._answer, args=(model, answer), daemon=True).start()
+        return model
+
+    def _answer(self, model: str, answer: Callable[[Any], Future[Any]]) -> None:
+        """Each question is answered when it comes; the answer goes back when it is there."""
         while True:
             try:
-                numbers, states = ray.get(self._actor.waiting.remote(model))
+                numbers, questions = ray.get(self._actor.waiting.remote(model))
             except RayError:  # the actor is gone
                 return
-            for number, state in zip(numbers, states, strict=True):
+            for number, question in zip(numbers, questions, strict=True):
                 try:
-                    asked = submit(state)
+                    asked = answer(question)
                 except Exception as error:
                     asked = Future()
                     asked.set_exception(error)
                 asked.add_done_callback(partial(self._answered, number))
 
-    def _answered(self, number: int, asked: Future[Reply]) -> None:
+    def _answered(self, number: int, asked: Future[Any]) -> None:
         error = asked.exception()
         answer = asked.result() if error is None else error
         self._actor.answer.remote({number: answer})
 
 
 class _InferenceActor:
-    """Where states wait for a model's driver."""
+    """Where questions wait for the driver: states for a model, or for a lease."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, list[tuple[int, State]]] = defaultdict(list)
+        self._waiting: dict[str, list[tuple[int, Any]]] = defaultdict(list)
         self._came: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
-        self._answers: dict[int, asyncio.Future[Reply]] = {}
+        self._answers: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
 
-    async def ask(self, model: str, states: Sequence[State]) -> list[Reply]:
+    async def ask(self, model: str, questions: Sequence[Any]) -> list[Any]:
         mine = []
-        for state in states:
+        for question in questions:
             self._count += 1
             self._answers[self._count] = asyncio.get_running_loop().create_future()
-            self._waiting[model].append((self._count, state))
+            self._waiting[model].append((self._count, question))
             mine.append(self._count)
         self._came[model].set()
         try:
@@ -106,14 +126,14 @@ class _InferenceActor:
             for number in mine:
                 del self._answers[number]
 
-    async def waiting(self, model: str) -> tuple[list[int], list[State]]:
+    async def waiting(self, model: str) -> tuple[list[int], list[Any]]:
         """As soon as there is one, all."""
         await self._came[model].wait()
         self._came[model].clear()
         asked = self._waiting.pop(model)
-        return [number for number, _ in asked], [state for _, state in asked]
+        return [number for number, _ in asked], [question for _, question in asked]
 
-    async def answer(self, answers: dict[int, Reply | BaseException]) -> None:
+    async def answer(self, answers: dict[int, Any]) -> None:
         for number, answer in answers.items():
             future = self._answers.get(number)
             if future is None:  # nobody waits any more
@@ -124,23 +144,84 @@ class _InferenceActor:
                 future.set_result(answer)
 
 
+def _asked(actor: str, model: str, questions: Sequence[Any]) -> list[Any]:
+    """What the driver answers. PolicyError if it does not, SetupError if the user must act."""
+    try:
+        return ray.get(ray.get_actor(actor).ask.remote(model, list(questions)))
+    except RayTaskError as error:
+        if isinstance(error.cause, SetupError):
+            raise error.cause from None
+        raise PolicyError(f"{type(error.cause).__name__}: {error.cause}") from None
+    except (RayActorError, ValueError) as error:  # gone, and its name with it
+        raise PolicyError(f"nobody answers for the model: {error}") from None
+
+
 class RemotePolicy:
     """A model of the driver, asked through the inference actor."""
 
     needs_sandbox = False
 
     def __init__(self, name: str, actor: str, model: str) -> None:
-        self.name, self._actor, self._model = name, actor, model
+        self.name, self.actor, self._model = name, actor, model
 
     def act(self, states: Sequence[State]) -> list[Reply]:
         try:
-            return ray.get(ray.get_actor(self._actor).ask.remote(self._model, list(states)))
-        except RayTaskError as error:
-            if isinstance(error.cause, SetupError):
-                raise error.cause from None
-            return [Reply(error=f"{type(error.cause).__name__}: {error.cause}")] * len(states)
-        except (RayActorError, ValueError) as error:  # gone, and its name with it
-            return [Reply(error=f"nobody answers for the model: {error}")] * len(states)
+            return _asked(self.actor, self._model, states)
+        except PolicyError as error:
+            return [Reply(error=str(error))] * len(states)
+
+
+class _Lease:
+    """Where an episode may ask a served model, from its first turn to its end."""
+
+    def __init__(self, key: Key, ask: Callable[[Key, Any], Any]) -> None:
+        self._key, self._ask = key, ask
+        self.place = ask(key, None)
+
+    def renew(self) -> None:
+        """Another place, after this one failed. PolicyError, SetupError."""
+        self.place = self._ask(self._key, self.place)
+
+
+class LeasedPolicy:
+    """A served model, asked from where the episode is.
+
+    Args:
+        through: The same model, asked through the driver: from machines that cannot reach servers
+            that listen on the driver's machine only.
+        leases: The name under which the driver gives leases.
+        client: Asks the servers (``LazyPolicy.client``).
+        home: Address of the driver's machine.
+    """
+
+    needs_sandbox = False
+
+    def __init__(self, through: RemotePolicy, leases: str, client: Any, home: str) -> None:
+        self.name = through.name
+        self._through, self._leases, self._client, self._home = through, leases, client, home
+        self._held: dict[tuple[object, ...], _Lease] = {}
+
+    def act(self, states: Sequence[State]) -> list[Reply]:
+        """One after another: a lease is for one request at a time."""
+        if self._client.loopback and node_ip() != self._home:
+            return self._through.act(states)
+        return [self._reply(state) for state in states]
+
+    def ended(self, key: Key) -> None:
+        """The driver takes the lease back on its own."""
+        self._held.pop(key[:4], None)
+
+    def _reply(self, state: State) -> Reply:
+        episode = state.key[:4]
+        try:
+            if episode not in self._held:
+                self._held[episode] = _Lease(state.key, self._ask)
+            return self._client.reply(state, self._held[episode])
+        except PolicyError as error:
+            return Reply(error=str(error))
+
+    def _ask(self, key: Key, lost: Any) -> Any:
+        return _asked(self._through.actor, self._leases, [(key, lost)])[0]
 
 
 class BudgetServer:

@@ -16,7 +16,7 @@ from swe_gym_env.errors import SetupError
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0  # between two looks
-BATCH_WAIT_SECONDS = 300.0  # for a machine with room to come (back) while a run goes on
+ROOM_WAIT_SECONDS = 300.0  # for a machine with room to come (back) while a run goes on
 OBJECT_STORE = 128 * 2**20  # bytes, of a local start: episodes are small
 # The key of the configuration behind each of Ray's resources, and its unit there
 KEYS = {"CPU": ("cpus", 1), "memory": ("memory_gb", 2**30)}
@@ -126,7 +126,7 @@ class Nodes:
             self._had_room = now
         elif gone:
             log.warning("no machine with room for an episode is left: waiting for one")
-        elif now - self._had_room > BATCH_WAIT_SECONDS:
+        elif now - self._had_room > ROOM_WAIT_SECONDS:
             check_room(self._episode, "one episode")
 
 
