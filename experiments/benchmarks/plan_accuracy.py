@@ -21,6 +21,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from experiments.console.cli import CONF
+from experiments.plan import config as _config  # noqa: F401  (stores the section `plan`)
 from experiments.plan.known import Facts
 from experiments.plan.phases import Planner
 from experiments.runs.folders import RunFolder
