@@ -11,7 +11,7 @@ import base64
 import re
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from swe_gym_env.grading import diff
@@ -66,7 +66,53 @@ def make_task(home: Path, env: str) -> TaskInstance:
     )
 
 
-def eval_script(base: str, test_patch: str) -> str:
+UNITTEST = {
+    "tests/__init__.py": "",
+    "tests/test_hidden.py": """import unittest
+
+from calc import add
+
+
+class Sums(unittest.TestCase):
+    def test_add(self):
+        self.assertEqual(add(1, 2), 3)
+
+    def test_zero(self):
+        self.assertEqual(add(0, 0), 0)
+
+    def test_negative(self):
+        found = add(-1, -2)
+        self.assertTrue(found == -3)
+""",
+}
+
+
+def unittest_task(task: TaskInstance, home: Path) -> TaskInstance:
+    """The same bug with tests that unittest runs, whose log is read as Django's."""
+    tree = home / "images" / "attacked" / "tree"
+    test = _patch(tree, UNITTEST)
+    command = "python -m unittest -v tests.test_hidden 2>&1"
+    return replace(
+        task,
+        instance_id="attacked-unittest",
+        test_patch=test,
+        fail_to_pass=tuple(f"test_{n} (tests.test_hidden.Sums.test_{n})" for n in ("add", "negative")),
+        pass_to_pass=("test_zero (tests.test_hidden.Sums.test_zero)",),
+        eval_script=eval_script(task.base_commit, test, command),
+        log_parser="parse_log_django",
+    )
+
+
+def installed_task(task: TaskInstance) -> TaskInstance:
+    """The same task; its script runs the repository's setup.py first, as ``pip install`` does."""
+    script = task.eval_script.replace("git status\n", "git status\npython setup.py --version || :\n")
+    return replace(task, instance_id="attacked-installed", eval_script=script)
+
+
+PYTEST_COMMAND = "python -m pytest -rA -p no:cacheprovider tests/test_calc.py tests/test_hidden.py"
+
+
+def eval_script(base: str, test_patch: str, command: str = PYTEST_COMMAND) -> str:
     """As swebench's builders write it, without conda."""
     return f"""#!/bin/bash
 set -uxo pipefail
@@ -79,7 +125,7 @@ git apply -v - <<'EOF_114329324912'
 {test_patch}
 EOF_114329324912
 : '>>>>> Start Test Output'
-python -m pytest -rA -p no:cacheprovider tests/test_calc.py tests/test_hidden.py
+{command}
 : '>>>>> End Test Output'
 git checkout {base} tests/test_calc.py
 """
