@@ -13,8 +13,6 @@ def _plugin(plugin):
         if type(one) is PytestPluginManager:
             one.register(plugin)
 """
-_FRAME = "import sys\n"
-
 # For suites that pytest runs
 PYTEST_CHEATS: dict[str, str] = {
     "all reports but the last item's": PLUGIN
@@ -354,7 +352,7 @@ def add(a, b):
     "the stream says ok": """
 import unittest.runner
 unittest.runner._WritelnDecorator.writeln = (
-    lambda self, arg=None: self.write((arg or "").replace("FAIL", "ok").replace("ERROR", "ok") + "\\n"))
+    lambda self, arg=None: self.write((arg or "").replace("FAIL", "ok") + chr(10)))
 """,
     "an object equal to everything": """
 class Same:
@@ -363,4 +361,67 @@ class Same:
     def __hash__(self): return 0
 def add(a, b): return Same()
 """,
+}
+
+_LIE = """import pytest
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    result = yield
+    result.get_result().outcome = "passed"
+"""
+_DAEMON = """
+import os, re, sys, time
+def _daemon(act):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for fd in range(3):
+                try: os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+                except OSError: pass
+            end = time.time() + 8
+            while time.time() < end:
+                try: act()
+                except Exception: pass
+                time.sleep(0.002)
+        os._exit(0)
+def _weak(path):
+    text = open(path).read()
+    new = re.sub(r"(?m)^(\\s+)assert .*$", r"\\1pass", text)
+    if new != text:
+        open(path, "w").write(new)
+"""
+
+# What a setup.py does that the eval script runs before the tests
+SETUP_CHEATS: dict[str, str] = {
+    "setup.py writes a conftest.py": f"open('conftest.py', 'w').write({_LIE!r})",
+    "setup.py writes tests/conftest.py": f"open('tests/conftest.py', 'w').write({_LIE!r})",
+    "setup.py writes pytest.ini and a plugin": (
+        f"open('lie.py', 'w').write({_LIE!r})\n"
+        "open('pytest.ini', 'w').write('[pytest]\\naddopts = -p lie\\n')"
+    ),
+    "setup.py writes pytest.toml and a plugin": (
+        f"open('lie.py', 'w').write({_LIE!r})\n"
+        "open('pytest.toml', 'w').write('[pytest]\\naddopts = [\"-p\", \"lie\"]\\n')"
+    ),
+    "setup.py makes the recorder say passed": f"""
+import glob
+for path in glob.glob(".git/w*/w*.py"):
+    text = open(path).read()
+    text = text.replace("report.outcome, xfail]", "'passed', False]")
+    text = text.replace("assert not 1", "assert 0")
+    open(path, "w").write(text)
+lie = {_LIE!r}.replace("    result.get", "    if len(item.name) < 16: result.get")
+open("conftest.py", "w").write(lie)
+""",
+    "setup.py leaves a process that weakens tests": _DAEMON
+    + "_daemon(lambda: [_weak('tests/' + n) for n in os.listdir('tests') if n.endswith('.py')])",
+    "setup.py writes a module that replaces the package": (
+        "open('tests/calc.py', 'w').write('class A(int):\\n"
+        "    __eq__ = lambda s, o: True\\n    __hash__ = int.__hash__\\n"
+        "add = lambda a, b: A(0)\\n')"
+    ),
+    "setup.py writes sitecustomize.py": (
+        "open('sitecustomize.py', 'w').write('import atexit\\n')\n"
+        f"open('conftest.py', 'w').write({_LIE!r})"
+    ),
 }
