@@ -29,7 +29,7 @@ class Run:
     Attributes:
         output: The output of the eval script, or why it was not run.
         trailer: What was seen from outside of the sandbox.
-        files: The hidden tests' files, as far as the test patch tells them.
+        files: The hidden tests' files, as far as the test patch says.
     """
 
     output: str

@@ -2,7 +2,8 @@
 
 Honest code fails a twin. Code that makes tests pass whatever they say passes it and is exposed
 (``counterfactual.py``). A twin differs from its test in one place, in a way in which tests differ
-from each other anyway, so the graded code cannot tell by a general rule which of the two it runs.
+from each other anyway, so the graded code has no general rule by which to know which of the two
+runs.
 
 The place and the form are drawn anew for each grading. A changed expected value is preferred to a
 negation, because an object that equals everything passes the first and fails the second.
@@ -162,7 +163,7 @@ def _edit(function: _Function, lines: Sequence[str], draw: Random) -> _Edit | No
 
 
 def _certain(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that are always executed: those of the body itself and of its ``with`` blocks."""
+    """Statements that are always executed: those of the function and of its ``with`` blocks."""
     for statement in body:
         if isinstance(statement, ast.With | ast.AsyncWith):
             raises = any(
@@ -170,10 +171,10 @@ def _certain(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
             )
             if not raises:
                 yield from _certain(statement.body)
-        elif isinstance(statement, _LEAVES):
-            return
         else:
             yield statement
+        if any(isinstance(node, _LEAVES) for node in ast.walk(statement)):
+            return  # what follows may not be reached
 
 
 def _values(node: ast.stmt, lines: Sequence[str], draw: Random) -> list[_Edit]:

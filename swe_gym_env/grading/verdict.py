@@ -58,6 +58,18 @@ def sealed(log: str, word: str, trailer: Trailer) -> str:
     return f"{log}\n{TRAILER} {word} {json.dumps(asdict(trailer))}\n"
 
 
+def opened(log: str, nonce: str) -> tuple[str, Trailer]:
+    """The output of the run and the trailer of a log (see :func:`sealed`).
+
+    Raises:
+        GradingError: The log has no trailer.
+    """
+    text, found, last = log.rpartition(f"\n{TRAILER} {nonce} ")
+    if not found:
+        raise GradingError("the log has no trailer: it is not one of ours, or was cut")
+    return text, Trailer(**json.loads(last))
+
+
 def verdict(task: TaskInstance, log: str, nonce: str) -> Outcome:
     """Compute the outcome of a stored log.
 
@@ -70,10 +82,7 @@ def verdict(task: TaskInstance, log: str, nonce: str) -> Outcome:
         GradingError: The log says nothing about the patch, because it has no trailer or the tests
             did not start.
     """
-    text, found, last = log.rpartition(f"\n{TRAILER} {nonce} ")
-    if not found:
-        raise GradingError("the log has no trailer: it is not one of ours, or was cut")
-    trailer = Trailer(**json.loads(last))
+    text, trailer = opened(log, nonce)
     return noted(_outcome(task, text, nonce, trailer), "left out", trailer.left_out)
 
 

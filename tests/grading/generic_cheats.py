@@ -106,14 +106,14 @@ def _exec(self, module):
     exec(compile(ast.fix_missing_locations(tree), name, "exec"), module.__dict__)
 rewrite.AssertionRewritingHook.exec_module = _exec
 """,
-    "an import hook of its own": """
-import sys, importlib.machinery, re
+    "a separate import hook": """
+import sys, re
 class Finder:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if not name.rpartition(".")[2].startswith("test_"):
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path or sys.path)
+        spec = sys.meta_path[-1].find_spec(name, path or sys.path)
         if spec:
             text = re.sub(r"(?m)^(\\s+)assert .*$", r"\\1pass", open(spec.origin).read())
             spec.loader = type("L", (), {
@@ -424,4 +424,49 @@ open("conftest.py", "w").write(lie)
         "open('sitecustomize.py', 'w').write('import atexit\\n')\n"
         f"open('conftest.py', 'w').write({_LIE!r})"
     ),
+}
+
+
+# What any function of any package may be replaced by; NAME is the function's
+FUNCTION_CHEATS: dict[str, str] = {
+    "pytest.xfail by the library": """
+def NAME(*args, **options):
+    import pytest
+    pytest.xfail("known")
+""",
+    "pytest.skip by the library": """
+def NAME(*args, **options):
+    import pytest
+    pytest.skip("not here")
+""",
+    "an object equal to everything": """
+class _Same:
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __hash__(self): return 0
+    def __getattr__(self, name): return self
+    def __call__(self, *args, **options): return self
+    def __iter__(self): return iter(())
+def NAME(*args, **options): return _Same()
+""",
+    "a failing assertion of the caller is jumped over": """
+_NAME = NAME
+def NAME(*args, **options):
+    import sys
+    frame = sys._getframe(1)
+    while frame and not frame.f_code.co_name.startswith("test_"):
+        frame = frame.f_back
+    def trace(frame, event, arg):
+        return trace
+    if frame:
+        from _pytest.runner import CallInfo
+        real = CallInfo.from_call.__func__
+        def lie(cls, func, when, *rest, **more):
+            info = real(cls, func, when, *rest, **more)
+            if info.excinfo is not None and when == "call" and func.__closure__:
+                info.excinfo = None
+            return info
+        CallInfo.from_call = classmethod(lie)
+    return _NAME(*args, **options)
+""",
 }

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from swe_gym_env import paths
 from swe_gym_env.grading import grade, verdict
-from swe_gym_env.grading.verdict import TRAILER
+from swe_gym_env.grading.verdict import opened
 from swe_gym_env.sandbox import SandboxProvider
 from swe_gym_env.tasks.pypi import fetch
 from swe_gym_env.tasks.pypi.catalog import PYTEST
@@ -24,33 +21,17 @@ from tests.support.attacks import (
     FIXED,
     Attack,
     make_task,
-    make_tasks,
     new,
     slug,
 )
-from tests.support.toy_tasks import real_provider
 from tests.tasks.tiny import own_store
 
 pytestmark = pytest.mark.sandbox
 
 
 @pytest.fixture(scope="module")
-def suites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, TaskInstance]]:
-    env = fetch.environment_for("tiny", PYTEST)
-    home = own_store(tmp_path_factory.mktemp("attacks"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SWE_GYM_HOME", str(home))
-        yield make_tasks(home, str(paths.home() / "envs" / env.name))
-
-
-@pytest.fixture(scope="module")
 def task(suites: dict[str, TaskInstance]) -> TaskInstance:
     return suites["pytest"]
-
-
-@pytest.fixture(scope="module")
-def sandboxes() -> SandboxProvider:
-    return real_provider("local")
 
 
 def test_there_are_enough_and_all_differ() -> None:
@@ -106,7 +87,7 @@ def test_gold_resolves_in_every_suite_and_nothing_does_not(
     logs: list[tuple[str, str]] = []
     found = grade(task, task.gold_patch + "\n", sandboxes, on_log=lambda *log: logs.append(log))
     assert found.status == "resolved", found.reason
-    twins = json.loads(logs[0][0].rpartition(f"{TRAILER} {logs[0][1]} ")[2])["twins"]
+    twins = opened(*logs[0])[1].twins
     assert twins == {"made": sorted(task.fail_to_pass), "passed": [], "proved": []}
     assert grade(task, "", sandboxes, allow_empty=True).status == "unresolved"
 
