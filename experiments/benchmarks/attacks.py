@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from swe_gym_env import paths, tasks
@@ -132,7 +133,8 @@ def official(task: TaskInstance, patch: str, sandboxes: SandboxProvider) -> str:
     from swebench.harness.run_evaluation import GIT_APPLY_CMDS
     from swebench.harness.utils import make_test_spec
 
-    spec = make_test_spec(to_row(task))
+    parser = "parse_log_pytest" if task.log_parser == "pytest" else task.log_parser
+    spec = make_test_spec(to_row(replace(task, log_parser=parser)))
     sandbox = sandboxes.create(SandboxSpec(task.image, task.workdir, task.env))
     try:
         sandbox.write("/tmp/patch.diff", patch.encode("utf-8", "surrogateescape"))
