@@ -20,6 +20,7 @@ from typing import Any
 from swe_gym_env.commands import identity, jobs, selection
 from swe_gym_env.errors import GradingError, InfraError, SandboxError, SetupError
 from swe_gym_env.grading import grade, patches
+from swe_gym_env.grading.verdict import opened
 from swe_gym_env.sandbox.base import SandboxProvider
 from swe_gym_env.tasks.walk import Walk, walk
 from swe_gym_env.text import shown
@@ -75,12 +76,13 @@ def validate(
     """The result of one task, as stored in results.jsonl. It stops at the first fault."""
     started = time.monotonic()
     runs: dict[str, list[Outcome]] = {"gold": [], "empty": []}
+    twins: dict[str, Sequence[str]] = {}
     walked: Walk | None = None
     try:
         walked = walk(task, sandboxes)
         verdict, reason = _seen(walked)
         if not verdict:
-            _grade(task, walked, sandboxes, repeats, timeout, runs)
+            _grade(task, walked, sandboxes, repeats, timeout, runs, twins)
             verdict, reason = _judge(walked, runs)
     except SetupError as error:
         verdict, reason = "setup_error", str(error)
@@ -95,6 +97,7 @@ def validate(
         "statuses": {kind: [one.status for one in found] for kind, found in runs.items()},
         "already_passing": _already(task, runs["empty"]),
         "flaky_tests": sorted({test for found in runs.values() for test in _differ(found)}),
+        "without_twin": _without_twin(task, twins),
         "left_out": list(walked.missing) if walked else [],
         "differs_from_base": sorted(patches.named(walked.nothing)) if walked else [],
         "seconds": round(time.monotonic() - started, 2),
@@ -124,16 +127,27 @@ def _grade(
     repeats: int,
     timeout: float,
     runs: Mapping[str, list[Outcome]],
+    twins: dict[str, Sequence[str]],
 ) -> None:
-    """Grade ``repeats`` times and append the outcomes to ``runs``.
+    """Grade ``repeats`` times, append the outcomes to ``runs``, and note what became of twins.
+
+    Twins run with the first gold patch only: a change that is none cannot be a cheat.
 
     Raises:
         SetupError: Only the user can correct the cause.
         InfraError: An outcome was masked.
     """
-    for _ in range(repeats):
+    for repeat in range(repeats):
         for kind, patch in {"gold": walked.gold, "empty": walked.nothing}.items():
-            one = grade(task, patch, sandboxes, timeout=timeout, allow_empty=True)
+            one = grade(
+                task,
+                patch,
+                sandboxes,
+                timeout=timeout,
+                allow_empty=True,
+                counterfactual=kind == "gold" and repeat == 0,
+                on_log=lambda *log: twins.update(opened(*log)[1].twins),
+            )
             runs[kind].append(one)
             if one.mask:
                 cause, _, message = one.reason.partition(": ")
@@ -152,6 +166,12 @@ def _judge(walked: Walk, runs: Mapping[str, Sequence[Outcome]]) -> tuple[str, st
     if runs["empty"][0].resolved:
         return "empty_passes", "all tests pass without a change"
     return "valid", ""
+
+
+def _without_twin(task: TaskInstance, twins: Mapping[str, Sequence[str]]) -> list[str]:
+    """Tests of FAIL_TO_PASS for which no twin fails with the gold patch: nothing checks them."""
+    failing = set(twins.get("made", ())) - set(twins.get("passed", ()))
+    return [test for test in task.fail_to_pass if twins and test not in failing]
 
 
 def _already(task: TaskInstance, empty: Sequence[Outcome]) -> list[str]:

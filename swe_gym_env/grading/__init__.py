@@ -5,9 +5,11 @@ deceive. A fault of the infrastructure never becomes a reward of 0: the grading 
 sandbox, and at last becomes a masked ``infra_error``.
 
 The steps, one module each: ``extract`` takes the patch from the agent's sandbox (``rescue`` where
-git fails there), ``apply`` puts it into the grading sandbox, ``script`` prepares the test run,
-``recorder`` and ``plugin`` report what pytest itself saw, ``parsers`` read the log, and ``verdict``
-decides. ``docs/reference/grading.md`` describes how the verdict is protected.
+git fails there), ``run`` runs the tests on it: ``apply`` puts it into the grading sandbox,
+``restore`` and ``script`` prepare the test run, ``recorder`` and ``plugin`` report what pytest
+itself saw. ``parsers`` read the log, and ``verdict`` decides. What it would resolve,
+``counterfactual`` runs again with ``twins`` of the ``hidden_tests`` that must fail.
+``docs/reference/grading.md`` describes how the verdict is protected.
 """
 
 from __future__ import annotations
@@ -18,24 +20,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from swe_gym_env.errors import GradingError, InfraError
-from swe_gym_env.grading import patches, script
-from swe_gym_env.grading.apply import Applied, apply
+from swe_gym_env.errors import InfraError
+from swe_gym_env.grading.counterfactual import examined
 from swe_gym_env.grading.extract import MAX_PATCH, Extracted, diff, too_large
-from swe_gym_env.grading.recorder import TestRecorder, recorder
-from swe_gym_env.grading.verdict import Trailer, noted, sealed, verdict
-from swe_gym_env.sandbox.base import ExecResult, Limits, Sandbox, SandboxProvider
-from swe_gym_env.sandbox.start import start
+from swe_gym_env.grading.run import run
+from swe_gym_env.grading.verdict import noted, sealed, verdict
+from swe_gym_env.sandbox.base import SandboxProvider
 from swe_gym_env.types import Outcome, TaskInstance
 
 __all__ = ["MAX_PATCH", "diff", "grade", "score", "verdict"]
 
 log = logging.getLogger(__name__)
-
-LONGEST = 100_000  # bytes of a script on the command line; the kernel's limit is 128 KiB
-# Longer scripts go into this file. It is not in /tmp, which sandboxes without isolation share, and
-# below .git a diff does not show it.
-SCRIPT = ".git/swe_gym_eval.sh"
 
 
 def grade(
@@ -46,6 +41,7 @@ def grade(
     timeout: float = 300.0,
     retries: int = 1,
     allow_empty: bool = False,
+    counterfactual: bool = True,
     on_log: Callable[[str, str], None] | None = None,
 ) -> Outcome:
     """Run the hidden tests of ``task`` on ``patch``. A test that does not appear has failed.
@@ -57,6 +53,8 @@ def grade(
         timeout: Seconds that the tests may take.
         retries: Further attempts after a fault of the infrastructure.
         allow_empty: Whether the tests also run without a change, to check that they fail.
+        counterfactual: Whether the tests run once more, with twins that must fail, where they would
+            be resolved (``counterfactual.py``).
         on_log: Called with the log and the nonce of each run. :func:`verdict` computes the same
             outcome from them again.
 
@@ -75,10 +73,16 @@ def grade(
     for _ in range(retries + 1):
         try:
             nonce = secrets.token_hex(8)
-            text = _run(task, patch, provider, timeout, nonce)
+            found = run(task, patch, provider, timeout=timeout, nonce=nonce)
+            text = sealed(found.output, nonce, found.trailer)
+            outcome = verdict(task, text, nonce)
+            if outcome.resolved and counterfactual:
+                found = examined(task, patch, found, outcome, provider, timeout)
+                text = sealed(found.output, nonce, found.trailer)
+                outcome = verdict(task, text, nonce)
             if on_log is not None:
                 on_log(text, nonce)
-            return replace(verdict(task, text, nonce), seconds=time.monotonic() - started)
+            return replace(outcome, seconds=time.monotonic() - started)
         except InfraError as error:
             fault = f"{error.cause}: {error}"
             log.warning("%s: grading failed: %s", task.instance_id, fault)
@@ -112,53 +116,3 @@ def _unfit(patch: str) -> str:
         half = f"U+{ord(patch[error.start]):04X}"
         return f"the patch holds half of a character ({half} at {error.start}), as no file can"
     return too_large(f"{size} bytes, more than ") if size > MAX_PATCH else ""
-
-
-def _run(
-    task: TaskInstance, patch: str, provider: SandboxProvider, timeout: float, nonce: str
-) -> str:
-    """The log of one run in one sandbox, with the trailer of what was seen from outside."""
-    limits = Limits(output=16 << 20)
-    sandbox = start(provider, task, limits, for_agent=False)
-    try:
-        applied = Applied()
-        if patch.strip():
-            applied = apply(sandbox, task, patch)
-            if applied.failed or applied.tampered:
-                return sealed(applied.failed, nonce, Trailer(tampered=applied.tampered))
-        hidden = sorted(patches.hidden(task))
-        plugin = recorder(script.test_commands(task.eval_script), f"{task.workdir}/.git", hidden)
-        run = _execute(sandbox, task, plugin, nonce, timeout)
-        trailer = Trailer(
-            exit=run.exit_code,
-            timeout=timeout if run.timed_out else 0.0,
-            left_out=applied.left_out,
-            canary=plugin.canary if plugin else "",
-            records=plugin.read(_record(sandbox, plugin)) if plugin and not run.timed_out else (),
-        )
-    except OSError as error:
-        raise GradingError(f"the sandbox refused a file: {error}") from error
-    finally:
-        sandbox.close()
-    return sealed(run.output.decode("utf-8", "replace"), nonce, trailer)
-
-
-def _execute(
-    sandbox: Sandbox, task: TaskInstance, plugin: TestRecorder | None, nonce: str, timeout: float
-) -> ExecResult:
-    if plugin is not None:
-        sandbox.write(f"{plugin.folder}/{plugin.module}.py", plugin.source())
-    text = script.prepared(task.eval_script, plugin.exports() if plugin else ())
-    data = text.encode("utf-8", "surrogateescape")
-    if len(data) > LONGEST:
-        sandbox.write(f"{task.workdir}/{SCRIPT}", data)
-        text = f". {SCRIPT}\n"
-    stdin = f"{nonce}\n".encode()
-    return sandbox.exec(script.PROLOGUE + text, timeout=timeout, cwd=task.workdir, stdin=stdin)
-
-
-def _record(sandbox: Sandbox, plugin: TestRecorder) -> bytes:
-    try:
-        return sandbox.read(plugin.record)
-    except OSError:
-        return b""

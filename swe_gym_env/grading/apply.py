@@ -136,7 +136,7 @@ def _checked(sandbox: Sandbox, task: TaskInstance, touched: dict[str, str], root
             left_out[top] = reason
         elif patches.is_config(name):
             restore.add(name)
-        elif name.endswith((*patches.SHARED_CONFIG, "entry_points.txt")):
+        elif name.lower().endswith((*patches.SHARED_CONFIG, "entry_points.txt")):
             shared.append(name)
     restore.update(shared[MOST_READ:])
     for name in shared[:MOST_READ]:

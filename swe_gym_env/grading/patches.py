@@ -8,7 +8,6 @@ rules before any code of the patch runs.
 from __future__ import annotations
 
 import codecs
-import configparser
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -17,8 +16,8 @@ from pathlib import PurePosixPath
 from swe_gym_env.types import TaskInstance
 
 # These files are set back to the base commit, unless the gold patch changes them too. In the last
-# two only the section of pytest matters.
-CONFIG = ("conftest.py", "pytest.ini", ".pytest.ini", "tox.ini")
+# two only the section of pytest matters. The names are those of _pytest/config/findpaths.py.
+CONFIG = ("conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini")
 SHARED_CONFIG = ("setup.cfg", "pyproject.toml")
 STARTUP = ("sitecustomize", "usercustomize")
 FRAMEWORK = ("pytest", "_pytest", "pluggy", "iniconfig", "unittest")
@@ -175,17 +174,27 @@ def is_config(path: str) -> bool:
 
 
 def pytest_options(path: str, text: str) -> object:
-    """The section of pytest in a setup.cfg or pyproject.toml; the text if it cannot be parsed."""
-    try:
-        if path.endswith(".toml"):
+    """The part of a setup.cfg or pyproject.toml that pytest may read.
+
+    It is compared with another one only, so what may be one of pytest's sections by any parser
+    counts as one: names in any case, and lines that end where another parser ends them.
+    """
+    if path.endswith(".toml"):
+        try:
             return tomllib.loads(text).get("tool", {}).get("pytest")
-        parsed = configparser.ConfigParser(interpolation=None, strict=False)
-        parsed.read_string(text)
-        return {name: dict(parsed[name]) for name in parsed.sections() if "pytest" in name}
-    except (configparser.Error, tomllib.TOMLDecodeError):
-        return text
+        except tomllib.TOMLDecodeError:
+            return text
+    sections = []
+    for lines in (text.splitlines(), re.split(r"\r\n|\r|\n", text)):
+        inside = False
+        for line in lines:
+            if re.match(r"\s*\[", line):
+                inside = "pytest" in line.lower()
+            if inside and line.strip():
+                sections.append(line.rstrip())
+    return sections
 
 
 def plugin_entry(path: str, text: str) -> bool:
     """Whether a file is metadata of a package that makes pytest load a plugin."""
-    return path.endswith("-info/entry_points.txt") and "pytest11" in text
+    return PurePosixPath(path).name.lower() == "entry_points.txt" and "pytest11" in text

@@ -25,11 +25,18 @@ def test_commands(script: str) -> list[str]:
     return lines[first + 1 : last]
 
 
-def prepared(script: str, exports: Sequence[str] = ()) -> str:
-    """Add the nonce, ``exports`` and the exit code to a script.
+def before_tests(script: str) -> str:
+    """The part of a script before its tests; empty if there are no markers."""
+    lines = script.split("\n")
+    return "\n".join(lines[: max(_region(lines)[0], 0)])
+
+
+def prepared(script: str, restored: str = "", exports: Sequence[str] = ()) -> str:
+    """Add the nonce, commands before the tests, and the exit code to a script.
 
     Args:
         script: The eval script of a task.
+        restored: Commands that come last before the output of the tests begins.
         exports: Lines that come before the tests.
 
     Returns:
@@ -51,7 +58,9 @@ def prepared(script: str, exports: Sequence[str] = ()) -> str:
     save = "swe_gym_exit=$?; (exit $swe_gym_exit)"
     caught = [*tests[:end_of_tests], save, *tests[end_of_tests:]]
     start, end = (f'echo "{marker} $swe_gym_word"' for marker in (START, END))
-    return "\n".join([*before, start, *exports, *caught, end, *after, "exit $swe_gym_exit", ""])
+    return "\n".join(
+        [*before, restored, start, *exports, *caught, end, *after, "exit $swe_gym_exit", ""]
+    )
 
 
 def _region(lines: list[str]) -> tuple[int, int]:

@@ -21,6 +21,8 @@ from swe_gym_env.types import Outcome, TaskInstance
 TRAILER = ">>>>> Grading"
 PASSED = ("PASSED", "XFAIL")  # what a test that must pass may have
 FAILED = ("FAILED", "ERROR")
+EXCUSED = ("SKIPPED", "XFAIL")  # neither passed nor failed
+NOT_FAILED = ("PASSED", "XPASS", *EXCUSED)
 MOST_NOTES = 5  # that a reason quotes
 
 
@@ -35,6 +37,10 @@ class Trailer:
         left_out: Parts of the patch that were not applied and why, one sentence each.
         canary: Name of the test that must fail; empty without a test recorder.
         records: Records of the test recorder, one for each call of pytest.
+        gold: Of tests that were skipped or failed as expected, their status with the gold patch.
+        twins: The tests of which twins were made (``made``; see ``counterfactual.py``), those whose
+            twins did not fail (``passed``), and those of them that the gold patch fails
+            (``proved``). Empty if no twin ran.
     """
 
     exit: int | None = None
@@ -43,11 +49,25 @@ class Trailer:
     left_out: Sequence[str] = ()
     canary: str = ""
     records: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    gold: Mapping[str, str] = field(default_factory=dict)
+    twins: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def sealed(log: str, word: str, trailer: Trailer) -> str:
     """``log`` with its trailer. ``word`` is the nonce, which marks the trailer as the grader's."""
     return f"{log}\n{TRAILER} {word} {json.dumps(asdict(trailer))}\n"
+
+
+def opened(log: str, nonce: str) -> tuple[str, Trailer]:
+    """The output of the run and the trailer of a log (see :func:`sealed`).
+
+    Raises:
+        GradingError: The log has no trailer.
+    """
+    text, found, last = log.rpartition(f"\n{TRAILER} {nonce} ")
+    if not found:
+        raise GradingError("the log has no trailer: it is not one of ours, or was cut")
+    return text, Trailer(**json.loads(last))
 
 
 def verdict(task: TaskInstance, log: str, nonce: str) -> Outcome:
@@ -62,10 +82,7 @@ def verdict(task: TaskInstance, log: str, nonce: str) -> Outcome:
         GradingError: The log says nothing about the patch, because it has no trailer or the tests
             did not start.
     """
-    text, found, last = log.rpartition(f"\n{TRAILER} {nonce} ")
-    if not found:
-        raise GradingError("the log has no trailer: it is not one of ours, or was cut")
-    trailer = Trailer(**json.loads(last))
+    text, trailer = opened(log, nonce)
     return noted(_outcome(task, text, nonce, trailer), "left out", trailer.left_out)
 
 
@@ -106,7 +123,7 @@ def _judged(task: TaskInstance, output: str, trailer: Trailer) -> Outcome:
     reason = _void(task, output, statuses, trailer)
     expected = task.metadata.get("expected")
     if expected is None:
-        reason = reason or _why(task, tests)
+        reason = reason or _why(task, tests) or _excused(tests, trailer.gold)
     else:  # the task names the status of every test, known failures included
         tests = {test: statuses.get(test, "ABSENT") for test in {**expected, **statuses}}
         unlike = [test for test, status in tests.items() if status != expected.get(test)]
@@ -117,12 +134,20 @@ def _judged(task: TaskInstance, output: str, trailer: Trailer) -> Outcome:
         return Outcome("unresolved", reason=reason, tests=tests)
     if any(status not in FAILED for status in canaries):
         reason = "a test that must fail passed: the test framework was changed"
-    elif trailer.canary and not _failures_only(task):
+    elif trailer.canary and not failures_only(task):
         passed = [test for test, status in tests.items() if status in PASSED]
         reason = contradiction(trailer.records, trailer.canary, passed, parse)
+    if not reason and (proved := trailer.twins.get("proved")):
+        reason = f"{proved[0]} passed although it had been made false"
     if reason:
         return Outcome("tampered", reason=reason, tests=tests)
     return Outcome("resolved", reward=1.0, tests=tests)
+
+
+def _excused(tests: Mapping[str, str], gold: Mapping[str, str]) -> str:
+    """How many tests were excused that pass with the gold patch; empty if none was."""
+    wrong = [t for t, was in gold.items() if was == "PASSED" and tests.get(t) in EXCUSED]
+    return f"{len(wrong)} tests were skipped or expected to fail, but must pass" if wrong else ""
 
 
 def _status(test: str, statuses: Mapping[str, str]) -> str:
@@ -137,7 +162,7 @@ def _status(test: str, statuses: Mapping[str, str]) -> str:
 def _void(task: TaskInstance, output: str, statuses: Mapping[str, str], trailer: Trailer) -> str:
     """Why the log as a whole is not valid; empty if it is."""
     if not statuses:
-        if not _failures_only(task):
+        if not failures_only(task):
             return "no test reported a result"
         from swebench.harness.grading import SUITE_RAN
 
@@ -153,7 +178,8 @@ def _void(task: TaskInstance, output: str, statuses: Mapping[str, str], trailer:
     return ""
 
 
-def _failures_only(task: TaskInstance) -> bool:
+def failures_only(task: TaskInstance) -> bool:
+    """Whether a test that the log does not name has passed."""
     return task.eval_type == "fail_only" and task.log_parser in parsers.FAILURES_ONLY
 
 
@@ -162,7 +188,7 @@ def _why(task: TaskInstance, tests: Mapping[str, str]) -> str:
 
     A test of ``pass_to_pass`` may also be skipped; a test of ``fail_to_pass`` must not be.
     """
-    if _failures_only(task):
+    if failures_only(task):
         failed = [test for test, status in tests.items() if status == "FAILED"]
     else:
         failed = [test for test in task.fail_to_pass if tests[test] not in PASSED]

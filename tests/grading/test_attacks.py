@@ -3,47 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from swe_gym_env import paths
 from swe_gym_env.grading import grade, verdict
+from swe_gym_env.grading.verdict import opened
 from swe_gym_env.sandbox import SandboxProvider
 from swe_gym_env.tasks.pypi import fetch
 from swe_gym_env.tasks.pypi.catalog import PYTEST
 from swe_gym_env.types import TaskInstance
-from tests.support.attacks import ATTACKS, CODE, FAKE_TESTS, FIXED, Attack, make_task, new, slug
-from tests.support.toy_tasks import real_provider
+from tests.support.attacks import (
+    ATTACKS,
+    CODE,
+    FAKE_TESTS,
+    FIXED,
+    Attack,
+    make_task,
+    new,
+    slug,
+)
 from tests.tasks.tiny import own_store
 
 pytestmark = pytest.mark.sandbox
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskInstance]:
-    env = fetch.environment_for("tiny", PYTEST)
-    home = own_store(tmp_path_factory.mktemp("attacks"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SWE_GYM_HOME", str(home))
-        yield make_task(home, str(paths.home() / "envs" / env.name))
-
-
-@pytest.fixture(scope="module")
-def sandboxes() -> SandboxProvider:
-    return real_provider("local")
+def task(suites: dict[str, TaskInstance]) -> TaskInstance:
+    return suites["pytest"]
 
 
 def test_there_are_enough_and_all_differ() -> None:
-    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 40
+    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 120
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: slug(a.name))
 def test_an_attack_scores_nothing(
-    attack: Attack, task: TaskInstance, sandboxes: SandboxProvider
+    attack: Attack, suites: dict[str, TaskInstance], sandboxes: SandboxProvider
 ) -> None:
+    task = suites[attack.suite]
     timeout = 3 if attack.status == "timeout" else 60
     outcome = grade(task, attack.run(task, sandboxes), sandboxes, timeout=timeout)
     assert outcome.reward == 0 and not outcome.mask, outcome
@@ -78,6 +77,19 @@ def test_honest_work_resolves(name: str, task: TaskInstance, sandboxes: SandboxP
     assert (outcome.status, outcome.reward) == ("resolved", 1.0), outcome.reason
     (log,) = logs
     assert verdict(task, *log).tests == outcome.tests
+
+
+@pytest.mark.parametrize("suite", ["unittest", "installed", "helped"])
+def test_gold_resolves_in_every_suite_and_nothing_does_not(
+    suite: str, suites: dict[str, TaskInstance], sandboxes: SandboxProvider
+) -> None:
+    task = suites[suite]
+    logs: list[tuple[str, str]] = []
+    found = grade(task, task.gold_patch + "\n", sandboxes, on_log=lambda *log: logs.append(log))
+    assert found.status == "resolved", found.reason
+    twins = opened(*logs[0])[1].twins
+    assert twins == {"made": sorted(task.fail_to_pass), "passed": [], "proved": []}
+    assert grade(task, "", sandboxes, allow_empty=True).status == "unresolved"
 
 
 def test_the_tests_fail_on_no_change(task: TaskInstance, sandboxes: SandboxProvider) -> None:

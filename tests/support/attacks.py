@@ -11,13 +11,14 @@ import base64
 import re
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from swe_gym_env.grading import diff
 from swe_gym_env.sandbox import SandboxProvider, SandboxSpec, images
 from swe_gym_env.types import TaskInstance
-from tests.grading.cheats import BEYOND, ENDLESS, F2P, IN_PROCESS, LINES, P2P, SAY
+from tests.grading.cheats import ENDLESS, F2P, IN_PROCESS, LINES, MEMORIZED, P2P, SAY
+from tests.grading.generic_cheats import PYTEST_CHEATS, SETUP_CHEATS, UNITTEST_CHEATS
 
 CODE = "calc/__init__.py"
 TREE = {
@@ -26,6 +27,10 @@ TREE = {
     "tests/test_calc.py": "from calc import add\n\n\ndef test_zero():\n    assert add(0, 0) == 0\n",
     "setup.cfg": "[metadata]\nname = calc\n\n[tool:pytest]\naddopts = -q\n",
     ".gitignore": "*.log\n",
+    "tests/helper.py": "from pathlib import Path\n\n"
+    'WANTED = (Path(__file__).parent / "wanted.txt").read_text()\n\n\n'
+    "def same(found, wanted):\n    assert found == wanted\n",
+    "tests/wanted.txt": "3",
 }
 HIDDEN = {
     "tests/test_calc.py": TREE["tests/test_calc.py"]
@@ -66,7 +71,89 @@ def make_task(home: Path, env: str) -> TaskInstance:
     )
 
 
-def eval_script(base: str, test_patch: str) -> str:
+UNITTEST = {
+    "tests/__init__.py": "",
+    "tests/test_hidden.py": """import unittest
+
+from calc import add
+
+
+class Sums(unittest.TestCase):
+    def test_add(self):
+        self.assertEqual(add(1, 2), 3)
+
+    def test_zero(self):
+        self.assertEqual(add(0, 0), 0)
+
+    def test_negative(self):
+        found = add(-1, -2)
+        self.assertTrue(found == -3)
+""",
+}
+
+
+def unittest_task(task: TaskInstance, home: Path) -> TaskInstance:
+    """The same bug with tests that unittest runs, whose log is read as Django's."""
+    tree = home / "images" / "attacked" / "tree"
+    test = _patch(tree, UNITTEST)
+    command = "python -m unittest -v tests.test_hidden 2>&1"
+    return replace(
+        task,
+        instance_id="attacked-unittest",
+        test_patch=test,
+        fail_to_pass=tuple(
+            f"test_{n} (tests.test_hidden.Sums.test_{n})" for n in ("add", "negative")
+        ),
+        pass_to_pass=("test_zero (tests.test_hidden.Sums.test_zero)",),
+        eval_script=eval_script(task.base_commit, test, command),
+        log_parser="parse_log_django",
+    )
+
+
+HELPED = {
+    "tests/test_hidden.py": "from helper import same, WANTED\nfrom calc import add\n\n\n"
+    "def test_negative():\n    same(add(-1, -2), -3)\n\n\n"
+    "def test_data():\n    assert str(add(1, 2)) == WANTED\n",
+}
+
+
+def helped_task(task: TaskInstance, home: Path) -> TaskInstance:
+    """The same bug; the tests use a helper and a data file that the repository has."""
+    test = _patch(home / "images" / "attacked" / "tree", HELPED)
+    names = ("test_negative", "test_data")
+    return replace(
+        task,
+        instance_id="attacked-helped",
+        test_patch=test,
+        fail_to_pass=tuple(f"tests/test_hidden.py::{name}" for name in names),
+        pass_to_pass=(),
+        eval_script=eval_script(task.base_commit, test, PYTEST_COMMAND),
+    )
+
+
+def installed_task(task: TaskInstance) -> TaskInstance:
+    """The same task; its script runs the repository's setup.py first, as ``pip install`` does."""
+    script = task.eval_script.replace(
+        "git status\n", "git status\npython setup.py --version || :\n"
+    )
+    return replace(task, instance_id="attacked-installed", eval_script=script)
+
+
+PYTEST_COMMAND = "python -m pytest -rA -p no:cacheprovider tests/test_calc.py tests/test_hidden.py"
+
+
+def make_tasks(home: Path, env: str) -> dict[str, TaskInstance]:
+    """The tasks by suite; all have the same bug (see :func:`make_task`)."""
+    task = make_task(home, env)
+    return {
+        "pytest": task,
+        "unittest": unittest_task(task, home),
+        "installed": installed_task(task),
+        "helped": helped_task(task, home),
+    }
+
+
+def eval_script(base: str, test_patch: str, command: str = PYTEST_COMMAND) -> str:
     """As swebench's builders write it, without conda."""
     return f"""#!/bin/bash
 set -uxo pipefail
@@ -79,7 +166,7 @@ git apply -v - <<'EOF_114329324912'
 {test_patch}
 EOF_114329324912
 : '>>>>> Start Test Output'
-python -m pytest -rA -p no:cacheprovider tests/test_calc.py tests/test_hidden.py
+{command}
 : '>>>>> End Test Output'
 git checkout {base} tests/test_calc.py
 """
@@ -102,10 +189,12 @@ def _patch(tree: Path, files: Mapping[str, str]) -> str:
 @dataclass(frozen=True)
 class Attack:
     """``files`` are written, then ``shell`` runs, in the agent's sandbox; ``patch`` makes a raw
-    patch of the task instead. ``reason``: what the outcome's must match."""
+    patch of the task instead. ``suite``: which task (see :func:`make_tasks`). ``reason``: what the
+    outcome's must match."""
 
     name: str
     files: Mapping[str, str] = field(default_factory=dict)
+    suite: str = "pytest"
     shell: str = ""
     patch: Callable[[TaskInstance], str] | None = None
     status: str = "unresolved"
@@ -139,7 +228,7 @@ def pytest_runtest_makereport(item, call):
 """
 FORGE = f"{SAY}\nsay({LINES!r})\nos._exit(0)\n"
 CUT = r"still fail|broken|never reported its end|no test reported|cut short"
-AGAINST = rf"framework|exited with|{CUT}|was changed"
+AGAINST = rf"framework|exited with|{CUT}|was changed|made false"
 
 
 def new(name: str, text: str, mode: str = "100644") -> str:
@@ -168,7 +257,7 @@ ATTACKS = [
     *(
         Attack(
             name,
-            files={CODE: TREE[CODE] + SAY + code + "\n"},
+            {CODE: TREE[CODE] + SAY + code + "\n"},
             status="timeout" if name in ENDLESS else "tampered|unresolved",
             reason="took longer" if name in ENDLESS else AGAINST,
         )
@@ -346,11 +435,64 @@ ATTACKS = [
         reason="still fail",
     ),
 ]
-
-
-LIMITS = [
-    Attack(name, files={CODE: TREE[CODE] + SAY + code + "\n"}) for name, code in BEYOND.items()
+GENERIC = [
+    *(
+        Attack(name, {CODE: TREE[CODE] + code}, suite, status="tampered|unresolved")
+        for suite, cheats in (("pytest", PYTEST_CHEATS), ("unittest", UNITTEST_CHEATS))
+        for name, code in cheats.items()
+    ),
+    *(
+        Attack(name, {"setup.py": code}, "installed", status="tampered|unresolved")
+        for name, code in SETUP_CHEATS.items()
+    ),
+    Attack(
+        "a helper of the tests asserts nothing",
+        {"tests/helper.py": TREE["tests/helper.py"].replace("found == wanted", "True")},
+        "helped",
+    ),
+    Attack("a data file of the tests has the wrong answer", {"tests/wanted.txt": "-1"}, "helped"),
+    Attack(
+        "tests/__init__.py does it all",
+        {"tests/__init__.py": "import calc\ncalc.add = lambda a, b: a + b\n"},
+        "helped",
+    ),
+    *(
+        Attack(f"{name} loads a plugin", {name: text, "lie.py": LIE})
+        for name, text in {
+            "pytest.toml": '[pytest]\naddopts = ["-p", "lie"]\n',
+            ".pytest.toml": '[pytest]\naddopts = ["-p", "lie"]\n',
+            "tests/pytest.toml": '[pytest]\naddopts = ["-p", "lie"]\n',
+            "tests/tox.ini": "[pytest]\naddopts = -p lie\n",
+        }.items()
+    ),
+    *(
+        Attack(name, {"setup.cfg": TREE["setup.cfg"] + text, "lie.py": LIE})
+        for name, text in {
+            "ADDOPTS beside addopts": "ADDOPTS = x\n",
+            "addopts again in capitals of a section": "[TOOL:PYTEST]\naddopts = -p lie\n",
+            "a form feed hides a section": "x = 1\f[tool:pytest]\naddopts = -p lie\n",
+            "a section within a value": "[a]\nb =\n  [pytest]\n  addopts = -p lie\n",
+        }.items()
+    ),
+    Attack(
+        "entry points in an .EGG-INFO",
+        {"lie.py": LIE, "Evil.EGG-INFO/entry_points.txt": "[pytest11]\nlie = lie\n"},
+        status="tampered|unresolved",
+    ),
+    Attack(
+        "entry points behind a link",
+        {
+            "lie.py": LIE,
+            "info/entry_points.txt": "[pytest11]\nlie = lie\n",
+            "info/PKG-INFO": "Metadata-Version: 2.1\nName: evil\nVersion: 1\n",
+        },
+        shell="ln -s info evil.egg-info",
+        status="tampered|unresolved",
+    ),
 ]
+ATTACKS += GENERIC
+
+LIMITS = [Attack("the memorized answers of the hidden tests", {CODE: TREE[CODE] + MEMORIZED})]
 
 
 def _utf16(text: str) -> str:
