@@ -21,7 +21,7 @@ from algorithms.serving.fleet import Fleet
 from algorithms.serving.server import Launch, Server
 from algorithms.serving.vllm_policy import VLLMPolicy
 from algorithms.serving.weights import Version
-from swe_gym_env.errors import SetupError
+from swe_gym_env.errors import PolicyError, SetupError
 from swe_gym_env.policies.base import CONTEXT_FULL, Reply
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_state
@@ -178,6 +178,24 @@ def test_old_version_is_not_sampled_after_switch(made, policy, tmp_path, adapter
     for server in fleet.servers:
         names = [row["id"] for row in httpx.get(f"{server.url}/v1/models").json()["data"]]
         assert names == (["student", two.model] if adapters else ["student"])
+
+
+def test_a_late_check_does_not_bring_the_old_version_back(made, tmp_path, monkeypatch) -> None:
+    """A check of the old version that is slower than the publication of the new one."""
+    one, two = weights(tmp_path / "v1", 1), weights(tmp_path / "v2", 2)
+    fleet = made()
+    fleet.publish(one)
+    serves = fleet._routes.serves
+
+    def publish_first(server: Server, version: Version) -> bool:
+        monkeypatch.setattr(fleet._routes, "serves", serves)
+        fleet.publish(two)
+        return serves(server, version)
+
+    monkeypatch.setattr(fleet._routes, "serves", publish_first)
+    with pytest.raises(PolicyError, match="v1 is no longer served"):
+        fleet.check(one, make_state(0).key)
+    fleet.check(two, make_state(0).key)
 
 
 @pytest.mark.parametrize("adapters", [True, False], ids=["adapters", "whole"])
