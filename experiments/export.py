@@ -65,9 +65,7 @@ def export(folder: Path, index: int | None, kind: str, out: Path, model: str | N
         made = _of_store(folder, stored, kind, model)
     else:
         if index is None:
-            raise SetupError(
-                f"{folder} holds no episodes of a roll-out; of a run folder, give ROUND"
-            )
+            raise SetupError(f"{folder} holds no episodes; of a run folder, give ROUND too")
         made = _of_run(folder, index, kind)
     make_folder(out.absolute().parent)
     with room_for(out):

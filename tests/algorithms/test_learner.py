@@ -120,6 +120,7 @@ def overfit(model, tokenizer, folder, **options):
     assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"lora_rank": 8}], ids=["full", "lora"])
 def test_tiny_model_learns_labels_and_reloads(tiny, tokenizer, tmp_path, options):
     overfit(
@@ -197,6 +198,7 @@ def test_checkpoint_replaces_older_one(tiny, tokenizer, tmp_path):
         load_model(folder)
 
 
+@pytest.mark.slow
 def test_adapter_is_saved_alone_and_trained_further(tiny, tokenizer, tmp_path):
     base = save_checkpoint(tiny, tokenizer, tmp_path / "base")
     trees = [random_tree(random.Random(n), 20, 50) for n in range(6)]

@@ -33,6 +33,7 @@ from tests.experiments.test_configuration import configuration
 pytestmark = pytest.mark.xdist_group("configuration")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -83,6 +84,7 @@ def every_choice() -> list[str]:
     return sorted(f"{path.parts[0]}={'/'.join(path.parts[1:])}" for path in files)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("choice", every_choice())
 def test_what_we_ship_has_only_values_that_can_be(choice: str) -> None:
     values.check(configuration(choice))
@@ -119,6 +121,7 @@ def test_a_folder_at_home() -> None:
     assert runs(cfg) == Path.home() / "my runs"
 
 
+@pytest.mark.slow
 def test_a_compared_folder_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +173,7 @@ def hostile(one: Episode) -> Episode:
     )
 
 
+@pytest.mark.slow
 def test_no_field_of_an_episode_reaches_the_pages_as_markup(tmp_path: Path) -> None:
     from experiments.view import write_view
 

@@ -61,6 +61,7 @@ def test_tokens_are_those_of_the_trees(
     assert not list(out.parent.glob(".*"))
 
 
+@pytest.mark.slow
 def test_messages_as_parquet_have_the_flags_of_verl(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,10 +83,12 @@ def test_messages_as_parquet_have_the_flags_of_verl(
         assert roles[:2] == ["system", "user"] and roles[-1] == "assistant"
 
 
+@pytest.mark.slow
 def test_iteration0_is_exported_by_its_algorithm(run: RunFolder, tmp_path: Path) -> None:
     assert export.export(run.path, 0, "messages", tmp_path / "rows.jsonl") == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments,message",
     [
@@ -108,6 +111,7 @@ def test_what_cannot_be_written_is_refused(
     assert not (tmp_path / "rows.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_policy_gradients_are_refused(
     tmp_path: Path,
     tokenizer,  # type: ignore[no-untyped-def]

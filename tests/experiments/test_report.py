@@ -146,6 +146,7 @@ def test_dark_light_and_a_phone(report: Path, page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@pytest.mark.slow
 def test_pictures_and_csv_stand_beside_the_page(run_folder: Path, report: Path) -> None:
     assert (run_folder / "report.png").read_bytes().startswith(b"\x89PNG")
     with (run_folder / "tables" / "curve.csv").open() as file:
@@ -190,6 +191,7 @@ def test_a_sweep_is_one_table_over_seeds(sweep: Path, page) -> None:
     assert "-m algorithm=one,two" in page.locator("dd").first.inner_text()
 
 
+@pytest.mark.slow
 def test_failure_kinds_take_the_place_of_endings_where_they_were_counted(sweep: Path) -> None:
     runs = shutil.copytree(sweep.parent, sweep.parent.with_name("counted"))
     shares = {}

@@ -279,6 +279,7 @@ def test_many_processes_together_are_held_to_the_memory_limit(make_isolated: Mak
     assert result.output.count(b"done\n") <= 2
 
 
+@pytest.mark.slow
 def test_enough_processes_are_ended_at_once_to_keep_the_memory_limit() -> None:
     hold = "import sys; data = b'x' * (40 << 20); print(flush=True); sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -301,6 +302,7 @@ def test_a_crowd_left_in_the_background_does_not_lock_the_agent_out(make_isolate
     assert run(sandbox, "echo on") == "on\n"
 
 
+@pytest.mark.slow
 def test_so_many_commands_at_once_that_their_pipes_run_out(make_local: Make) -> None:
     """The kernel allows a user 64 large pipes, and all sandboxes are one user's."""
     sandboxes = [make_local() for _ in range(80)]

@@ -124,6 +124,7 @@ def test_ids_in_and_out_with_version(made, policy, tmp_path, tokenizer) -> None:
     assert full.error.startswith(CONTEXT_FULL)
 
 
+@pytest.mark.slow
 def test_history_beyond_server_limit_is_context_full(made, policy, tmp_path) -> None:
     """The server takes less than serving.max_context says, and refuses in unknown words."""
     base = weights(tmp_path / "base", 7)
@@ -138,6 +139,7 @@ def test_history_beyond_server_limit_is_context_full(made, policy, tmp_path) -> 
     assert refused.error.startswith("HTTP 400"), "the setting is wrong, not the history"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapters", [True, False], ids=["adapters", "whole"])
 def test_old_version_is_not_sampled_after_switch(made, policy, tmp_path, adapters: bool) -> None:
     base = weights(tmp_path / "base", 1)
@@ -198,6 +200,7 @@ def test_a_late_check_does_not_bring_the_old_version_back(made, tmp_path, monkey
     fleet.check(two, make_state(0).key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapters", [True, False], ids=["adapters", "whole"])
 def test_killed_server_restarts_with_its_version(made, policy, tmp_path, adapters: bool) -> None:
     weights(tmp_path / "base", 1)
@@ -214,6 +217,7 @@ def test_killed_server_restarts_with_its_version(made, policy, tmp_path, adapter
     assert gone(before)
 
 
+@pytest.mark.slow
 def test_server_that_keeps_dying_ends_run(made, policy, tmp_path) -> None:
     base = weights(tmp_path / "base", 1)
     fleet = made()
@@ -227,6 +231,7 @@ def test_server_that_keeps_dying_ends_run(made, policy, tmp_path) -> None:
         made(FAKE_DIES="1").publish(base)
 
 
+@pytest.mark.slow
 def test_episode_stays_with_one_server(made, policy, tmp_path) -> None:
     base = weights(tmp_path / "base", 1)
     fleet = made(2)
@@ -238,6 +243,7 @@ def test_episode_stays_with_one_server(made, policy, tmp_path) -> None:
     assert len(at[0]) == len(at[1]) == 16
 
 
+@pytest.mark.slow
 def test_servers_stop_and_start_again(made, policy, tmp_path) -> None:
     base = weights(tmp_path / "base", 1)
     fleet = made()
@@ -250,6 +256,7 @@ def test_servers_stop_and_start_again(made, policy, tmp_path) -> None:
     assert weights_of(policy(fleet, new).act([make_state(0)])[0]) == 2
 
 
+@pytest.mark.slow
 def test_tied_head_needs_restart(made, policy, tmp_path) -> None:
     one, two = (weights(tmp_path / f"w{n}", n, tied=True) for n in (1, 2))
     fleet = made()
@@ -259,6 +266,7 @@ def test_tied_head_needs_restart(made, policy, tmp_path) -> None:
     assert fleet.servers[0].starts == 2
 
 
+@pytest.mark.slow
 def test_restarted_external_server_is_detected(made, policy, tmp_path) -> None:
     base, new = weights(tmp_path / "base", 1), weights(tmp_path / "new", 2)
     owner = made()
@@ -277,6 +285,7 @@ def test_restarted_external_server_is_detected(made, policy, tmp_path) -> None:
     assert httpx.get(f"{url}/health").is_success, "it is not ours to stop"
 
 
+@pytest.mark.slow
 def test_killed_run_leaves_no_process(tmp_path) -> None:
     weights(tmp_path / "base", 1)
     code = (
