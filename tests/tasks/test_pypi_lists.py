@@ -40,7 +40,7 @@ def recorded(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWE_GYM_HOME", str(own_store(folder)))
         patch.setattr(listed, "FOLDER", folder)
-        tiny = tiny_package(folder)
+        tiny = tiny_package(folder, loop=False)  # loops take most of the time
         assert record(listed.path(), [tiny], [Wanted(COUNTS)]) > COUNTS["unseen"]
         rows = build([tiny], counts=COUNTS, anew=True)
         return folder, tiny, rows, Here.contents(rows)
