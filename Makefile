@@ -33,7 +33,7 @@ demo: $(VENV)/.ready
 # Long tests come first, and a file stays in one process, with its fixtures.
 WORKERS ?= 2
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
-NEEDS   := docker or browser or model or e2e or chaos or vllm or recorded
+NEEDS   := docker or browser or model or e2e or chaos or vllm or recorded or network or slow
 
 test: $(VENV)/.ready-dev
 	$(PYTEST) $(ARGS)

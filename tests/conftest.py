@@ -25,6 +25,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def pip_environment() -> None:
+    """pip has made an environment with pytest, for which it asks a package index once."""
+    from swe_gym_env.tasks.pypi import fetch
+    from swe_gym_env.tasks.pypi.catalog import PYTEST
+
+    fetch.environment_for("pytest", PYTEST)
+
+
 @pytest.fixture(autouse=True)
 def log_levels() -> Iterator[None]:
     """Each test begins with the levels of a new process: a command sets those of our packages."""

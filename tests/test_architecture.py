@@ -250,6 +250,7 @@ def named_paths(tree: ast.AST) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_only_the_room_runs_names_the_files_of_a_run() -> None:
     for path in MODULES:
         name = str(path.relative_to(ROOT))
@@ -258,6 +259,7 @@ def test_only_the_room_runs_names_the_files_of_a_run() -> None:
             assert not found, f"{name} names {sorted(found)}: experiments/runs/layout.py has them"
 
 
+@pytest.mark.slow
 def test_only_the_room_results_computes_intervals() -> None:
     libraries = {"scipy", "statsmodels", "statistics"}
     readers = ("analysis", "probes", "report", "view", "runs", "pipeline", "console")

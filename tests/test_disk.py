@@ -88,6 +88,7 @@ except disk.SetupError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [0o555, 0o700, 0o666])
 def test_a_folder_of_another_user(mode: int) -> None:
     """Not below tmp_path, which other users may not enter."""

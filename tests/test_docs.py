@@ -106,6 +106,7 @@ def test_page_of_the_site_leads_on(page: Path) -> None:
         assert re.search(r"\]\([\w./-]+\.md", page.read_text())
 
 
+@pytest.mark.slow
 def test_site_builds_without_a_warning(tmp_path: Path) -> None:
     """Every page is in the navigation, and every link and anchor leads somewhere."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]

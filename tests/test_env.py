@@ -73,6 +73,7 @@ def bash(command: str) -> str:
     return f"```bash\n{command}\n```"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("form", ["bash_block", "hermes_json", "openai_tools", "xml"])
 def test_gymnasium_accepts_it(
     tasks: list[TaskInstance], provider: SandboxProvider, form: str
@@ -223,6 +224,7 @@ def test_nothing_starts_before_reset() -> None:
         SWEEnv([], grade="sometimes")  # type: ignore[arg-type]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("vector", [SyncVectorEnv, partial(AsyncVectorEnv, shared_memory=False)])
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
 def test_many_at_once(

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PLUGIN = (Path(__file__).parent / "support" / "no_skip.py").read_text()
 TESTS = """
 import pytest
@@ -35,6 +37,7 @@ def _closing_line(folder: Path, no_skip: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_skips_are_failures_only_in_that_mode(tmp_path: Path) -> None:
     assert "1 passed, 4 skipped, 1 xfailed" in _closing_line(tmp_path, "")
     line = _closing_line(tmp_path, "1")

@@ -25,6 +25,7 @@ ODD = "```bash\necho 'é 😀, {}'\n```"
 START = "add(1, 2) returns -1"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", ["sync", "async"])
 @pytest.mark.parametrize("reset", list(AutoresetMode))
 def test_make_vec_works_as_it_is(mode: str, reset: AutoresetMode, tmp_path, monkeypatch) -> None:

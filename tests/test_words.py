@@ -225,13 +225,15 @@ def plain(text: str) -> str:
 
 
 def _rule(words: str) -> str:
-    return rf"(?<![\w-])(?:{words.replace(' ', chr(92) + 's+')})(?!\w)"
+    return rf"(?<!-)(?:{words.replace(' ', chr(92) + 's+')})(?!\w)"
 
 
-# One pattern of all; the name of the group that matched leads to the better word
+# One pattern of all; the name of the group that matched leads to the better word. All match at the
+# beginning of a word only, which is asked first, because that is much faster.
 RULES = [(_rule(words), better) for words, better in TERMS.items()]
 RULES += [(rf"\b(?:{words})", better) for words, better in SPELLING.items()]
-PATTERN = re.compile("|".join(f"(?P<rule{i}>{rule})" for i, (rule, _) in enumerate(RULES)))
+GROUPS = "|".join(f"(?P<rule{i}>{rule})" for i, (rule, _) in enumerate(RULES))
+PATTERN = re.compile(rf"(?<!\w)(?:{GROUPS})")
 
 
 @functools.cache

@@ -28,6 +28,7 @@ from algorithms.engine.forward import forward, use_trees
 from algorithms.engine.losses import Sums, denominator, weighted_sums
 from algorithms.engine.optimizer import MasterAdamW
 from algorithms.engine.supported import check_student
+from algorithms.engine.terminal_bar import TerminalBar
 from algorithms.engine.training_config import TrainingConfig as TrainingConfig
 from algorithms.engine.tree import TokenTree
 from algorithms.objective import Objective
@@ -158,7 +159,8 @@ class Learner:
 
         Args:
             trees: The trees to train on. Those that are too long or carry no weight are dropped.
-            progress: Called in the main process after every optimizer step.
+            progress: Called in the main process after every optimizer step. None shows a bar, if
+                the standard error is a terminal.
             snapshot: Folder of the resumable snapshot, written every ``save_every`` steps. If it
                 holds one of this very training run, training continues from it.
 
@@ -195,6 +197,7 @@ class Learner:
                 report = TrainReport(**state["report"])
         total = sum(len(tree) for batch in batches for tree in batch)
         started = time.monotonic() - report.seconds
+        show = progress or (TerminalBar(report.tokens, total) if parallel.is_main() else None)
         self.model.train()
         for step, batch in enumerate(batches[len(report.loss) :], len(report.loss) + 1):
             self._accumulate(batch, optimizer, report)
@@ -207,8 +210,8 @@ class Learner:
             if snapshot and due and step < len(batches):
                 state = {"digest": digest, "steps": step, "report": asdict(report)}
                 resume.save(snapshot, optimizer, state)
-            if progress and parallel.is_main():
-                progress(report.tokens, total, report.latest())
+            if show and parallel.is_main():
+                show(report.tokens, total, report.latest())
         self.model.eval()
         return report
 

@@ -259,14 +259,20 @@ class Fleet:
         return self._routes.serves(server, Version.of(version.base))
 
     def _confirm(self, server: Server, version: Version) -> None:
+        """Raise PolicyError, once the server is brought back, if it holds other full weights.
+
+        :meth:`publish` may have exchanged them since the caller looked, and those must stay. The
+        version is therefore compared again, under the server's lock.
+        """
         try:
             if self._routes.serves(server, version):
                 return
         except httpx.HTTPError:
             return  # a server that does not answer gives no wrong turns
         with server.lock:
-            if not self._routes.serves(server, version):  # nobody has done it meanwhile
-                self._serve(server, version)
+            if version != self.version:
+                raise PolicyError(f"{version.folder} is no longer served")
+            self._serve(server, version)  # no more than a look where somebody has done it meanwhile
         raise PolicyError(f"{server.url} had other weights than those of {version.folder}")
 
     def _serve(self, server: Server, version: Version, dead: bool = False) -> None:

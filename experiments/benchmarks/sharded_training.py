@@ -84,7 +84,8 @@ def training(length: int) -> None:
     parallel.barrier()
     loaded = resident() - base
     reset_peak()
-    report = learner.train([chain(length, SHAPE["vocab_size"], n) for n in range(8)])
+    trees = [chain(length, SHAPE["vocab_size"], n) for n in range(8)]
+    report = learner.train(trees, lambda *_: None)
     peak = resident("VmHWM") - base
     reset_peak()
     with tempfile.TemporaryDirectory() as folder:

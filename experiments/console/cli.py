@@ -1,8 +1,8 @@
 """What the command lines of this package share: how they start and how they end.
 
 A mistake ends in one message that says what to do. Hydra lists the options of a group it does not
-know, but of a value (``training.learning_rate=1``) it only says that the key is not there, so the
-keys beside it are added here.
+know, but of a value (``training.learning_rate=1``) it only says in five lines that the key is not
+there. One line with the keys beside it takes their place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -36,6 +36,28 @@ HYDRA = {"version_base": "1.3", "config_path": "../conf", "config_name": "config
 _composed = False  # did Hydra get as far as a configuration?
 
 
+class _Held:
+    """The standard error, which keeps back what is written until :meth:`release`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.words = stream, list[str]()
+        self._holds = True
+
+    def write(self, text: str) -> int:
+        if not self._holds:
+            return self.stream.write(text)
+        self.words.append(text)
+        return len(text)
+
+    def release(self) -> None:
+        self._holds = False
+        self.stream.writelines(self.words)
+        self.words.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def guarded(
     job: Callable[[DictConfig, Display], Any],
     cfg: DictConfig,
@@ -55,6 +77,8 @@ def guarded(
     """
     global _composed
     _composed = True
+    if isinstance(sys.stderr, _Held):
+        sys.stderr.release()
     command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     try:
         values.leave_out(cfg, _given(), kind)
@@ -104,15 +128,19 @@ def explain_unknown(config: str = "config") -> Iterator[None]:
     """Around ``main``. Prints a plain error where Hydra would show a traceback."""
     if problems := no_choice(sys.argv[1:]):
         raise SystemExit("\n".join(problems))
+    several = {"-m", "--multirun"} & {*sys.argv}  # a sweep ends once for each of its runs
+    held = _Held(sys.stderr)
     try:
-        yield
+        with contextlib.nullcontext() if several else contextlib.redirect_stderr(held):
+            yield
     except KeyboardInterrupt:  # before there was anything to stop
         raise SystemExit(INTERRUPTED) from None
     except SystemExit as end:
-        if end.code == 1 and not _composed:
-            for line in unknown(sys.argv[1:], config):
-                print(line, file=sys.stderr)
+        if end.code == 1 and not _composed and (lines := unknown(sys.argv[1:], config)):
+            held.words = [f"{line}\n" for line in lines]  # in the place of what Hydra says
         raise
+    finally:
+        held.release()
 
 
 def no_choice(arguments: list[str]) -> list[str]:

@@ -146,8 +146,8 @@ def learning(
     optimizer.step()
     update = timed(optimizer.step, clock)
     del optimizer
-    learner.train(trees[:1])
-    took = timed(lambda: learner.train(trees), clock)
+    learner.train(trees[:1], lambda *_: None)  # without a bar
+    took = timed(lambda: learner.train(trees, lambda *_: None), clock)
     with tempfile.TemporaryDirectory() as folder:
         save = timed(lambda: learner.save(Path(folder) / "model"), clock)
     tokens, steps = sum(map(len, trees)), math.ceil(len(trees) / config.batch_size)

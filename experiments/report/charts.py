@@ -72,6 +72,7 @@ def curve(
     for row in rows:
         row["faint"] = styles[row["by"]].faint
         row["line"] = names.index(row["by"])  # names are not put into expressions
+    _place(rows)
     low, high = above(rows, top)
     labels = _labels(rows, names, (high - low) * GAP / HEIGHT, high) if only is None else []
     right = 14 + round(max((len(row["by"]) for row in labels), default=0) * LETTER)
@@ -161,10 +162,28 @@ def _rows(table: Table, drawn: Curve) -> list[dict[str, Any]]:
     return found
 
 
+def _words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The words on the x axis, in the order of the table; none if it has numbers only."""
+    found = any(isinstance(row["x"], str) for row in rows)
+    return list(dict.fromkeys(str(row["x"]) for row in rows)) if found else []
+
+
+def _place(rows: Sequence[dict[str, Any]]) -> None:
+    """Give each row its ``place`` along the x axis. Vega-Lite would connect words as text sorts
+    them: "round 10" before "round 2"."""
+    names = {word: place for place, word in enumerate(_words(rows))}
+    for row in rows:
+        row["place"] = names[str(row["x"])] if names else row["x"]
+
+
+def _placed(row: Mapping[str, Any]) -> float:
+    return float(row["place"])
+
+
 def _x(rows: Sequence[Mapping[str, Any]], words: Mapping[float, str], room: int) -> dict[str, Any]:
     """Words are places in their order, numbers a scale; whole ones are not divided."""
-    if any(isinstance(row["x"], str) for row in rows):
-        names = list(dict.fromkeys(str(row["x"]) for row in rows))
+    names = _words(rows)
+    if names:
         scale = {"type": "point", "padding": 0.3}
         return {"field": "x", "type": "ordinal", "sort": names, "scale": scale}
     places = sorted({row["x"] for row in rows})
@@ -208,7 +227,7 @@ def _lines(
         if style.dashed:
             mark["strokeDash"] = [3, 3]
         kept = [{"filter": {"field": "line", "equal": names.index(name)}}]
-        encoding = {"y": {**y, "field": "y"}, "order": {"field": "x"}}
+        encoding = {"y": {**y, "field": "y"}, "order": {"field": "place"}}
         layers.append({"transform": kept, "mark": mark, "encoding": encoding})
     return layers
 
@@ -228,10 +247,8 @@ def _labels(
     lies above ``top``."""
     if len(names) < 2:
         return []
-    x = max((row["x"] for row in rows), key=lambda v: (isinstance(v, str), v))
-    if isinstance(x, str):
-        x = rows[-1]["x"]
-    lasts = [[row for row in rows if row["by"] == name][-1] for name in names]
+    x = max(rows, key=_placed)["x"]
+    lasts = [max((row for row in rows if row["by"] == name), key=_placed) for name in names]
     places = apart([row["y"] for row in lasts], gap)
     above = max(0.0, max(places) - top)
     return [

@@ -105,6 +105,7 @@ def test_what_the_format_cannot_say_is_refused(call: ToolCall) -> None:
         FORM.render(call)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)  # a search that looks at each place for each place takes hours
 def test_a_huge_text_is_read_in_one_pass() -> None:
     for text in ("```" + " " * 200_000 + "`", "```" + "a" * 200_000 + "`", "```\n" * 50_000):

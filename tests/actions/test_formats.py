@@ -35,6 +35,7 @@ def test_the_example_is_a_turn(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_TOOLS)
 def test_what_is_rendered_reads_the_same(name: str) -> None:
     form, rng = action_format(name), np.random.default_rng(0)
@@ -82,6 +83,7 @@ def fuzz(name: str, count: int, seed: int) -> Counter[str]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_any_text_is_a_call_or_a_format_error(name: str) -> None:
     seen = fuzz(name, 20_000, seed=1)
@@ -98,6 +100,7 @@ def test_a_million_texts_raise_nothing(name: str) -> None:
     assert seen["read"] + seen["refused"] == 250_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_worst_of_json_is_a_format_error(name: str) -> None:
     form = action_format(name)
@@ -126,6 +129,7 @@ def test_a_nest_at_the_edge_of_recursion_raises_nothing(name: str) -> None:
                 continue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_huge_text_is_read_in_no_time(name: str) -> None:
     form = action_format(name)

@@ -130,6 +130,7 @@ def test_the_reason_is_what_was_said_and_not_what_was_thought(name: str) -> None
     assert form.parse(f"<think>\nhm\n</think>\n\n{text}").reasoning == "I look."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_hostile_tags_take_no_time(name: str) -> None:
     form = action_format(name)

@@ -80,6 +80,7 @@ def test_flex_attention_mask_equals_dense_mask(window):
             assert all(tiles[i, j] for j in found[:count])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 5])
 def test_both_paths_equal_masked_softmax(monkeypatch, window):
     monkeypatch.setattr(attention, "BLOCK", 24)
@@ -218,6 +219,7 @@ def test_layers_unlike_configuration_are_refused():
         learner.loss([tree])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_checkpointing_keeps_gradients(lora_rank):
     trees = [random_tree(random.Random(n), 30, 50) for n in range(3)]

@@ -52,6 +52,7 @@ def logits_of_sampled(model, renderer, episodes):
         yield model(torch.tensor([ids])).logits[0, here], torch.tensor(ids)[here + 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_jsd_over_vocabulary_equals_trl(setting, tokenizer, beta):
     from trl.experimental.gkd import GKDTrainer
@@ -70,6 +71,7 @@ def test_jsd_over_vocabulary_equals_trl(setting, tokenizer, beta):
     assert_close(got, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_top_k_jsd_is_growing_lower_bound(setting, tokenizer, beta):
     objective = Objective(divergence="jsd", jsd_beta=beta)

@@ -99,6 +99,7 @@ def test_labels_mask_all_but_what_is_learned(thinking, history):
     assert len(everything) == sum(map(len, sampled)) + len(renderer.label("four").token_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name,thinking", [("tiny", "kept"), *(("qwen3", thinking) for thinking in MODES)]
 )

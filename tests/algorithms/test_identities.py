@@ -93,6 +93,7 @@ def assert_same(one, two):
     assert_close(one[1], two[1])
 
 
+@pytest.mark.sampled(1)
 @both
 @streams
 def test_packed_is_one_by_one_is_grouped(setting, objective, weights):
@@ -109,6 +110,7 @@ def test_packed_is_one_by_one_is_grouped(setting, objective, weights):
     assert_same(computed(setting, grouped, objective), packed)
 
 
+@pytest.mark.sampled(3)
 @both
 @streams
 def test_packed_is_padded(setting, objective, weights):
@@ -136,6 +138,7 @@ def test_packed_is_padded(setting, objective, weights):
     assert_same(computed(s, examples(s, **weights), objective), wanted)
 
 
+@pytest.mark.sampled(1)
 @both
 @streams
 def test_eight_micro_batches_of_one_are_one_of_eight(setting, objective, weights):
@@ -175,6 +178,7 @@ def test_a_group_that_did_equally_well_teaches_nothing(setting, objective):
     assert loss == 0 and all(not part.any() for part in gradient.values())
 
 
+@pytest.mark.sampled(3)
 @both
 @streams
 def test_a_masked_episode_is_an_absent_one(setting, objective, weights):

@@ -29,6 +29,7 @@ def plain(episode: Episode) -> tuple[Any, ...]:
     return (turns, episode.stop_reason, episode.patch)
 
 
+@pytest.mark.slow
 def test_episodes_do_not_depend_on_what_is_played_beside_them(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 import copy
+import io
 import random
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -118,6 +120,7 @@ def overfit(model, tokenizer, folder, **options):
     assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"lora_rank": 8}], ids=["full", "lora"])
 def test_tiny_model_learns_labels_and_reloads(tiny, tokenizer, tmp_path, options):
     overfit(
@@ -139,6 +142,25 @@ def test_nothing_to_train_on_is_an_error():
         learner.train([random_tree(random.Random(0), 30, 50)])
     with pytest.raises(ValueError, match="batch_size"):
         TrainingConfig(batch_size=0)
+
+
+class Screen(io.StringIO):
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.isatty = lambda: terminal  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_training_of_a_script_shows_a_bar_on_a_terminal(monkeypatch, terminal):
+    monkeypatch.setattr(sys, "stderr", screen := Screen(terminal))
+    trees = [random_tree(random.Random(n), 20, 50) for n in range(4)]
+    report = Learner(tiny_model(50), None, TrainingConfig(epochs=1, batch_size=2)).train(trees)
+    if not terminal:
+        assert screen.getvalue() == ""
+        return
+    last = screen.getvalue().splitlines()[-1]
+    assert "100%" in last and f"{report.tokens}" in last and f"loss {report.loss[-1]:.3f}" in last
+    assert "tokens/s, loss" in last and last.count("tokens/s") == 1
 
 
 def test_group_stays_in_one_step():
@@ -176,6 +198,7 @@ def test_checkpoint_replaces_older_one(tiny, tokenizer, tmp_path):
         load_model(folder)
 
 
+@pytest.mark.slow
 def test_adapter_is_saved_alone_and_trained_further(tiny, tokenizer, tmp_path):
     base = save_checkpoint(tiny, tokenizer, tmp_path / "base")
     trees = [random_tree(random.Random(n), 20, 50) for n in range(6)]

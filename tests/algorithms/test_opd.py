@@ -62,6 +62,7 @@ def trained(objective: Objective, updates: int, seed: int = 0) -> float:
     return reverse(theta, teacher)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_the_fixed_point_is_the_teacher_and_of_a_frozen_advantage_it_is_not(seed) -> None:
     before = reverse(*categorical(seed))
@@ -97,6 +98,7 @@ def test_the_divergence_that_is_logged_is_the_reverse_kl_of_the_student_as_it_is
     assert at_teacher.divergence == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_model_comes_closer_to_its_teacher_at_every_epoch(tokenizer) -> None:
     """Through trees, records of a sampler and answers of a scorer; what is logged says so."""
     size = len(tokenizer)

@@ -150,6 +150,7 @@ def their_loss(s, kind, ratio, clip, coefficient, truncation):
     return loss, metrics["train"]["clip_ratio/region_mean"][0]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind,ratio,clip,coefficient,truncation", CASES)
 def test_policy_gradients_are_those_of_trl(setting, kind, ratio, clip, coefficient, truncation):
     s = setting

@@ -66,6 +66,7 @@ def test_choice_matches_instruction_set(smollm2: Path) -> None:
     assert torch.get_num_threads() == before and torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_given_values_are_not_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_Work", None)
     assert choose(folder, "float32", 7) == Choice("float32", 7)

@@ -105,6 +105,7 @@ def assert_same(resumed: Path, uninterrupted: Path) -> None:
 SHARDED = {"sharding": "full", "checkpointing": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state_file", [resume.STATE_FILE, resume.OLD_STATE_FILE])
 def test_killed_training_resumes_with_same_losses(tmp_path: Path, state_file: str) -> None:
     train_in(1, tmp_path / "whole", {}, "bfloat16")

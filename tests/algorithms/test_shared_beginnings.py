@@ -100,6 +100,7 @@ def test_blocks_equal_dense_mask(monkeypatch, window):
         assert torch.equal(shown, expected)
 
 
+@pytest.mark.slow
 def test_gradient_equals_separate_sequences(monkeypatch):
     monkeypatch.setattr(attention, "BLOCK", 7)
     model, trees = tiny_model(50), family(3)
@@ -132,6 +133,7 @@ def with_all_streams(tree: TokenTree, seed: int) -> TokenTree:
     )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 @pytest.mark.parametrize("divergence", ["k2", "k3", "jsd"])
 @pytest.mark.parametrize("truncation", [None, 2.0])

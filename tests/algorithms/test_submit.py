@@ -149,6 +149,7 @@ class Passes:
         return [rows for rows, width in self.shapes if width == 1]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "how",
     [one_by_one, by_threads, *map(in_random_order, range(4))],
@@ -159,12 +160,14 @@ def test_replies_do_not_depend_on_how_they_are_asked_for(make, wanted, how, opti
     same(how(make(**options)), wanted.all)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["Mistral-window", "Gemma3-window", "Mixtral-window"])
 def test_sliding_windows_and_experts(make, tokenizer, case):
     model = accepted(tokenizer, case)
     same(by_threads(make(model, batch_size=4)), all_at_once(make(model)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "batch_size"), [(10, 2), (11, 32)])
 def test_as_many_tokens_are_computed_as_by_act(make, wanted, seed, batch_size):
     """So nothing is computed again in a later turn."""
@@ -210,6 +213,7 @@ def test_late_short_reply_overtakes_long_one(make):
     check_against_plain_forward(policy, policy.model, [short], [late[0].result()])
 
 
+@pytest.mark.slow
 def test_long_prompt_does_not_stop_others(make, monkeypatch):
     monkeypatch.setattr(decoding, "PREFILL_TOKENS", 32)
     policy = make(max_new_tokens=40)
@@ -251,6 +255,7 @@ def test_batch_size_is_respected(make, wanted):
     assert max(rows for rows, _ in passes.shapes) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [10, 60_000])
 def test_store_keeps_to_its_limit_while_rows_decode(make, wanted, limit):
     policy, used = make(cache_bytes=limit, batch_size=3), []
@@ -284,6 +289,7 @@ def test_close_fails_open_requests(make, wanted):
     assert policy._engine._thread is None
 
 
+@pytest.mark.slow
 def test_thread_ends_when_idle_and_keeps_no_policy_in_memory(make, monkeypatch):
     monkeypatch.setattr(continuous, "LINGER_SECONDS", 0.01)
     tokenizer = make().renderer.tokenizer
@@ -401,6 +407,7 @@ def test_setup_error_comes_through_and_stays(make):
         policy.submit(first(4))
 
 
+@pytest.mark.slow
 def test_act_beside_submit(make, wanted):
     policy, found, started = make(), {}, threading.Event()
     Passes(policy, lambda number, _: started.set())
@@ -417,12 +424,14 @@ def test_act_beside_submit(make, wanted):
     check_against_plain_forward(policy, policy.model, states, others.result())
 
 
+@pytest.mark.slow
 def test_seconds_are_shares_of_the_time_computed(make):
     policy = make()
     replies = all_at_once(policy) | by_threads(policy)
     assert all(reply.seconds > 0 for reply in replies.values())
 
 
+@pytest.mark.slow
 def test_lower_precision_decodes_too(make, tiny):
     policy = make(tiny.to(torch.bfloat16))
     assert all(reply.token_ids for reply in by_threads(policy).values())

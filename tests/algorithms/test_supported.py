@@ -166,6 +166,7 @@ def test_every_supported_type_is_compared() -> None:
     assert types == PROVEN
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_sampler_scorer_and_trainer_agree(tokenizer, case) -> None:
     model = accepted(tokenizer, case)
@@ -180,6 +181,7 @@ def test_sampler_scorer_and_trainer_agree(tokenizer, case) -> None:
         assert together == pytest.approx([value for turn in expected for value in turn], abs=3e-5)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", [case for case in ACCEPTED if "window" in case])
 def test_sliding_windows_matter_at_this_length(tokenizer, case) -> None:
     """Else the test above would pass with any mask."""
@@ -195,6 +197,7 @@ def test_sliding_windows_matter_at_this_length(tokenizer, case) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["Granite-scaled", "Cohere-scaled", "Gemma3-capped"])
 def test_gradients_of_scaled_and_capped_logits(tokenizer, case) -> None:
     model = accepted(tokenizer, case)
@@ -255,6 +258,7 @@ REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", REFUSED)
 def test_untested_types_are_refused_everywhere(tokenizer, tmp_path, case) -> None:
     name, options, message = REFUSED[case]
@@ -300,6 +304,7 @@ def test_changed_logits_are_refused(tokenizer, where) -> None:
         HFPolicy(model, tokenizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -33,6 +33,7 @@ from tests.experiments.test_configuration import CONF, configuration
 TEMPERATURES = [0.7, 1.0, 1.6]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", ["Llama", "Granite-scaled", "Gemma3-capped", "Mistral-window"])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_sampler_trainer_and_scorer_agree(tokenizer, case, temperature) -> None:
@@ -55,6 +56,7 @@ def test_greedy_logprobs_are_at_temperature_one(tokenizer) -> None:
     assert item.turns[0].logprobs == pytest.approx(plain(model, renderer, item)[0], abs=1e-4)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("temperature", "top_p"), product(TEMPERATURES, [1.0, 0.9, 0.3, 1e-9]))
 def test_recorded_logprob_is_sampling_frequency(temperature, top_p) -> None:
     torch.manual_seed(1)
@@ -195,6 +197,7 @@ def test_sampling_temperature_is_training_temperature(method) -> None:
 PRESETS = [path.stem for path in sorted((CONF / "preset").glob("*.yaml"))]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("preset", [name for name in PRESETS if not name.endswith("shared")])
 def test_presets_train_at_sampling_temperature(preset) -> None:
     context = RunContext(configuration(f"preset={preset}"))
@@ -225,6 +228,7 @@ def test_served_teacher_is_refused_before_run(monkeypatch) -> None:
         context.teacher.check_scores(context.algorithm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "temperature", "refused"),
     [

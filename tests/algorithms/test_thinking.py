@@ -44,6 +44,7 @@ def sequences(renderer, episode, targets):
         yield target, prompt, list(reply.token_ids), len(reply.token_ids) - reply.unsampled
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("history", [None, 2])
 @pytest.mark.parametrize("thinking", MODES)
 def test_labels_follow_shown_history_and_share_tokens(thinking, history):
@@ -104,6 +105,7 @@ def test_policy_reuses_unchanged_history(thinking):
     assert news[-1] < len(prompt) / 2, "the history was computed again"
 
 
+@pytest.mark.slow
 def test_long_episode_becomes_tree_in_seconds():
     renderer = Renderer(family("qwen3"), "kept")
     turns = [Turn(f"{n} " * 200, "student", "look " * 30) for n in range(100)]

@@ -21,6 +21,7 @@ def prediction(name: str, patch: str | None) -> dict[str, Any]:
     return {"instance_id": name, "model_name_or_path": "m", "model_patch": patch}
 
 
+@pytest.mark.slow
 def test_predictions_are_graded_once_and_again_from_their_logs(
     task: TaskInstance, tmp_path: Path, run: Run
 ) -> None:
@@ -68,6 +69,7 @@ def test_predictions_are_graded_once_and_again_from_their_logs(
     assert json.loads((out / "report.json").read_text())["empty_patch_ids"] == ["none"]
 
 
+@pytest.mark.slow
 def test_a_log_cannot_be_forged_between_grading_and_regrading(
     task: TaskInstance, tmp_path: Path, run: Run
 ) -> None:
@@ -100,6 +102,7 @@ def test_forms_of_predictions(tmp_path: Path) -> None:
             predictions.read(bad)
 
 
+@pytest.mark.slow
 def test_results_go_by_what_they_depend_on(task: TaskInstance, tmp_path: Path, run: Run) -> None:
     """A row corrected in place is judged anew; renamed, reordered and shortened files are not."""
     path, preds, out = tmp_path / "rows.jsonl", tmp_path / "preds.jsonl", tmp_path / "out"
@@ -124,6 +127,7 @@ def test_results_go_by_what_they_depend_on(task: TaskInstance, tmp_path: Path, r
     assert "not judged again" in run("regrade", out, "--tasks", rows(path, typo)).stdout
 
 
+@pytest.mark.slow
 def test_text_of_every_kind_passes_through_grading(
     task: TaskInstance, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +192,7 @@ def test_what_storing_took_from_a_patch_is_given_back() -> None:
     assert predictions.repaired(mixed) == mixed  # of a file whose own lines end so
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("--timeout", "nan"), ("--timeout", "-1"), ("--workers", "0")])
 def test_limits_that_are_none_are_refused(run: Run, words: tuple[str, str]) -> None:
     assert words[0] in run("validate", "x.jsonl", *words, code=2).stderr

@@ -43,6 +43,7 @@ def test_what_is_there_is_skipped_and_what_cannot_be_had_is_said(
     assert "1 of 2 images could not be pulled; the first: localhost:1/no/such:1" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_an_engine_one_sentence_says_so(
     task: TaskInstance, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

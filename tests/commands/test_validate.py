@@ -34,6 +34,7 @@ def wait_for(count: int, folder: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_verdicts_report_and_the_list_of_valid_tasks(
     task: TaskInstance, tmp_path: Path, run: Run
 ) -> None:
@@ -76,6 +77,7 @@ def test_repeats_find_tests_that_do_not_always_say_the_same(
     assert validate(flaky, real_provider("process"), 1, 60)["verdict"] != "flaky"
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on(task: TaskInstance, tmp_path: Path, start: Start) -> None:
     slow = replace(task, eval_script=f"sleep 0.5\n{task.eval_script}")
     many = [replace(slow, instance_id=f"toy-{n}") for n in range(5)]
@@ -105,6 +107,7 @@ def test_killed_in_the_middle_it_goes_on(task: TaskInstance, tmp_path: Path, sta
     ]
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line_that_says_what_to_do(tmp_path: Path, run: Run) -> None:
     for words, message in {
         ("nosuch",): "there are jsonl, pypi",
@@ -120,6 +123,7 @@ def test_mistakes_are_one_line_that_says_what_to_do(tmp_path: Path, run: Run) ->
     assert "rows.jsonl, line 1: row ? has no column 'instance_id'" in done.stderr
 
 
+@pytest.mark.slow
 def test_help_of_every_command(run: Run) -> None:
     text = run("--help").stdout
     for name in ("validate", "grade", "regrade", "prepull", "clean"):

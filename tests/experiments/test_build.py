@@ -41,6 +41,7 @@ def no_tokenizer(context: RunContext) -> None:
     context.student.count_tokens.__dict__["_backend"] = None
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_becomes_objects(option: str) -> None:
     named = ["teacher._target_=tests.experiments.test_build.Silent"] * (option == "teacher=policy")
@@ -92,6 +93,7 @@ def test_an_unknown_name_is_refused(wrong: str) -> None:
         _ = context.teacher.policy if wrong.startswith("teacher") else context.algorithm
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "wrong,message",
     [
@@ -110,6 +112,7 @@ def test_algorithm_that_cannot_be_built_is_refused(wrong: str, message: str) -> 
         _ = RunContext(configuration(wrong)).algorithm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong,message",
     [
@@ -138,6 +141,7 @@ def check_scores(override: str) -> None:
     context.teacher.check_scores(context.algorithm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["opd", "gkd", "mixed"])
 def test_a_teacher_of_words_alone_cannot_score(method: str) -> None:
     with pytest.raises(SetupError, match=f"{method} needs the teacher's log-probs.*=trained"):
@@ -153,6 +157,7 @@ print(env.form.name, env._count("two words"), paid._count("two words"), "torch" 
 """
 
 
+@pytest.mark.slow
 def test_what_goes_to_another_machine_needs_neither_the_models_folder_nor_torch(
     tokenizer: Any, tmp_path: Path
 ) -> None:

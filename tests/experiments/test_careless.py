@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from experiments import compare
 from experiments.config import values
-from experiments.console import terminal
+from experiments.console import cli, terminal
 from experiments.console.cli import CONF
 from experiments.console.progress import plain
 from experiments.report import write_report
@@ -32,6 +33,7 @@ from tests.experiments.test_configuration import configuration
 pytestmark = pytest.mark.xdist_group("configuration")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -82,6 +84,7 @@ def every_choice() -> list[str]:
     return sorted(f"{path.parts[0]}={'/'.join(path.parts[1:])}" for path in files)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("choice", every_choice())
 def test_what_we_ship_has_only_values_that_can_be(choice: str) -> None:
     values.check(configuration(choice))
@@ -118,6 +121,7 @@ def test_a_folder_at_home() -> None:
     assert runs(cfg) == Path.home() / "my runs"
 
 
+@pytest.mark.slow
 def test_a_compared_folder_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +173,7 @@ def hostile(one: Episode) -> Episode:
     )
 
 
+@pytest.mark.slow
 def test_no_field_of_an_episode_reaches_the_pages_as_markup(tmp_path: Path) -> None:
     from experiments.view import write_view
 
@@ -195,3 +200,36 @@ def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
             folder / "evaluations" / "round_001" / "episodes.jsonl", [episode("a", 0, 1, True)]
         )
         assert write_view(folder).exists() and write_report(folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("training.epoch=2", r"training\.epoch: there is no 'epoch' \(did you mean epochs\?\).*\n"),
+        ("algorithm=nothing", r"(?s)In 'config': Could not find 'algorithm/nothing'.*dagger.*"),
+    ],
+)
+def test_an_unknown_key_is_one_line_and_an_unknown_option_hydras_list(
+    word: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments.run import main
+
+    monkeypatch.setattr(sys, "argv", ["run", "--config-path", str(CONF), word])
+    monkeypatch.setattr(cli, "_composed", False)
+    before = sys.stderr
+    with pytest.raises(SystemExit), cli.explain_unknown():
+        main()
+    assert sys.stderr is before and re.fullmatch(message, capsys.readouterr().err)
+
+
+def test_what_is_said_before_the_configuration_is_there_comes_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run"])
+    with cli.explain_unknown():
+        print("a warning", file=sys.stderr)
+        assert capsys.readouterr().err == ""
+        sys.stderr.release()  # type: ignore[attr-defined]  # as guarded() does
+        assert capsys.readouterr().err == "a warning\n"
+        print("more", file=sys.stderr)
+        assert capsys.readouterr().err == "more\n"

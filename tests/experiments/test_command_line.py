@@ -77,6 +77,7 @@ def test_a_value_that_cannot_be_is_named(given: str, message: str, tmp_path: Pat
 def test_an_unknown_value_says_what_exists_beside_it(module: str) -> None:
     code, printed = run("training.epoch=2", "model=qwen8b", module=module)
     assert code == 1 and "did you mean epochs?" in printed and "batch_size" in printed
+    assert len(printed.splitlines()) == 1, "and nothing of Hydra's"
 
 
 def test_a_large_model_without_its_hardware_ends_in_seconds(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def printed(
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_models_on_the_tasks_that_both_have(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +89,7 @@ def test_two_models_on_the_tasks_that_both_have(
     assert float(found["p (Holm)"]) == drawn.p, "one test needs no correction"
 
 
+@pytest.mark.slow
 def test_seeds_are_paired_where_they_are_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +135,7 @@ def test_a_wide_table_is_turned_only_where_that_makes_it_narrower() -> None:
     assert shown(30).count("\n  a  ") == 30
 
 
+@pytest.mark.slow
 def test_faults_and_samples_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +162,7 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
             compare.groups(words, named)
 
 
+@pytest.mark.slow
 def test_on_some_of_the_tasks_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +177,7 @@ def test_on_some_of_the_tasks_alone(
         compare.groups([str(one), str(two)], [], ("u-*",))
 
 
+@pytest.mark.slow
 def test_the_outcomes_alone_give_the_same_and_take_more_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def test_a_model_brings_its_own_parts() -> None:
     assert (cfg.limits.max_turns, cfg.limits.max_tokens) == (100, 65536)
 
 
+@pytest.mark.slow
 def test_the_command_line_wins_over_what_the_model_brings() -> None:
     given = ("teacher=expert", "tasks=pypi", "sandbox=local", "actions=bash_block")
     given += ("training.lr=1e-5", "rounds=2")
@@ -108,6 +109,7 @@ def test_the_command_line_wins_over_what_the_model_brings() -> None:
         assert (cfg.training.lr, cfg.rounds) == (1e-5, 2)
 
 
+@pytest.mark.slow
 def test_the_folder_depends_on_what_changes_the_result_and_on_nothing_else() -> None:
     one = run_folder(configuration()).path.name
     same = ("logging=debug", "paths.runs=/elsewhere", "workers.concurrency=3", "cluster=ray")
@@ -205,6 +207,7 @@ NAMES = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("given", NAMES, ids=" ".join)
 def test_runs_keep_their_names(given: tuple[str, ...]) -> None:
     cfg = configuration(*given)
@@ -220,11 +223,13 @@ def test_evaluations_and_trained_teachers_keep_their_names() -> None:
     assert evaluation_folder(server).path.name == "evaluation-server-da1d30cd30"
 
 
+@pytest.mark.slow
 def test_every_key_of_every_choice_is_declared() -> None:
     for option in OPTIONS:
         values.check(configuration(option))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -249,6 +254,7 @@ def test_a_wrong_key_or_value_is_refused_by_name(given: str, message: str) -> No
 EXPERIMENTS = ("demo", "fast", "protocol", "paper/opd_8b", "paper/dagger_8b")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("teacher", ["expert", "hf", "policy", "server", "trained"])
 def test_an_experiment_takes_any_teacher(experiment: str, teacher: str) -> None:

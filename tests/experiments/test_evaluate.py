@@ -215,6 +215,7 @@ def test_limit_and_task_are_overrides_by_another_name() -> None:
     assert (cfg.evaluation.tasks, list(cfg.evaluation.ids)) == (5, ["a-1", "b=2"])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_refused() -> None:
     for given, output in (
         (["evaluation.who=me"], "student or teacher"),
@@ -232,6 +233,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
             refuse_in_a_run(configuration(*given))
 
 
+@pytest.mark.slow
 def test_names_of_folders_depend_on_who_is_measured_and_not_on_where() -> None:
     assert set(affecting(configuration(), "result")["evaluation"]) == {
         "split",

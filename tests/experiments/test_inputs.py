@@ -76,6 +76,7 @@ FOLDERS = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_another_content_is_another_folder(store: Path, kind: str, change: str) -> None:
@@ -98,6 +99,7 @@ def test_the_old_content_finds_the_old_folder(store: Path) -> None:
     assert run_folder(chosen(store)).path.name == first
 
 
+@pytest.mark.slow
 def test_what_changes_nothing_goes_on(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = begun(run_folder(chosen(store)))
     (store / "model/README.md").write_text("words")
@@ -159,6 +161,7 @@ def test_what_is_gone_is_not_what_has_changed(store: Path) -> None:
     assert run_folder(cfg).path.name == first
 
 
+@pytest.mark.slow
 def test_recorded_runs_keep_their_names(store: Path) -> None:
     embedded = configuration(f"paths.runs={store / 'runs'}")
     assert run_folder(embedded).inputs is None, "nothing of it can have changed"

@@ -59,6 +59,7 @@ def test_a_folder_gives_the_same_as_the_table(smollm2: Path) -> None:
     assert shape("nobody/knows-this") is None
 
 
+@pytest.mark.slow
 def test_memory_of_training_in_closed_form() -> None:
     cfg = paper()
     use = memory.training(cfg, 4, GPUS["h100"])
@@ -78,6 +79,7 @@ def test_activations_are_those_measured_on_an_h100() -> None:
     assert memory.activations(model, 65536, False) == pytest.approx(49.4e9, rel=0.1)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_says_so_and_the_nearest_that_does() -> None:
     for given, gpus in ((("cluster.gpus=4",), 4), (("training.checkpointing=false",), 8), ((), 0)):
         cfg = paper(*given)
@@ -195,6 +197,7 @@ def hours(cfg: DictConfig, gpus: int) -> float:
     return sum(phase.seconds for phase in Planner(cfg, gpus).run(quick=True)) / 3600
 
 
+@pytest.mark.slow
 def test_more_gpus_never_take_longer() -> None:
     cfg = paper(
         "rounds=1", "iteration0.episodes=32", "episodes_per_round=32", "limits.max_turns=20"
@@ -205,6 +208,7 @@ def test_more_gpus_never_take_longer() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_phase_for_each_of_the_run_and_the_teacher_where_it_is_asked() -> None:
     phases = {phase.name: phase for phase in Planner(planned(*SMALL), 0).run()}
     expected = ["evaluate untrained", "collect round_000", "train round_000", "evaluate iteration0"]
@@ -216,6 +220,7 @@ def test_a_phase_for_each_of_the_run_and_the_teacher_where_it_is_asked() -> None
     assert names.index("score round_001") == names.index("collect round_001") + 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_method_can_be_planned_with_every_model(model: str, method: str) -> None:
@@ -227,6 +232,7 @@ def test_every_method_can_be_planned_with_every_model(model: str, method: str) -
     assert training.trained > 0 or method in {"rft", "oec", "grpo"}  # nothing may be resolved
 
 
+@pytest.mark.slow
 def test_what_is_assumed_changes_no_run() -> None:
     one = run_folder(configuration()).path
     assert run_folder(planned("plan.student.turns=9", "cluster.gpus=3")).path == one
@@ -265,6 +271,7 @@ def test_this_machine_is_measured_and_the_command_line_wins(job: Job) -> None:
     assert this_cpu(planned("plan.sandboxes.grade=99").plan).grade == 99
 
 
+@pytest.mark.slow
 def test_a_run_that_has_been_says_its_own_turns_and_tokens(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="no run folder"):
         Facts.of(str(tmp_path))

@@ -66,6 +66,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_mistyped_is_refused_with_what_can_be_given(wrong: str) -> None:
     key, value = wrong.split("=")
@@ -130,6 +131,7 @@ def test_it_goes_on_as_it_began(
     torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_what_is_given_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = Machine(monkeypatch, OLD, "bfloat16", 4)
     made = begun(tmp_path, "model.dtype=float32", "workers.threads=3")
@@ -147,6 +149,7 @@ def test_what_is_given_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(here.asked) == 1 and precision.threads(made.cfg) == 4
 
 
+@pytest.mark.slow
 def test_names_say_what_was_asked_for_and_of_what_is_shared_what_was_decided() -> None:
     def names(*given: str) -> list[str]:
         cfg = configuration("teacher=trained", *given)
@@ -168,6 +171,7 @@ def test_names_say_what_was_asked_for_and_of_what_is_shared_what_was_decided() -
     assert shared("auto", "float32") == shared("float32", "float32") != shared("auto", "bfloat16")
 
 
+@pytest.mark.slow
 def test_runs_of_an_older_version_are_found_and_stay_in_bfloat16(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +192,7 @@ def test_runs_of_an_older_version_are_found_and_stay_in_bfloat16(
         assert find(configuration(*asked)).path == new, "asked for by a run of this version"
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_compute_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -240,6 +245,7 @@ def test_a_run_is_killed_and_goes_on_as_on_another_machine(
     assert "labels by expert" in job.by_hand("experiments.annotate", run, *label)
 
 
+@pytest.mark.slow
 def test_the_plan_says_in_which_precision_it_was_measured(tmp_path: Path) -> None:
     given = f"plan.calibration={tmp_path / 'plan.json'}"
     assert "with bfloat16 units" in measured_with(planned(given))
@@ -254,6 +260,7 @@ def test_the_plan_says_in_which_precision_it_was_measured(tmp_path: Path) -> Non
         this_cpu(planned(given).plan)
 
 
+@pytest.mark.slow
 def test_annotation_refuses_a_wrong_number_of_threads(tmp_path: Path) -> None:
     begun_ = OmegaConf.to_yaml(configuration("model.dtype=float32", "workers.threads=1"))
     (tmp_path / "config.yaml").write_text(begun_)

@@ -86,6 +86,7 @@ def test_the_published_schedule_of_beta() -> None:
     assert [round(beta(index), 6) for index in range(5)] == [1.0, 0.8, 0.6, 0.6, 0.6]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", PRESETS)
 def test_it_fits_the_published_node(name: str) -> None:
     cfg = planned(f"experiment=paper/{name}")

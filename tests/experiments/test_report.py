@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.report import figure_data, write_comparison, write_report
+from experiments.report import charts, figure_data, write_comparison, write_report
 from experiments.report.__main__ import _write
 from experiments.report.contact_sheet import painted
 from experiments.report.groups import grouped, runs_of_folders
@@ -146,6 +146,7 @@ def test_dark_light_and_a_phone(report: Path, page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@pytest.mark.slow
 def test_pictures_and_csv_stand_beside_the_page(run_folder: Path, report: Path) -> None:
     assert (run_folder / "report.png").read_bytes().startswith(b"\x89PNG")
     with (run_folder / "tables" / "curve.csv").open() as file:
@@ -190,6 +191,7 @@ def test_a_sweep_is_one_table_over_seeds(sweep: Path, page) -> None:
     assert "-m algorithm=one,two" in page.locator("dd").first.inner_text()
 
 
+@pytest.mark.slow
 def test_failure_kinds_take_the_place_of_endings_where_they_were_counted(sweep: Path) -> None:
     runs = shutil.copytree(sweep.parent, sweep.parent.with_name("counted"))
     shares = {}
@@ -309,6 +311,17 @@ def test_a_run_records_what_made_it(tmp_path: Path, page) -> None:
     page.goto(write_report(folder.path).as_uri())
     assert {"commit", "commit, start 2"} <= set(page.locator("dt").all_inner_texts())
     assert f"numpy {np.__version__}" in page.locator("dl").inner_text()
+
+
+@pytest.mark.parametrize("count", [12, 14])  # with bars and with a band for the intervals
+def test_words_on_the_x_axis_are_connected_in_the_order_of_the_table(count: int) -> None:
+    rows = [(f"round {n}", n / 20, n / 20 - 0.05, n / 20 + 0.05) for n in range(count)]
+    drawn = Curve("round", "share", low="low", high="high")
+    svg = charts.curve(Table("n", "t", ("round", "share", "low", "high"), rows, curve=drawn))
+    (line,) = re.findall(r"mark-line[^>]*>.*?</g>", svg)
+    places = [float(x) for x in re.findall(r"[ML](-?[\d.]+),", line)]
+    assert len(places) == count and places == sorted(places)
+    assert re.findall(r">(round \d+)<", svg) == [row[0] for row in rows if f">{row[0]}<" in svg]
 
 
 def test_small_parts() -> None:

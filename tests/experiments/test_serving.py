@@ -39,6 +39,7 @@ def test_servers_stay_while_rounds_are_collected_ahead() -> None:
         RunContext(configuration(*both)).check()
 
 
+@pytest.mark.slow
 def test_the_command_line_follows_from_the_configuration() -> None:
     plain = options("model.dtype=float32", "serving.max_context=512")
     pairs = dict(itertools.pairwise(plain))
@@ -51,6 +52,7 @@ def test_the_command_line_follows_from_the_configuration() -> None:
     assert pairs["--block-size"] == "32" and "--enforce-eager" in lora
 
 
+@pytest.mark.slow
 def test_replicas_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     two = ("serving.server.replicas=2", "serving.server.tensor_parallel=2")
 
@@ -85,6 +87,7 @@ def test_a_server_that_cannot_be_is_said_before_the_run(
         preflight.check(configuration("serving=vllm", "sandbox=local", *given))
 
 
+@pytest.mark.slow
 def test_where_it_is_served_does_not_change_the_run_and_who_serves_does() -> None:
     one = run_folder(configuration("serving=vllm")).path.name
     same = ("serving.server.replicas=4", "serving.urls=[http://a:1]", "serving.timeout=9")

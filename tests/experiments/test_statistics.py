@@ -143,6 +143,7 @@ def test_all_or_none_resolved_is_no_certainty() -> None:
     assert none.mean == none.low == 0 and none.high == pytest.approx(rate(0, 20).high)
 
 
+@pytest.mark.slow
 def test_the_interval_of_two_levels_holds_the_truth_about_as_often_as_it_says() -> None:
     rng, held, trials = np.random.default_rng(5), 0, 250
     for trial in range(trials):  # 10 seeds, 40 tasks, an effect of each, and a coin for each cell
@@ -152,6 +153,7 @@ def test_the_interval_of_two_levels_holds_the_truth_about_as_often_as_it_says() 
     assert 0.91 <= held / trials <= 0.995
 
 
+@pytest.mark.slow
 def test_holm_of_a_known_example() -> None:
     # sorted: 0.005 * 4, 0.01 * 3, 0.03 * 2, then never below the one before
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

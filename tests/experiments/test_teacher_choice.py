@@ -98,6 +98,7 @@ def test_no_log_probs_from_a_teacher_of_words() -> None:
         context.teacher.check_scores(context.algorithm)
 
 
+@pytest.mark.slow
 def test_a_trained_teacher_is_shared_by_runs_that_differ_elsewhere() -> None:
     def name(*given: str) -> str:
         return trained_folder(configuration("teacher=trained", *given)).path.name
@@ -110,6 +111,7 @@ def test_a_trained_teacher_is_shared_by_runs_that_differ_elsewhere() -> None:
     assert len({name(), *(name(other) for other in others)}) == 7
 
 
+@pytest.mark.slow
 def test_an_unlimited_budget_changes_no_folder() -> None:
     one = run_folder(configuration()).path
     assert run_folder(configuration("teacher.prices.prompt=2")).path == one
@@ -149,6 +151,7 @@ class Distils(Algorithm):
         return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("served", [False, True])
 def test_scoring_ends_with_the_budget_and_the_rest_stays_unscored(
     tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str], served: bool

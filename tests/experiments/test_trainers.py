@@ -91,6 +91,7 @@ class Forgetful(Trainer):
         return {}
 
 
+@pytest.mark.slow
 def test_trainer_that_leaves_no_checkpoint_is_named(tmp_path: Path, tokenizer) -> None:  # type: ignore[no-untyped-def]
     model = tmp_path / "model"
     tiny_model(len(tokenizer)).save_pretrained(model)

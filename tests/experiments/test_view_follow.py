@@ -36,6 +36,7 @@ def text_of(watch: Watch, height: int = 60) -> str:
     return console.export_text()
 
 
+@pytest.mark.slow
 def test_a_run_half_done(tmp_path: Path) -> None:
     run = sample_run(tmp_path / "dagger-0123456789")
     (run / "config.yaml").write_text(CONFIG)

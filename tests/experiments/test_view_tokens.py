@@ -76,6 +76,7 @@ def _play(folder: RoundFolder, tokenizer, index: int, number: int, teacher_too: 
     folder.append(episode, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["dagger", "grpo"])
 def test_weights_are_those_of_the_trees(tmp_path: Path, tokenizer, algorithm: str) -> None:
     more = ["algorithm.repeats=2"] if algorithm == "grpo" else []

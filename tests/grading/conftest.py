@@ -17,7 +17,9 @@ from tests.tasks.tiny import own_store
 
 
 @pytest.fixture(scope="module")
-def suites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, TaskInstance]]:
+def suites(
+    tmp_path_factory: pytest.TempPathFactory, pip_environment: None
+) -> Iterator[dict[str, TaskInstance]]:
     env = fetch.environment_for("tiny", PYTEST)
     home = own_store(tmp_path_factory.mktemp("attacks"))
     with pytest.MonkeyPatch.context() as patch:

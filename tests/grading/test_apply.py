@@ -74,6 +74,7 @@ def applied(task: TaskInstance, patch: str, sandboxes: SandboxProvider) -> tuple
         sandbox.close()
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("options", [("-M",), ("--no-renames",), ("diff.mnemonicPrefix=true",)])
 @pytest.mark.parametrize("name", MOVES)
 def test_a_hidden_test_is_back_however_it_went(

@@ -38,6 +38,7 @@ def test_there_are_enough_and_all_differ() -> None:
     assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 120
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: slug(a.name))
 def test_an_attack_scores_nothing(
     attack: Attack, suites: dict[str, TaskInstance], sandboxes: SandboxProvider
@@ -105,6 +106,7 @@ def test_the_gold_patch_may_change_what_others_may_not(
     assert grade(replace(task, gold_patch=gold), gold, sandboxes).status == "resolved"
 
 
+@pytest.mark.network
 def test_an_image_that_is_not_quite_its_base_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandboxes: SandboxProvider
 ) -> None:

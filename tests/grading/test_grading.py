@@ -24,7 +24,7 @@ FILE = "tiny/__init__.py"
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskInstance]:
+def task(tmp_path_factory: pytest.TempPathFactory, pip_environment: None) -> Iterator[TaskInstance]:
     folder = tmp_path_factory.mktemp("grading")
     home = own_store(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -65,6 +65,7 @@ def new_file(name: str, text: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_the_gold_patch_resolves(task: TaskInstance, sandboxes: SandboxProvider) -> None:
     outcome = grade(task, task.gold_patch, sandboxes, timeout=120)
     assert (outcome.status, outcome.reward) == ("resolved", 1.0), outcome.reason

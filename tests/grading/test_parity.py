@@ -19,6 +19,7 @@ from tests.support.toy_tasks import real_provider
 from tests.tasks.tiny import own_store, tiny_package
 
 
+@pytest.mark.network
 @pytest.mark.docker
 def test_the_official_harness_says_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -37,6 +38,7 @@ def test_the_official_harness_says_the_same(
     assert seen["empty"].status == "empty_patch"
 
 
+@pytest.mark.network
 @pytest.mark.docker
 def test_the_official_command_takes_our_predictions_and_says_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -83,6 +83,7 @@ def test_markers_need_the_word_and_the_last_end_counts() -> None:
     assert parsers.test_output(real.replace(f"{parsers.END} n1", ""), "n1") is None
 
 
+@pytest.mark.slow
 def test_an_unknown_parser_says_which_there_are() -> None:
     with pytest.raises(SetupError, match=r"there are .*parse_log_django.*pytest"):
         parsers.parser("nose")

@@ -70,6 +70,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_gives_the_same_statuses(tmp_path: Path, name: str) -> None:
     words, env = SETTINGS[name]

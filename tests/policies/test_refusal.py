@@ -39,6 +39,7 @@ def body(message: Any) -> bytes:
     return (message if isinstance(message, str) else json.dumps(message)).encode()
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", TOO_LONG)
 def test_a_history_that_is_too_long_is_the_agents_limit(model, policy, name: str) -> None:
     status, message = TOO_LONG[name].values()

@@ -56,6 +56,7 @@ class Engine:
 STUDENT = ScriptedPolicy([FIX, FINISH], "student")
 
 
+@pytest.mark.slow
 def test_an_engine_that_comes_back_costs_no_episode_and_no_attempt(tasks, caplog) -> None:  # type: ignore[no-untyped-def]
     whole = play(tasks, real_provider("process"), mixer=StudentOnly(), student=STUDENT)
     engine = Engine(real_provider("process"), 4, 0.8)
@@ -72,6 +73,7 @@ def test_one_that_does_not_come_back_ends_the_roll_out_with_the_reason(tasks) ->
         play(tasks, engine, mixer=StudentOnly(), student=STUDENT, max_faults=4)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_all_sandboxes_dying_ends_it_and_a_few_do_not(tasks) -> None:  # type: ignore[no-untyped-def]
     provider = real_provider("process")
     with pytest.raises(SetupError, match="5 faults of the kind 'sandbox' in a row"):

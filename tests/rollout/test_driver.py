@@ -174,6 +174,7 @@ def test_each_turn_keeps_what_it_changed(tasks, provider) -> None:
     assert episode.patch == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mixer", "grades"),
     [
@@ -204,6 +205,7 @@ def test_neither_concurrency_nor_order_changes_what_is_recorded(
     assert {turn.actor for e, _ in alone for turn in e.turns} == {"student", "teacher"}
 
 
+@pytest.mark.slow
 def test_without_annotation_the_teacher_is_asked_only_where_it_acts(tasks, provider) -> None:
     asked: list[int] = []
 
@@ -388,6 +390,7 @@ def test_a_student_does_not_wait_for_labels(tasks, provider) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixer", [StudentOnly(), PerTurnBeta(0.4)], ids=repr)
 def test_labels_at_the_end_are_those_of_the_turn(tasks, provider, mixer) -> None:
     def speak(state: State) -> Reply:
@@ -489,6 +492,7 @@ def test_interrupt_delivers_what_is_done_and_leaves_no_sandbox(tasks, provider) 
     assert threading.active_count() == before
 
 
+@pytest.mark.slow
 def test_progress_is_reported_and_ids_are_unique(tasks, provider) -> None:
     reports: list[Progress] = []
     student = ScriptedPolicy([FIX, FINISH], "student")

@@ -269,6 +269,7 @@ for episode in run(tasks.load("jsonl", path=rows)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["loop", "wait"])
 def test_ctrl_c_ends_a_script_and_keeps_the_store(tasks, tmp_path, where) -> None:
     jsonl.save(tasks[:2], tmp_path / "rows.jsonl")
@@ -291,6 +292,7 @@ def test_ctrl_c_ends_a_script_and_keeps_the_store(tasks, tmp_path, where) -> Non
     assert "\r" not in words_of_error, "no line of progress where there is no terminal"
 
 
+@pytest.mark.slow
 def test_it_needs_only_gymnasium_and_numpy(tasks, tmp_path) -> None:
     jsonl.save(tasks[:1], tmp_path / "rows.jsonl")
     blocked = ["torch", "hydra", "omegaconf", "httpx", "libcst", "ray", "rich", "docker", "yaml"]

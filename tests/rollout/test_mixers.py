@@ -22,6 +22,7 @@ KEYS: list[Key] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
 def test_the_realized_share_is_beta_within_three_sigma(beta: float) -> None:
     mixer = PerTurnBeta(beta)
@@ -35,6 +36,7 @@ EPISODES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
 def test_a_whole_episode_is_one_executors(beta: float) -> None:
     mixer = PerEpisodeBeta(beta)
@@ -44,6 +46,7 @@ def test_a_whole_episode_is_one_executors(beta: float) -> None:
     assert abs(share - beta) < 3 * math.sqrt(beta * (1 - beta) / len(acted))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 4, 20])
 def test_the_switch_is_uniform_and_happens_once(most: int) -> None:
     mixer = SingleSwitch(most)
@@ -56,6 +59,7 @@ def test_the_switch_is_uniform_and_happens_once(most: int) -> None:
         assert acted == ["student"] * min(kappa, 6) + ["teacher"] * max(6 - kappa, 0)
 
 
+@pytest.mark.slow
 def test_a_switch_at_the_ends_is_teacher_only_or_student_only() -> None:
     assert {SingleSwitch(0).actor(key) for key in KEYS} == {"teacher"}
     far = SingleSwitch(100_000)
@@ -65,6 +69,7 @@ def test_a_switch_at_the_ends_is_teacher_only_or_student_only() -> None:
         SingleSwitch(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixer", [PerTurnBeta(0.5), PerEpisodeBeta(0.5), SingleSwitch(20)])
 def test_the_order_of_asking_changes_nothing(mixer: Mixer) -> None:
     asked = {key: mixer.actor(key) for key in KEYS}
@@ -73,6 +78,7 @@ def test_the_order_of_asking_changes_nothing(mixer: Mixer) -> None:
     assert len({keyed_rng(key).random() for key in KEYS}) == len(set(KEYS))
 
 
+@pytest.mark.slow
 def test_the_ends_are_exact() -> None:
     assert {PerTurnBeta(0.0).actor(key) for key in KEYS} == {"student"}
     assert {PerTurnBeta(1.0).actor(key) for key in KEYS} == {"teacher"}

@@ -34,6 +34,7 @@ def test_what_goes_in_comes_out(tmp_path):
     assert folder.is_done("collect") and not folder.is_done("train")
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_byte_loses_only_the_last_episode(tmp_path):
     folder = RoundFolder(tmp_path)
     folder.append(episode("a"), [label("a")])

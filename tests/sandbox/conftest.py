@@ -12,6 +12,7 @@ import pytest
 
 from swe_gym_env.sandbox import Limits, Sandbox, SandboxProvider, SandboxSpec, images
 from swe_gym_env.sandbox.docker import DockerProvider, DockerSandbox
+from swe_gym_env.sandbox.guest import tree as guest_tree
 from swe_gym_env.sandbox.local import LocalProvider
 from swe_gym_env.sandbox.process import ProcessProvider
 
@@ -33,6 +34,16 @@ def supervisor(sandbox: Sandbox) -> int:
     if isinstance(sandbox, DockerSandbox):
         return int(sandbox._api.inspect_container(sandbox.container)["State"]["Pid"])
     return int(sandbox._pid)  # type: ignore[attr-defined]
+
+
+def processes_in(sandbox: Sandbox) -> set[int]:
+    """The sandbox's supervisor and all below it, by their ids on this machine."""
+    parents, alive = guest_tree._table()
+    found, before = {supervisor(sandbox)}, 0
+    while len(found) > before:
+        before = len(found)
+        found |= {pid for pid in alive if parents[pid] in found}
+    return found
 
 
 def skip(reason: str) -> NoReturn:

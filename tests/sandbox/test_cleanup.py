@@ -33,6 +33,7 @@ def mounts() -> set[str]:
     return set(Path("/proc/self/mountinfo").read_text().splitlines())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", list(PROVIDERS))
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_parent_leaves_nothing(kind: str, how: int, tree: Path, tmp_path: Path) -> None:

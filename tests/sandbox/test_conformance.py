@@ -232,6 +232,7 @@ def test_dead_sandbox_is_a_sandbox_error(sandbox: Sandbox) -> None:
             sandbox.exec("sleep 0.05", timeout=5)
 
 
+@pytest.mark.slow
 def test_a_killed_nursery_is_replaced(make_local: Make) -> None:
     sandbox = make_local()
     assert client._NURSERY._process is not None

@@ -191,6 +191,7 @@ def test_attempts_are_many_and_about_every_promise() -> None:
     assert tested <= set(LIMITS) and tested >= set(LIMITS) - {"cpu"}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("place", "attempt"), CASES, ids=lambda v: getattr(v, "name", str(v)), indirect=["place"]
 )

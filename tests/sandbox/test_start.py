@@ -54,6 +54,7 @@ def test_a_short_hash_is_found(task: TaskInstance, length: int) -> None:
     assert info["outcome"].resolved, info["outcome"]
 
 
+@pytest.mark.slow
 def test_a_hash_that_fits_two_commits_is_refused(task: TaskInstance) -> None:
     commit = "git -c user.name=a -c user.email=a@b commit-tree -m $n 'HEAD^{tree}' >>.git/made"
     dates = "export GIT_AUTHOR_DATE='1000000000 +0000' GIT_COMMITTER_DATE='1000000000 +0000'"

@@ -2,7 +2,10 @@
 
 A marker comes from what a test asks for, where that is certain (a fixture, a parameter), and is
 written down elsewhere (``pytestmark`` of its file, as a rule). The fast tier leaves out all tests
-with a marker of ``LEFT_OUT``, so that it runs on any machine with Python and a Linux kernel.
+with a marker of ``LEFT_OUT``, so that it runs on any machine with Python and a Linux kernel, in the
+time that one waits for it: a test that takes more than about a quarter of a second of CPU is
+``slow``, and ``sampled(n)`` makes all but the first n cases of a test slow. ``--costs`` lists the
+tests of the fast tier that have become too expensive for it.
 
 The guard observes the test process. It sees sandboxes, containers, servers outside this machine,
 the embedded model and processes of our commands, whichever function asked for them. Processes that
@@ -13,12 +16,24 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
-TIERS = ("sandbox", "docker", "browser", "model", "e2e", "chaos", "vllm", "recorded")
+TIERS = (
+    "sandbox",
+    "docker",
+    "browser",
+    "model",
+    "e2e",
+    "chaos",
+    "vllm",
+    "recorded",
+    "network",
+    "slow",
+)
 LEFT_OUT = TIERS[1:]
 OF_FIXTURE = {
     "smollm2": "model",
@@ -27,6 +42,7 @@ OF_FIXTURE = {
     "job": "e2e",
     "arena": "chaos",
     "interpreter": "chaos",
+    "pip_environment": "network",
     "make": "sandbox",
     "make_isolated": "sandbox",
     "make_local": "sandbox",
@@ -55,7 +71,12 @@ def missing(item: pytest.Item) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    cases: Counter[str] = Counter()
     for item in items:
+        if sampled := item.get_closest_marker("sampled"):
+            cases[name := item.nodeid.partition("[")[0]] += 1
+            if cases[name] > sampled.args[0]:
+                item.add_marker("slow")
         for name in getattr(item, "fixturenames", ()):
             if name in OF_FIXTURE:
                 item.add_marker(OF_FIXTURE[name])
@@ -137,9 +158,7 @@ def _observe(event: str, args: tuple[Any, ...]) -> None:
         if isinstance(address, str | bytes):
             if os.fsdecode(address).endswith("docker.sock"):
                 used("docker")
-        elif isinstance(address[0], str) and not address[0].startswith(
-            ("127.", "::1", "localhost")
-        ):
+        elif isinstance(address[0], str) and not address[0].startswith(LOOPBACK):
             used("network")
     elif event == "open" and isinstance(args[0], str) and "/models/smollm2-135m/" in args[0]:
         used("model")

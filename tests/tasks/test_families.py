@@ -22,6 +22,8 @@ from tests.support.toy_tasks import real_provider
 from tests.tasks import family_rows
 from tests.tasks.family_rows import ADD, FIX, WRONG, ZERO
 
+pytestmark = pytest.mark.sandbox
+
 FAMILIES: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, str]]] = {
     "swe_gym": (family_rows.swe_gym, {"image": "gym", "prefix": ""}),
     "swe_rebench": (family_rows.swe_rebench, {"image": "rebench", "prefix": ""}),

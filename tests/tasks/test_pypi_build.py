@@ -21,7 +21,7 @@ pytestmark = pytest.mark.sandbox
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pip_environment: None) -> Path:
     home = own_store(tmp_path)
     monkeypatch.setenv("SWE_GYM_HOME", str(home))
     return home
@@ -36,6 +36,7 @@ def ids(rows: list[dict[str, Any]]) -> list[str]:
     return [row["instance_id"] for row in rows]
 
 
+@pytest.mark.slow
 def test_a_package_becomes_tasks(store: Path, tiny: Package) -> None:
     seen: list[tuple[int, int, str]] = []
     rows = build([tiny], counts={"unseen": 6}, progress=lambda *now: seen.append(now))
@@ -62,6 +63,7 @@ def test_a_package_becomes_tasks(store: Path, tiny: Package) -> None:
         assert str(store) not in json.dumps(row)
 
 
+@pytest.mark.slow
 def test_the_set_is_the_same_for_any_number_of_workers(store: Path, tiny: Package) -> None:
     many = build([tiny], counts={"unseen": 5}, workers=3)
     shutil.rmtree(store / "tasks")
@@ -70,6 +72,7 @@ def test_the_set_is_the_same_for_any_number_of_workers(store: Path, tiny: Packag
     assert one == many
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on(
     store: Path, tiny: Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +100,7 @@ def test_a_killed_build_goes_on(
     assert len(tried) == 1 and ids(again)[:3] == ids(small), "a lost image is made again"
 
 
+@pytest.mark.slow
 def test_an_endless_loop_is_no_task(store: Path, tiny: Package) -> None:
     builder = PackageBuilder(tiny)
     endless = next(c for c in builder.candidates if c.edit.new == b"+=")
@@ -112,6 +116,8 @@ def test_a_suite_that_fails_is_refused_in_its_own_words(store: Path, tiny: Packa
         build([tiny], counts={"unseen": 1})
 
 
+@pytest.mark.network
+@pytest.mark.slow
 def test_a_real_package_in_small() -> None:
     rows = pypi.load(split="unseen", packages=["inflection"], limit=4)
     assert len(rows) == 4
@@ -124,6 +130,8 @@ def test_a_real_package_in_small() -> None:
         assert located.metadata["function"] not in symptom.problem_statement.splitlines()[0]
 
 
+@pytest.mark.network
+@pytest.mark.slow
 def test_no_function_stands_in_two_splits() -> None:
     counts = {"train": 8, "val": 4, "heldout": 8}
     rows = build(["funcy", "voluptuous"], counts=counts)

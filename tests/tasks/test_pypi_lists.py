@@ -32,13 +32,15 @@ Rows = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Package, Rows, Any]:
+def recorded(
+    tmp_path_factory: pytest.TempPathFactory, pip_environment: None
+) -> tuple[Path, Package, Rows, Any]:
     """A folder with the list of a small package, the package, and what finding anew gave."""
     folder = tmp_path_factory.mktemp("recorded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWE_GYM_HOME", str(own_store(folder)))
         patch.setattr(listed, "FOLDER", folder)
-        tiny = tiny_package(folder)
+        tiny = tiny_package(folder, loop=False)  # loops take most of the time
         assert record(listed.path(), [tiny], [Wanted(COUNTS)]) > COUNTS["unseen"]
         rows = build([tiny], counts=COUNTS, anew=True)
         return folder, tiny, rows, Here.contents(rows)
@@ -106,6 +108,7 @@ def valid(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in lines if line.get("verdict") == "valid"]
 
 
+@pytest.mark.slow
 def test_the_list_gives_byte_for_byte_what_finding_anew_gives(here: Here) -> None:
     rows = build([here.tiny], counts=COUNTS)
     assert rows == here.anew and here.contents(rows) == here.trees
@@ -116,6 +119,7 @@ def test_the_list_gives_byte_for_byte_what_finding_anew_gives(here: Here) -> Non
     assert all({"file", "operator", "bytes", "new"} <= set(line) for line in known)
 
 
+@pytest.mark.slow
 def test_the_same_sample_is_tried_once_in_a_store(here: Here) -> None:
     build([here.tiny], counts={"unseen": 2})
     first = list(here.tried)
@@ -126,6 +130,7 @@ def test_the_same_sample_is_tried_once_in_a_store(here: Here) -> None:
     assert here.tried == first * 2
 
 
+@pytest.mark.slow
 def test_tasks_from_the_list_are_tasks(here: Here) -> None:
     sandboxes = real_provider("process")
     for row in build([here.tiny], counts={"unseen": 3}):
@@ -135,6 +140,7 @@ def test_tasks_from_the_list_are_tasks(here: Here) -> None:
         assert grade(task, wrong, sandboxes, timeout=120).reward == 0.0
 
 
+@pytest.mark.slow
 def test_bugs_that_are_not_in_the_list_are_found_anew(
     here: Here, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -179,6 +185,7 @@ def other_words(lines: list[dict[str, Any]]) -> None:
         line["symptoms"] = ["`tiny` misbehaves"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [other_tree, never_valid, other_tests, other_words])
 def test_a_list_that_does_not_fit_is_left_with_one_line(
     here: Here, change: Callable[[Any], None], caplog: pytest.LogCaptureFixture
@@ -192,6 +199,7 @@ def test_a_list_that_does_not_fit_is_left_with_one_line(
     assert len(caplog.messages) == 1, "the store remembers"
 
 
+@pytest.mark.slow
 def test_a_suite_with_other_tests_than_the_lists_is_noticed_when_it_runs(
     here: Here, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -211,6 +219,7 @@ def test_a_suite_with_other_tests_than_the_lists_is_noticed_when_it_runs(
     assert redone <= {one["candidate"] for one in verdicts if "finding" in one}
 
 
+@pytest.mark.slow
 def test_one_wrong_tree_in_the_list_concerns_one_bug(
     here: Here, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,6 +238,7 @@ def test_one_wrong_tree_in_the_list_concerns_one_bug(
     assert [wrong in words for words in caplog.messages] == [True]
 
 
+@pytest.mark.slow
 def test_what_a_changed_list_had_given_is_not_kept(here: Here) -> None:
     build([here.tiny], counts=COUNTS)
     here.edit(lambda lines: lines.__delitem__(slice(5, None)))
@@ -236,6 +246,7 @@ def test_what_a_changed_list_had_given_is_not_kept(here: Here) -> None:
     assert here.measured == ["tiny"]
 
 
+@pytest.mark.slow
 def test_a_store_whose_suite_was_measured_takes_the_list_if_they_agree(here: Here) -> None:
     build([here.tiny], counts={"unseen": 1}, anew=True)
     here.tried.clear()
@@ -243,6 +254,7 @@ def test_a_store_whose_suite_was_measured_takes_the_list_if_they_agree(here: Her
     assert len(here.tried) == listed.SAMPLE
 
 
+@pytest.mark.slow
 def test_listed_suite_that_does_not_pass_here_is_refused(here: Here) -> None:
     suite = Path(here.tiny.local) / "tests" / "test_tiny.py"
     text = suite.read_text()
@@ -254,6 +266,7 @@ def test_listed_suite_that_does_not_pass_here_is_refused(here: Here) -> None:
         suite.write_text(text)
 
 
+@pytest.mark.slow
 def test_another_python_has_no_list(
     here: Here, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -264,6 +277,7 @@ def test_another_python_has_no_list(
     assert words.startswith("no list for this Python (validated-3.")
 
 
+@pytest.mark.slow
 def test_a_store_of_an_older_version_cannot_be_recorded(here: Here) -> None:
     build([here.tiny], counts={"unseen": 1}, anew=True)
     (ledger,) = (here.store / "tasks" / "pypi").glob("*/ledger.jsonl")
@@ -275,6 +289,8 @@ def test_a_store_of_an_older_version_cannot_be_recorded(here: Here) -> None:
         record(listed.path(), [here.tiny], [Wanted(COUNTS)])
 
 
+@pytest.mark.network
+@pytest.mark.slow
 def test_a_package_that_is_known_to_work_is_not_left_out_because_pip_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -267,6 +267,7 @@ def test_options_of_the_wrong_kind_are_named(options: dict[str, Any], message: s
                 tasks.load(source, **options)
 
 
+@pytest.mark.slow
 def test_five_of_many_rows_are_read_and_no_more(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row(n)) + "\n" for n in range(20_000)) + "not JSON\n")

@@ -81,10 +81,17 @@ def own_store(folder: Path) -> Path:
     return home
 
 
-def tiny_package(folder: Path) -> Package:
+def tiny_package(folder: Path, loop: bool = True) -> Package:
+    """The package in ``folder``. Without ``loop`` no bug of it runs until the time limit."""
+    source, tests = SOURCE, TESTS
+    if not loop:
+        source = source.partition("\n\n\ndef spin")[0] + "\n"
+        tests = tests.replace("def test_spin():\n    assert spin(3) == 0\n\n\n", "")
+        tests = tests.replace(", spin", "")
+        assert "spin" not in source + tests
     root = folder / "tiny-src"
     (root / "tiny").mkdir(parents=True)
     (root / "tests").mkdir()
-    (root / "tiny" / "__init__.py").write_text(SOURCE)
-    (root / "tests" / "test_tiny.py").write_text(TESTS)
+    (root / "tiny" / "__init__.py").write_text(source)
+    (root / "tests" / "test_tiny.py").write_text(tests)
     return Package("tiny", "1", sources=("tiny",), tests=("tests",), unseen=True, local=str(root))

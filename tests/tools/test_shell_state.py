@@ -59,6 +59,7 @@ ODD = [
 ]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("command", "observation"), ODD, ids=[command for command, _ in ODD])
 def test_the_state_is_kept_and_nothing_else_is_printed(
     sandbox: Sandbox, command: str, observation: str

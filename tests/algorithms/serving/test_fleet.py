@@ -21,7 +21,7 @@ from algorithms.serving.fleet import Fleet
 from algorithms.serving.server import Launch, Server
 from algorithms.serving.vllm_policy import VLLMPolicy
 from algorithms.serving.weights import Version
-from swe_gym_env.errors import SetupError
+from swe_gym_env.errors import PolicyError, SetupError
 from swe_gym_env.policies.base import CONTEXT_FULL, Reply
 from swe_gym_env.types import Turn
 from tests.algorithms.conftest import make_state
@@ -124,6 +124,7 @@ def test_ids_in_and_out_with_version(made, policy, tmp_path, tokenizer) -> None:
     assert full.error.startswith(CONTEXT_FULL)
 
 
+@pytest.mark.slow
 def test_history_beyond_server_limit_is_context_full(made, policy, tmp_path) -> None:
     """The server takes less than serving.max_context says, and refuses in unknown words."""
     base = weights(tmp_path / "base", 7)
@@ -138,6 +139,7 @@ def test_history_beyond_server_limit_is_context_full(made, policy, tmp_path) -> 
     assert refused.error.startswith("HTTP 400"), "the setting is wrong, not the history"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapters", [True, False], ids=["adapters", "whole"])
 def test_old_version_is_not_sampled_after_switch(made, policy, tmp_path, adapters: bool) -> None:
     base = weights(tmp_path / "base", 1)
@@ -180,6 +182,25 @@ def test_old_version_is_not_sampled_after_switch(made, policy, tmp_path, adapter
         assert names == (["student", two.model] if adapters else ["student"])
 
 
+def test_a_late_check_does_not_bring_the_old_version_back(made, tmp_path, monkeypatch) -> None:
+    """A check of the old version that is slower than the publication of the new one."""
+    one, two = weights(tmp_path / "v1", 1), weights(tmp_path / "v2", 2)
+    fleet = made()
+    fleet.publish(one)
+    serves = fleet._routes.serves
+
+    def publish_first(server: Server, version: Version) -> bool:
+        monkeypatch.setattr(fleet._routes, "serves", serves)
+        fleet.publish(two)
+        return serves(server, version)
+
+    monkeypatch.setattr(fleet._routes, "serves", publish_first)
+    with pytest.raises(PolicyError, match="v1 is no longer served"):
+        fleet.check(one, make_state(0).key)
+    fleet.check(two, make_state(0).key)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("adapters", [True, False], ids=["adapters", "whole"])
 def test_killed_server_restarts_with_its_version(made, policy, tmp_path, adapters: bool) -> None:
     weights(tmp_path / "base", 1)
@@ -196,6 +217,7 @@ def test_killed_server_restarts_with_its_version(made, policy, tmp_path, adapter
     assert gone(before)
 
 
+@pytest.mark.slow
 def test_server_that_keeps_dying_ends_run(made, policy, tmp_path) -> None:
     base = weights(tmp_path / "base", 1)
     fleet = made()
@@ -209,6 +231,7 @@ def test_server_that_keeps_dying_ends_run(made, policy, tmp_path) -> None:
         made(FAKE_DIES="1").publish(base)
 
 
+@pytest.mark.slow
 def test_episode_stays_with_one_server(made, policy, tmp_path) -> None:
     base = weights(tmp_path / "base", 1)
     fleet = made(2)
@@ -220,6 +243,7 @@ def test_episode_stays_with_one_server(made, policy, tmp_path) -> None:
     assert len(at[0]) == len(at[1]) == 16
 
 
+@pytest.mark.slow
 def test_servers_stop_and_start_again(made, policy, tmp_path) -> None:
     base = weights(tmp_path / "base", 1)
     fleet = made()
@@ -232,6 +256,7 @@ def test_servers_stop_and_start_again(made, policy, tmp_path) -> None:
     assert weights_of(policy(fleet, new).act([make_state(0)])[0]) == 2
 
 
+@pytest.mark.slow
 def test_tied_head_needs_restart(made, policy, tmp_path) -> None:
     one, two = (weights(tmp_path / f"w{n}", n, tied=True) for n in (1, 2))
     fleet = made()
@@ -241,6 +266,7 @@ def test_tied_head_needs_restart(made, policy, tmp_path) -> None:
     assert fleet.servers[0].starts == 2
 
 
+@pytest.mark.slow
 def test_restarted_external_server_is_detected(made, policy, tmp_path) -> None:
     base, new = weights(tmp_path / "base", 1), weights(tmp_path / "new", 2)
     owner = made()
@@ -259,6 +285,7 @@ def test_restarted_external_server_is_detected(made, policy, tmp_path) -> None:
     assert httpx.get(f"{url}/health").is_success, "it is not ours to stop"
 
 
+@pytest.mark.slow
 def test_killed_run_leaves_no_process(tmp_path) -> None:
     weights(tmp_path / "base", 1)
     code = (

@@ -83,6 +83,7 @@ def scorer(server: Server, renderer: Renderer) -> ServedScorer:
     return ServedScorer(server.url, "teacher", renderer, name="teacher", retries=0)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("top_k", [0, 4])
 @pytest.mark.parametrize("thinking", ["kept", "stripped", "empty"])
 def test_served_scores_equal_in_process_scores(thinking: Thinking, top_k: int) -> None:
@@ -105,6 +106,7 @@ def test_served_scores_equal_in_process_scores(thinking: Thinking, top_k: int) -
     server.http.shutdown()
 
 
+@pytest.mark.slow
 def test_unusable_answers_are_errors(server: Server, tokenizer: Any) -> None:
     renderer = Renderer(tokenizer)
     asked = scorer(server, renderer)

@@ -69,6 +69,7 @@ NASTY = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("old", "new"), NASTY)
 def test_odd_lines(tmp_path: Path, old: str, new: str) -> None:
     present = ["first\n", f"{old}\n", "last\n"]
@@ -79,6 +80,7 @@ def test_odd_lines(tmp_path: Path, old: str, new: str) -> None:
         assert (tmp_path / "f.py").read_text() == f"first\n{new}\nlast\n", edit.command
 
 
+@pytest.mark.slow
 def test_random_changes_of_real_files_come_out_exactly(tmp_path: Path) -> None:
     """Each form that is offered gives the gold file, byte for byte; nearly always sed will do."""
     rng = np.random.default_rng(7)
@@ -122,6 +124,7 @@ def test_random_changes_of_real_files_come_out_exactly(tmp_path: Path) -> None:
     assert shown > by_content
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("old", "new"),
     [

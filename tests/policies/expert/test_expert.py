@@ -290,6 +290,7 @@ def from_states(provider: SandboxProvider, numbers: range) -> list[str]:
     return failed
 
 
+@pytest.mark.slow
 def test_a_located_bug_takes_four_short_turns(local: SandboxProvider) -> None:
     counts = []
     for number in range(8):
@@ -306,6 +307,7 @@ def test_the_visible_tests_can_be_left_out(local: SandboxProvider) -> None:
     assert not any("pytest" in str(call.arguments) for call in game.expert_turns)
 
 
+@pytest.mark.slow
 def test_without_a_verdict_a_wrong_edit_is_as_good_as_a_right_one(local: SandboxProvider) -> None:
     silent = ExpertPolicy(tests=False, verdict=False)
     for number in range(8):
@@ -332,6 +334,7 @@ def test_each_level_of_help_leads_to_the_place(local: SandboxProvider, level: st
         assert game.play() and game.at_gold()
 
 
+@pytest.mark.slow
 def test_forty_states_of_students(local: SandboxProvider) -> None:
     failed = from_states(local, range(1000, 1040))
     assert not failed, "\n\n".join(failed)
@@ -369,6 +372,7 @@ def test_a_right_edit_by_the_student_is_kept(local: SandboxProvider) -> None:
     assert game.play() and game.at_gold() and len(game.expert_turns) <= 2
 
 
+@pytest.mark.slow
 def test_an_edit_shows_what_it_did(local: SandboxProvider) -> None:
     """A miss prints nothing, so the next label follows from what everyone can read."""
     shown = 0
@@ -389,6 +393,7 @@ def test_an_edit_shows_what_it_did(local: SandboxProvider) -> None:
     assert again.play() and again.at_gold()
 
 
+@pytest.mark.slow
 def test_wrong_edit_of_the_right_line_is_repaired_in_place(local: SandboxProvider) -> None:
     repaired = 0
     for number in range(500, 512):
@@ -413,6 +418,7 @@ def test_without_a_sandbox_it_says_so(local: SandboxProvider) -> None:
     assert reply.action is None and "sandbox" in reply.error
 
 
+@pytest.mark.slow
 def test_a_repository_too_large_to_be_listed_is_looked_through_folder_by_folder(
     local: SandboxProvider,
 ) -> None:

@@ -33,6 +33,7 @@ GIVEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, count", [("verified", 500), ("lite", 300)])
 def test_every_row_becomes_a_task_that_swebench_accepts(
     name: str, count: int, shared_data: Path, tmp_path: Path
@@ -101,6 +102,7 @@ def test_what_is_not_known_is_named(rows: dict[str, dict[str, Any]], shared_data
             tasks.load("swebench_lite", path=path, **options)
 
 
+@pytest.mark.slow
 def test_the_parts_for_training_and_for_measuring_share_no_repository(shared_data: Path) -> None:
     path = str(shared_data / "swebench_verified.jsonl")
     parts = {

@@ -28,6 +28,8 @@ pytestmark = pytest.mark.sandbox
 ROW = "pallets__flask-5014"
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_row_is_rebuilt_from_pypi_and_graded_in_a_local_sandbox(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
