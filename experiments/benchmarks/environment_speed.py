@@ -45,7 +45,7 @@ from swe_gym_env.sandbox import provider
 from swe_gym_env.tasks.rows import to_row
 from swe_gym_env.types import TaskInstance
 
-EPISODES = (60, 2500, 5000, 10_000)
+EPISODES = (60, 2500, 10_000)
 ROWS = (12_500, 25_000, 50_000, 100_000)
 TURNS, WINDOW = 400, 50
 AT_ONCE = (1, 2, 4, 8)
