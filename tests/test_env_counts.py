@@ -96,7 +96,7 @@ def test_requests_of_a_reset_and_of_a_step(task: TaskInstance, local: Counting) 
 def test_a_step_starts_one_process_however_many_came_before(
     task: TaskInstance, local: Counting
 ) -> None:
-    """A sandbox counts its processes: their ids are those of its own namespace."""
+    """A sandbox counts its processes: their ids are those of its namespace."""
     env = SWEEnv([task], sandbox=local, grade="never", max_turns=100, max_repeats=100)
     env.reset()
     seen = [int(str(env.step("```bash\necho $$\n```")[0]).split()[0]) for _ in range(20)]
