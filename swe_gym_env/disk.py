@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import shutil
@@ -156,3 +157,16 @@ def read_json(path: Path) -> Any:
         raise SetupError(
             f"{path} is damaged ({error}): restore it, or delete it to have it written again"
         ) from None
+
+
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """Without Python's search for cycles of garbage. It would go through all values that have been
+    read again and again, and take as long as the reading itself. Also a decorator."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -9,6 +9,7 @@ must get an entry in ``_FORMER``, so that older files stay readable.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -264,8 +265,17 @@ class Episode:
 
 
 def to_dict(value: Any) -> dict[str, Any]:
-    """The JSON form of any of the dataclasses above."""
-    return dataclasses.asdict(value)
+    """The JSON form of a dataclass; those in it, also in tuples, become objects too."""
+    row: dict[str, Any] = {}
+    for name, nested in _fields(type(value)):  # type: ignore[arg-type]
+        part = getattr(value, name)
+        if nested is None:
+            row[name] = dict(part) if isinstance(part, Mapping) else part
+        elif isinstance(part, tuple):
+            row[name] = tuple(to_dict(one) for one in part)
+        else:
+            row[name] = None if part is None else to_dict(part)
+    return row
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
@@ -279,21 +289,29 @@ def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
         data: Its JSON form.
     """
     kwargs: dict[str, Any] = {}
-    for spec in dataclasses.fields(cls):  # type: ignore[arg-type]
-        key = spec.name
-        if key not in data:
-            key = _FORMER.get(key, key)
-            if key not in data:
-                continue
-        value = data[key]
-        nested = _NESTED.get((cls.__name__, spec.name))
+    for name, nested in _fields(cls):  # type: ignore[arg-type]
+        if name in data:
+            value = data[name]
+        elif (former := _FORMER.get(name)) in data:
+            value = data[former]  # type: ignore[index]
+        else:
+            continue
         if nested is not None and value is not None:
             many = isinstance(value, (list, tuple))
             value = tuple(from_dict(nested, v) for v in value) if many else from_dict(nested, value)
-        elif isinstance(value, list):
-            value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
-        kwargs[spec.name] = value
+        elif type(value) is list:
+            if list in map(type, value):
+                value = (tuple(v) if type(v) is list else v for v in value)
+            value = tuple(value)
+        kwargs[name] = value
     return cls(**kwargs)
+
+
+@functools.cache
+def _fields(cls: type) -> tuple[tuple[str, type | None], ...]:
+    """The name of each field, and the dataclass in it if there is one."""
+    names = [spec.name for spec in dataclasses.fields(cls)]
+    return tuple((name, _NESTED.get((cls.__name__, name))) for name in names)
 
 
 _FORMER = {"actor": "executor"}  # name of a field -> its name in files of older versions

@@ -121,7 +121,8 @@ ROOMS = {
     "commands": "foundation tasks rollout objective algorithm engine methods config results "
     "console runs analysis pipeline probes view report plan",
     "benchmarks": "foundation sandbox tools actions grading tasks environment policies rollout "
-    "package objective algorithm engine methods config results console runs pipeline plan commands",
+    "package objective algorithm engine methods config results console runs pipeline report plan "
+    "commands",
 }
 # Which room a module is in, by the longest of these names that it begins with
 PLACES = {

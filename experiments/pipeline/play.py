@@ -62,7 +62,8 @@ class Player:
         workers, options = self._workers, {}
         if self._cluster.name == "local":
             options["commands"] = workers.commands
-        with display.phase(title, len(requests), len(finished(folder, requests))) as advance:
+        stored = finished(folder.episodes(), requests)
+        with display.phase(title, len(requests), len(stored)) as advance:
 
             def show(now: Progress) -> None:
                 advance.to(now.done, note=f"{now.resolved} resolved, {now.turns} turns")
@@ -71,6 +72,7 @@ class Player:
                 folder,
                 requests,
                 _roll_out(self._cluster),
+                stored=stored,
                 progress=show,
                 what=title,
                 make_env=self._make_env,

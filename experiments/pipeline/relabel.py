@@ -21,7 +21,7 @@ from swe_gym_env.errors import InfraError, SetupError
 from swe_gym_env.policies.base import Policy, Reply, State, shown
 from swe_gym_env.rollout.history import windowed
 from swe_gym_env.rollout.running import Request
-from swe_gym_env.rollout.store import RoundFolder
+from swe_gym_env.rollout.store import RoundFolder, in_order
 from swe_gym_env.rollout.turns import label
 from swe_gym_env.types import Annotation, Episode, TaskInstance
 
@@ -99,12 +99,13 @@ def relabel(
         How many labels of this teacher the round has now, and in how many states it failed.
     """
     folder, needs_sandbox = folders[-1], teacher.policy.needs_sandbox
+    attempts = folder.attempts()
     there = {
         (a.episode_id, a.turn)
-        for a in folder.annotations()
+        for a in folder.annotations(attempts)
         if a.annotator == teacher.name and a.text is not None
     }
-    episodes = [e for e in folder.episodes() if e.turns and not e.outcome.mask]
+    episodes = [e for e in in_order(attempts) if e.turns and not e.outcome.mask]
     replays = []
     for episode in episodes:
         wanted = {n for n in range(len(episode.turns)) if (episode.episode_id, n) not in there}

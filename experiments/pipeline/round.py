@@ -26,7 +26,8 @@ from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.budget import Spent
 from swe_gym_env.rollout.driver import Request
 from swe_gym_env.rollout.mixers import Mixer, StudentOnly, TeacherOnly
-from swe_gym_env.rollout.store import RoundFolder
+from swe_gym_env.rollout.store import RoundFolder, in_order
+from swe_gym_env.types import Annotation
 
 if TYPE_CHECKING:
     from algorithms.engine.training_config import TrainingConfig
@@ -95,20 +96,21 @@ def collect(
             break
         extra += more
         log.info("round %d: %d more tasks", index, more)
-    _log_unlabeled(folder, index)
+    attempts = folder.attempts()
+    labels = folder.annotations(attempts)
+    _log_unlabeled(labels, index)
     folder.add_metrics(
         round=index,
         **version,
         planned_teacher_share=planned_share(plan.mixer),
-        **metrics.of_round(folder.episodes(), folder.annotations()),
+        **metrics.of_round(in_order(attempts), labels),
         **account.metrics,
     )
     folder.mark_done("collect")
 
 
-def _log_unlabeled(folder: RoundFolder, index: int) -> None:
+def _log_unlabeled(labels: Sequence[Annotation], index: int) -> None:
     """One line for all failed labels, of which there may be thousands."""
-    labels = folder.annotations()
     if why := metrics.why_unlabeled(labels):
         reasons = ", ".join(f"{kind} {count}" for kind, count in why.items())
         count = sum(why.values())
@@ -137,17 +139,19 @@ def score(
     scoring = algorithm.scoring
     if scoring is None or folder.is_done("score"):
         return
-    there = {(score.episode_id, score.turn) for score in folder.scores()}
+    attempts = folder.attempts()
+    episodes = in_order(attempts)
+    there = {(score.episode_id, score.turn) for score in folder.scores(attempts)}
     wanted = {
         episode.episode_id: {
             turn
             for turn, executed in enumerate(episode.turns)
             if scoring.turns in ("all", executed.actor)
         }
-        for episode in folder.episodes()
+        for episode in episodes
         if not episode.outcome.mask
     }
-    missing = [e for e in folder.episodes() if _lack(wanted, e.episode_id, there)]
+    missing = [e for e in episodes if _lack(wanted, e.episode_id, there)]
     student.free_memory()
     from_start = scoring.scorer == "start"
     scorer = student.scorer(folders[0].checkpoint) if from_start else teacher.scorer()

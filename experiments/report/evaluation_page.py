@@ -12,9 +12,11 @@ from experiments.results import evaluation
 from experiments.results.tables import Curve, Table
 from experiments.runs.layout import EPISODES_PAGE
 from experiments.runs.reader import EpisodeSet, StoredRun, read_run
+from swe_gym_env.disk import collection_paused
 from swe_gym_env.rollout.store import RoundFolder
 
 
+@collection_paused()
 def write_evaluation(folder: Path) -> Path:
     """Writes ``report.html`` and ``tables/*.csv`` into ``folder``. Returns the page's path.
     It says how far the evaluation came if that was killed."""

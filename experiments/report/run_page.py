@@ -16,6 +16,7 @@ from experiments.runs import layout
 from experiments.runs.folders import RunFolder
 from experiments.runs.layout import UNTRAINED
 from experiments.runs.reader import EpisodeSet, StoredRun, read_run
+from swe_gym_env.disk import collection_paused
 
 CLAIM = 50  # tasks below which the page claims nothing
 AXES = (("round", "By round"), ("training episodes", "By training episodes"), ("teacher calls", ""))
@@ -23,6 +24,7 @@ SHARES = {"planned": charts.Style("dim", dashed=True), "realized": charts.Style(
 LOSSES = {"step": charts.Style("dim", faint=True), "trailing mean": charts.Style("student")}
 
 
+@collection_paused()
 def write_report(run_folder: Path) -> Path:
     """Writes ``report.html``, ``report.png`` and ``tables/*.csv`` into ``run_folder`` and returns
     the path of the page. Works on a run that was killed, and on an empty folder."""

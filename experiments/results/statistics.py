@@ -18,7 +18,6 @@ from statistics import fmean
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, bootstrap, hypergeom
 
 RESAMPLES = 10_000
 CLUSTER_RESAMPLES = 2000  # of whole episodes
@@ -48,6 +47,8 @@ class Rate:
 def rate(resolved: int, n: int) -> Rate:
     if n == 0:
         return Rate(0, 0, 0.0, 1.0)
+    from scipy.stats import binomtest  # late: it takes 0.7 s, and many readers need none
+
     interval = binomtest(resolved, n).proportion_ci(confidence_level=0.95, method="wilson")
     return Rate(resolved, n, float(interval.low), float(interval.high))
 
@@ -68,6 +69,8 @@ def mcnemar(before: Mapping[str, bool], after: Mapping[str, bool]) -> McNemar:
     shared = before.keys() & after.keys()
     gained = sum(after[task] and not before[task] for task in shared)
     lost = sum(before[task] and not after[task] for task in shared)
+    from scipy.stats import binomtest
+
     p = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
     return McNemar(len(shared), gained, lost, p)
 
@@ -190,6 +193,8 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     on Code)."""
     if not 0 <= c <= n or not 1 <= k <= n:
         raise ValueError(f"pass@{k} of {c} resolved in {n} samples: 0 <= c <= n and 1 <= k <= n")
+    from scipy.stats import hypergeom
+
     return float(hypergeom.sf(0, n, c, k))
 
 
@@ -224,6 +229,8 @@ def ratio(sums: Sequence[float], counts: Sequence[float]) -> Bounds:
     mean = float(above.sum() / below.sum())
     if np.ptp(above / below) == 0:
         return mean, None, None
+    from scipy.stats import bootstrap
+
     found = bootstrap(
         (above, below),
         lambda a, b, axis: a.sum(axis) / b.sum(axis),
@@ -259,6 +266,8 @@ def difference(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, 
     found = float(apart(*places))
     if min(len(first), len(second)) < 2:
         return found, None, None
+    from scipy.stats import bootstrap
+
     interval = bootstrap(
         places,
         apart,

@@ -21,7 +21,7 @@ from experiments.runs import layout, tables
 from experiments.runs.folders import RunFolder, phases_so_far
 from swe_gym_env.disk import read_json
 from swe_gym_env.errors import SetupError
-from swe_gym_env.rollout.store import RoundFolder
+from swe_gym_env.rollout.store import Attempts, RoundFolder, in_order
 from swe_gym_env.types import Annotation, Episode, TaskInstance
 
 Labels = dict[tuple[str, int], list[Annotation]]  # by episode id and turn
@@ -63,8 +63,12 @@ class EpisodeSet:
         return -1 if self.round is None else self.round
 
     @cached_property
+    def _attempts(self) -> Attempts:
+        return self.folder.attempts()
+
+    @cached_property
     def episodes(self) -> list[Episode]:
-        return self.folder.episodes()
+        return in_order(self._attempts)
 
     @cached_property
     def valid(self) -> list[Episode]:
@@ -73,7 +77,7 @@ class EpisodeSet:
 
     @cached_property
     def annotations(self) -> list[Annotation]:
-        return self.folder.annotations()
+        return self.folder.annotations(self._attempts)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -96,10 +100,11 @@ class EpisodeSet:
 
     def read(self) -> tuple[list[Episode], Labels]:
         """All episodes and the labels of each turn; nothing is kept in memory."""
+        attempts = self.folder.attempts()
         labels: Labels = {}
-        for label in self.folder.annotations():
+        for label in self.folder.annotations(attempts):
             labels.setdefault((label.episode_id, label.turn), []).append(label)
-        return self.folder.episodes(), labels
+        return in_order(attempts), labels
 
 
 @dataclass(frozen=True)

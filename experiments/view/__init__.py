@@ -23,7 +23,7 @@ from experiments.runs.folders import RunFolder
 from experiments.runs.reader import EpisodeSet
 from experiments.view.data import body, row
 from experiments.view.tokens import RunTokens, Trained
-from swe_gym_env.disk import write_text
+from swe_gym_env.disk import collection_paused, write_text
 from swe_gym_env.errors import SetupError
 
 __all__ = ["write_view"]
@@ -33,6 +33,7 @@ PALETTE = HERE.parent / "report" / "palette.css"
 SCRIPTS = ("store", "text", "list", "tokens", "episode", "main")
 UNASKED = "The page was written without tokens: python -m experiments.view FOLDER --tokens."
 CHUNK = 200_000  # characters of JSON after which the next chunk begins
+LEVEL = 4  # of gzip: half the time of 6, and 5 % more bytes
 
 
 def write_view(run_folder: Path, tokens: Callable[[Path], Trained] | None = None) -> Path:
@@ -48,7 +49,8 @@ def write_view(run_folder: Path, tokens: Callable[[Path], Trained] | None = None
     """
     folder = Path(run_folder).resolve()
     sets = episode_sets.find(folder)
-    index, chunks = _packed(sets, tokens)
+    with collection_paused():
+        index, chunks = _packed(sets, tokens)
     env = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     html = env.get_template("page.html.j2").render(
         name=folder.name,
@@ -117,7 +119,7 @@ def _with_tokens(
 
 
 def _chunk(bodies: list[str]) -> str:
-    packed = gzip.compress(f"[{','.join(bodies)}]".encode(), 6, mtime=0)
+    packed = gzip.compress(f"[{','.join(bodies)}]".encode(), LEVEL, mtime=0)
     return base64.b64encode(packed).decode()
 
 

@@ -35,7 +35,7 @@ from swe_gym_env.rollout.mixers import Mixer, StudentOnly
 from swe_gym_env.rollout.ray import Cluster
 from swe_gym_env.rollout.resume import BACKENDS, backend, finished, resume
 from swe_gym_env.rollout.running import Request
-from swe_gym_env.rollout.store import Round, RoundFolder
+from swe_gym_env.rollout.store import Round, RoundFolder, in_order
 from swe_gym_env.rollout.terminal import Line
 from swe_gym_env.rollout.turns import LabelAt
 from swe_gym_env.sandbox.base import SandboxProvider
@@ -227,19 +227,26 @@ class Rollout:
         self, requests: Sequence[Request], tasks: Sequence[TaskInstance], roll_out: Any
     ) -> Iterator[Episode]:
         self._episodes, self._labels = [], {}
+        stored: list[Episode] = []
         with contextlib.ExitStack() as stack:
             if self.store:
                 stack.enter_context(settings.locked(self.store.path))
                 settings.check(self.store.path, self.settings, tasks)
                 settings.record(self.store.path, self.settings, tasks)
-                for label in self.store.annotations():
+                attempts = self.store.attempts()
+                for label in self.store.annotations(attempts):
                     self._labels.setdefault(label.episode_id, []).append(label)
-                yield from finished(self.store, requests)
+                stored = finished(in_order(attempts), requests)
+                yield from stored
             show = self._progress or stack.enter_context(Line(sys.stderr))
-            yield from self._in_background(requests, roll_out, show)
+            yield from self._in_background(requests, stored, roll_out, show)
 
     def _in_background(
-        self, requests: Sequence[Request], roll_out: Any, show: Callable[[Progress], None]
+        self,
+        requests: Sequence[Request],
+        stored: Sequence[Episode],
+        roll_out: Any,
+        show: Callable[[Progress], None],
     ) -> Iterator[Episode]:
         """Plays in a thread, which an exception of ``progress`` ends: as Ctrl-C does it there."""
         ended: SimpleQueue[Episode | BaseException | None] = SimpleQueue()
@@ -262,6 +269,7 @@ class Rollout:
                     self.store,
                     requests,
                     roll_out,
+                    stored=stored,
                     on_episode=on_episode,
                     progress=progress,
                     make_env=self._make_env,

@@ -6,7 +6,7 @@ error: it says nothing about the agent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from swe_gym_env.errors import SetupError
@@ -42,12 +42,12 @@ def backend(name: str, cluster: Cluster | None = None) -> RollOut:
     return partial(on_ray.rollout, cluster=cluster or Cluster())
 
 
-def finished(folder: RoundFolder, requests: Sequence[Request]) -> list[Episode]:
-    """The stored episodes of ``requests``, without those that have to be played again."""
+def finished(episodes: Iterable[Episode], requests: Sequence[Request]) -> list[Episode]:
+    """The stored ``episodes`` of ``requests``, without those that have to be played again."""
     wanted = {request.episode_id for request in requests}
     return [
         episode
-        for episode in folder.episodes()
+        for episode in episodes
         if episode.episode_id in wanted and episode.outcome.status != failures.INFRA
     ]
 
@@ -57,6 +57,7 @@ def resume(
     requests: Sequence[Request],
     roll_out: RollOut,
     *,
+    stored: Sequence[Episode] | None = None,
     on_episode: OnEpisode = lambda episode, labels: None,
     progress: Callable[[Progress], None] = lambda _: None,
     what: str = "roll-out",
@@ -69,6 +70,7 @@ def resume(
             keeps nothing and plays all.
         requests: All episodes that are wanted; those that are there are skipped.
         roll_out: Plays them, see :func:`backend`.
+        stored: What :func:`finished` found in ``folder``, if the caller has read that already.
         on_episode: Called for each new episode once it is on disk.
         progress: Called with sums that include the earlier episodes.
         what: Names this roll-out in an error.
@@ -77,7 +79,8 @@ def resume(
     Raises:
         SetupError: Infrastructure errors ended every episode.
     """
-    stored = finished(folder, requests) if folder else []
+    if stored is None:
+        stored = finished(folder.episodes(), requests) if folder else []
     done = {episode.episode_id for episode in stored}
     missing = [request for request in requests if request.episode_id not in done]
     outcomes: list[Outcome] = []

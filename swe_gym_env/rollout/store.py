@@ -22,13 +22,13 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swe_gym_env.disk import read_json, room_for, write_json
+from swe_gym_env.disk import collection_paused, read_json, room_for, write_json
 from swe_gym_env.policies.budget import Spent
 from swe_gym_env.text import unusable
 from swe_gym_env.types import Annotation, Episode, Scores, from_dict, to_dict
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Beside = TypeVar("Beside", Annotation, Scores)
+# By episode id: the episode and the tag of its attempt; files of older versions have no tags
+Attempts = Mapping[str, tuple[Episode, str | None]]
 ATTEMPT = "attempt"  # key of a line: equal in an episode's and in those of what belongs to it
 FILES: dict[type, str] = {Annotation: "annotations.jsonl", Scores: "scores.jsonl"}
 PADDING = b"\0\xef\xbb\xbf \t\r\n"  # zeros that a crash left, a byte-order mark, blanks
@@ -82,39 +84,40 @@ class RoundFolder:
         _append(self.path / "episodes.jsonl", [{**to_dict(episode), **tag}])
         self._tags = None
 
+    def attempts(self) -> Attempts:
+        """The last attempt of each episode. A caller that also reads labels or scores passes it to
+        those methods, so that no file is read twice."""
+        with collection_paused():
+            rows = _rows(self.path / "episodes.jsonl", Episode)
+            return {episode.episode_id: (episode, tag) for episode, tag in rows}
+
     def episodes(self) -> list[Episode]:
         """In order of their ids: the order in which they finished means nothing."""
-        found = self._last()
-        return [found[key][0] for key in sorted(found)]
+        return in_order(self.attempts())
 
-    def annotations(self) -> list[Annotation]:
+    def annotations(self, attempts: Attempts | None = None) -> list[Annotation]:
         """Those of finished episodes, one for each (episode, turn, annotator); none of an attempt
         that was killed or replaced by a later one."""
-        labels = map(_usable, self._of_last(Annotation))
+        labels = map(_usable, self._of_last(Annotation, attempts))
         found = {(a.episode_id, a.turn, a.annotator): a for a in labels}
         return [found[key] for key in sorted(found)]
 
     def add_scores(self, scores: Sequence[Scores]) -> None:
         self._add(Scores, scores)
 
-    def scores(self) -> list[Scores]:
+    def scores(self, attempts: Attempts | None = None) -> list[Scores]:
         """One for each (episode, turn, scorer), in their order."""
-        found = {(s.episode_id, s.turn, s.scorer): s for s in self._of_last(Scores)}
+        found = {(s.episode_id, s.turn, s.scorer): s for s in self._of_last(Scores, attempts)}
         return [found[key] for key in sorted(found)]
 
     def add_annotations(self, annotations: Sequence[Annotation]) -> None:
         """Labels of stored episodes, by another annotator or in place of those that failed."""
         self._add(Annotation, annotations)
 
-    def _last(self) -> dict[str, tuple[Episode, str | None]]:
-        """The last attempt of each episode, with its tag; files of older versions have none."""
-        rows = _rows(self.path / "episodes.jsonl", Episode)
-        return {episode.episode_id: (episode, tag) for episode, tag in rows}
-
     def _add(self, kind: type[Beside], values: Sequence[Beside]) -> None:
         """Beside the last attempts of stored episodes."""
         if self._tags is None:
-            self._tags = {name: tag for name, (_, tag) in self._last().items()}
+            self._tags = {name: tag for name, (_, tag) in self.attempts().items()}
         tags = [self._tags.get(value.episode_id) for value in values]
         rows = [to_dict(value) for value in values]
         tagged = [
@@ -122,21 +125,27 @@ class RoundFolder:
         ]
         _append(self.path / FILES[kind], tagged)
 
-    def _of_last(self, kind: type[Beside]) -> Iterator[Beside]:
+    def _of_last(self, kind: type[Beside], attempts: Attempts | None) -> list[Beside]:
         """What belongs to the last attempts, in the order in which it was written. Rows without a
         tag are of older versions: where the attempt has a tag and tagged rows, untagged rows before
         those belong to an earlier attempt."""
-        last = self._last()
-        rows = [row for row in _rows(self.path / FILES[kind], kind) if row[0].episode_id in last]
+        path = self.path / FILES[kind]
+        if not path.exists():
+            return []
+        last = self.attempts() if attempts is None else attempts
+        with collection_paused():
+            rows = [row for row in _rows(path, kind) if row[0].episode_id in last]
         first: dict[str, int] = {}  # place of the attempt's first tagged row
         for place, (value, tag) in enumerate(rows):
             if tag and tag == last[value.episode_id][1]:
                 first.setdefault(value.episode_id, place)
+        found = []
         for place, (value, tag) in enumerate(rows):
             episode, now = last[value.episode_id]
             untagged = tag is None and place > first.get(value.episode_id, -1)
             if (untagged or tag == now) and _fits(value, episode):
-                yield value
+                found.append(value)
+        return found
 
     def add_spent(self, teacher: str, spent: Spent) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -150,10 +159,11 @@ class RoundFolder:
 
     def read(self, index: int) -> Round:
         """For training. Says how many labels of an old run cannot be learned."""
-        labels = self.annotations()
+        attempts = self.attempts()
+        labels = self.annotations(attempts)
         if broken := sum(label.error.startswith(UNUSABLE) for label in labels):
             log.warning("%s: %d labels left out, for half a character or NUL", self.path, broken)
-        return Round(index, self.episodes(), labels, self.scores())
+        return Round(index, in_order(attempts), labels, self.scores(attempts))
 
     def is_done(self, phase: str) -> bool:
         return (self.path / f"{phase}.done").exists()
@@ -172,6 +182,11 @@ class RoundFolder:
 
     def add_metrics(self, **values: Any) -> None:
         write_json(self.path / "metrics.json", {**self.metrics, **values})
+
+
+def in_order(attempts: Attempts) -> list[Episode]:
+    """The episodes of :meth:`RoundFolder.attempts`, by their ids."""
+    return [attempts[key][0] for key in sorted(attempts)]
 
 
 def _usable(label: Annotation) -> Annotation:

@@ -71,7 +71,9 @@ def _texts(task: TaskInstance) -> Faults:
             return [(name, f"not a text: {value!r:.80}")]
         if name in FILLED and not value.strip():
             return [(name, "is empty")]
-        if value.isascii() and value.isprintable():
+        if value.isascii() and (
+            value.isprintable() or (name not in ONE_LINE and "\0" not in value)
+        ):
             continue  # the usual case
         if name in ONE_LINE and (match := _CONTROL.search(value)):
             return [(name, f"holds the control character {match[0]!r}: {value!r:.80}")]

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from swe_gym_env.disk import collection_paused
 from swe_gym_env.errors import SetupError
 from swe_gym_env.tasks.files import read_rows, unique
 from swe_gym_env.tasks.rows import from_row, to_row
 from swe_gym_env.types import TaskInstance
 
 
+@collection_paused()
 def load(path: str = "", split: str = "", limit: int | None = None) -> list[TaskInstance]:
     """Load tasks.
 

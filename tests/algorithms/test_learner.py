@@ -120,6 +120,23 @@ def overfit(model, tokenizer, folder, **options):
     assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
 
 
+def test_tokens_and_forward_passes_of_a_training(tiny, tokenizer):
+    trees = [example_tree(example, Renderer(tokenizer)) for example in examples()]
+    shapes = []
+
+    def note(_module, _args, options):
+        shapes.append(tuple(options["input_ids"].shape))
+
+    learner = Learner(tiny, tokenizer, TrainingConfig(batch_size=2, epochs=3, lr=1e-3))
+    tiny.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    report = learner.train(trees)
+    once = sum(len(tree.token_ids) for tree in trees)
+    assert report.tokens == 3 * once == 924
+    # less, since what the trees of a batch have in common is computed once for both
+    assert sum(rows * width for rows, width in shapes) <= 720
+    assert len(shapes) <= 6  # one for each batch and epoch
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"lora_rank": 8}], ids=["full", "lora"])
 def test_tiny_model_learns_labels_and_reloads(tiny, tokenizer, tmp_path, options):

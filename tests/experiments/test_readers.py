@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.plan.known import Seen
-from experiments.report import run_tables
+from experiments.report import run_tables, write_report
 from experiments.results import metrics
 from experiments.runs.evaluations import read as read_evaluation
 from experiments.runs.reader import EpisodeSet, read_run
 from experiments.runs.watch import Tail
+from experiments.view import write_view
 from swe_gym_env.rollout.store import RoundFolder
 from swe_gym_env.types import Annotation, Episode, Outcome, Scores, Turn, to_dict
-from tests.experiments.sample_run import block
+from tests.experiments.sample_run import block, sample_run
+from tests.support.opened import opened
 
 FAULT = Outcome("infra_error", mask=True, reason="the sandbox died")
 
@@ -253,3 +256,16 @@ def test_lone_surrogates_are_written_and_read_back(folder: Path) -> None:
     raw = json.dumps(to_dict(odd), ensure_ascii=False).encode("utf-8", "surrogatepass")
     (folder / "episodes.jsonl").write_bytes(raw + b"\n")
     assert RoundFolder(folder).episodes() == [odd]
+
+
+@pytest.mark.parametrize("write", [write_report, write_view])
+def test_a_page_reads_each_file_of_episodes_and_labels_once(tmp_path: Path, write: Any) -> None:
+    folder = sample_run(tmp_path / "dagger-0123456789", tasks=6, training=6)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*.jsonl")}
+    assert len(files) == 9  # three evaluations; three rounds, with labels
+    for _ in range(2):  # the page and the tables of the first do not make the second read more
+        with opened(folder) as count:
+            write(folder)
+        assert {name: count[name] for name in count if name.endswith(".jsonl")} == dict.fromkeys(
+            files, 1
+        )

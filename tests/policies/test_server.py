@@ -143,6 +143,15 @@ def test_requests_run_side_by_side_and_answers_keep_their_order(model, policy) -
     assert 2 <= model.most_at_once <= 4 and time.monotonic() - began < 1.5
 
 
+def test_a_turn_is_one_request(model, policy) -> None:
+    asked = policy()
+    before = len(model.requests)
+    for turn in range(3):
+        asked.act([state(turn=turn), state(turn=turn, repeat=1)])
+    assert len(model.requests) - before == 6
+    assert [len(body["messages"]) for body in model.requests[before::2]] == [2, 4, 6]
+
+
 def test_the_seed_follows_from_the_state_alone(model, policy) -> None:
     policy(concurrency=1).act([state(repeat=0), state(repeat=1), state(repeat=0)])
     seeds = [body["seed"] for body in model.requests]

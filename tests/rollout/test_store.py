@@ -1,11 +1,17 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from swe_gym_env.errors import SetupError
+from swe_gym_env.rollout.driver import Request
+from swe_gym_env.rollout.resume import finished, resume
 from swe_gym_env.rollout.store import RoundFolder
-from swe_gym_env.types import Annotation, ToolCall, Turn
+from swe_gym_env.types import Annotation, Scores, TaskInstance, ToolCall, Turn
 from tests.algorithms.conftest import make_episode
+from tests.support.opened import opened
+
+TASK = TaskInstance("toy", "toy", "", "toy", "Broken.", "", "", (), (), "")
 
 
 def episode(name):
@@ -83,3 +89,40 @@ def test_a_label_that_an_old_run_stored_with_half_a_character_is_left_out(tmp_pa
     broken, good = folder.read(0).annotations
     assert broken.text is None and "half a character" in broken.error and good == label("b")
     assert "1 labels left out" in caplog.text
+
+
+def test_each_file_is_read_once(tmp_path):
+    folder = RoundFolder(tmp_path)
+    for name in ("a", "b"):
+        folder.append(episode(name), [label(name)])
+    folder.add_scores([Scores("a", 0, "teacher", (-0.5, -1.0))])
+    with opened(tmp_path) as count:
+        found = folder.read(0)
+    assert (len(found.episodes), len(found.annotations), len(found.scores)) == (2, 2, 1)
+    assert count == {"episodes.jsonl": 1, "annotations.jsonl": 1, "scores.jsonl": 1}
+
+
+def test_resuming_reads_the_episodes_once_however_many_there_are(tmp_path):
+    folder, played = RoundFolder(tmp_path), []
+    requests = [Request(replace(TASK, instance_id=name)) for name in "abc"]
+    for number, request in enumerate(requests, 1):
+        folder.append(episode(request.episode_id))
+        with opened(tmp_path) as count:
+            resume(folder, requests, lambda missing, **_: played.append(len(missing)))
+        assert count == {"episodes.jsonl": 1} and played[-1] == len(requests) - number
+    stored = finished(folder.episodes(), requests)
+    with opened(tmp_path) as count:
+        resume(folder, requests, lambda missing, **_: played.append(len(missing)), stored=stored)
+    assert not count and played[-1] == 0
+
+
+def test_adding_reads_no_stored_line_but_the_end_of_the_last(tmp_path):
+    folder = RoundFolder(tmp_path)
+    for name in ("a", "b"):
+        with opened(tmp_path) as count:
+            folder.append(episode(name), [label(name)])
+        assert not count  # files are opened to be appended to
+    with opened(tmp_path) as count:
+        for name in ("a", "b"):
+            folder.add_annotations([label(name, "other")])
+    assert count == {"episodes.jsonl": 1}  # for the tags of the attempts, kept from then on
