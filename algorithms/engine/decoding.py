@@ -25,7 +25,7 @@ from algorithms.engine.adapters import unwrap_adapter
 from algorithms.engine.forward import check_model
 from algorithms.engine.head import compute_logits
 from algorithms.engine.kv import PrefixStore, RowCache, layer_masks
-from algorithms.engine.sampling import pick, sampled_logprobs
+from algorithms.engine.sampling import sample
 from algorithms.engine.supported import layer_windows
 from algorithms.engine.tree import common_prefix_length
 from swe_gym_env.errors import SetupError
@@ -362,8 +362,7 @@ class Decoder:
 
     def _sample(self, rows: list[Row], logits: torch.Tensor) -> None:
         uniform = [row.rng.random() if self.temperature else 0.0 for row in rows]
-        tokens = pick(logits, uniform, self.temperature, self.top_p)
-        logprobs = sampled_logprobs(logits, tokens, self.temperature, self.top_p)
+        tokens, logprobs = sample(logits, uniform, self.temperature, self.top_p)
         self.sampled_tokens += len(rows)
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             row.ids.append(token)
