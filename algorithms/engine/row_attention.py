@@ -1,9 +1,9 @@
 """Attention of decoding, registered with transformers under the name ``cached_rows``.
 
 Rows of a batch have histories of very different length. One masked product over all of them reads
-as many keys for each row as for the longest, and on a CPU this reading takes longer than all matrix
-products of a step. So each row attends over its own length, in a call of its own; neighbors that
-are about equally long share a call, with a mask.
+as many keys for each row as for the longest, and on a CPU, long rows make this reading take longer
+than all matrix products of a step. So each row attends over its own length, in a separate call;
+neighbors that are about equally long share a call, with a mask.
 """
 
 from __future__ import annotations
