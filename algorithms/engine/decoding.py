@@ -24,9 +24,9 @@ import torch
 from algorithms.engine.adapters import unwrap_adapter
 from algorithms.engine.forward import check_model
 from algorithms.engine.head import compute_logits
-from algorithms.engine.kv import PrefixStore, RowCache, layer_masks
-from algorithms.engine.sampling import pick, sampled_logprobs
-from algorithms.engine.supported import layer_windows
+from algorithms.engine.kv import PrefixStore, RowCache
+from algorithms.engine.row_attention import attending_rows
+from algorithms.engine.sampling import sample
 from algorithms.engine.tree import common_prefix_length
 from swe_gym_env.errors import SetupError
 from swe_gym_env.policies.base import Key, Reply
@@ -136,7 +136,6 @@ class Decoder:
             raise ValueError("temperature must be >= 0 and top_p in (0, 1]")
         self.model = unwrap_adapter(model).eval()
         check_model(self.model)
-        self._windows = layer_windows(self.model.config.get_text_config(decoder=True))
         self.temperature, self.top_p = temperature, top_p
         self.max_context, self.batch_size = max_context, batch_size
         self.store, self.stop_ids = PrefixStore(cache_bytes), stop_ids
@@ -349,21 +348,22 @@ class Decoder:
         ids = torch.tensor([row + [0] * (width - len(row)) for row in new_ids])
         positions, mask = cache.window(low, low + len(new_ids), width)
         device = self.model.device
-        hidden = self.model.base_model(
-            input_ids=ids.to(device),
-            position_ids=positions,
-            attention_mask=layer_masks(mask, positions, self._windows),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        with attending_rows(self.model.config):
+            hidden = self.model.base_model(
+                input_ids=ids.to(device),
+                position_ids=positions,
+                attention_mask=None,
+                past_key_values=cache,
+                use_cache=True,
+                row_mask=mask,
+            ).last_hidden_state
         cache.advance(counts.to(device))
         last = hidden[torch.arange(len(new_ids), device=device), counts.to(device) - 1]
         return compute_logits(self.model, last)
 
     def _sample(self, rows: list[Row], logits: torch.Tensor) -> None:
         uniform = [row.rng.random() if self.temperature else 0.0 for row in rows]
-        tokens = pick(logits, uniform, self.temperature, self.top_p)
-        logprobs = sampled_logprobs(logits, tokens, self.temperature, self.top_p)
+        tokens, logprobs = sample(logits, uniform, self.temperature, self.top_p)
         self.sampled_tokens += len(rows)
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             row.ids.append(token)

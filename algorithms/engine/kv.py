@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from algorithms.engine.row_attention import RowMask
 from algorithms.engine.tree import common_prefix_length
 
 
@@ -46,6 +47,7 @@ class RowCache:
     ) -> None:
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self._group = config.num_attention_heads // heads
         # One slot beyond the capacity takes the padding of short rows that would not fit.
         shape = (config.num_hidden_layers, rows, heads, capacity + 1, dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
@@ -70,35 +72,29 @@ class RowCache:
         lengths[: len(self.lengths)] = self.lengths
         self.lengths = lengths
 
-    def window(self, low: int, high: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def window(self, low: int, high: int, width: int) -> tuple[torch.Tensor, RowMask]:
         """Select the rows ``low:high`` for the next pass, with ``width`` new slots in each.
 
         A row with fewer new tokens is padded on the right. Padding lies after the row's real
-        tokens, so the causal mask hides it from them, and the next real tokens overwrite it.
+        tokens, so the mask hides it from them, and the next real tokens overwrite it.
 
         Returns:
-            Position ids [rows, width] and an additive mask [rows, 1, width, slots], where slots is
-            the largest slot in use plus one.
+            Position ids, [rows, width], and what each new token sees.
         """
         lengths = self.lengths[low:high]
         positions = lengths[:, None] + torch.arange(width, device=lengths.device)
         self._rows = slice(low, high)
         # Padding of a row that is almost full would lie beyond the buffer; the spill slot takes it.
         new = positions.clamp(max=self.capacity)
-        self._end = self._slots(new)
         # Where the new states go in a layer's buffer, as rows of d numbers: [rows, heads, width].
         heads, every = self.keys.shape[2], torch.arange(low, high, device=lengths.device)
         lines = every[:, None] * heads + torch.arange(heads, device=lengths.device)
         self._lines = (lines[:, :, None] * (self.capacity + 1) + new[:, None]).flatten()
-        slots = torch.arange(self._end, device=lengths.device)
-        # Causal, and by slot: what lies after a token in its row is newer, padding or stale.
-        hidden = slots > new[:, :, None]
-        mask = torch.zeros(hidden.shape, dtype=self.keys.dtype, device=lengths.device)
-        return positions, mask.masked_fill_(hidden, float("-inf"))[:, None]
+        return positions, self._mask(new)
 
-    def _slots(self, new: torch.Tensor) -> int:
-        """How many slots a pass that writes the slots ``new`` looks at."""
-        return int(new.max()) + 1
+    def _mask(self, new: torch.Tensor) -> RowMask:
+        """What each token of a pass that writes the slots ``new`` sees."""
+        return RowMask(new, self._group, self.keys.dtype)
 
     def advance(self, counts: torch.Tensor) -> None:
         """Lengthen the selected rows by ``counts`` real tokens each, shape [rows]."""
@@ -110,15 +106,12 @@ class RowCache:
         """Write one layer's new states, [rows, kv heads, width, d], into their slots.
 
         Returns:
-            All keys and values that a row may look at, [rows, kv heads, slots, d].
+            All slots of the selected rows, keys and values, [rows, kv heads, capacity + 1, d].
         """
         dim = keys.shape[-1]
         self.keys[layer].view(-1, dim).index_copy_(0, self._lines, keys.reshape(-1, dim))
         self.values[layer].view(-1, dim).index_copy_(0, self._lines, values.reshape(-1, dim))
-        return (
-            self.keys[layer, self._rows, :, : self._end],
-            self.values[layer, self._rows, :, : self._end],
-        )
+        return self.keys[layer, self._rows], self.values[layer, self._rows]
 
     def get_seq_length(self, *_: Any) -> int:
         """Length of the longest selected row; part of transformers' interface."""
@@ -137,29 +130,6 @@ def _padded(old: torch.Tensor, rows: int, capacity: int) -> torch.Tensor:
     new = old.new_zeros((old.shape[0], rows, old.shape[2], capacity + 1, old.shape[4]))
     new[:, : old.shape[1], :, : old.shape[3]] = old
     return new
-
-
-def layer_masks(
-    mask: torch.Tensor, positions: torch.Tensor, windows: Sequence[int | None]
-) -> torch.Tensor | dict[str, torch.Tensor]:
-    """The mask in the form that transformers expects for a model's layers.
-
-    Args:
-        mask: Additive mask of :meth:`RowCache.window`, [rows, 1, width, slots].
-        positions: Position ids of :meth:`RowCache.window`, [rows, width].
-        windows: Sliding window of each layer, or None for full attention. All windows are equal.
-
-    Returns:
-        One mask if all layers are of one type, else a mask for each type of layer.
-    """
-    limits = [window for window in set(windows) if window is not None]
-    if not limits:
-        return mask
-    # A token at position p sees the positions p - window + 1 to p; a slot is a position.
-    slots = torch.arange(mask.shape[-1], device=mask.device)
-    far = slots <= positions[:, None, :, None] - limits[0]
-    near = mask.masked_fill(far, float("-inf"))
-    return {"full_attention": mask, "sliding_attention": near} if None in windows else near
 
 
 @dataclass

@@ -15,15 +15,27 @@ import torch
 
 from algorithms.engine.decoding import Decoder
 from algorithms.engine.head import compute_logits
-from algorithms.engine.kv import RowCache, layer_masks
+from algorithms.engine.kv import RowCache
+from algorithms.engine.row_attention import Group, RowMask, attending_rows
+
+
+class WholeMask(RowMask):
+    """All rows look at all slots in one call, masked where they hold nothing: the shape is the same
+    at every length, and no number is read back from the GPU."""
+
+    slots: int  # of each row
+
+    def groups(self, window: int | None) -> list[Group]:
+        return [self._masked((0, len(self._slots), 0, self.slots), window)]
 
 
 class WholeCache(RowCache):
-    """Every pass looks at all slots, masked where they hold nothing, so that its shape is the same
-    at every length and no number is read back from the GPU: what a CUDA graph needs."""
+    """A cache whose passes a CUDA graph can record."""
 
-    def _slots(self, _: torch.Tensor) -> int:
-        return self.capacity + 1
+    def _mask(self, new: torch.Tensor) -> RowMask:
+        mask = WholeMask(new, self._group, self.keys.dtype)
+        mask.slots = self.capacity + 1
+        return mask
 
     def get_seq_length(self, *_: Any) -> int:
         return 0
@@ -35,7 +47,7 @@ class Stepper:
     def __init__(self, decoder: Decoder, kind: type[RowCache], rows: int, prompt: int, steps: int):
         model = decoder.model
         config = model.config.get_text_config(decoder=True)
-        self._model, self._windows = model, decoder._windows
+        self._model = model
         self.cache = kind(config, rows, prompt + steps, model.dtype, model.device)
         self.ids = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
         self._one = torch.ones(rows, dtype=torch.long, device=model.device)
@@ -52,13 +64,14 @@ class Stepper:
     def step(self) -> None:
         """Changes ``ids`` to the next tokens."""
         positions, mask = self.cache.window(0, self.cache.rows, 1)
-        hidden = self._model.base_model(
-            input_ids=self.ids,
-            position_ids=positions,
-            attention_mask=layer_masks(mask, positions, self._windows),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
+        with attending_rows(self._model.config):
+            hidden = self._model.base_model(
+                input_ids=self.ids,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                row_mask=mask,
+            ).last_hidden_state
         self.cache.advance(self._one)
         self.ids.copy_(compute_logits(self._model, hidden[:, -1]).argmax(-1, keepdim=True))
 

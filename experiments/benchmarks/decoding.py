@@ -1,34 +1,36 @@
-"""Sampled tokens per second of the policy in this process: ``submit``, ``act`` and ``generate``.
+"""Sampled tokens per CPU second of the policy in this process, beside transformers' ``generate``.
 
-    python -m experiments.benchmarks.decoding                      the embedded model, as auto
-    python -m experiments.benchmarks.decoding --dtype float32 --command-seconds 0 --repeats 5
-    python -m experiments.benchmarks.decoding --steps-only         only the speed of one step
+    python -m experiments.benchmarks.decoding                      the embedded model, one thread
+    python -m experiments.benchmarks.decoding --episodes 0         only single steps
+    python -m experiments.benchmarks.decoding --rows --episodes 64 --repeats 3
 
 To see a CPU without bfloat16 units, set ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
-MKL_ENABLE_INSTRUCTIONS=AVX2.
+MKL_ENABLE_INSTRUCTIONS=AVX2. The table has two kinds of lines.
 
-The model plays episodes of different length: a system prompt that all share, and in each turn an
-observation, a reply that it ends itself (or the limit does), and a command that takes some time.
-Observations are pieces of the source of Python's ``argparse``; lengths and times are drawn from a
-seed. Compared:
+Steps: rows whose prompts of 200 tokens are computed get one more token each. The limit is the time
+of the matrix products of the step alone, with the model's own weights, measured between the steps.
+
+Episodes: the model plays episodes of different length. All share a system prompt, and each turn has
+an observation, a reply that the model ends itself (or the limit does), and a command that takes
+some time. Observations are pieces of the source of Python's ``argparse``; lengths and times are
+drawn from a seed. Compared:
 
 - ``act``: all waiting episodes are asked in one call, and the next call waits for the slowest
   command, as in a roll-out that plays turn by turn;
 - ``submit``: one thread per episode asks for its own replies;
 - ``generate``: transformers' own loop, which computes the history again in each turn, for the first
-  few episodes one at a time, and for all of them in batches, padded on the left.
+  few episodes together, padded on the left.
 
-``act`` and ``submit`` sample the same replies, up to rounding; those of ``generate`` differ. Wall
-time counts; where other programs are running, compare tokens per second of CPU time. The second
-table has the speed of decoding alone, without prompts, by the number of rows. The number of forward
-passes depends on nothing but the replies: on a GPU, and wherever a pass takes as long for many rows
-as for few, it is what counts.
+``act`` and ``submit`` sample the same replies, up to rounding; those of ``generate`` differ. CPU
+seconds are compared, since other programs hardly change them. The number of forward passes depends
+on nothing but the replies.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import random
 import statistics
 import time
@@ -39,20 +41,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.functional import linear
 
 from algorithms.engine import precision
 from algorithms.engine.checkpoint import load_model, load_tokenizer
+from algorithms.engine.decoding import Row
 from algorithms.engine.hf_policy import HFPolicy
 from algorithms.engine.kv import PrefixStore
 from algorithms.engine.models import embedded_model
-from swe_gym_env.policies.base import Reply, State
+from swe_gym_env.policies.base import Reply, State, keyed_rng
 from swe_gym_env.types import TaskInstance, Turn
 
 SYSTEM = """You fix bugs in Python programs. In each turn you run one shell command and read its
 output. Answer with the command alone, in one short line: for example ls, cat FILE, grep -n WORD
 FILE, sed -n 1,40p FILE, python -m pytest -q, or submit when the tests pass. Explain nothing."""
 OBSERVATION = 60, 150  # tokens
-DECODED = 32  # steps that are measured for the second table
+PROMPT, STEPS = 200, 16  # tokens of a prompt, and steps that are measured with it
+HEAD = """| what | way | CPU ms a pass | tokens/CPU s | tokens/s | share of the limit |
+|---|---|---:|---:|---:|---:|"""
 
 
 @dataclass(frozen=True)
@@ -111,18 +117,24 @@ def scripts(
     return made
 
 
-def by_act(policy: HFPolicy, episodes: list[Script]) -> Iterator[tuple[int, int, Reply]]:
-    """Turn by turn: everyone waits for the slowest reply, and for the slowest command."""
+def turn_by_turn(
+    episodes: list[Script], ask: Callable[[list[State]], list[Reply]]
+) -> Iterator[tuple[int, int, Reply]]:
+    """Everyone waits for the slowest reply, and for the slowest command."""
     histories: dict[Script, tuple[Turn, ...]] = {episode: () for episode in episodes}
     while histories:
         going = list(histories)
-        replies = policy.act([episode.state(histories[episode]) for episode in going])
+        replies = ask([episode.state(histories[episode]) for episode in going])
         time.sleep(max(e.seconds[len(histories[e])] for e in going))
         for episode, reply in zip(going, replies, strict=True):
             turns = histories.pop(episode)
             yield episode.number, len(turns), reply
             if len(turns) + 1 < len(episode.observations):
                 histories[episode] = episode.after(turns, reply)
+
+
+def by_act(policy: HFPolicy, episodes: list[Script]) -> Iterator[tuple[int, int, Reply]]:
+    yield from turn_by_turn(episodes, policy.act)
 
 
 def by_submit(policy: HFPolicy, episodes: list[Script]) -> Iterator[tuple[int, int, Reply]]:
@@ -143,26 +155,24 @@ def by_submit(policy: HFPolicy, episodes: list[Script]) -> Iterator[tuple[int, i
             yield from replies
 
 
-def by_generate(
-    policy: HFPolicy, episodes: list[Script], rows: int
-) -> Iterator[tuple[int, int, Reply]]:
-    """transformers' ``generate``, for ``rows`` episodes at a time, turn by turn."""
-    for low in range(0, len(episodes), rows):
-        histories: dict[Script, tuple[Turn, ...]] = {e: () for e in episodes[low : low + rows]}
-        while histories:
-            going = list(histories)
-            states = [episode.state(histories[episode]) for episode in going]
-            replies = generated(policy, states)
-            time.sleep(max(e.seconds[len(histories[e])] for e in going))
-            for episode, reply in zip(going, replies, strict=True):
-                turns = histories.pop(episode)
-                yield episode.number, len(turns), reply
-                if len(turns) + 1 < len(episode.observations):
-                    histories[episode] = episode.after(turns, reply)
+def by_generate(policy: HFPolicy, episodes: list[Script]) -> Iterator[tuple[int, int, Reply]]:
+    """transformers' ``generate``, turn by turn."""
+    yield from turn_by_turn(episodes, lambda states: generated(policy, states))
 
 
 def generated(policy: HFPolicy, states: list[State]) -> list[Reply]:
     prompts = [policy.renderer.prompt(s.system_prompt, s.turns, s.observation) for s in states]
+    replies = []
+    for row in generate(policy, prompts, policy.max_new_tokens):
+        stops = [place for place, token in enumerate(row) if token in policy.stop_ids]
+        tokens = row[: stops[0] + 1] if stops else row
+        text = policy.renderer.decode(tokens[:-1] if stops else tokens)
+        replies.append(Reply(text=text, token_ids=tuple(tokens)))
+    return replies
+
+
+def generate(policy: HFPolicy, prompts: list[list[int]], limit: int, **how: Any) -> list[list[int]]:
+    """What transformers' ``generate`` samples after prompts that are padded on the left."""
     width, end = max(map(len, prompts)), policy.renderer.end_id
     ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt in prompts])
     real = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
@@ -174,129 +184,137 @@ def generated(policy: HFPolicy, states: list[State]) -> list[Reply]:
             temperature=policy.temperature,
             top_p=policy.top_p,
             top_k=0,
-            max_new_tokens=policy.max_new_tokens,
+            max_new_tokens=limit,
             eos_token_id=sorted(policy.stop_ids),
             pad_token_id=end,
+            **how,
         )
-    replies = []
-    for row in out[:, width:].tolist():
-        stops = [place for place, token in enumerate(row) if token in policy.stop_ids]
-        tokens = row[: stops[0] + 1] if stops else row
-        text = policy.renderer.decode(tokens[:-1] if stops else tokens)
-        replies.append(Reply(text=text, token_ids=tuple(tokens)))
-    return replies
+    found: list[list[int]] = out[:, width:].tolist()
+    return found
 
 
 def measure(
     policy: HFPolicy,
-    how: Callable[..., Iterator[tuple[int, int, Reply]]],
+    how: Callable[[HFPolicy, list[Script]], Iterator[tuple[int, int, Reply]]],
     episodes: list[Script],
-    *rest: int,
 ) -> Run:
     policy.store = PrefixStore(policy.store.max_bytes)
     passes: list[int] = []
     hook = policy.model.base_model.register_forward_pre_hook(lambda *_: passes.append(1))
     wall, cpu = time.monotonic(), time.process_time()
-    replies = {(n, turn): reply.token_ids for n, turn, reply in how(policy, episodes, *rest)}
+    replies = {(n, turn): reply.token_ids for n, turn, reply in how(policy, episodes)}
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     hook.remove()
     return Run(sum(map(len, replies.values())), wall, cpu, len(passes), replies)
 
 
-def compare(policy: HFPolicy, args: argparse.Namespace) -> None:
+def compare(policy: HFPolicy, args: argparse.Namespace) -> str:
+    """Print the lines of the episodes.
+
+    Returns:
+        What the episodes were like.
+    """
     episodes = scripts(policy.renderer, args.episodes, args.turns, args.command_seconds)
-    few = episodes[: args.alone]
+    few = episodes[: args.generated]
     ways: dict[str, Callable[[], Run]] = {
-        "act, all waiting episodes": lambda: measure(policy, by_act, episodes),
-        "submit, a thread per episode": lambda: measure(policy, by_submit, episodes),
+        "act": lambda: measure(policy, by_act, episodes),
+        "submit": lambda: measure(policy, by_submit, episodes),
     }
-    if not args.without_generate:
-        alone, many = f"generate, 1 at a time ({len(few)} episodes)", args.generate_rows
-        ways[alone] = lambda: measure(policy, by_generate, few, 1)
-        ways[f"generate, batches of {many}"] = lambda: measure(policy, by_generate, episodes, many)
-    policy.act([few[0].state(())])  # loads libraries
+    if few:
+        ways["generate"] = lambda: measure(policy, by_generate, few)
+    policy.act([episodes[0].state(())])  # loads libraries
     runs: dict[str, list[Run]] = {name: [] for name in ways}
     for _ in range(args.repeats):  # they take turns, so that a disturbance affects all of them
         for name, way in ways.items():
             runs[name].append(way())
-            print(f"  {name}: {runs[name][-1].wall:.1f} s", flush=True)
-    first = next(iter(runs.values()))[0]
-    lengths = sorted(map(len, first.replies.values()))
-    stopped = sum(length < policy.max_new_tokens for length in lengths) / len(lengths)
-    print(
-        f"\n{args.episodes} episodes, {len(lengths)} turns, replies of {lengths[0]} to "
-        f"{lengths[-1]} tokens (mean {statistics.mean(lengths):.0f}, {stopped:.0%} below the limit)"
-        f", commands of {args.command_seconds:g} s on average, batch_size {policy.batch_size}, "
-        f"median of {args.repeats}\n"
-    )
-    head = "tokens | passes | seconds | tokens/s | CPU seconds | tokens/CPU s | submit / this"
-    print(f"| | {head} |\n|---|{'---:|' * 7}")
-
-    def speed(name: str) -> float:
-        return statistics.median(run.tokens / run.wall for run in runs[name])
-
-    best = speed("submit, a thread per episode")
     for name, measured in runs.items():
-        whole = [(run.tokens, run.wall, run.cpu, run.passes) for run in measured]
-        tokens, wall, cpu, passes = map(statistics.median, zip(*whole, strict=True))
-        of_cpu = statistics.median(run.tokens / run.cpu for run in measured)
-        print(
-            f"| {name} | {tokens:.0f} | {passes:.0f} | {wall:.1f} | {speed(name):.1f} "
-            f"| {cpu:.1f} | {of_cpu:.1f} | {best / speed(name):.2f} |"
-        )
-    submitted = runs["submit, a thread per episode"][0].replies
-    equal = sum(tokens == submitted[name] for name, tokens in first.replies.items())
-    print(f"\nequal replies of act and submit: {equal} of {len(submitted)}")
-
-
-def steps(policy: HFPolicy, args: argparse.Namespace) -> None:
-    """The difference between long and short replies, whose prompts are in the store already."""
-    limit, stops = policy.max_new_tokens, policy.stop_ids
-    policy.stop_ids = set()
-    print("\n| rows | ms per step | tokens/s | tokens/CPU s |\n|---:|---:|---:|---:|")
-    for rows in args.rows:
-        states = [
-            episode.state(()) for episode in scripts(policy.renderer, rows, (1, 1), 0, seed=1)
+        count = len(few) if name == "generate" else len(episodes)
+        middle = [
+            statistics.median(figures)
+            for figures in zip(
+                *((1000 * r.cpu / r.passes, r.tokens / r.cpu, r.tokens / r.wall) for r in measured),
+                strict=True,
+            )
         ]
-        found = []
-        for repeat in range(1 + args.repeats):
-            spent = []
-            for tokens in (1, 1 + DECODED):
-                policy.max_new_tokens = tokens
-                wall, cpu = time.monotonic(), time.process_time()
-                policy.act(states)
-                spent.append((time.monotonic() - wall, time.process_time() - cpu))
-            if repeat:  # the first one computed the prompts
-                found.append([more - less for less, more in zip(*spent, strict=True)])
-        wall, cpu = (statistics.median(one[n] for one in found) / DECODED for n in range(2))
-        print(f"| {rows} | {1000 * wall:.1f} | {rows / wall:.1f} | {rows / cpu:.1f} |", flush=True)
-    policy.max_new_tokens, policy.stop_ids = limit, stops
+        figures = " | ".join(f"{figure:.1f}" for figure in middle)
+        print(f"| {count} episodes, {measured[0].passes} passes | {name} | {figures} | |")
+    replies, submitted = runs["act"][0].replies, runs["submit"][0].replies
+    lengths = sorted(map(len, replies.values()))
+    stopped = sum(length < policy.max_new_tokens for length in lengths) / len(lengths)
+    equal = sum(tokens == submitted[name] for name, tokens in replies.items())
+    return (
+        f"Episodes: {len(lengths)} turns, replies of {lengths[0]} to {lengths[-1]} tokens (mean "
+        f"{statistics.mean(lengths):.0f}, {stopped:.0%} below the limit), commands of "
+        f"{args.command_seconds:g} s on average, batch_size {policy.batch_size}, median of "
+        f"{args.repeats}; {equal} of {len(submitted)} replies of act and submit are equal."
+    )
+
+
+def steps(policy: HFPolicy, count: int) -> None:
+    """Print the lines of ``count`` rows that get one token in each step."""
+    source = policy.renderer.encode(inspect.getsource(argparse))
+    prompts = [source[PROMPT * n : PROMPT * (n + 1)] for n in range(count)]
+    weights = [m.weight for m in policy.model.modules() if isinstance(m, torch.nn.Linear)]
+    inputs = {
+        size: torch.randn(count, size).to(weights[0]) for size in {w.shape[1] for w in weights}
+    }
+    stops, policy.stop_ids = policy.stop_ids, set()
+    rows = [
+        Row(key, list(ids), PROMPT, STEPS + 3, keyed_rng(key))
+        for n, ids in enumerate(prompts)
+        for key in [(0, 0, f"row-{n}", 0, 0, "student")]
+    ]
+    batch = policy.fixed_batch(rows)
+    policy.step(batch)  # the prompts
+    products, ours = [], []
+    for _ in range(1 + STEPS):
+        with torch.inference_mode():
+            products.append(spent(lambda: [linear(inputs[w.shape[1]], w) for w in weights]))
+        ours.append(spent(lambda: policy.step(batch)))
+    policy.stop_ids = stops
+    clock: list[tuple[float, float]] = []
+
+    def note(*_: Any) -> torch.Tensor:  # called after each token
+        clock.append((time.process_time(), time.monotonic()))
+        return torch.zeros(count, dtype=torch.bool)
+
+    generate(policy, prompts, STEPS + 2, min_new_tokens=STEPS + 2, stopping_criteria=[note])
+    theirs = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(clock)]
+    limit = statistics.median(cpu for cpu, _ in products[1:])
+    for name, found in (("products alone", products), ("ours", ours), ("generate", theirs)):
+        cpu, wall = (statistics.median(one[n] for one in found[1:]) for n in range(2))
+        figures = f"{1000 * cpu:.1f} | {count / cpu:.1f} | {count / wall:.1f} | {limit / cpu:.0%}"
+        print(f"| a step of {count} rows | {name} | {figures} |", flush=True)
+
+
+def spent(call: Callable[[], object]) -> tuple[float, float]:
+    """CPU seconds and seconds."""
+    cpu, wall = time.process_time(), time.monotonic()
+    call()
+    return time.process_time() - cpu, time.monotonic() - wall
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="model folder (default: the embedded model)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--threads", type=int, help="default: one or all, whichever is faster")
-    parser.add_argument("--episodes", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=64, help="as serving.batch_size")
-    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 32])
+    parser.add_argument("--episodes", type=int, default=64, help="0 for none")
     parser.add_argument("--turns", type=int, nargs=2, default=(2, 12), help="fewest and most")
-    parser.add_argument("--without-generate", action="store_true")
+    parser.add_argument("--batch-size", type=int, default=64, help="as serving.batch_size")
+    parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--command-seconds", type=float, default=0.1, help="mean; 0 for none")
-    parser.add_argument("--alone", type=int, default=4, help="episodes for generate, 1 at a time")
-    parser.add_argument("--generate-rows", type=int, default=16, help="episodes in its batches")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--steps-only", action="store_true", help="only the second table")
+    parser.add_argument("--generated", type=int, default=4, help="episodes for generate")
+    parser.add_argument("--repeats", type=int, default=1)
     args = parser.parse_args()
     model = args.model or embedded_model()
     choice = precision.choose(model, None if args.dtype == "auto" else args.dtype, args.threads)
     torch.set_num_threads(choice.threads)
     units = "with" if precision.has_units() else "without"
     print(
-        f"{args.model or 'SmolLM2-135M'}, {choice.dtype}, {choice.threads} threads; "
-        f"{precision.machine()}, {units} bfloat16 units; torch {torch.__version__}"
+        f"{args.model or 'SmolLM2-135M'}, {choice.dtype}, threads used: {choice.threads}; "
+        f"{precision.machine()}, {units} bfloat16 units; torch {torch.__version__}\n\n{HEAD}"
     )
     policy = HFPolicy(
         load_model(model, getattr(torch, choice.dtype)),
@@ -304,9 +322,10 @@ def main() -> None:
         max_new_tokens=args.max_new_tokens,
         batch_size=args.batch_size,
     )
-    if not args.steps_only:
-        compare(policy, args)
-    steps(policy, args)
+    for count in args.rows:
+        steps(policy, count)
+    if args.episodes:
+        print(f"\n{compare(policy, args)}")
     policy.close()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from algorithms.engine.hf_policy import HFPolicy
-from algorithms.engine.sampling import pick
+from algorithms.engine.sampling import sample
 from algorithms.engine.tree import common_prefix_length
 from swe_gym_env.policies.base import CONTEXT_FULL
 from swe_gym_env.types import Turn
@@ -145,23 +145,45 @@ def test_store_evicts_oldest(tiny, tokenizer):
     assert 0 < policy.store.bytes <= 100_000 and len(policy.store) < 7
 
 
-def test_pick_follows_distribution():
+def test_sample_follows_distribution():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(4000, 4)
     uniform = [(n + 0.5) / 4000 for n in range(4000)]
     for temperature in (1.0, 0.5):
-        share = torch.bincount(pick(logits, uniform, temperature, 1.0), minlength=4) / 4000
+        share = torch.bincount(sample(logits, uniform, temperature, 1.0)[0], minlength=4) / 4000
         assert torch.allclose(share, (logits[0] / temperature).softmax(-1), atol=1e-3)
 
 
 def test_top_p_keeps_smallest_sufficient_set():
     probs = torch.tensor([[0.1, 0.5, 0.3, 0.1]])
     uniform = [(n + 0.5) / 1000 for n in range(1000)]
-    chosen = pick(probs.log().expand(1000, 4), uniform, 1.0, 0.7)
+    chosen, _ = sample(probs.log().expand(1000, 4), uniform, 1.0, 0.7)
     assert set(chosen.tolist()) == {1, 2}
     assert math.isclose((chosen == 1).float().mean(), 0.625, abs_tol=0.002)
-    flat = torch.zeros(50, 1000)  # the nucleus is larger than the fast path's 256
-    chosen = pick(flat, [(n + 0.5) / 50 for n in range(50)], 1.0, 0.9)
+    flat = torch.zeros(50, 1000)  # the nucleus is larger than the 256 tokens that are tried first
+    chosen, _ = sample(flat, [(n + 0.5) / 50 for n in range(50)], 1.0, 0.9)
     assert len(set(chosen.tolist())) == 50 and chosen.max() < 1000
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
+def test_a_row_gets_the_same_beside_any_other_and_what_sorting_gives(top_p):
+    """Narrow rows and wide ones, whose nuclei have from one to some ten thousand tokens."""
+    generator = torch.Generator().manual_seed(0)
+    width = torch.tensor([0.01, 0.3, 1.0, 2.0, 3.0, 5.0, 8.0, 20.0])[:, None]
+    logits = torch.randn(8, 20_001, generator=generator) * width
+    uniform = torch.rand(8, generator=generator).tolist()
+    tokens, logprobs = sample(logits, uniform, 1.0, top_p)
+    for row, (aim, token) in enumerate(zip(uniform, tokens.tolist(), strict=True)):
+        alone = sample(logits[row : row + 1], [aim], 1.0, top_p)
+        assert (alone[0].item(), alone[1].item()) == (token, logprobs[row].item())
+        probs = logits[row].double().softmax(-1)
+        order = torch.arange(20_001) if top_p == 1 else probs.argsort(descending=True)
+        before = probs[order].cumsum(0) - probs[order]
+        kept = before < top_p
+        whole = probs[order][kept].sum()
+        place = (order == token).nonzero().item()
+        assert kept[place] and before[place] / whole <= aim + 1e-6
+        assert aim <= (before + probs[order])[place] / whole + 1e-6
+        assert logprobs[row].item() == pytest.approx((probs[token] / whole).log().item(), abs=1e-5)
 
 
 def test_invalid_settings_are_refused(tiny, tokenizer):

@@ -371,16 +371,16 @@ def test_exception_that_does_not_come_again_fails_nothing(make, wanted, number):
 
 
 def test_exception_outside_of_model_fails_rows_in_work(make, monkeypatch):
-    policy, pick = make(batch_size=2), decoding.pick
+    policy, sample = make(batch_size=2), decoding.sample
     calls = []
 
     def fails(*args):
         calls.append(1)
         if len(calls) == 3:
             raise ZeroDivisionError("sampling")
-        return pick(*args)
+        return sample(*args)
 
-    monkeypatch.setattr(decoding, "pick", fails)
+    monkeypatch.setattr(decoding, "sample", fails)
     with policy._engine.paused():
         futures = [policy.submit(first(n)) for n in range(4)]
     outcomes = [future.exception() for future in futures]

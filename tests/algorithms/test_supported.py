@@ -18,6 +18,7 @@ from algorithms.engine.examples import example_tree
 from algorithms.engine.hf_policy import HFPolicy
 from algorithms.engine.learner import Learner, TrainingConfig
 from algorithms.engine.losses import denominator
+from algorithms.engine.row_attention import RowMask
 from algorithms.engine.scorer import HFScorer
 from algorithms.engine.supported import PROVEN, check_folder, check_student
 from experiments.pipeline import preflight
@@ -183,14 +184,20 @@ def test_sampler_scorer_and_trainer_agree(tokenizer, case) -> None:
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", [case for case in ACCEPTED if "window" in case])
-def test_sliding_windows_matter_at_this_length(tokenizer, case) -> None:
+def test_sliding_windows_matter_at_this_length(tokenizer, case, monkeypatch) -> None:
     """Else the test above would pass with any mask."""
     model = accepted(tokenizer, case)
     renderer, episodes = played(model, tokenizer, 1, top_p=1.0)
     policy = HFPolicy(model, tokenizer, temperature=1.0, top_p=1.0, max_new_tokens=12)
-    assert set(policy._windows) - {None}
-    policy._windows = [None] * len(policy._windows)
+    groups, windows = RowMask.groups, set()
+
+    def without_window(mask, window):
+        windows.add(window)
+        return groups(mask, None)
+
+    monkeypatch.setattr(RowMask, "groups", without_window)
     reply = policy.act([make_state(2, (), episodes[2].turns[0].observation)])[0]
+    assert windows - {None}
     (wanted,) = plain(model, renderer, episodes[2])
     assert reply.token_ids != episodes[2].turns[0].token_ids or reply.logprobs != pytest.approx(
         wanted, abs=1e-2
