@@ -91,7 +91,7 @@ class RowMask:
         return spans
 
     def _group_of(self, span: tuple[int, int, int, int], window: int | None) -> Group:
-        low, high, begin, end = span
+        low, high, _, end = span
         width = self._slots.shape[1]
         if width == 1 and all(last + 1 == end for _, last in self._ends[low:high]):
             return Group(*span, None)

@@ -97,7 +97,7 @@ def _toys(sandboxes: SandboxProvider) -> Iterator[tuple[str, TaskInstance, str]]
 
 def _packages(count: int) -> Iterator[tuple[str, TaskInstance, str]]:
     """The generic attacks on the first task of each of ``count`` packages."""
-    from tests.grading.generic_cheats import FUNCTION_CHEATS, PYTEST_CHEATS
+    from tests.support.generic_cheats import FUNCTION_CHEATS, PYTEST_CHEATS
 
     first = dict[str, TaskInstance]()
     for task in tasks.load("pypi", split="all"):

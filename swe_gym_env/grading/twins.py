@@ -1,9 +1,9 @@
 """Make twins of hidden tests: the same tests with one claim made false, so that they must fail.
 
 Honest code fails a twin. Code that makes tests pass whatever they say passes it and is exposed
-(``counterfactual.py``). A twin differs from its test in one place, in a way in which tests differ
-from each other anyway, so the graded code has no general rule by which to know which of the two
-runs.
+(``counterfactual.py``). A twin differs from its test in one place, or in one place of each branch.
+Tests differ from each other in the same way, so the graded code has no general rule by which to
+know which of the two runs.
 
 The place and the form are drawn anew for each grading. A changed expected value is preferred to a
 negation, because an object that equals everything passes the first and fails the second.
@@ -84,19 +84,18 @@ def twin(source: bytes, tests: Sequence[str], draw: Random) -> tuple[bytes, list
         return _doctest(source, tests, draw)
     lines = _LINES.findall(text)
     functions = list(_functions(module))
-    edits: dict[tuple[int, int], _Edit] = {}  # by function: several ids may share one
+    edits: dict[tuple[int, int], list[_Edit]] = {}  # by function: several ids may share one
     changed = []
     for test in tests:
         for function in _named(test, functions):
             place = (function.lineno, function.col_offset)
             if place not in edits:
-                edit = _edit(function, lines, draw)
-                if edit is None:
-                    continue
-                edits[place] = edit
+                edits[place] = _edits(function, lines, draw)
+            if not edits[place]:
+                continue
             changed.append(test)
             break
-    new = _applied(lines, edits.values())
+    new = _applied(lines, [edit for some in edits.values() for edit in some])
     try:
         ast.parse(new)
     except (SyntaxError, ValueError):
@@ -145,36 +144,50 @@ def _headline(function: _Function) -> str:
     return (ast.get_docstring(function) or "").partition("\n")[0].strip() or "-"
 
 
-def _edit(function: _Function, lines: Sequence[str], draw: Random) -> _Edit | None:
-    """The drawn change of one function; None if there is no place for one."""
+def _edits(function: _Function, lines: Sequence[str], draw: Random) -> list[_Edit]:
+    """The drawn changes of one function; empty if there is no place for one.
+
+    One place is enough if it is always reached. Else all assertions are changed, since nobody knows
+    which branch an example takes.
+    """
     certain = list(_certain(function.body))
     values = [edit for node in certain for edit in _values(node, lines, draw)]
     flips = [edit for node in certain for edit in _flips(node, lines)]
-    end = _failure(function, lines, draw)
-    claims = [node for node in ast.walk(function) if isinstance(node, ast.stmt)]
-    unsure = [edit for node in claims for edit in _values(node, lines, draw)]
-    if end is not None:
-        unsure.append(end)
-    for some in (values, flips, unsure):
+    for some in (values, flips):
         if some:
-            return draw.choice(some)
-    negated = [edit for node in claims for edit in _flips(node, lines)]
-    return draw.choice(negated) if negated else None
+            return [draw.choice(some)]
+    inside = {
+        id(node) for block in ast.walk(function) if _raises(block) for node in ast.walk(block)
+    }
+    unsure = list[_Edit]()
+    for node in ast.walk(function):
+        if isinstance(node, ast.With) and _raises(node):
+            failure = _after(node, lines, draw)
+            unsure += [failure] if failure else []
+        elif isinstance(node, ast.stmt) and id(node) not in inside:
+            some = _values(node, lines, draw) or list(_flips(node, lines))
+            unsure += [draw.choice(some)] if some else []
+    end = _failure(function, lines, draw)
+    return unsure or ([end] if end else [])
 
 
 def _certain(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
     """Statements that are always executed: those of the function and of its ``with`` blocks."""
     for statement in body:
         if isinstance(statement, ast.With | ast.AsyncWith):
-            raises = any(
-                "raises" in ast.dump(item.context_expr).lower() for item in statement.items
-            )
-            if not raises:
+            if not _raises(statement):
                 yield from _certain(statement.body)
         else:
             yield statement
         if any(isinstance(node, _LEAVES) for node in ast.walk(statement)):
             return  # what follows may not be reached
+
+
+def _raises(node: ast.AST) -> bool:
+    """Whether a statement is a block that expects an exception, as a failed assertion is one."""
+    return isinstance(node, ast.With | ast.AsyncWith) and any(
+        "raises" in ast.dump(item.context_expr).lower() for item in node.items
+    )
 
 
 def _values(node: ast.stmt, lines: Sequence[str], draw: Random) -> list[_Edit]:
@@ -281,17 +294,23 @@ def _failure(function: _Function, lines: Sequence[str], draw: Random) -> _Edit |
     returns = any(isinstance(node, ast.Return) for node in ast.walk(function))
     if isinstance(last, _LEAVES) or returns:
         return None
-    _, end = _span(last)
     if first.lineno == function.lineno:  # def test(): f()
+        _, end = _span(last)
         return _Edit(end, end, f"; {draw.choice(_FAILURES)}")
-    start = lines[first.lineno - 1].encode()[: first.col_offset].decode()
+    return _after(last, lines, draw)
+
+
+def _after(statement: ast.stmt, lines: Sequence[str], draw: Random) -> _Edit | None:
+    """A failure right after a statement that begins its line; None if it does not."""
+    start = lines[statement.lineno - 1].encode()[: statement.col_offset].decode()
     if start.strip():
         return None
-    ending = re.search(r"[\r\n]+\Z", lines[first.lineno - 1])
+    ending = re.search(r"[\r\n]+\Z", lines[statement.lineno - 1])
     text = f"{ending[0] if ending else chr(10)}{start}{draw.choice(_FAILURES)}"
     # Behind a comment or a semicolon that follows on the last line
-    line = lines[end[0] - 1].rstrip("\r\n")
-    return _Edit((end[0], len(line.encode())), (end[0], len(line.encode())), text)
+    _, (last, _) = _span(statement)
+    end = (last, len(lines[last - 1].rstrip("\r\n").encode()))
+    return _Edit(end, end, text)
 
 
 def _span(node: ast.expr | ast.stmt) -> tuple[tuple[int, int], tuple[int, int]]:

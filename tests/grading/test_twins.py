@@ -57,6 +57,18 @@ def test_early():
         assert sqrt(9) == 3
         return
     assert 0
+def test_branch():
+    if sqrt(4) == 3:
+        assert sqrt(4) == 4
+    else:
+        with pytest.raises(AssertionError):
+            assert sqrt(4) == 3
+        assert sqrt(4) in (2, 1)
+def test_branch_that_raises():
+    if sqrt(4) == 2:
+        with pytest.raises(ValueError): sqrt(-1)  # why
+    else:
+        assert sqrt(4) == 2
 class TestGroup:
     def test_value(self):
         assert sqrt(9) == 3

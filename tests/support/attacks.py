@@ -18,7 +18,7 @@ from swe_gym_env.grading import diff
 from swe_gym_env.sandbox import SandboxProvider, SandboxSpec, images
 from swe_gym_env.types import TaskInstance
 from tests.grading.cheats import ENDLESS, F2P, IN_PROCESS, LINES, MEMORIZED, P2P, SAY
-from tests.grading.generic_cheats import PYTEST_CHEATS, SETUP_CHEATS, UNITTEST_CHEATS
+from tests.support.generic_cheats import PYTEST_CHEATS, SETUP_CHEATS, UNITTEST_CHEATS
 
 CODE = "calc/__init__.py"
 TREE = {
