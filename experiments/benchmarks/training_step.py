@@ -6,7 +6,7 @@
 Measured: forward and backward pass over one batch on one CPU thread, in float32. A token counts
 once for each example that contains it, and padding does not count, so all methods of a case have
 the same number of tokens. Seconds are processor time (user and system), the median of ``--repeats``
-measurements; methods take turns, each in a process of its own. Memory is the peak of a step above
+measurements; methods take turns, each in a separate process. Memory is the peak of a step above
 the weights, gradients included.
 
 Three cases: ``sft``, chains of which a third is trained; ``grpo``, a group of answers to one prompt
