@@ -13,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import itertools
 import os
 import platform
+import random
 import resource
 import sys
 from functools import cache
@@ -29,9 +31,11 @@ from swe_gym_env.sandbox.client import StartError, SupervisedSandbox
 from swe_gym_env.sandbox.guest import kernel
 
 HOME = "/home/agent"
-# The user that owns a sandbox on the host if root started it: below 65536, so that it exists in
-# nested containers, and outside of the ranges that distributions assign.
-OUTER_UID = 61_000
+# The users that own sandboxes on the host if root started them: below 65536, so that they exist in
+# nested containers, and outside of the ranges that distributions and systemd assign. Each sandbox
+# gets another one, because the kernel counts inotify instances, pipe pages, queued signals and
+# descriptors in flight for each user: with one user for all, a sandbox could starve another.
+OUTER_UIDS = range(60_706, 61_184)
 # Older kernels count the processes of a user on the whole machine, which does not limit one
 # sandbox.
 COUNTS_PER_SANDBOX = (5, 14)
@@ -46,6 +50,8 @@ GUARANTEES: dict[str, Guarantee] = {
     "time": "hard",
     "cleanup": "hard",
 }
+# Several processes may make sandboxes at once: each begins somewhere else
+_turn = itertools.count(random.SystemRandom().randrange(len(OUTER_UIDS)))
 _ETC_COPIES = ("ld.so.cache", "localtime", "timezone", "mime.types", "services", "protocols")
 _ETC_BINDS = ("/etc/alternatives", "/etc/ssl/certs", "/etc/ssl/openssl.cnf")
 _ETC = {
@@ -92,6 +98,7 @@ class LocalProvider:
     def _start(self, image: images.Image, spec: SandboxSpec) -> SupervisedSandbox:
         limits = spec.limits
         as_root = os.geteuid() == 0
+        user = OUTER_UIDS[next(_turn) % len(OUTER_UIDS)]
         mounts = {sandbox: os.path.realpath(host) for sandbox, host in image.host_mounts().items()}
         needed = [sys.base_prefix, *python_prefixes(tuple(mounts.values()))]
         prefixes = _outside_usr(needed)  # ours too, so that every sandbox has a Python
@@ -100,8 +107,8 @@ class LocalProvider:
             "kind": "local",
             "as_root": as_root,
             "copy": self._copy,
-            "uid": OUTER_UID if as_root else os.geteuid(),
-            "gid": OUTER_UID if as_root else os.getegid(),
+            "uid": user if as_root else os.geteuid(),
+            "gid": user if as_root else os.getegid(),
             "tree": os.path.realpath(image.tree_path),
             "workdir": spec.workdir,
             "home": HOME,

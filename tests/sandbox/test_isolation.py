@@ -87,6 +87,14 @@ ATTEMPTS = {
             except OSError as error: check("TIOCSTI", error.errno != errno.EPERM)
         check("terminal", opens("/dev/tty"))
     """,
+    "memory that no limit counts": """
+        check("msgget", call(68, 186, 0, 0o600) != errno.ENOSYS)
+        check("semget", call(64, 190, 0, 1, 0o600) != errno.ENOSYS)
+        open("/tmp/attributes", "w").close()
+        for name in ("user.a", "system.posix_acl_access"):
+            try: os.setxattr("/tmp/attributes", name, b"x" * 100); check(name, True)
+            except OSError as error: check(name, error.errno != errno.EOPNOTSUPP)
+    """,
     "process 1": """
         for name in ("root", "environ", "mem", "cwd", "exe", "maps"):
             check(name, opens("/proc/1/" + name, os.O_RDONLY))
@@ -98,6 +106,19 @@ ATTEMPTS = {
             except OSError: pass
         try: resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0)); check("prlimit", True)
         except OSError: pass
+        idle = os.sched_param(0)
+        for name, change in (
+            ("class", lambda: os.sched_setscheduler(1, os.SCHED_IDLE, idle)),
+            ("parameters", lambda: os.sched_setparam(1, idle)),
+            ("cores", lambda: os.sched_setaffinity(1, [0])),
+            ("nice", lambda: os.setpriority(os.PRIO_PROCESS, 1, 19)),
+            ("nice by group", lambda: os.setpriority(os.PRIO_PGRP, 1, 19)),
+            ("nice by user", lambda: os.setpriority(os.PRIO_USER, 0, 19)),
+        ):
+            try: change(); check("scheduling: " + name, True)
+            except OSError as error: check("scheduling: " + name, error.errno != errno.EPERM)
+        check("ioprio", call(251, 30, 1, 1, 0x6000) != errno.EPERM)
+        check("ioprio by user", call(251, 30, 3, 0, 0x6000) != errno.EPERM)
     """,
     "privileges": """
         status = open("/proc/self/status").read()
@@ -153,7 +174,14 @@ ATTEMPTS = {
 
 
 # In a container the agent is root of a separate system; test_docker.py checks what it may do
-UNPRIVILEGED = ("kernel settings", "privileges", "files", "setuid programs", "process 1")
+UNPRIVILEGED = (
+    "kernel settings",
+    "privileges",
+    "files",
+    "setuid programs",
+    "process 1",
+    "memory that no limit counts",
+)
 
 
 @pytest.mark.parametrize("name", [name for name in ATTEMPTS if name not in UNPRIVILEGED])
@@ -257,6 +285,26 @@ def test_number_of_files_is_limited(make_local: Make) -> None:
     result = sandbox.exec("mkdir many; cd many; touch $(seq 1000)", timeout=30)
     assert result.exit_code != 0 and b"No space left" in result.output
     assert sandbox.exec("rm -r many; echo x > a.py", timeout=10).exit_code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user owns all of its sandboxes")
+def test_sandboxes_of_root_share_no_user(make_local: Make) -> None:
+    """The kernel counts inotify instances for each user; one sandbox must not use up all."""
+    hungry, other = make_local(), make_local()
+    take = """
+import ctypes, time
+libc = ctypes.CDLL(None)
+made = 0
+while libc.inotify_init() >= 0 and made < 5000:
+    made += 1
+print(made, libc.inotify_init() >= 0, flush=True)
+time.sleep(100)
+"""
+    hungry.write("/tmp/take.py", take.encode())
+    greedy = hungry.exec("ulimit -n $(ulimit -Hn); python3 /tmp/take.py & sleep 2", timeout=20)
+    assert b"False" in greedy.output
+    one = "import ctypes; print(ctypes.CDLL(None).inotify_init() >= 0)"
+    assert run(other, f'python3 -c "{one}"') == "True\n"
 
 
 def test_fork_bomb_is_contained(make_isolated: Make) -> None:

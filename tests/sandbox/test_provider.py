@@ -85,6 +85,8 @@ def test_filter_numbers_match_the_kernel_headers() -> None:
             continue
         words = [line.split() for line in header.read_text().splitlines()]
         known = {w[1].replace("__NR3264_", "__NR_")[5:]: w[2] for w in words if len(w) > 2}
-        for name, numbers in {**seccomp.DENIED, **seccomp.ABSENT}.items():
+        priority = {name: numbers for name, (numbers, _) in seccomp.PRIORITY.items()}
+        tables = (seccomp.DENIED, seccomp.ABSENT, seccomp.UNSUPPORTED, seccomp.SCHEDULING, priority)
+        for name, numbers in [pair for table in tables for pair in table.items()]:
             if name in known and known[name].isdigit():
                 assert int(known[name]) == numbers[column], (name, path, skipped)

@@ -11,7 +11,7 @@ Four processes take part:
 4. The *inner* process is a child of the outer one. It enters all new namespaces at once, becomes
    their process 1 and runs the supervisor. When it ends, the kernel kills the rest of the sandbox.
 
-Real root is never mapped into a sandbox. If the program runs as root, the sandbox belongs to an
+Real root is never mapped into a sandbox. If the program runs as root, each sandbox belongs to an
 ordinary user id that no other program uses.
 """
 
@@ -23,6 +23,7 @@ import select
 import signal
 import socket
 import struct
+from collections.abc import Iterator
 
 from . import kernel, root, seccomp
 from .supervisor import Supervisor
@@ -94,7 +95,8 @@ def _start_sandbox(sock: int, parent: int, config: root.Config) -> None:
     """
     pieces = root.Pieces(config) if config["as_root"] else None
     wait, go = os.pipe()
-    pid = kernel.fork_into(NAMESPACES)
+    with _as_user(config["uid"]) if config["as_root"] else contextlib.nullcontext():
+        pid = kernel.fork_into(NAMESPACES)
     if pid == 0:
         os.close(go)
         if os.read(wait, 1):
@@ -112,6 +114,24 @@ def _start_sandbox(sock: int, parent: int, config: root.Config) -> None:
     _close_all_but(sock)
     os.waitpid(pid, 0)
     os._exit(0)
+
+
+@contextlib.contextmanager
+def _as_user(uid: int) -> Iterator[None]:
+    """Be another user with the capabilities of root.
+
+    What a sandbox uses of the kernel is charged to the user who made its namespace, so a namespace
+    that root makes would share root's limits with all others.
+    """
+    here = os.getpid()
+    kernel.prctl(28, 4)  # PR_SET_SECUREBITS: a change of the uid leaves the capabilities
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        if os.getpid() == here:  # not in a child, which has no root in its namespace
+            os.seteuid(0)
+            kernel.prctl(28, 0)
 
 
 def _inside(sock: int, parent: int, config: root.Config, pieces: root.Pieces | None) -> None:

@@ -18,7 +18,7 @@ import struct
 
 from . import kernel
 
-EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
+EPERM, ENOSYS, EOPNOTSUPP, EAFNOSUPPORT = 1, 38, 95, 97
 
 # These fail with EPERM. Name: number on (x86_64, aarch64), 0 if the architecture has no such call.
 DENIED = {
@@ -86,10 +86,30 @@ DENIED = {
 # cannot read; with clone, which programs then use, it can.
 ABSENT = {
     "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
     "memfd_create": (319, 279),
     "clone3": (435, 435),
     "memfd_secret": (447, 447),
 }
+# These fail with EOPNOTSUPP, as on a file system without extended attributes, which programs
+# expect: attributes and ACLs take memory that the limits of the tmpfs do not count.
+UNSUPPORTED = {
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+}
+# Scheduling of other processes: the supervisor, process 1, has the same uid as the sandbox, and
+# would miss its time limits. Their first argument is a pid.
+SCHEDULING = {
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+}
+# Their first argument is the kind of the second: one process, a group of them, or a user's.
+PRIORITY = {"setpriority": ((141, 140), 0), "ioprio_set": ((251, 30), 1)}
 # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK. Others, such as AF_VSOCK, would bypass the network
 # namespace.
 SOCKET_FAMILIES = (1, 2, 10, 16)
@@ -116,7 +136,8 @@ def program() -> bytes:
     ops += [_fail(ENOSYS), _op(_LOAD, _NR)]
     if kernel.X86:  # the same calls have a second set of numbers (x32): they are refused
         ops += [_op(_AT_LEAST, 0x40000000, no=1), _fail(ENOSYS)]
-    for table, error in ((DENIED, EPERM), (ABSENT, ENOSYS)):
+    tables = ((DENIED, EPERM), (ABSENT, ENOSYS), (UNSUPPORTED, EOPNOTSUPP))
+    for table, error in tables:
         for numbers in table.values():
             if numbers[column]:
                 ops += [_op(_EQUAL, numbers[column], no=1), _fail(error)]
@@ -125,6 +146,12 @@ def program() -> bytes:
     ops += _on((16, 29)[column], _ARG1, tricks)
     # prlimit64 only on the calling process (pid 0): the supervisor has the same uid
     ops += _on((302, 261)[column], _ARG0, [_op(_EQUAL, 0, yes=1), _fail(EPERM)])
+    not_first = [_op(_EQUAL, 1, no=1), _fail(EPERM)]
+    for calls in SCHEDULING.values():
+        ops += _on(calls[column], _ARG0, not_first)
+    for calls, one_process in PRIORITY.values():
+        only = [_op(_EQUAL, one_process, yes=1), _fail(EPERM)]
+        ops += _on(calls[column], _ARG0, [*only, _op(_LOAD, _ARG1), *not_first])
     families = b"".join(
         _op(_EQUAL, f, yes=len(SOCKET_FAMILIES) - i) for i, f in enumerate(SOCKET_FAMILIES)
     )
