@@ -21,6 +21,9 @@ pytestmark = pytest.mark.sandbox
 # Three commands (apply the patch, list the base commit, run the tests), two files written (the
 # patch and the test recorder), one read (what the recorder saw)
 GRADING = {"create": 1, "write": 2, "exec": 3, "read": 1, "close": 1}
+# What is resolved is graded again with twins of the tests. This task has no test patch, so a third
+# sandbox says what its test files are: one command, one file read
+RESOLVED = {"create": 3, "write": 4, "exec": 7, "read": 3, "close": 3}
 BEFORE_TESTS = 13  # id of the first process of the task's script: 12 were started before it
 PATCH = """diff --git a/calc.py b/calc.py
 --- a/calc.py
@@ -111,6 +114,8 @@ def test_requests_and_processes_of_a_grading(task: TaskInstance, local: Counting
     for _ in range(2):
         outcome = grade(task, PATCH, local, on_log=lambda log, _: logs.append(log))
         assert outcome.status == "resolved", outcome.reason
+        assert local.taken() == RESOLVED
+        assert grade(task, PATCH, local, counterfactual=False).resolved
         assert local.taken() == GRADING
     asked = replace(task, eval_script="echo pid=$$")
     grade(asked, PATCH, local, on_log=lambda log, _: logs.append(log))
