@@ -14,7 +14,7 @@ from swe_gym_env.env import SWEEnv
 from swe_gym_env.grading import grade
 from swe_gym_env.sandbox.base import Sandbox, SandboxProvider, SandboxSpec
 from swe_gym_env.types import TaskInstance
-from tests.support.toy_tasks import real_provider, toy_task
+from tests.support.toy_tasks import GOLD, real_provider, toy_task
 
 pytestmark = pytest.mark.sandbox
 
@@ -25,14 +25,6 @@ GRADING = {"create": 1, "write": 2, "exec": 3, "read": 1, "close": 1}
 # sandbox says what its test files are: one command, one file read
 RESOLVED = {"create": 3, "write": 4, "exec": 7, "read": 3, "close": 3}
 BEFORE_TESTS = 13  # id of the first process of the task's script: 12 were started before it
-PATCH = """diff --git a/calc.py b/calc.py
---- a/calc.py
-+++ b/calc.py
-@@ -1,2 +1,2 @@
- def add(a, b):
--    return a - b
-+    return a + b
-"""
 
 
 class Counting:
@@ -109,15 +101,15 @@ def test_a_step_starts_one_process_however_many_came_before(
 
 def test_requests_and_processes_of_a_grading(task: TaskInstance, local: Counting) -> None:
     logs: list[str] = []
-    grade(task, PATCH, local)  # looks up the base commit, once for each image and process
+    grade(task, GOLD, local)  # looks up the base commit, once for each image and process
     local.taken()
     for _ in range(2):
-        outcome = grade(task, PATCH, local, on_log=lambda log, _: logs.append(log))
+        outcome = grade(task, GOLD, local, on_log=lambda log, _: logs.append(log))
         assert outcome.status == "resolved", outcome.reason
         assert local.taken() == RESOLVED
-        assert grade(task, PATCH, local, counterfactual=False).resolved
+        assert grade(task, GOLD, local, counterfactual=False).resolved
         assert local.taken() == GRADING
     asked = replace(task, eval_script="echo pid=$$")
-    grade(asked, PATCH, local, on_log=lambda log, _: logs.append(log))
+    grade(asked, GOLD, local, on_log=lambda log, _: logs.append(log))
     found = re.search(r"pid=(\d+)", logs[-1])
     assert found and int(found[1]) <= BEFORE_TESTS

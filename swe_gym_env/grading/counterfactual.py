@@ -81,7 +81,7 @@ def examined(
         trailer = replace(trailer, gold={test: statuses.get(test, "") for test in excused})
         if any(status == "PASSED" for status in trailer.gold.values()):
             return replace(found, trailer=trailer)
-    twins = _twins(task, found.files or _files(task, provider, timeout), outcome)
+    twins = _twins(task, found.files or _files(task, provider, timeout))
     if twins is not None:
         passed = _passed(task, twins, again(twins.task, patch, twins.contents))
         proved = list[str]()
@@ -108,15 +108,12 @@ def _files(
         sandbox.close()
 
 
-def _twins(task: TaskInstance, files: Mapping[str, HiddenFile], outcome: Outcome) -> _Twins | None:
-    """Twins of the tests that had to begin to pass and did; None if none can be made."""
-    tests = [test for test in task.fail_to_pass if outcome.tests.get(test) in NOT_FAILED]
-    if task.eval_type == "fail_only":
-        tests = list(task.fail_to_pass)
+def _twins(task: TaskInstance, files: Mapping[str, HiddenFile]) -> _Twins | None:
+    """Twins of the tests that had to begin to pass; None if none can be made."""
     draw = Random(secrets.randbits(64))
     contents, changed = {}, list[str]()
     for name, file in files.items():
-        inside = [test for test in tests if _may_hold(name, test)]
+        inside = [test for test in task.fail_to_pass if _may_hold(name, test)]
         contents[name], made = twin(file.content, inside, draw)
         changed += made
     if not changed:
