@@ -43,7 +43,7 @@ def check_model(model: Any) -> None:
         raise SetupError(f"{name} has recurrent states, which a token tree would mix up.")
     check_head(model)
     windows_used: list[int | None] = []
-    with attention(model, "probe"), torch.no_grad():
+    with _attention(model, "probe"), torch.no_grad():
         model.base_model(
             input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device),
             attention_mask=None,
@@ -54,7 +54,7 @@ def check_model(model: Any) -> None:
 
 
 @contextmanager
-def attention(model: Any, implementation: str) -> Iterator[None]:
+def _attention(model: Any, implementation: str) -> Iterator[None]:
     """Switch the attention implementation for the duration of the block."""
     before = model.config._attn_implementation
     _set_attention(model, implementation)
